@@ -1,0 +1,1 @@
+"""The `skedge` command: asks the local API, prints tables or JSON."""

@@ -1,0 +1,1 @@
+"""Configuration schema and loader; the daemon, the CLI and Ansible validate with this one parser."""

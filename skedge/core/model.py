@@ -1,0 +1,251 @@
+"""The words of docs/architecture.md as types: configuration of one site, and the records that sites exchange.
+
+Everything is frozen and hashable. Costs and capacities are integers 1..65535; times are seconds (float) unless
+a name ends in ``_ms`` or ``_us``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+COST_MAX = 65535
+CAPACITY_MAX = 65535
+WORKLOADS_PER_SERVICE_MAX = 256
+SERVICES_MAX = 1024
+
+EMPTY: Mapping[str, int] = MappingProxyType({})
+
+
+class Protocol(StrEnum):
+    """Transport protocol of a service."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class Transport(StrEnum):
+    """How a link crosses the underlay."""
+
+    WIREGUARD = "wireguard"
+    VXLAN = "vxlan"
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class WorkloadId:
+    """Network-wide identity of a connector's server, written ``site/connector``."""
+
+    site: str
+    connector: str
+
+    def __str__(self) -> str:
+        return f"{self.site}/{self.connector}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LinkId:
+    """One configured link, the same value at both ends (``a`` < ``b``). Make it with `between`."""
+
+    a: str
+    b: str
+    name: str = "main"
+
+    @classmethod
+    def between(cls, one: str, other: str, name: str = "main") -> LinkId:
+        """Return the link of that name between two sites, in either order."""
+        return cls(min(one, other), max(one, other), name)
+
+    def far_end(self, site: str) -> str:
+        """Return the other site of the link."""
+        return self.b if site == self.a else self.a
+
+    def __str__(self) -> str:
+        return f"{self.a}--{self.b}" + ("" if self.name == "main" else f":{self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Liveness probing of one link: interval, how many lost in a row mean down."""
+
+    interval_ms: int = 100
+    lost: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link as configured at this site.
+
+    ``local`` and ``remote`` are underlay addresses (vxlan, wireguard); ``device`` is the underlay device of a
+    ``direct`` link; ``port`` is the tunnel's UDP port; ``mtu`` 0 means: from the underlay.
+    """
+
+    to: str
+    name: str = "main"
+    cost: int = 1
+    transport: Transport = Transport.VXLAN
+    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+    local: str = ""
+    remote: str = ""
+    device: str = ""
+    port: int = 4790
+    mtu: int = 0
+    probe: Probe = Probe()
+
+
+class HealthType(StrEnum):
+    """How a workload's health is measured."""
+
+    TCP = "tcp"
+    HTTP = "http"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A workload's health check; ``fall`` bad probes in a row mean unhealthy, ``rise`` good ones healthy."""
+
+    type: HealthType = HealthType.TCP
+    path: str = "/"
+    interval_s: float = 1.0
+    timeout_s: float = 1.0
+    fall: int = 2
+    rise: int = 1
+
+
+ANY_ADDRESS = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where clients of this site connect to a service; ``address`` ``*`` means all current addresses of the host."""
+
+    service: str
+    port: int
+    address: str = ANY_ADDRESS
+    protocol: Protocol = Protocol.TCP
+    takeover: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """How this site offers a service: the workload's host:port, its capacity and health check."""
+
+    service: str
+    name: str
+    host: str
+    port: int
+    protocol: Protocol = Protocol.TCP
+    capacity: int = 1
+    health: Health = Health()
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Where the Prometheus endpoint listens; port 0 switches it off."""
+
+    address: str = "127.0.0.1"
+    port: int = 9464
+
+
+@dataclass(frozen=True, slots=True)
+class SiteConfig:
+    """The whole validated configuration of one site (/etc/skedge/skedge.yaml after `skedge.config.load`)."""
+
+    network: str
+    site: str
+    overlay_cidr: str
+    overlay4: str
+    overlay6: str
+    links: tuple[Link, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    connectors: tuple[Connector, ...] = ()
+    endpoint_ports: tuple[int, int] = (61000, 62999)
+    control_port: int = 7401
+    load_port: int = 7402
+    hold_time_s: float = 120.0
+    drain: bool = False
+    overload: bool = False
+    metrics: Metrics = Metrics()
+    log_placements: bool = False
+
+
+# ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """Version of a record: a restarted site takes a higher incarnation; clocks are never trusted."""
+
+    incarnation: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """One end's view of a link, as flooded."""
+
+    to: str
+    name: str
+    cost: int
+    up: bool
+    rtt_us: int = 0
+    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LinksRecord:
+    """What a site says of itself and its links."""
+
+    site: str
+    overlay4: str
+    overlay6: str
+    links: tuple[LinkState, ...] = ()
+    overload: bool = False
+    drain: bool = False
+    prefixes: tuple[str, ...] = ()
+    software: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadState:
+    """What a site says of one of its workloads; ``port`` is its endpoint port on the overlay address."""
+
+    connector: str
+    service: str
+    port: int
+    protocol: Protocol = Protocol.TCP
+    capacity: int = 1
+    healthy: bool = True
+    drain: bool = False
+    ipv4: bool = True  # reachable for IPv4 clients / IPv6-only clients, as the site's own driver can deliver
+    ipv6: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesRecord:
+    """What a site offers and listens to."""
+
+    site: str
+    workloads: tuple[WorkloadState, ...] = ()
+    listens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """One site's own open connections per workload of others, as sent in one datagram."""
+
+    site: str
+    version: Version
+    open: Mapping[WorkloadId, int] = field(hash=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkMap:
+    """The content of the link-state database, decoded: one entry a site that said something."""
+
+    links: Mapping[str, LinksRecord]
+    services: Mapping[str, ServicesRecord]

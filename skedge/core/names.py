@@ -1,0 +1,53 @@
+"""Names and addresses derived from the names of network, sites and links (pure functions of their arguments)."""
+
+from __future__ import annotations
+
+import hashlib
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+
+from skedge.core.model import LinkId
+
+PREFIX = "sk-"
+DEVICE_NAME_MAX = 15  # IFNAMSIZ - 1
+
+
+def _digest(*parts: str) -> bytes:
+    """Return SHA-256 over the parts, separated unambiguously."""
+    return hashlib.sha256(b"\0".join(part.encode() for part in parts)).digest()
+
+
+def overlay_address(cidr: IPv4Network, network: str, site: str) -> IPv4Address:
+    """Return the site's IPv4 overlay address: stable when sites are added, never network or broadcast."""
+    hosts = cidr.num_addresses - 2
+    if hosts < 1:
+        raise ValueError(f"{cidr} has no room for a host address")
+    return cidr.network_address + 1 + int.from_bytes(_digest("v4", network, site)[:8]) % hosts
+
+
+def overlay_address6(network: str, site: str) -> IPv6Address:
+    """Return the site's IPv6 overlay address: a ULA (RFC 4193), /48 from the network, host part from the site."""
+    prefix = b"\xfd" + _digest("v6net", network)[:5] + b"\0\0"
+    return IPv6Address(prefix + _digest("v6", network, site)[:8])
+
+
+def overlay_prefix6(network: str) -> str:
+    """Return the /48 that holds every IPv6 overlay address of the network."""
+    prefix = b"\xfd" + _digest("v6net", network)[:5] + bytes(10)
+    return f"{IPv6Address(prefix)}/48"
+
+
+def link_local(network: str, site: str) -> IPv6Address:
+    """Return the fixed link-local address that the site has on each of its link devices."""
+    return IPv6Address(b"\xfe\x80" + bytes(6) + _digest("ll", network, site)[:8])
+
+
+def vni(network: str, link: LinkId) -> int:
+    """Return the VXLAN network identifier of a link, 1..2^24-1, the same at both ends."""
+    return int.from_bytes(_digest("vni", network, link.a, link.b, link.name)[:3]) or 1
+
+
+def device_name(network: str, link: LinkId, site: str) -> str:
+    """Return the name of the link's device at ``site``, at most 15 characters: ``sk-<far end>-<hash>``."""
+    tail = "-" + _digest("dev", network, link.a, link.b, link.name).hex()[:4]
+    room = DEVICE_NAME_MAX - len(PREFIX) - len(tail)
+    return PREFIX + link.far_end(site)[:room] + tail

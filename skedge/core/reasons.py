@@ -1,0 +1,63 @@
+"""The closed list of reasons for every "no".
+
+The same words appear in metrics, CLI, logs and receipts (docs/architecture.md). ``code`` is what the eBPF
+programs store and count (``bpf/reasons.h`` is checked against this list by a test).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why something was refused, skipped, suspended, denied or dropped: (code, word, sentence)."""
+
+    NONE = (0, "none", "nothing is wrong")
+    # placement: a whole connect is refused
+    NO_WORKLOAD = (1, "no-workload", "no site offers a healthy workload of this service")
+    SOURCE_BOUND = (2, "source-bound", "the socket is bound to an address that cannot leave this site")
+    TABLE_FULL = (3, "table-full", "the placement store has no room")
+    # placement: one candidate is out
+    UNHEALTHY = (10, "unhealthy", "its site's health check fails")
+    DRAINED = (11, "drained", "the workload or its site is drained")
+    UNREACHABLE = (12, "unreachable", "no path to its site")
+    SUSPENDED = (13, "suspended", "refused or did not answer a connect from here; waiting for a good probe")
+    NO_PORT = (14, "no-port", "this site has no source port left towards it")
+    NO_FAMILY = (15, "no-family", "not reachable over the client's address family")
+    # default deny on link devices
+    NOT_PUBLISHED = (20, "not-published", "a new connection to something that is not a published endpoint")
+    NO_SOCKET = (21, "no-socket", "a packet of no open connection")
+    NOT_OVERLAY = (22, "not-overlay", "source or destination is outside the overlay")
+    NOT_NEIGHBOUR = (23, "not-neighbour", "link-local traffic that is not control or probe")
+    MALFORMED = (24, "malformed", "a packet that cannot be parsed")
+    FRAGMENT = (25, "fragment", "a fragment, refused on purpose")
+    WORKLOAD_CLOSED = (26, "workload-closed", "the endpoint is published but nothing listens behind it")
+    WRONG_TUNNEL_PEER = (27, "wrong-tunnel-peer", "a tunnel packet from other than the neighbour's address")
+    # control plane
+    BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
+    BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")
+    WRONG_PEER = (42, "wrong-peer", "the peer's certificate names another site")
+    DUPLICATE_SITE = (43, "duplicate-site", "two hosts with different keys use one site name")
+    REVOKED = (44, "revoked", "the certificate is on the revocation list")
+    EXPIRED = (45, "expired", "the certificate is not valid now")
+    RATE_LIMITED = (46, "rate-limited", "more than its share of messages")
+    STALE = (47, "stale", "an older version than the one held")
+    # links
+    PROBE_LOST = (60, "probe-lost", "the far end does not answer probes")
+    NO_CARRIER = (61, "no-carrier", "the device is down")
+    ONE_WAY = (62, "one-way", "only one end says that the link is up")
+    NOT_CONFIGURED = (63, "not-configured", "the far end has not (yet) this link")
+    OVERLOAD = (64, "overload", "the site is not used for transit")
+
+    def __init__(self, code: int, word: str, sentence: str) -> None:
+        self.code = code
+        self.word = word
+        self.sentence = sentence
+
+    @classmethod
+    def of_code(cls, code: int) -> Reason:
+        """Return the reason stored by a program. Raises KeyError when the code is unknown."""
+        return _BY_CODE[code]
+
+
+_BY_CODE = {reason.code: reason for reason in Reason}

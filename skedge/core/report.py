@@ -1,0 +1,252 @@
+"""Documents that the local API answers with: what `skedge … --json` prints and the tables are made of.
+
+``VERSION`` changes when a key changes its meaning or goes; new keys may appear at any time. A test freezes it.
+Ages and durations are seconds, costs exact; an optional value is None where it is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One line of `skedge status`: ``severity`` is error, warning or info; ``since_s`` is its age."""
+
+    severity: str
+    what: str
+    cause: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answer of ``status``: live = the loop runs, ready = forwarding and balancing, synced = every adjacency heard."""
+
+    site: str
+    live: bool
+    ready: bool
+    synced: bool
+    problems: tuple[Problem, ...] = ()
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRow:
+    """One site of the network as this site sees it."""
+
+    name: str
+    overlay4: str
+    overlay6: str
+    reachable: bool
+    path_cost: int | None
+    drain: bool
+    overload: bool
+    workloads: int
+    incarnation: int
+    sequence: int
+    software: str = ""
+    here: bool = False
+    engine: str = ""
+    certificate_days: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRow:
+    """One link of this site. ``state`` is down, init, exchange or full; ``reason`` says why it is not used."""
+
+    link: str
+    to: str
+    device: str
+    transport: str
+    cost: int
+    up: bool
+    state: str
+    rtt_ms: float | None
+    loss: float
+    sent: int
+    received: int
+    since_s: float
+    reason: str = "none"
+    service_costs: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """One overlay route: computed next hops, and whether the kernel has them."""
+
+    destination: str
+    site: str
+    path_cost: int
+    next_hops: tuple[str, ...]
+    installed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """One workload of a service as a site may choose it: every part of the perceived cost, or why it is out.
+
+    ``perceived`` is exact as ``num/den``; ``others_age_s`` is the age of the oldest report in ``others``.
+    """
+
+    workload: str
+    site: str
+    path_cost: int | None
+    capacity: int
+    open: int
+    others: int
+    others_age_s: float | None
+    perceived: str
+    perceived_float: float
+    reason: str
+    winner: bool = False
+    target: str = ""
+    chosen: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """One service as this site sees it."""
+
+    service: str
+    protocol: str
+    candidates: tuple[CandidateRow, ...]
+    listened_here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerRow:
+    """One configured listener; ``addresses`` are the concrete ones in the kernel."""
+
+    service: str
+    address: str
+    port: int
+    protocol: str
+    addresses: tuple[str, ...]
+    healthy_workloads: int
+    reason: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """One open connection placed here: its receipt."""
+
+    client: str
+    listener: str
+    service: str
+    protocol: str
+    workload: str
+    path_cost: int
+    perceived: str
+    runner_up: str
+    runner_up_perceived: str
+    table_version: int
+    age_s: float
+    reason: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class DropRow:
+    """One reason with its counter since the maps were made."""
+
+    reason: str
+    count: int
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Answer of ``show sync``: the state of database and kernel against what is wanted."""
+
+    synced: bool
+    records: int
+    waiting_for: tuple[str, ...]
+    reconcile_runs: int
+    reconcile_failures: int
+    last_reconcile_s: float | None
+    dirty: tuple[str, ...]
+    count_drift: int
+    config_error: str = ""
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Answer of ``explain SERVICE``: where the next connection from ``site`` goes, and why."""
+
+    service: str
+    site: str
+    candidates: tuple[CandidateRow, ...]
+    winner: str | None
+    reason: str = "none"
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One change that a reconcile run would make: ``kind`` link, address, route, service, listener, endpoint."""
+
+    action: str
+    kind: str
+    key: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """Answer of ``plan``: exactly what would change, in the order it would be done."""
+
+    steps: tuple[PlanStep, ...] = ()
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Answer of the ``show`` requests that list: exactly one of the fields is filled."""
+
+    sites: tuple[SiteRow, ...] | None = None
+    links: tuple[LinkRow, ...] | None = None
+    routes: tuple[RouteRow, ...] | None = None
+    services: tuple[ServiceRow, ...] | None = None
+    listeners: tuple[ListenerRow, ...] | None = None
+    connections: tuple[ConnectionRow, ...] | None = None
+    drops: tuple[DropRow, ...] | None = None
+    truncated: bool = False
+    version: int = VERSION
+
+
+# ---- requests -------------------------------------------------------------------------------------------------
+
+SOCKET_PATH = "/run/skedge/api.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One JSON line to the API socket.
+
+    ``op``: status | show | explain | explain-connection | plan. ``what`` for show: site, sites, links, routes,
+    services, listeners, connections, drops, sync. ``name``: service, or IP:PORT. ``site``: entering site of explain.
+    """
+
+    op: str
+    what: str = ""
+    name: str = ""
+    site: str = ""
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One JSON line back: ``error`` is one sentence, or ``""`` with the document beside it."""
+
+    error: str = ""
+    status: Status | None = None
+    rows: Rows | None = None
+    sync: Sync | None = None
+    explain: Explain | None = None
+    plan: PlanReport | None = None
+    version: int = VERSION

@@ -1,0 +1,1 @@
+"""One driver per kind of kernel object; each touches only objects that are ours."""
