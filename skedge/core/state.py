@@ -186,7 +186,7 @@ class Engine(TypingProtocol):
         ...
 
     def set_others(self, others: Mapping[tuple[ServiceKey, WorkloadId], int]) -> None:
-        """Set the other sites' open connections; workloads that are not named keep theirs. The fast path of load reports."""
+        """Set the other sites' open connections; workloads not named keep theirs. The fast path of load reports."""
         ...
 
     def suspended(self) -> frozenset[tuple[ServiceKey, WorkloadId]]:
