@@ -86,7 +86,7 @@ class Link:
     name: str = "main"
     cost: int = 1
     transport: Transport = Transport.VXLAN
-    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+    service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
     local: str = ""
     remote: str = ""
     device: str = ""
@@ -193,7 +193,7 @@ class LinkState:
     cost: int
     up: bool
     rtt_us: int = 0
-    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+    service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
