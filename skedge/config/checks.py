@@ -1,0 +1,330 @@
+"""What one value alone cannot tell: duplicates, overlaps, what a transport needs, addresses.
+
+Each check takes a `Draft`, the valid part of a file, and yields (path, sentence) for every problem, so that one run
+of `skedge config check` names them all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
+from skedge.config.walk import join, shown
+from skedge.core.model import ANY_ADDRESS, SERVICES_MAX, WORKLOADS_PER_SERVICE_MAX, HealthType, Protocol, Transport
+from skedge.core.names import PREFIX, overlay_prefix6
+
+Problem = tuple[str, str]
+Address = IPv4Address | IPv6Address
+
+# Lift a line here when the data plane can do it; model and schema know these transports already.
+UNSUPPORTED_TRANSPORTS = {
+    Transport.WIREGUARD: "this version carries links over vxlan and direct only; give transport: vxlan",
+}
+TAKEOVER_SUPPORTED = False
+MTU_MIN = 1280  # RFC 8200: every link that carries IPv6
+LISTENERS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The valid part of a file: ``spec`` has defaults in the place of the keys in ``bad``; lists carry their paths."""
+
+    spec: SiteSpec
+    links: tuple[tuple[str, LinkSpec], ...]
+    listeners: tuple[tuple[str, ListenerSpec], ...]
+    connectors: tuple[tuple[str, ConnectorSpec], ...]
+    bad: frozenset[str] = frozenset()
+    prefix: str = ""
+
+    def at(self, key: str) -> str:
+        """Return the path of a top-level key."""
+        return join(self.prefix, key)
+
+    def good(self, *keys: str) -> bool:
+        """Return whether all of these top-level keys are valid."""
+        return self.bad.isdisjoint(keys)
+
+
+def check(draft: Draft) -> Iterator[Problem]:
+    """Yield every problem of the whole that no single value shows."""
+    for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _links, _links_as_set):
+        yield from part(draft)
+    for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
+        yield from part(draft)
+
+
+# ---- addresses -------------------------------------------------------------------------------------------------
+
+
+def parse_host(text: str) -> Address | str:
+    """Return the unicast address that ``text`` is, or the sentence that says why it is none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return f"{shown(text)} is not an IP address; give one such as 10.0.0.5 or fd00::5"
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        return f"{shown(text)} carries a scope; give an address without %"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return f"{shown(text)} is an IPv4 address in IPv6 form; give {address.ipv4_mapped}"
+    if address.is_unspecified or address.is_multicast or text == "255.255.255.255":
+        return f"{text} is not the address of one host; give a unicast address"
+    return address
+
+
+def parse_cidr(text: str) -> IPv4Network | str:
+    """Return the overlay's IPv4 network, or the sentence that says why it is none."""
+    try:
+        network = IPv4Network(text, strict=False)
+    except ValueError:
+        return f"{shown(text)} is not an IPv4 network; give one such as 100.64.0.0/10"
+    if "/" in text and str(network.network_address) != text.split("/")[0]:
+        return f"{text} has host bits set; give {network}"
+    if not 8 <= network.prefixlen <= 30:
+        return f"{text} is not between /8 and /30; give a network such as 100.64.0.0/10"
+    first = network.network_address
+    if first.is_loopback or first.is_multicast or first.is_link_local or first.is_unspecified or first.is_reserved:
+        return f"{text} is not for hosts; give a private network such as 100.64.0.0/10"
+    return network
+
+
+def _overlay4(draft: Draft) -> Iterator[Problem]:
+    if not draft.good("overlay_cidr"):
+        return
+    network = parse_cidr(draft.spec.overlay_cidr)
+    if isinstance(network, str):
+        yield draft.at("overlay_cidr"), network
+        return
+    text = draft.spec.overlay_address
+    if not text or not draft.good("overlay_address"):
+        return
+    address = parse_host(text)
+    if isinstance(address, str):
+        yield draft.at("overlay_address"), address
+    elif address not in network or address in (network.network_address, network.broadcast_address):
+        way_out = f"give a host address inside overlay_cidr {network}, or none for the one made from the site's name"
+        yield draft.at("overlay_address"), f"{text} is not a host address of the overlay; {way_out}"
+
+
+def _overlay6(draft: Draft) -> Iterator[Problem]:
+    text = draft.spec.overlay_address6
+    if not text or not draft.good("overlay_address6", "network"):
+        return
+    network = IPv6Network(overlay_prefix6(draft.spec.network))
+    address = parse_host(text)
+    if isinstance(address, str):
+        yield draft.at("overlay_address6"), address
+    elif address not in network or address == network.network_address:
+        way_out = f"give one inside {network}, the network's own prefix, or none for the one made from the site's name"
+        yield draft.at("overlay_address6"), f"{text} is not an overlay address; {way_out}"
+
+
+def _metrics(draft: Draft) -> Iterator[Problem]:
+    metrics = draft.spec.metrics
+    if not draft.good("metrics") or metrics.address in ("0.0.0.0", "::"):  # noqa: S104 - the operator's own choice
+        return
+    address = parse_host(metrics.address)
+    if isinstance(address, str):
+        yield join(draft.at("metrics"), "address"), address
+
+
+# ---- ports -----------------------------------------------------------------------------------------------------
+
+
+def _own_ports(draft: Draft) -> Iterator[Problem]:
+    """The controller's own ports must differ; one key is named, with the other beside it."""
+    seen: dict[int, str] = {}
+    for key, port in _controller_ports(draft):
+        if port in seen:
+            yield draft.at(key), f"{port} is already {seen[port]}; give each its own port"
+        seen.setdefault(port, key)
+
+
+def _controller_ports(draft: Draft) -> list[tuple[str, int]]:
+    spec = draft.spec
+    ports = [("control_port", spec.control_port), ("load_port", spec.load_port)]
+    if draft.good("metrics") and spec.metrics.port:
+        ports.append(("metrics.port", spec.metrics.port))
+    return [(key, port) for key, port in ports if draft.good(key.split(".")[0])]
+
+
+def _endpoint_ports(draft: Draft) -> Iterator[Problem]:
+    if not draft.good("endpoint_ports"):
+        return
+    first, last = draft.spec.endpoint_ports
+    path = draft.at("endpoint_ports")
+    if not 1024 <= first <= last:
+        yield path, f"[{first}, {last}] is not a range of ports above 1023; give [first, last], such as [61000, 62999]"
+        return
+    if len(draft.connectors) > last - first + 1:
+        have, need = last - first + 1, len(draft.connectors)
+        yield path, f"{have} ports are too few for {need} connectors; give a range of at least {need} ports"
+    taken = [(key, port) for key, port in _controller_ports(draft)]
+    taken += [(f"{where}.port", link.port) for where, link in draft.links if link.transport is not Transport.DIRECT]
+    for key, port in taken:
+        if first <= port <= last:
+            yield path, f"[{first}, {last}] contains {port}, which is {key}; move one of the two"
+
+
+# ---- links -----------------------------------------------------------------------------------------------------
+
+
+def _links(draft: Draft) -> Iterator[Problem]:
+    for path, link in draft.links:
+        if draft.good("site") and link.to == draft.spec.site:
+            yield f"{path}.to", f"{link.to} is this site itself; give the name of another site"
+        if link.transport in UNSUPPORTED_TRANSPORTS:
+            yield f"{path}.transport", f"{link.transport.value}: {UNSUPPORTED_TRANSPORTS[link.transport]}"
+        if link.mtu and link.mtu < MTU_MIN:
+            yield (
+                f"{path}.mtu",
+                f"{link.mtu} is too small for IPv6; give {MTU_MIN} or more, or 0 for the underlay's own",
+            )
+        if link.transport is Transport.DIRECT:
+            yield from _direct(path, link)
+        else:
+            yield from _tunnel(path, link)
+        if link.transport is Transport.VXLAN and draft.good("load_port") and link.port == draft.spec.load_port:
+            yield f"{path}.port", f"{link.port} is already load_port; give another port"
+
+
+def _direct(path: str, link: LinkSpec) -> Iterator[Problem]:
+    if not link.device:
+        yield f"{path}.device", "missing; a direct link needs the name of the network device to the neighbour"
+    elif link.device in (".", "..", "lo") or link.device.startswith(PREFIX):
+        yield f"{path}.device", f"{link.device} cannot carry a link; give the network device to the neighbour"
+
+
+def _tunnel(path: str, link: LinkSpec) -> Iterator[Problem]:
+    ends: dict[str, Address] = {}
+    if link.device:
+        kind = link.transport.value
+        yield (
+            f"{path}.device",
+            f"{link.device}: a {kind} link takes no device; remove the key or give transport: direct",
+        )
+    for key, text in (("local", link.local), ("remote", link.remote)):
+        if not text:
+            continue
+        address = parse_host(text)
+        if isinstance(address, str):
+            yield f"{path}.{key}", address
+        elif address.is_loopback:
+            yield f"{path}.{key}", f"{text} stays inside this host; give the address that the other host sees"
+        else:
+            ends[key] = address
+    if not link.remote and link.transport is Transport.VXLAN:
+        yield f"{path}.remote", "missing; a vxlan link needs the neighbour's address in the network below"
+    if len(ends) == 2 and ends["local"].version != ends["remote"].version:
+        yield f"{path}.local", f"{link.local} and remote {link.remote} are of two IP versions; give two of one version"
+    elif len(ends) == 2 and ends["local"] == ends["remote"]:
+        yield f"{path}.remote", f"{link.remote} is also local; give the neighbour's address"
+
+
+def _links_as_set(draft: Draft) -> Iterator[Problem]:
+    seen: dict[tuple[str, str], str] = {}
+    for path, link in draft.links:
+        first = seen.setdefault((link.to, link.name), path)
+        if first != path:
+            way_out = "remove one, or give it another name for a parallel link"
+            yield path, f"the link to {link.to} named {link.name} is already {first}; {way_out}"
+
+
+# ---- listeners -------------------------------------------------------------------------------------------------
+
+
+def _listeners(draft: Draft) -> Iterator[Problem]:
+    first, last = draft.spec.endpoint_ports
+    for path, listener in draft.listeners:
+        if listener.address != ANY_ADDRESS:
+            address = parse_host(listener.address)
+            if isinstance(address, str):
+                star = "; for all of this host's addresses give *" if listener.address in ("0.0.0.0", "::", "") else ""  # noqa: S104
+                yield f"{path}.address", address + star
+            elif address.is_link_local:
+                yield f"{path}.address", f"{address} is valid on one device only; give a global or private address"
+        if draft.good("endpoint_ports") and first <= listener.port <= last:
+            yield (
+                f"{path}.port",
+                f"{listener.port} is inside endpoint_ports [{first}, {last}]; give a port outside of it",
+            )
+        if listener.takeover and not TAKEOVER_SUPPORTED:
+            way_out = "stop that unit first and remove the key"
+            yield f"{path}.takeover", f"this version does not take a port over from another program; {way_out}"
+        yield from _listener_on_own_port(draft, path, listener)
+
+
+def _listener_on_own_port(draft: Draft, path: str, listener: ListenerSpec) -> Iterator[Problem]:
+    """A listener in front of the controller's own sockets would catch their clients."""
+    udp = {"load_port"}
+    for key, port in _controller_ports(draft):
+        same_protocol = (key in udp) == (listener.protocol is Protocol.UDP)
+        if same_protocol and port == listener.port:
+            yield f"{path}.port", f"{port} is already {key}; give another port"
+
+
+def _listeners_as_set(draft: Draft) -> Iterator[Problem]:
+    if len(draft.listeners) > LISTENERS_MAX:
+        yield draft.at("listeners"), f"{len(draft.listeners)} are more than {LISTENERS_MAX}; use * for many addresses"
+    seen: dict[tuple[int, Protocol], dict[str, str]] = {}
+    for path, listener in draft.listeners:
+        others = seen.setdefault((listener.port, listener.protocol), {})
+        address = canonical(listener.address)
+        star = ANY_ADDRESS in (address, *others) and others and address not in others
+        clash = others.get(address) or (next(iter(others.values())) if star and address == ANY_ADDRESS else None)
+        clash = clash or (others.get(ANY_ADDRESS) if star else None)
+        if clash:
+            what = f"{listener.address}:{listener.port} {listener.protocol.value}"
+            yield path, f"{what} is already taken by {clash}; give each listener its own address and port"
+        others.setdefault(address, path)
+
+
+def canonical(address: str) -> str:
+    """Return the address in its one canonical form; ``*``, ``""`` and what does not parse as it is."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address
+
+
+# ---- connectors ------------------------------------------------------------------------------------------------
+
+
+def _connectors(draft: Draft) -> Iterator[Problem]:
+    for path, connector in draft.connectors:
+        host = parse_host(connector.host)
+        if isinstance(host, str):
+            yield f"{path}.host", host
+        elif host.is_link_local:
+            yield f"{path}.host", f"{host} is valid on one device only; give another address of the workload"
+        kind = connector.health.type
+        if connector.protocol is Protocol.UDP and kind not in (None, HealthType.NONE):
+            yield f"{path}.health.type", f"{kind.value if kind else ''} cannot check a udp workload; give type: none"
+
+
+def _connectors_as_set(draft: Draft) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for path, connector in draft.connectors:
+        name = connector.name or connector.service
+        first = seen.setdefault(name, path)
+        if first != path:
+            way_out = "give each connector of this site its own name"
+            yield f"{path}.name", f"{shown(name)} is already the name of {first}; {way_out}"
+
+
+def _services(draft: Draft) -> Iterator[Problem]:
+    services = {(item.service, item.protocol) for _, item in draft.listeners}
+    services |= {(item.service, item.protocol) for _, item in draft.connectors}
+    if len(services) > SERVICES_MAX:
+        way_out = "give fewer services to this site"
+        yield (
+            draft.at("listeners"),
+            f"with the connectors they name {len(services)} services of {SERVICES_MAX}; {way_out}",
+        )
+    offered = Counter((item.service, item.protocol) for _, item in draft.connectors)
+    for (service, _), count in sorted(offered.items()):
+        if count > WORKLOADS_PER_SERVICE_MAX:
+            limit = f"{count} connectors of {service} are more than {WORKLOADS_PER_SERVICE_MAX}"
+            yield draft.at("connectors"), f"{limit}; give fewer, with a higher capacity each"

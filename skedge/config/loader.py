@@ -1,0 +1,219 @@
+"""Reads ``skedge.yaml``: the one parser of daemon, ``skedge config check`` and Ansible's validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from skedge.config import walk
+from skedge.config.checks import Draft, canonical, check
+from skedge.config.schema import ConnectorSpec, LinkSpec, SiteSpec
+from skedge.config.walk import INVALID
+from skedge.core.errors import ConfigError
+from skedge.core.model import Connector, Health, HealthType, Link, Listener, Metrics, Probe, Protocol, SiteConfig
+from skedge.core.names import overlay_address, overlay_address6
+
+SIZE_MAX = 4 * 1024 * 1024  # bytes; 1,024 services with listeners and connectors are about a tenth of it
+DEPTH_MAX = 16  # the schema's deepest path has 4
+
+
+def load(path: str) -> SiteConfig:
+    """Return the configuration in the file. Raises ConfigError with every problem, one a line."""
+    return loads(read(path), path)
+
+
+def loads(text: str, where: str) -> SiteConfig:
+    """Return the configuration in a YAML text; ``where`` names it in errors. Raises ConfigError."""
+    return from_dict(parse(text, where), where)
+
+
+def from_dict(data: object, where: str) -> SiteConfig:
+    """Return the configuration in parsed data. Raises ConfigError with every problem, one a line."""
+    config, found = _examine(data, where, "")
+    if config is None:
+        raise ConfigError("\n".join(found))
+    return config
+
+
+def problems(data: object, where: str, *, prefix: str = "") -> list[str]:
+    """Return every problem of parsed data, one sentence each; ``prefix`` (such as ``skedge_``) goes before each key."""
+    return _examine(data, where, prefix)[1]
+
+
+def read(path: str) -> str:
+    """Return the text of a file. Raises ConfigError when it cannot be read, is too large or not UTF-8."""
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(SIZE_MAX + 1)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a file that this user may read") from error
+    except ValueError as error:
+        raise ConfigError(f"{walk.shown(path)}: is not the name of a file; give a path") from error
+    if len(raw) > SIZE_MAX:
+        raise ConfigError(f"{path}: larger than {SIZE_MAX} bytes; give a smaller file")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+
+
+# ---- YAML ------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.CSafeLoader):
+    """CSafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _Refused(key.start_mark, f"the key {walk.shown(key.value)} is there twice; remove one")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Refused(Exception):
+    def __init__(self, mark: Any, sentence: str) -> None:
+        super().__init__(f"{_place(mark)}{sentence}")
+
+
+def _place(mark: Any) -> str:
+    """Return the line and column of a parser's mark, counted from 1; "" without a mark."""
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+
+
+def parse(text: str, where: str) -> Any:
+    """Return the plain data in a YAML text. Raises ConfigError, also for YAML features that a config has no use for."""
+    if len(text) > SIZE_MAX:
+        raise ConfigError(f"{where}: larger than {SIZE_MAX} bytes; give a smaller file")
+    try:
+        _guard(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a CSafeLoader
+    except _Refused as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        place = _place(error.problem_mark or error.context_mark)
+        raise ConfigError(f"{where}: {place}{error.problem or error.context}; correct the YAML there") from error
+    except (yaml.YAMLError, ValueError) as error:
+        line = " ".join(str(error).split()).split(";")[0]
+        raise ConfigError(f"{where}: {line}; correct the YAML there") from error
+
+
+def _guard(text: str) -> None:
+    """Refuse what could exhaust the parser (it recurses in C) or hide what the file says: depth, aliases, tags."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEPTH_MAX:
+            raise _Refused(event.start_mark, f"nested deeper than {DEPTH_MAX}; correct the brackets or indentation")
+        if isinstance(event, yaml.AliasEvent):
+            raise _Refused(event.start_mark, "YAML aliases are not accepted here; write the value out")
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!"):  # "!" is how libyaml marks a quoted scalar
+            raise _Refused(event.start_mark, f"YAML tags such as {tag} are not accepted here; remove it")
+
+
+# ---- from data to the model ------------------------------------------------------------------------------------
+
+
+def _examine(data: object, where: str, prefix: str) -> tuple[SiteConfig | None, list[str]]:
+    found: list[str] = []
+
+    def complain(path: str, sentence: str) -> None:
+        found.append(f"{where}: {path}: {sentence}" if path else f"{where}: {sentence}")
+
+    if not isinstance(data, Mapping):
+        what = "the file is empty" if data is None else f"{walk.shown(data)} is not a mapping"
+        complain("", f"{what}; give keys and values, at least network and site")
+        return None, found
+    draft = _draft(data, prefix, complain)
+    for path, sentence in check(draft):
+        complain(path, sentence)
+    return (None if found else build(draft.spec)), found
+
+
+def _draft(data: Mapping[Any, Any], prefix: str, complain: walk.Complain) -> Draft:
+    parts = walk.fields(SiteSpec, data, prefix, complain)
+    bad = frozenset(key for key, value in parts.items() if value is INVALID)
+    lists: dict[str, tuple[tuple[str, Any], ...]] = {}
+    for key in ("links", "listeners", "connectors"):
+        items = [] if key in bad else parts[key]
+        path = walk.join(prefix, key)
+        lists[key] = tuple((f"{path}[{i}]", item) for i, item in enumerate(items) if item is not INVALID)
+        parts[key] = [item for _, item in lists[key]]
+    valid = {key: value for key, value in parts.items() if value is not INVALID}
+    spec = SiteSpec(**{"network": "", "site": "", **valid})
+    return Draft(spec, lists["links"], lists["listeners"], lists["connectors"], bad, prefix)
+
+
+def build(spec: SiteSpec) -> SiteConfig:
+    """Return the model of a checked file: addresses canonical, defaults that depend on names filled in."""
+    network = IPv4Network(spec.overlay_cidr)
+    return SiteConfig(
+        network=spec.network,
+        site=spec.site,
+        overlay_cidr=str(network),
+        overlay4=spec.overlay_address or str(overlay_address(network, spec.network, spec.site)),
+        overlay6=canonical(spec.overlay_address6) or str(overlay_address6(spec.network, spec.site)),
+        links=tuple(_link(link) for link in spec.links),
+        listeners=tuple(
+            Listener(item.service, item.port, canonical(item.address), item.protocol, item.takeover)
+            for item in spec.listeners
+        ),
+        connectors=tuple(_connector(connector) for connector in spec.connectors),
+        endpoint_ports=spec.endpoint_ports,
+        control_port=spec.control_port,
+        load_port=spec.load_port,
+        hold_time_s=spec.hold_time_s,
+        drain=spec.drain,
+        overload=spec.overload,
+        metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
+        log_placements=spec.log_placements,
+    )
+
+
+def _link(link: LinkSpec) -> Link:
+    return Link(
+        to=link.to,
+        name=link.name,
+        cost=link.cost,
+        transport=link.transport,
+        service_costs=MappingProxyType(dict(link.service_costs)),
+        local=canonical(link.local),
+        remote=canonical(link.remote),
+        device=link.device,
+        port=link.port,
+        mtu=link.mtu,
+        probe=Probe(link.probe.interval_ms, link.probe.lost),
+    )
+
+
+def _connector(connector: ConnectorSpec) -> Connector:
+    health, udp = connector.health, connector.protocol is Protocol.UDP
+    return Connector(
+        service=connector.service,
+        name=connector.name or connector.service,
+        host=str(ip_address(connector.host)),
+        port=connector.port,
+        protocol=connector.protocol,
+        capacity=connector.capacity,
+        health=Health(
+            type=health.type or (HealthType.NONE if udp else HealthType.TCP),
+            path=health.path,
+            interval_s=health.interval_s,
+            timeout_s=health.timeout_s,
+            fall=health.fall,
+            rise=health.rise,
+        ),
+        drain=connector.drain,
+    )

@@ -1,0 +1,137 @@
+"""The file ``skedge.yaml`` as types: its keys, their defaults and the range of every single value.
+
+What one value alone cannot tell (duplicates, overlaps, what a transport needs) is in `skedge.config.checks`.
+Each limited type carries in ``extra`` the two halves of its error sentence: ``what`` it is and what to ``give``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from skedge.core.model import ANY_ADDRESS, CAPACITY_MAX, COST_MAX, HealthType, Protocol, Transport
+
+DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"
+_LABEL_HELP = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+
+
+def _named(what: str, pattern: str, give: str) -> Meta:
+    return Meta(pattern=pattern, extra={"what": what, "give": give})
+
+
+SiteName = Annotated[str, _named("a site name", DNS_LABEL, _LABEL_HELP)]
+NetworkName = Annotated[str, _named("a network name", DNS_LABEL, _LABEL_HELP)]
+LinkName = Annotated[str, _named("a link name", DNS_LABEL, _LABEL_HELP)]
+ServiceName = Annotated[
+    str, _named("a service name", r"^[!-~]{1,63}\Z", "1 to 63 printable ASCII characters without a space")
+]
+ConnectorName = Annotated[
+    str, _named("a connector name", r"^([!-~]{1,63})?\Z", "1 to 63 printable ASCII characters without a space")
+]
+DeviceName = Annotated[
+    str, _named("a device name", r"^([^\s/:%\x00]{1,15})?\Z", "the name of a network device, as in `ip link`")
+]
+UnitName = Annotated[
+    str, _named("a systemd unit", r"^([A-Za-z0-9:_.\\@-]{1,255})?\Z", "the unit's name, such as haproxy.service")
+]
+HttpPath = Annotated[
+    str, _named("a path", r"^/[!-~]{0,1023}\Z", "a path that begins with / and has no space, such as /healthz")
+]
+
+Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
+Capacity = Annotated[int, Meta(ge=1, le=CAPACITY_MAX)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+PortOrOff = Annotated[int, Meta(ge=0, le=65535)]
+Mtu = Annotated[int, Meta(ge=0, le=65535)]
+IntervalMs = Annotated[int, Meta(ge=10, le=60_000)]
+Times = Annotated[int, Meta(ge=1, le=100)]
+Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
+HoldSeconds = Annotated[float, Meta(ge=1, le=86_400)]
+FileVersion = Annotated[int, Meta(ge=1, le=1)]
+
+
+class ProbeSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Liveness probing of a link (`skedge.core.model.Probe`)."""
+
+    interval_ms: IntervalMs = 100
+    lost: Times = 3
+
+
+class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One item of ``links``."""
+
+    to: SiteName
+    name: LinkName = "main"
+    cost: Cost = 1
+    transport: Transport = Transport.VXLAN
+    service_costs: dict[ServiceName, Cost] = field(default_factory=dict)
+    local: str = ""
+    remote: str = ""
+    device: DeviceName = ""
+    port: Port = 4790
+    mtu: Mtu = 0
+    probe: ProbeSpec = ProbeSpec()
+
+
+class ListenerSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One item of ``listeners``."""
+
+    service: ServiceName
+    port: Port
+    address: str = ANY_ADDRESS
+    protocol: Protocol = Protocol.TCP
+    takeover: UnitName = ""
+
+
+class HealthSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A connector's health check; without ``type`` it is tcp, or none for a udp workload."""
+
+    type: HealthType | None = None
+    path: HttpPath = "/"
+    interval_s: Seconds = 1.0
+    timeout_s: Seconds = 1.0
+    fall: Times = 2
+    rise: Times = 1
+
+
+class ConnectorSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One item of ``connectors``; an empty name means the service's."""
+
+    service: ServiceName
+    host: str
+    port: Port
+    name: ConnectorName = ""
+    protocol: Protocol = Protocol.TCP
+    capacity: Capacity = 1
+    drain: bool = False
+    health: HealthSpec = HealthSpec()
+
+
+class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the Prometheus endpoint listens; port 0 switches it off."""
+
+    address: str = "127.0.0.1"
+    port: PortOrOff = 9464
+
+
+class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    network: NetworkName
+    site: SiteName
+    version: FileVersion = 1
+    overlay_cidr: str = "100.64.0.0/10"
+    overlay_address: str = ""
+    overlay_address6: str = ""
+    endpoint_ports: tuple[Port, Port] = (61000, 62999)
+    links: list[LinkSpec] = field(default_factory=list)
+    listeners: list[ListenerSpec] = field(default_factory=list)
+    connectors: list[ConnectorSpec] = field(default_factory=list)
+    drain: bool = False
+    overload: bool = False
+    hold_time_s: HoldSeconds = 120.0
+    control_port: Port = 7401
+    load_port: Port = 7402
+    metrics: MetricsSpec = MetricsSpec()
+    log_placements: bool = False
