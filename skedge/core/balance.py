@@ -1,0 +1,215 @@
+"""The balancing rule, in its one pure form; the program in the kernel and every test are measured against it.
+
+A new connection goes to the workload with the smallest perceived cost ``path cost + open / capacity``, an exact
+fraction, compared by cross-multiplication. Ties: lower path cost, then least recently chosen at this site, then by
+name (site, then connector). A choice counter per site and service numbers the choices; 0 means never chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cmp_to_key
+
+from skedge.core.model import WorkloadId
+from skedge.core.reasons import Reason
+from skedge.core.state import Candidate, Receipt, ServiceTable
+
+Fraction2 = tuple[int, int]
+"""An exact fraction (numerator, denominator > 0), not reduced: the denominator is the workload's capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One choice: indexes into the candidates, and what they were chosen on."""
+
+    winner: int
+    perceived: Fraction2
+    runner_up: int | None = None
+    runner_up_perceived: Fraction2 | None = None
+    suspension_ignored: bool = False
+
+
+def perceived(candidate: Candidate, own_open: int) -> Fraction2:
+    """Return the perceived cost of a candidate to which this site has ``own_open`` connections."""
+    return (
+        candidate.path_cost * candidate.capacity + own_open + candidate.others,
+        candidate.capacity,
+    )
+
+
+def compare(one: Fraction2, other: Fraction2) -> int:
+    """Return a negative number, 0 or a positive one as ``one`` is less than, equal to or more than ``other``."""
+    return one[0] * other[1] - other[0] * one[1]
+
+
+def refusal(candidate: Candidate, family: int | None = None) -> Reason:
+    """Return why a candidate may not be chosen by a client of address family 4 or 6 (None: any); NONE if it may."""
+    if candidate.out is not Reason.NONE:
+        return candidate.out
+    targets = {4: (candidate.target4,), 6: (candidate.target6,)}
+    return Reason.NO_FAMILY if None in targets.get(family or 0, ()) else Reason.NONE
+
+
+def place(
+    candidates: Sequence[Candidate],
+    opens: Sequence[int],
+    last_chosen: Sequence[int],
+    family: int | None = None,
+) -> Placement | None:
+    """Choose for one new connection; None when no candidate may be chosen. O(candidates).
+
+    Args:
+        candidates: the service's table.
+        opens: this site's own open connections to each candidate, in the same order.
+        last_chosen: number of the choice that last took each candidate, 0 for never, in the same order.
+        family: 4 or 6, the client's address family; None when it does not matter.
+    """
+    pool = [i for i, candidate in enumerate(candidates) if refusal(candidate, family) is Reason.NONE]
+    ignored = not pool
+    if ignored:  # all that is left is suspended: rather try them than refuse
+        pool = [
+            i
+            for i, candidate in enumerate(candidates)
+            if candidate.out is Reason.SUSPENDED and _has_target(candidate, family)
+        ]
+    if not pool:
+        return None
+    costs = {i: perceived(candidates[i], opens[i]) for i in pool}
+
+    def order(i: int, j: int) -> int:
+        if difference := compare(costs[i], costs[j]):
+            return difference
+        mine, theirs = ((candidates[k].path_cost, last_chosen[k], candidates[k].workload) for k in (i, j))
+        return (mine > theirs) - (mine < theirs)
+
+    key = cmp_to_key(order)
+    winner = min(pool, key=key)
+    second = min((i for i in pool if i != winner), key=key, default=None)
+    return Placement(winner, costs[winner], second, None if second is None else costs[second], ignored)
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    opens: Sequence[int],
+    last_chosen: Sequence[int],
+    family: int | None = None,
+) -> int | None:
+    """Return the index of the candidate that the next connection goes to, or None; see `place`."""
+    placement = place(candidates, opens, last_chosen, family)
+    return None if placement is None else placement.winner
+
+
+def _has_target(candidate: Candidate, family: int | None) -> bool:
+    return not (family == 4 and candidate.target4 is None or family == 6 and candidate.target6 is None)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """This site's open connections and choices of one service: the pure twin of one service value in the kernel."""
+
+    opens: dict[WorkloadId, int] = field(default_factory=dict)
+    last_chosen: dict[WorkloadId, int] = field(default_factory=dict)
+    choices: int = 0
+
+    def place(self, candidates: Sequence[Candidate], family: int | None = None) -> Placement | None:
+        """Choose and count one connection, as one step."""
+        names = [candidate.workload for candidate in candidates]
+        placement = place(
+            candidates,
+            [self.opens.get(name, 0) for name in names],
+            [self.last_chosen.get(name, 0) for name in names],
+            family,
+        )
+        if placement is not None:
+            winner = names[placement.winner]
+            self.choices += 1
+            self.last_chosen[winner] = self.choices
+            self.opens[winner] = self.opens.get(winner, 0) + 1
+        return placement
+
+    def release(self, workload: WorkloadId) -> None:
+        """Uncount one connection. Raises ValueError when none is open: a release must happen exactly once."""
+        if self.opens.get(workload, 0) < 1:
+            raise ValueError(f"{workload}: released more often than placed")
+        self.opens[workload] -= 1
+
+
+def fill(candidates: Sequence[Candidate], n: int, family: int | None = None) -> tuple[int, ...]:
+    """Return how many of ``n`` connections, opened one after another and held, each candidate gets.
+
+    All zero when no candidate may be chosen. O(n * candidates).
+    """
+    ledger = Ledger()
+    for _ in range(n):
+        if ledger.place(candidates, family) is None:
+            break
+    return tuple(ledger.opens.get(candidate.workload, 0) for candidate in candidates)
+
+
+def replay(
+    receipt: Receipt,
+    table: ServiceTable,
+    opens: Sequence[int] | None = None,
+    last_chosen: Sequence[int] | None = None,
+    family: int | None = None,
+) -> str:
+    """Judge a stored receipt by the rule: ``""`` when it agrees, else one sentence that says where it differs.
+
+    Args:
+        receipt: what the data plane stored with the socket.
+        table: the service's table of the version that the receipt names.
+        opens: this site's open connections to each candidate just before the choice; without them what the
+            receipt itself says (winner, runner-up and their perceived costs) is judged.
+        last_chosen: as in `place`; zeros when not given.
+        family: the client's address family, None when it does not matter.
+    """
+    rows = {candidate.workload: i for i, candidate in enumerate(table.candidates)}
+    if receipt.workload not in rows:
+        return f"{receipt.workload} is not in version {receipt.table_version} of {receipt.service.name}"
+    if opens is not None:
+        zeros = [0] * len(table.candidates)
+        placement = place(table.candidates, opens, zeros if last_chosen is None else last_chosen, family)
+        return _differs(receipt, table, placement)
+    return _inconsistent(receipt, table, rows)
+
+
+def _differs(receipt: Receipt, table: ServiceTable, placement: Placement | None) -> str:
+    """Compare a receipt with the placement that the rule makes."""
+    if placement is None:
+        return f"{receipt.workload} was chosen where the rule refuses"
+    winner = table.candidates[placement.winner]
+    second = None if placement.runner_up is None else table.candidates[placement.runner_up].workload
+    pairs = (
+        ("workload", receipt.workload, winner.workload),
+        ("path cost", receipt.path_cost, winner.path_cost),
+        ("perceived cost", receipt.perceived, placement.perceived),
+        ("runner-up", receipt.runner_up, second),
+        ("runner-up's perceived cost", receipt.runner_up_perceived, placement.runner_up_perceived),
+    )
+    return "; ".join(f"{what} is {is_}, the rule says {wanted}" for what, is_, wanted in pairs if is_ != wanted)
+
+
+def _inconsistent(receipt: Receipt, table: ServiceTable, rows: dict[WorkloadId, int]) -> str:
+    """Judge what a receipt alone shows: costs belong to the table, and the winner does not come after the other."""
+    winner = table.candidates[rows[receipt.workload]]
+    if winner.out not in (Reason.NONE, Reason.SUSPENDED):
+        return f"{receipt.workload} was chosen although it is {winner.out.word}"
+    if receipt.path_cost != winner.path_cost:
+        return f"{receipt.workload}: path cost is {receipt.path_cost}, the table says {winner.path_cost}"
+    if not _possible(receipt.perceived, winner):
+        return f"{receipt.workload}: perceived cost {receipt.perceived} does not belong to its path cost and capacity"
+    if receipt.runner_up is None or receipt.runner_up_perceived is None:
+        return ""
+    if receipt.runner_up not in rows:
+        return f"{receipt.runner_up} is not in version {receipt.table_version} of {receipt.service.name}"
+    second = table.candidates[rows[receipt.runner_up]]
+    if not _possible(receipt.runner_up_perceived, second):
+        return f"{second.workload}: perceived cost {receipt.runner_up_perceived} does not belong to it"
+    difference = compare(receipt.perceived, receipt.runner_up_perceived) or winner.path_cost - second.path_cost
+    return f"{receipt.workload} was chosen although {second.workload} is cheaper" if difference > 0 else ""
+
+
+def _possible(cost: Fraction2, candidate: Candidate) -> bool:
+    """Return whether a perceived cost is that of the candidate at some number of open connections."""
+    return cost[1] == candidate.capacity and cost[0] >= candidate.path_cost * candidate.capacity
