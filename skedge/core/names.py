@@ -9,6 +9,7 @@ from skedge.core.model import LinkId
 
 PREFIX = "sk-"
 DEVICE_NAME_MAX = 15  # IFNAMSIZ - 1
+SOCKET_MARK = 0x736B  # "sk": SO_MARK of the controller's own sockets, which are never balanced
 
 
 def _digest(*parts: str) -> bytes:

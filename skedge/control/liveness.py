@@ -1,0 +1,225 @@
+"""When is a link down? The decision alone: no sockets, no clock (``now`` is monotonic seconds, an argument).
+
+A run of unanswered probes means "down" only while the loss measured on the link makes such a run improbable
+(``FALSE_DOWN`` a probe). On a clean link that is the configured number, on a lossy one more. What our own host did
+not really send, or sent too recently to be answered, never counts as lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from skedge.core.model import Probe
+from skedge.core.reasons import Reason
+
+FALSE_DOWN = 1e-6  # accepted probability, per probe, that random loss alone looks like a cut
+LOST_FACTOR = 5  # a lossy link needs at most this many times the configured run
+LONG_WINDOW = 1024  # answered-or-lost outcomes behind the cautious estimate
+SHORT_WINDOW = 64  # outcomes behind the quick estimate, which follows a link that turns bad
+GRACE_FLOOR_S = 0.05  # least time that a reply is waited for
+GRACE_INITIAL_S = 0.5  # the same while no round trip was measured yet
+RISE = 3  # answers in a row that bring a link back that was down
+FLAP_FACTOR = 2  # runs up to this many times the most that is needed were loss, longer ones a cut
+OUTSTANDING_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """What changed: is the link up, and if not, why (PROBE_LOST or NO_CARRIER)."""
+
+    up: bool
+    reason: Reason = Reason.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStats:
+    """One link as measured. RTTs in µs (0: none yet), ``loss`` 0..1, ``since`` monotonic seconds of the last change.
+
+    ``needed`` is how many probes lost in a row mean down at the present loss.
+    """
+
+    up: bool
+    reason: Reason
+    since: float
+    rtt_us: int = 0
+    rtt_last_us: int = 0
+    loss: float = 0.0
+    sent: int = 0
+    received: int = 0
+    needed: int = 0
+
+
+class LossWindow:
+    """Outcomes of the last probes, and how long a run of lost ones random loss could explain."""
+
+    def __init__(self) -> None:
+        self._long: deque[bool] = deque(maxlen=LONG_WINDOW)
+        self._short: deque[bool] = deque(maxlen=SHORT_WINDOW)
+        self._long_lost = 0
+
+    def add(self, lost: bool) -> None:
+        """Note one probe's outcome."""
+        if len(self._long) == LONG_WINDOW:
+            self._long_lost -= self._long[0]
+        self._long.append(lost)
+        self._long_lost += lost
+        self._short.append(lost)
+
+    @property
+    def loss(self) -> float:
+        """Return the measured share of lost probes, 0..1."""
+        return self._long_lost / len(self._long) if self._long else 0.0
+
+    def cautious(self) -> float:
+        """Return the loss that must be reckoned with, 0..1.
+
+        Upper 95 % bound of the long window (the "rule of three" when nothing was lost), or the short window's mean
+        where that is more: the first is steady, the second quick.
+        """
+        if not self._long:
+            return 0.0
+        bound = (self._long_lost + 3 + 2 * math.sqrt(self._long_lost)) / len(self._long)
+        return min(1.0, max(bound, sum(self._short) / len(self._short)))
+
+    def needed(self, configured: int) -> int:
+        """Return how many lost in a row mean down: the least k >= configured with loss^k <= FALSE_DOWN, capped."""
+        loss, most = self.cautious(), configured * LOST_FACTOR
+        if loss <= 0.0:
+            return configured
+        if loss >= 1.0:
+            return most
+        return max(configured, min(most, math.ceil(math.log(FALSE_DOWN) / math.log(loss))))
+
+
+class Liveness:
+    """Up or down of one link, from what was sent and what came back. Begins down, up at the first answer."""
+
+    def __init__(self, probe: Probe, now: float) -> None:
+        self.probe = probe
+        self._window = LossWindow()
+        self._outstanding: OrderedDict[int, tuple[float, float]] = OrderedDict()  # sequence -> (before, after) sending
+        self._given_up: OrderedDict[int, tuple[float, float]] = OrderedDict()  # the same, counted as lost
+        self._sequence = self._sent = self._received = 0
+        self._run = self._rise = 0
+        self._rtt = self._rtt_var = self._rtt_last = 0.0
+        self._carrier = True
+        self._ever_up = False
+        self._up = False
+        self._reason = Reason.PROBE_LOST
+        self._since = now
+
+    @property
+    def up(self) -> bool:
+        """Return whether the link is up."""
+        return self._up
+
+    def next_sequence(self) -> int:
+        """Return the number for the next probe; it counts only once `sent` is told."""
+        self._sequence += 1
+        return self._sequence
+
+    def sent(self, sequence: int, before: float, after: float) -> None:
+        """Note that the kernel took the probe, between ``before`` (where its round trip starts) and ``after``.
+
+        Losses are judged from ``after``: a sender held up inside the call must not look like a cut.
+        """
+        self._sent += 1
+        self._outstanding[sequence] = (before, after)
+        if len(self._outstanding) > OUTSTANDING_MAX:  # only when tick() is not called
+            self._outstanding.popitem(last=False)
+
+    def reply(self, sequence: int, arrived: float, now: float) -> LinkStatus | None:
+        """Note an answer, however late, that arrived at ``arrived``; return the change it makes.
+
+        Duplicates and answers to what was never asked are ignored.
+        """
+        late = sequence in self._given_up
+        times = (self._given_up if late else self._outstanding).pop(sequence, None)
+        if times is None:
+            return None
+        self._received += 1
+        self._measure(max(arrived - times[0], 1e-6))
+        lost = self._run - 1 if late and self._run else self._run
+        if lost <= self.probe.lost * LOST_FACTOR * FLAP_FACTOR:
+            for _ in range(lost):
+                self._window.add(True)
+        self._window.add(False)
+        self._run = 0
+        self._rise += 1
+        if self._up or not self._carrier or (self._ever_up and self._rise < RISE):
+            return None
+        self._ever_up = True
+        return self._change(True, Reason.NONE, now)
+
+    def tick(self, now: float) -> LinkStatus | None:
+        """Count what stayed unanswered for too long at ``now``; return the change it makes.
+
+        The caller has handed over every reply that had arrived by ``now``, or a busy host would look like a cut.
+        """
+        deadline = now - self.grace()
+        while self._outstanding:
+            sequence, times = next(iter(self._outstanding.items()))
+            if times[1] > deadline:
+                break
+            self._given_up[sequence] = self._outstanding.pop(sequence)
+            if len(self._given_up) > OUTSTANDING_MAX:
+                self._given_up.popitem(last=False)
+            self._run += 1
+            self._rise = 0
+        if self._up and self._run >= self.needed():
+            return self._change(False, Reason.PROBE_LOST, now)
+        return None
+
+    def carrier(self, up: bool, now: float) -> LinkStatus | None:
+        """Note the device's carrier; without it the link is down at once, with it the probes decide."""
+        self._carrier = up
+        if not up:
+            self._outstanding.clear()
+            self._rise = 0
+        if not up and (self._up or self._reason is not Reason.NO_CARRIER):
+            return self._change(False, Reason.NO_CARRIER, now)
+        if up and self._reason is Reason.NO_CARRIER:
+            self._reason = Reason.PROBE_LOST
+        return None
+
+    def grace(self) -> float:
+        """Return the seconds that a reply is waited for: as TCP's retransmission timer (RFC 6298), lower floor."""
+        if not self._rtt:
+            return GRACE_INITIAL_S
+        return self._rtt + max(4 * self._rtt_var, GRACE_FLOOR_S)
+
+    def needed(self) -> int:
+        """Return how many probes lost in a row mean down now."""
+        return self._window.needed(self.probe.lost)
+
+    def stats(self) -> LinkStats:
+        """Return the numbers to show."""
+        return LinkStats(
+            up=self._up,
+            reason=self._reason,
+            since=self._since,
+            rtt_us=round(self._rtt * 1e6),
+            rtt_last_us=round(self._rtt_last * 1e6),
+            loss=1.0 if self._run and not self._up else self._window.loss,
+            sent=self._sent,
+            received=self._received,
+            needed=self.needed(),
+        )
+
+    def _measure(self, rtt_s: float) -> None:
+        self._rtt_last = rtt_s
+        if not self._rtt:
+            self._rtt, self._rtt_var = rtt_s, rtt_s / 2
+            return
+        self._rtt_var += (abs(rtt_s - self._rtt) - self._rtt_var) / 4
+        self._rtt += (rtt_s - self._rtt) / 8
+
+    def _change(self, up: bool, reason: Reason, now: float) -> LinkStatus | None:
+        changed = up != self._up
+        self._up, self._reason = up, reason
+        if not changed:
+            return None
+        self._since, self._rise = now, 0
+        return LinkStatus(up, reason)
