@@ -73,7 +73,7 @@ class TokenBucket:
     def has(self, now: float, cost: float = 1.0) -> bool:
         """Tell whether ``cost`` (at most the burst counts) could be taken now; takes nothing."""
         self._fill(now)
-        return self._tokens >= min(cost, self.burst)
+        return self._tokens + 1e-6 >= min(cost, self.burst)  # a wait that `when` gave is always enough
 
     def take(self, now: float, cost: float = 1.0) -> bool:
         """Take ``cost`` when it is there."""

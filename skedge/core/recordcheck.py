@@ -1,0 +1,86 @@
+"""Semantic checks of what other sites say: a valid signature proves who speaks, not that the numbers make sense."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+from skedge.core.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
+from skedge.core.model import CAPACITY_MAX, COST_MAX, LinksRecord, LinkState, ServicesRecord, WorkloadState
+
+NAME_MAX = 253
+PORT_MAX = 65535
+RTT_MAX_US = 1 << 40
+
+
+def check_envelope(record: SignedRecord) -> None:
+    """Check what can be checked before anything is verified or decoded. Raises ValueError with a sentence."""
+    _name(record.site, "site", "/")
+    version = record.version
+    if not (0 <= version.incarnation <= VERSION_MAX and 0 <= version.sequence <= VERSION_MAX):
+        raise ValueError(f"version {version.incarnation}.{version.sequence} is not in 0..2^63-1")
+    if record.size > RECORD_MAX:
+        raise ValueError(f"a record of {record.size} bytes is larger than {RECORD_MAX}")
+
+
+def check_body(record: SignedRecord, body: Body) -> None:
+    """Check a decoded body against its envelope and the words' ranges. Raises ValueError with a sentence."""
+    if body.site != record.site:
+        raise ValueError(f"{record.site!r} speaks for {body.site!r}")
+    if record.kind is Kind.LINKS and isinstance(body, LinksRecord):
+        _links(body)
+    elif record.kind is Kind.SERVICES and isinstance(body, ServicesRecord):
+        _services(body)
+    else:
+        raise ValueError(f"the body is not a {record.kind} record")
+
+
+def _links(body: LinksRecord) -> None:
+    if body.overlay4:
+        IPv4Address(body.overlay4)
+    if body.overlay6:
+        IPv6Address(body.overlay6)
+    for prefix in body.prefixes:
+        ip_network(prefix)
+    if len({(link.to, link.name) for link in body.links}) != len(body.links):
+        raise ValueError("a link is listed twice")
+    for link in body.links:
+        _link(body.site, link)
+
+
+def _link(site: str, link: LinkState) -> None:
+    _name(link.to, "neighbour", "/")
+    _name(link.name, "link name", "/")
+    if link.to == site:
+        raise ValueError("a link leads to its own site")
+    for cost in (link.cost, *link.service_costs.values()):
+        _within(cost, 1, COST_MAX, "cost")
+    _within(link.rtt_us, 0, RTT_MAX_US, "round-trip time")
+
+
+def _services(body: ServicesRecord) -> None:
+    for service in body.listens:
+        _name(service, "service")
+    if len({load.connector for load in body.workloads}) != len(body.workloads):
+        raise ValueError("a connector is listed twice")
+    if len({(load.port, load.protocol) for load in body.workloads}) != len(body.workloads):
+        raise ValueError("an endpoint port is listed twice")
+    for workload in body.workloads:
+        _workload(workload)
+
+
+def _workload(workload: WorkloadState) -> None:
+    _name(workload.connector, "connector", "/")
+    _name(workload.service, "service")
+    _within(workload.port, 1, PORT_MAX, "endpoint port")
+    _within(workload.capacity, 1, CAPACITY_MAX, "capacity")
+
+
+def _name(name: str, what: str, forbidden: str = "") -> None:
+    good = 0 < len(name) <= NAME_MAX and name.isprintable() and " " not in name
+    if not good or any(character in name for character in forbidden):
+        raise ValueError(f"{name[:40]!r} is not a name of a {what}")
+
+
+def _within(value: int, low: int, high: int, what: str) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{what} {value} is not in {low}..{high}")
