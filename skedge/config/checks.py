@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Network
 
+from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import join, shown
 from skedge.core.model import ANY_ADDRESS, SERVICES_MAX, WORKLOADS_PER_SERVICE_MAX, HealthType, Protocol, Transport
 from skedge.core.names import PREFIX, overlay_prefix6
 
 Problem = tuple[str, str]
-Address = IPv4Address | IPv6Address
 
 # Lift a line here when the data plane can do it; model and schema know these transports already.
 UNSUPPORTED_TRANSPORTS = {
@@ -57,37 +57,6 @@ def check(draft: Draft) -> Iterator[Problem]:
 
 
 # ---- addresses -------------------------------------------------------------------------------------------------
-
-
-def parse_host(text: str) -> Address | str:
-    """Return the unicast address that ``text`` is, or the sentence that says why it is none."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return f"{shown(text)} is not an IP address; give one such as 10.0.0.5 or fd00::5"
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        return f"{shown(text)} carries a scope; give an address without %"
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return f"{shown(text)} is an IPv4 address in IPv6 form; give {address.ipv4_mapped}"
-    if address.is_unspecified or address.is_multicast or text == "255.255.255.255":
-        return f"{text} is not the address of one host; give a unicast address"
-    return address
-
-
-def parse_cidr(text: str) -> IPv4Network | str:
-    """Return the overlay's IPv4 network, or the sentence that says why it is none."""
-    try:
-        network = IPv4Network(text, strict=False)
-    except ValueError:
-        return f"{shown(text)} is not an IPv4 network; give one such as 100.64.0.0/10"
-    if "/" in text and str(network.network_address) != text.split("/")[0]:
-        return f"{text} has host bits set; give {network}"
-    if not 8 <= network.prefixlen <= 30:
-        return f"{text} is not between /8 and /30; give a network such as 100.64.0.0/10"
-    first = network.network_address
-    if first.is_loopback or first.is_multicast or first.is_link_local or first.is_unspecified or first.is_reserved:
-        return f"{text} is not for hosts; give a private network such as 100.64.0.0/10"
-    return network
 
 
 def _overlay4(draft: Draft) -> Iterator[Problem]:
@@ -272,21 +241,14 @@ def _listeners_as_set(draft: Draft) -> Iterator[Problem]:
     for path, listener in draft.listeners:
         others = seen.setdefault((listener.port, listener.protocol), {})
         address = canonical(listener.address)
-        star = ANY_ADDRESS in (address, *others) and others and address not in others
-        clash = others.get(address) or (next(iter(others.values())) if star and address == ANY_ADDRESS else None)
-        clash = clash or (others.get(ANY_ADDRESS) if star else None)
+        clash = others.get(address) or others.get(ANY_ADDRESS)
+        if address == ANY_ADDRESS and not clash:
+            clash = next(iter(others.values()), None)
         if clash:
-            what = f"{listener.address}:{listener.port} {listener.protocol.value}"
+            shown_address = f"[{address}]" if ":" in address else address
+            what = f"{shown_address}:{listener.port} {listener.protocol.value}"
             yield path, f"{what} is already taken by {clash}; give each listener its own address and port"
         others.setdefault(address, path)
-
-
-def canonical(address: str) -> str:
-    """Return the address in its one canonical form; ``*``, ``""`` and what does not parse as it is."""
-    try:
-        return str(ip_address(address))
-    except ValueError:
-        return address
 
 
 # ---- connectors ------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from skedge.config import walk
-from skedge.config.checks import Draft, canonical, check
+from skedge.config.addresses import canonical
+from skedge.config.checks import Draft, check
 from skedge.config.schema import ConnectorSpec, LinkSpec, SiteSpec
 from skedge.config.walk import INVALID
 from skedge.core.errors import ConfigError
