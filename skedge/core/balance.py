@@ -43,12 +43,18 @@ def compare(one: Fraction2, other: Fraction2) -> int:
     return one[0] * other[1] - other[0] * one[1]
 
 
+def has_target(candidate: Candidate, family: int | None) -> bool:
+    """Return whether a client of address family 4 or 6 (None: does not matter) can reach the candidate."""
+    if family == 4:
+        return candidate.target4 is not None
+    return family != 6 or candidate.target6 is not None
+
+
 def refusal(candidate: Candidate, family: int | None = None) -> Reason:
-    """Return why a candidate may not be chosen by a client of address family 4 or 6 (None: any); NONE if it may."""
+    """Return why a candidate may not be chosen by a client of that address family; NONE when it may."""
     if candidate.out is not Reason.NONE:
         return candidate.out
-    targets = {4: (candidate.target4,), 6: (candidate.target6,)}
-    return Reason.NO_FAMILY if None in targets.get(family or 0, ()) else Reason.NONE
+    return Reason.NONE if has_target(candidate, family) else Reason.NO_FAMILY
 
 
 def place(
@@ -71,7 +77,7 @@ def place(
         pool = [
             i
             for i, candidate in enumerate(candidates)
-            if candidate.out is Reason.SUSPENDED and _has_target(candidate, family)
+            if candidate.out is Reason.SUSPENDED and has_target(candidate, family)
         ]
     if not pool:
         return None
@@ -98,10 +104,6 @@ def choose(
     """Return the index of the candidate that the next connection goes to, or None; see `place`."""
     placement = place(candidates, opens, last_chosen, family)
     return None if placement is None else placement.winner
-
-
-def _has_target(candidate: Candidate, family: int | None) -> bool:
-    return not (family == 4 and candidate.target4 is None or family == 6 and candidate.target6 is None)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from skedge.core.model import COST_MAX, EMPTY, LinkId, LinksRecord, LinkState, NetworkMap
+from skedge.core.model import EMPTY, LinkId, LinksRecord, LinkState, NetworkMap
 from skedge.core.reasons import Reason
 
 
@@ -132,27 +132,15 @@ def unused_reason(network_map: NetworkMap, link: LinkId, site: str) -> Reason:
 
 
 def _ends(site: str, record: LinksRecord) -> dict[LinkId, LinkState]:
-    """Return the site's ends of its links. A record is another host's word: what cannot be a link is not one.
-
-    A cost below 1 would break loop freedom. Of a link listed twice, the end that is down or dearer holds.
-    """
-    ends: dict[LinkId, LinkState] = {}
-    for state in record.links:
-        if state.to == site or not 1 <= state.cost <= COST_MAX:
-            continue
-        link = LinkId.between(site, state.to, state.name)
-        other = ends.get(link)
-        if other is None or (not state.up, state.cost) > (not other.up, other.cost):
-            ends[link] = state
-    return ends
+    """Return the site's ends of its links (records were checked when they came in: costs 1..65535, none twice)."""
+    return {LinkId.between(site, state.to, state.name): state for state in record.links}
 
 
 def _larger(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the larger cost of each service that either end names, without those out of range."""
-    merged = dict(one)
-    for service, cost in other.items():
-        merged[service] = max(cost, merged.get(service, 0))
-    return {service: cost for service, cost in merged.items() if 1 <= cost <= COST_MAX} if merged else EMPTY
+    """Return the larger cost of each service that either end names."""
+    if not one or not other:
+        return one or other
+    return {service: max(one.get(service, 0), other.get(service, 0)) for service in {*one, *other}}
 
 
 def _edge(links: list[UsedLink]) -> Edge:

@@ -1,0 +1,86 @@
+"""One line of text for a value of desired state, as `skedge plan` prints it."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from skedge.core.reasons import Reason
+from skedge.core.state import (
+    Candidate,
+    Endpoint,
+    EndpointKey,
+    KernelRoute,
+    LinkDevice,
+    ListenerKey,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
+
+
+@singledispatch
+def describe(value: object) -> str:
+    """Return the value as one line; "" for None."""
+    return "" if value is None else str(value)
+
+
+@describe.register
+def _(value: LinkDevice) -> str:
+    parts = [f"{value.link} {value.transport.value}"]
+    if value.remote or value.local:
+        parts.append(f"{value.local or '*'} -> {value.remote or '*'} port {value.port}")
+    if value.vni:
+        parts.append(f"vni {value.vni}")
+    if value.underlay:
+        parts.append(f"on {value.underlay}")
+    if value.mtu:
+        parts.append(f"mtu {value.mtu}")
+    return ", ".join(parts)
+
+
+@describe.register
+def _(value: KernelRoute) -> str:
+    return " + ".join(f"via {hop.via} dev {hop.device}" for hop in value.next_hops) + f" src {value.source}"
+
+
+@describe.register
+def _(value: ServiceKey) -> str:
+    return f"{value.name}/{value.protocol.value}"
+
+
+@describe.register
+def _(value: ListenerKey) -> str:
+    return f"{_address_port(value.address, value.port)}/{value.protocol.value}"
+
+
+@describe.register
+def _(value: EndpointKey) -> str:
+    return f"{value.port}/{value.protocol.value}"
+
+
+@describe.register
+def _(value: Endpoint) -> str:
+    return f"{value.workload} at {_address_port(value.host, value.port)}"
+
+
+@describe.register
+def _(value: Target) -> str:
+    return _address_port(value.address, value.port)
+
+
+@describe.register
+def _(value: Candidate) -> str:
+    parts = [f"{value.workload} cost {value.path_cost} capacity {value.capacity} others {value.others}"]
+    parts += [f"at {describe(target)}" for target in (value.target4, value.target6) if target is not None]
+    if value.out is not Reason.NONE:
+        parts.append(f"out: {value.out.word}")
+    return " ".join(parts)
+
+
+@describe.register
+def _(value: ServiceTable) -> str:
+    return "; ".join(describe(candidate) for candidate in value.candidates) or "no workloads"
+
+
+def _address_port(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

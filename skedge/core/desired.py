@@ -1,0 +1,201 @@
+"""The desired state of this site's kernel: a pure function of configuration, network map and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from skedge.core import names
+from skedge.core.model import ANY_ADDRESS, Link, LinkId, NetworkMap, SiteConfig, Transport, WorkloadId
+from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
+from skedge.core.own import NO_RESOLVED, services_record, workload_target
+from skedge.core.rib import Rib
+from skedge.core.state import (
+    Endpoint,
+    EndpointKey,
+    KernelRoute,
+    LinkDevice,
+    ListenerKey,
+    NextHop,
+    ServiceKey,
+    ServiceTable,
+)
+from skedge.core.tables import View, offers, service_table
+
+LOOPBACK_DEVICE = "lo"
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """Everything that the kernel should hold, one mapping a driver; ``skipped`` is what takes no part, and why."""
+
+    links: Mapping[str, LinkDevice] = field(default_factory=dict)
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, KernelRoute] = field(default_factory=dict)
+    endpoints: Mapping[EndpointKey, Endpoint] = field(default_factory=dict)
+    services: Mapping[ServiceKey, ServiceTable] = field(default_factory=dict)
+    listeners: Mapping[ListenerKey, ServiceKey] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+
+def compute(
+    config: SiteConfig,
+    rib: Rib,
+    network_map: NetworkMap,
+    *,
+    host_addresses: Iterable[str],
+    endpoint_ports: Mapping[str, int],
+    health: Mapping[str, bool],
+    others: Mapping[tuple[ServiceKey, WorkloadId], int],
+    suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
+    resolved: Mapping[str, str] = NO_RESOLVED,
+) -> Desired:
+    """Return the desired state of this site.
+
+    Args:
+        config: this site's configuration.
+        rib: this site's paths, computed from ``network_map``.
+        network_map: all records held; this site's own services are taken from the configuration instead.
+        host_addresses: the host's current addresses (``/len`` and ``%zone`` are ignored).
+        endpoint_ports: connector name -> endpoint port, from `own.endpoint_ports`.
+        health: connector name -> last verdict of this site's health checks.
+        others: open connections of the other sites, as they last reported, summed.
+        suspended: what the data plane suspended at this site.
+        resolved: host name of a connector -> address literal.
+    """
+    addresses, refused = site_addresses(config, network_map)
+    here = view(config, rib, network_map, addresses, others=others, suspended=suspended, resolved=resolved)
+    own = services_record(config, health, endpoint_ports, resolved=resolved)
+    by_service = offers(NetworkMap(network_map.links, {**network_map.services, config.site: own}))
+    services: dict[ServiceKey, ServiceTable] = {}
+    skipped = list(refused)
+    for key in sorted({ServiceKey(listener.service, listener.protocol) for listener in config.listeners}):
+        services[key], beyond = service_table(key, by_service.get(key, ()), here)
+        skipped.extend(beyond)
+    return Desired(
+        links=link_devices(config),
+        addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
+        routes=routes(config, rib, addresses),
+        endpoints=endpoints(config, endpoint_ports, resolved),
+        services=services,
+        listeners=listeners(config, host_addresses),
+        skipped=tuple(skipped),
+    )
+
+
+def view(
+    config: SiteConfig,
+    rib: Rib,
+    network_map: NetworkMap,
+    addresses: Mapping[str, SiteAddresses],
+    *,
+    others: Mapping[tuple[ServiceKey, WorkloadId], int],
+    suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
+    resolved: Mapping[str, str] = NO_RESOLVED,
+) -> View:
+    """Return what workloads are judged by at the RIB's site, which may be another one than this (explain)."""
+    drained = {site for site, record in network_map.links.items() if record.drain and site != config.site}
+    if config.drain:
+        drained.add(config.site)
+    local = None
+    if rib.site == config.site:
+        targets = {connector.name: workload_target(connector, resolved) for connector in config.connectors}
+        local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
+    return View(rib, addresses, frozenset(drained), local, others, suspended)
+
+
+def link_devices(config: SiteConfig) -> Mapping[str, LinkDevice]:
+    """Return the device of every configured link, by its name; what a transport does not use is left empty."""
+    return {
+        names.device_name(config.network, link_id(config, link), config.site): _device(config, link)
+        for link in config.links
+    }
+
+
+def link_id(config: SiteConfig, link: Link) -> LinkId:
+    """Return the identity of one of this site's configured links."""
+    return LinkId.between(config.site, link.to, link.name)
+
+
+def _device(config: SiteConfig, link: Link) -> LinkDevice:
+    tunnel = link.transport is not Transport.DIRECT
+    return LinkDevice(
+        link=link_id(config, link),
+        transport=link.transport,
+        link_local=str(names.link_local(config.network, config.site)),
+        peer_link_local=str(names.link_local(config.network, link.to)),
+        mtu=link.mtu,
+        vni=names.vni(config.network, link_id(config, link)) if link.transport is Transport.VXLAN else 0,
+        local=link.local if tunnel else "",
+        remote=link.remote if tunnel else "",
+        port=link.port if tunnel else 0,
+        underlay=link.device,
+    )
+
+
+def routes(config: SiteConfig, rib: Rib, addresses: Mapping[str, SiteAddresses]) -> Mapping[str, KernelRoute]:
+    """Return one route per overlay address of every other reachable site, all equal-cost next hops kept.
+
+    A next hop over a link that the configuration has no more (the own record is older for a moment) is left out.
+    """
+    configured = {link_id(config, link) for link in config.links}
+    found: dict[str, KernelRoute] = {}
+    for site in sorted(rib.paths):
+        hops = tuple(sorted(_next_hop(config, link) for link in rib.next_hops(site) if link in configured))
+        if not hops or site not in addresses:
+            continue
+        if addresses[site].v4:
+            found[f"{addresses[site].v4}/32"] = KernelRoute(hops, config.overlay4)
+        if addresses[site].v6:
+            found[f"{addresses[site].v6}/128"] = KernelRoute(hops, config.overlay6)
+    return found
+
+
+def _next_hop(config: SiteConfig, link: LinkId) -> NextHop:
+    neighbour = link.far_end(config.site)
+    return NextHop(
+        names.device_name(config.network, link, config.site), str(names.link_local(config.network, neighbour))
+    )
+
+
+def endpoints(
+    config: SiteConfig, ports: Mapping[str, int], resolved: Mapping[str, str] = NO_RESOLVED
+) -> Mapping[EndpointKey, Endpoint]:
+    """Return the published endpoint of every connector with a port and an address.
+
+    Unhealthy and drained ones stay: what may be chosen is decided where a connection enters, and open connections
+    go on.
+    """
+    return {
+        EndpointKey(ports[connector.name], connector.protocol): Endpoint(
+            WorkloadId(config.site, connector.name), target.address, target.port
+        )
+        for connector in config.connectors
+        if connector.name in ports and (target := workload_target(connector, resolved)) is not None
+    }
+
+
+def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[ListenerKey, ServiceKey]:
+    """Return every concrete address:port of this site's listeners; a given address goes before ``*``.
+
+    ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
+    without a device, and every link device of ours has one.
+    """
+    every = sorted({*LOOPBACK, *_usable(host_addresses)})
+    found: dict[ListenerKey, ServiceKey] = {}
+    for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
+        service = ServiceKey(listener.service, listener.protocol)
+        given = plain_address(listener.address)
+        for address in every if listener.address == ANY_ADDRESS else [str(given or listener.address)]:
+            found[ListenerKey(address, listener.port, listener.protocol)] = service
+    return found
+
+
+def _usable(host_addresses: Iterable[str]) -> Iterable[str]:
+    for text in host_addresses:
+        address = plain_address(text)
+        if address is None or address.is_unspecified or address.is_multicast:
+            continue
+        if not (address.version == 6 and address.is_link_local):
+            yield str(address)

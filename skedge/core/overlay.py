@@ -1,0 +1,92 @@
+"""Which overlay address of which site this site believes: every site speaks for itself, but not for any address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from skedge.core import names
+from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class SiteAddresses:
+    """The overlay addresses under which a site is reached; "" where there is none that can be believed."""
+
+    v4: str = ""
+    v6: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that another site said and that takes no part here, and why."""
+
+    kind: str
+    key: str
+    reason: Reason
+
+
+def site_addresses(
+    config: SiteConfig, network_map: NetworkMap
+) -> tuple[Mapping[str, SiteAddresses], tuple[Skipped, ...]]:
+    """Return the overlay addresses of all sites of the map and of this one, and the claims refused.
+
+    An address outside the overlay would send the host's own traffic into it: refused. An address that two sites
+    claim goes to this site, else to the one whose name it is derived from, else to the first by name.
+    """
+    skipped: list[Skipped] = []
+    network4, network6 = IPv4Network(config.overlay_cidr), IPv6Network(names.overlay_prefix6(config.network))
+    claims4 = {site: record.overlay4 for site, record in network_map.links.items()} | {config.site: config.overlay4}
+    claims6 = {site: record.overlay6 for site, record in network_map.links.items()} | {config.site: config.overlay6}
+    granted4 = _grant(
+        config.site,
+        _inside(claims4, network4, skipped),
+        lambda site: names.overlay_address(network4, config.network, site),
+        skipped,
+    )
+    granted6 = _grant(
+        config.site,
+        _inside(claims6, network6, skipped),
+        lambda site: names.overlay_address6(config.network, site),
+        skipped,
+    )
+    addresses = {site: SiteAddresses(granted4.get(site, ""), granted6.get(site, "")) for site in sorted(claims4)}
+    return addresses, tuple(skipped)
+
+
+def _inside(
+    claims: Mapping[str, str], network: IPv4Network | IPv6Network, skipped: list[Skipped]
+) -> dict[str, IPv4Address | IPv6Address]:
+    """Return the claims that are addresses of the overlay; a site without an address claims none."""
+    inside = {}
+    for site, text in sorted(claims.items()):
+        address = plain_address(text)
+        if address is not None and address in network:
+            inside[site] = address
+        elif text:
+            skipped.append(Skipped("address", f"{site}: {text}", Reason.NOT_OVERLAY))
+    return inside
+
+
+def _grant(
+    here: str,
+    claims: Mapping[str, IPv4Address | IPv6Address],
+    derived: Callable[[str], IPv4Address | IPv6Address],
+    skipped: list[Skipped],
+) -> dict[str, str]:
+    """Return one site an address; see `site_addresses` for who gets it."""
+    holder: dict[IPv4Address | IPv6Address, str] = {}
+    for site, address in sorted(claims.items(), key=lambda claim: (claim[0] != here, claim[1] != derived(claim[0]))):
+        if holder.setdefault(address, site) != site:
+            skipped.append(Skipped("address", f"{site}: {address}", Reason.DUPLICATE_ADDRESS))
+    return {site: str(address) for address, site in holder.items()}
+
+
+def plain_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address in ``text`` (an interface address with ``/len`` or ``%zone`` too); None for a name."""
+    try:
+        return ip_address(text.partition("/")[0].partition("%")[0])
+    except ValueError:
+        return None

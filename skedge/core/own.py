@@ -1,0 +1,162 @@
+"""What this site says of itself: its endpoint ports and its two records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from skedge.core.errors import ConfigError
+from skedge.core.model import (
+    Connector,
+    HealthType,
+    Link,
+    LinkId,
+    LinksRecord,
+    LinkState,
+    ServicesRecord,
+    SiteConfig,
+    WorkloadState,
+)
+from skedge.core.overlay import plain_address
+from skedge.core.state import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """What the probes of one link say; round-trip time in microseconds, 0 while unknown."""
+
+    up: bool = False
+    rtt_us: int = 0
+
+
+NO_RESOLVED: Mapping[str, str] = {}
+
+
+def endpoint_ports(config: SiteConfig, remembered: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the endpoint port of every connector, so that it stays the same over restarts and new connectors.
+
+    A remembered port is kept while it is in the range; a new connector gets the port its name hashes to, or the
+    next free one. ``remembered`` is what an earlier call returned (the caller keeps it on disk).
+
+    Raises:
+        ConfigError: the range has fewer ports than there are connectors.
+    """
+    first, last = config.endpoint_ports
+    size = last - first + 1
+    connectors = sorted(connector.name for connector in config.connectors)
+    if len(connectors) > size:
+        raise ConfigError(
+            f"endpoint_ports: {first}-{last} has {size} ports for {len(connectors)} connectors; widen the range"
+        )
+    ports: dict[str, int] = {}
+    taken: set[int] = set()
+    for name in connectors:
+        port = remembered.get(name, 0)
+        if first <= port <= last and port not in taken:
+            ports[name] = port
+            taken.add(port)
+    for name in connectors:
+        if name not in ports:
+            port = first + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % size
+            while port in taken:
+                port = first + (port + 1 - first) % size
+            ports[name] = port
+            taken.add(port)
+    return ports
+
+
+def workload_target(connector: Connector, resolved: Mapping[str, str] = NO_RESOLVED) -> Target | None:
+    """Return the address and port of a connector's server; None while its host name has no known address.
+
+    ``resolved`` maps host names to one address literal each.
+    """
+    address = plain_address(resolved.get(connector.host, connector.host))
+    return None if address is None else Target(str(address), connector.port)
+
+
+def is_ipv4(target: Target) -> bool:
+    """Return whether the target is reached over IPv4."""
+    return isinstance(plain_address(target.address), IPv4Address)
+
+
+def links_record(config: SiteConfig, link_states: Mapping[LinkId, Liveness], *, software: str = "") -> LinksRecord:
+    """Return what this site says of itself and its links; a link without a state is down."""
+    return LinksRecord(
+        site=config.site,
+        overlay4=config.overlay4,
+        overlay6=config.overlay6,
+        links=tuple(
+            _link_state(link, link_states.get(LinkId.between(config.site, link.to, link.name), Liveness()))
+            for link in sorted(config.links, key=lambda link: (link.to, link.name))
+        ),
+        overload=config.overload,
+        drain=config.drain,
+        software=software,
+    )
+
+
+def _link_state(link: Link, liveness: Liveness) -> LinkState:
+    return LinkState(link.to, link.name, link.cost, liveness.up, liveness.rtt_us, link.service_costs)
+
+
+def is_healthy(connector: Connector, health: Mapping[str, bool]) -> bool:
+    """Return whether a connector's server may be chosen: unchecked ones always, others after a good probe."""
+    return connector.health.type is HealthType.NONE or health.get(connector.name, False)
+
+
+def services_record(
+    config: SiteConfig,
+    health: Mapping[str, bool],
+    ports: Mapping[str, int],
+    *,
+    resolved: Mapping[str, str] = NO_RESOLVED,
+    own_addresses: Collection[str] | None = None,
+) -> ServicesRecord:
+    """Return what this site offers and listens to.
+
+    Args:
+        config: this site's configuration.
+        health: connector name -> last verdict; one not named has not been probed and is unhealthy.
+        ports: as returned by `endpoint_ports`.
+        resolved: host name -> address literal.
+        own_addresses: this host's addresses, loopback included; a server elsewhere is then not offered to other
+            sites (delivery reaches sockets of this host). None: every address counts as this host's.
+    """
+    return ServicesRecord(
+        site=config.site,
+        workloads=tuple(
+            _workload_state(connector, is_healthy(connector, health), ports, resolved, own_addresses)
+            for connector in sorted(config.connectors, key=lambda connector: connector.name)
+            if connector.name in ports
+        ),
+        listens=tuple(sorted({listener.service for listener in config.listeners})),
+    )
+
+
+def _workload_state(
+    connector: Connector,
+    healthy: bool,
+    ports: Mapping[str, int],
+    resolved: Mapping[str, str],
+    own_addresses: Collection[str] | None,
+) -> WorkloadState:
+    target = workload_target(connector, resolved)
+    deliverable = target is not None and (own_addresses is None or _is_own(target, own_addresses))
+    return WorkloadState(
+        connector=connector.name,
+        service=connector.service,
+        port=ports[connector.name],
+        protocol=connector.protocol,
+        capacity=connector.capacity,
+        healthy=healthy,
+        drain=connector.drain,
+        ipv4=deliverable and target is not None and is_ipv4(target),
+        ipv6=deliverable and target is not None and not is_ipv4(target),
+    )
+
+
+def _is_own(target: Target, own_addresses: Collection[str]) -> bool:
+    address = plain_address(target.address)
+    return address is not None and (address.is_loopback or address in {plain_address(own) for own in own_addresses})
