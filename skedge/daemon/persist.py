@@ -1,0 +1,38 @@
+"""What survives a restart on disk: the incarnation and the endpoint ports. Everything else is read from the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Content of ``state.json``. ``incarnation`` is the one last used; ``ports`` maps connector to endpoint port."""
+
+    incarnation: int = 0
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+
+def load(directory: Path) -> Remembered:
+    """Return what was remembered; a missing or damaged file is an empty memory (a neighbour's copy then corrects us)."""
+    try:
+        return msgspec.json.decode((directory / "state.json").read_bytes(), type=Remembered)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return Remembered()
+
+
+def save(directory: Path, remembered: Remembered) -> None:
+    """Replace the file atomically, so that a crash leaves the old or the new content."""
+    text = json.dumps({"incarnation": remembered.incarnation, "ports": dict(remembered.ports)}, indent=1)
+    with NamedTemporaryFile("w", dir=directory, prefix=".state.", delete=False) as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(directory / "state.json")

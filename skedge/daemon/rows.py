@@ -1,0 +1,255 @@
+"""From state to the rows of `core.report`: what `skedge show` and `skedge explain` answer (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from skedge.core import balance, names, rib, spf
+from skedge.core.describe import describe
+from skedge.core.desired import Desired, link_id, view
+from skedge.core.lsdb import Database
+from skedge.core.messages import Key, Kind
+from skedge.core.model import Link, LinkId
+from skedge.core.overlay import site_addresses
+from skedge.core.reasons import Reason
+from skedge.core.report import (
+    CandidateRow,
+    ConnectionRow,
+    DropRow,
+    Explain,
+    LinkRow,
+    ListenerRow,
+    RouteRow,
+    ServiceRow,
+    SiteRow,
+)
+from skedge.core.state import Candidate, Counts, KernelRoute, Receipt, ServiceKey, ServiceTable
+from skedge.core.tables import offers, service_table
+from skedge.daemon.links import LinkFacts
+from skedge.daemon.state import Slot, State
+
+NOTHING = Counts()
+
+
+def sites(state: State, database: Database, *, engine: str, certificate_days: float, software: str) -> list[SiteRow]:
+    """Return one row a known site, this one first."""
+    here = state.config.site
+    known = {here, *state.network_map.links, *state.network_map.services}
+    return [
+        _site(state, database, site, engine, certificate_days, software)
+        for site in sorted(known, key=lambda site: (site != here, site))
+    ]
+
+
+def _site(state: State, database: Database, site: str, engine: str, days: float, software: str) -> SiteRow:
+    here = site == state.config.site
+    record = state.network_map.links.get(site)
+    services = state.full_map().services.get(site)
+    entry = database.get(Key(site, Kind.LINKS))
+    version = entry.record.version if entry else None
+    return SiteRow(
+        name=site,
+        overlay4=state.config.overlay4 if here else record.overlay4 if record else "",
+        overlay6=state.config.overlay6 if here else record.overlay6 if record else "",
+        reachable=site in state.rib.paths,
+        path_cost=state.rib.path_cost(site),
+        drain=state.config.drain if here else bool(record and record.drain),
+        overload=state.config.overload if here else bool(record and record.overload),
+        workloads=len(services.workloads) if services else 0,
+        incarnation=version.incarnation if version else 0,
+        sequence=version.sequence if version else 0,
+        software=software if here else record.software if record else "",
+        here=here,
+        engine=engine if here else "",
+        certificate_days=round(days, 1) if here else None,
+    )
+
+
+def links(state: State, facts: Mapping[LinkId, LinkFacts], now: float) -> list[LinkRow]:
+    """Return one row a configured link of this site."""
+    return [_link(state, link, facts, now) for link in state.config.links]
+
+
+def _link(state: State, link: Link, facts: Mapping[LinkId, LinkFacts], now: float) -> LinkRow:
+    identity = link_id(state.config, link)
+    fact = facts.get(identity, LinkFacts())
+    unused = spf.unused_reason(state.network_map, identity, state.config.site)
+    reason = fact.reason if fact.reason is not Reason.NONE else unused
+    return LinkRow(
+        link=str(identity),
+        to=link.to,
+        device=names.device_name(state.config.network, identity, state.config.site),
+        transport=link.transport.value,
+        cost=link.cost,
+        up=reason is Reason.NONE and fact.up,
+        state=fact.adjacency,
+        rtt_ms=fact.rtt_us / 1000 if fact.rtt_us else None,
+        loss=fact.loss,
+        sent=fact.sent,
+        received=fact.received,
+        since_s=max(0.0, now - fact.since),
+        reason=reason.word,
+        service_costs=dict(link.service_costs),
+    )
+
+
+def routes(state: State, desired: Desired, installed: Mapping[str, KernelRoute]) -> list[RouteRow]:
+    """Return one row an overlay route: what was computed, and whether the kernel has just that."""
+    owner: dict[str, str] = {}
+    for site, record in state.network_map.links.items():
+        owner[f"{record.overlay4}/32"] = owner[f"{record.overlay6}/128"] = site
+    return [
+        RouteRow(
+            destination=destination,
+            site=(site := owner.get(destination, "")),
+            path_cost=state.rib.path_cost(site) or 0,
+            next_hops=tuple(f"{hop.via}%{hop.device}" for hop in route.next_hops),
+            installed=installed.get(destination) == route,
+        )
+        for destination, route in sorted(desired.routes.items())
+    ]
+
+
+def services(state: State, now: float) -> list[ServiceRow]:
+    """Return one row a service that any site offers or this one listens to."""
+    found = offers(state.full_map())
+    listened = state.listened()
+    rows = []
+    for key in sorted({*found, *listened}):
+        explained = explain(state, key, state.config.site, now)
+        rows.append(ServiceRow(key.name, key.protocol.value, explained.candidates, key in listened))
+    return rows
+
+
+def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
+    """Return where the next connection from ``site`` goes, and why.
+
+    For another entering site the split between its own and the others' open connections is as it last reported.
+    """
+    here = site == state.config.site
+    paths = state.rib if here else rib.compute(state.network_map, site)
+    addresses, _ = site_addresses(state.config, state.network_map)
+    judged = view(
+        state.config,
+        paths,
+        state.network_map,
+        addresses,
+        others=_others_of(state, key, site),
+        suspended=state.suspended if here else frozenset(),
+        resolved=state.resolved,
+    )
+    table, _ = service_table(key, offers(state.full_map()).get(key, ()), judged)
+    own = [_open_at(state, (key, one.workload), site) for one in table.candidates]
+    chosen = balance.choose(table.candidates, own, [0] * len(own))
+    rows = tuple(
+        _candidate(state, key, one, open_, index == chosen, now)
+        for index, (one, open_) in enumerate(zip(table.candidates, own, strict=True))
+    )
+    winner = None if chosen is None else str(table.candidates[chosen].workload)
+    return Explain(key.name, site, rows, winner, (Reason.NONE if winner else Reason.NO_WORKLOAD).word)
+
+
+def _open_at(state: State, slot: Slot, site: str) -> int:
+    if site == state.config.site:
+        return state.counts.get(slot, NOTHING).open
+    heard = state.heard.get(site)
+    return heard.report.open.get(slot[1], 0) if heard else 0
+
+
+def _others_of(state: State, key: ServiceKey, site: str) -> Mapping[Slot, int]:
+    """Return the open connections of all sites but ``site``."""
+    if site == state.config.site:
+        return state.others()
+    total: dict[Slot, int] = {slot: counts.open for slot, counts in state.counts.items() if slot[0] == key}
+    for heard in state.reporters():
+        if heard.report.site != site:
+            for workload, number in heard.report.open.items():
+                total[key, workload] = total.get((key, workload), 0) + number
+    return total
+
+
+def _candidate(state: State, key: ServiceKey, one: Candidate, open_: int, winner: bool, now: float) -> CandidateRow:
+    numerator, denominator = balance.perceived(one, open_)
+    counts = state.counts.get((key, one.workload), NOTHING)
+    target = one.target4 or one.target6
+    return CandidateRow(
+        workload=str(one.workload),
+        site=one.workload.site,
+        path_cost=None if one.out is Reason.UNREACHABLE else one.path_cost,
+        capacity=one.capacity,
+        open=open_,
+        others=one.others,
+        others_age_s=state.others_age(one.workload, now),
+        perceived=f"{numerator}/{denominator}",
+        perceived_float=numerator / denominator,
+        reason=one.out.word,
+        winner=winner,
+        target=describe(target) if target else "",
+        chosen=counts.chosen,
+        refused=counts.refused,
+    )
+
+
+def listeners(state: State, desired: Desired) -> list[ListenerRow]:
+    """Return one row a configured listener."""
+    rows = []
+    for one in state.config.listeners:
+        key = ServiceKey(one.service, one.protocol)
+        addresses = tuple(
+            sorted(
+                at.address
+                for at, service in desired.listeners.items()
+                if service == key and at.port == one.port and one.address in ("*", at.address)
+            )
+        )
+        healthy = _healthy(desired.services.get(key, ServiceTable()))
+        reason = Reason.NONE if healthy else Reason.NO_WORKLOAD
+        rows.append(
+            ListenerRow(one.service, one.address, one.port, one.protocol.value, addresses, healthy, reason.word)
+        )
+    return rows
+
+
+def _healthy(table: ServiceTable) -> int:
+    return sum(one.out is Reason.NONE for one in table.candidates)
+
+
+def connections(receipts: Iterable[Receipt], limit: int, boot_now: float, client: str = "") -> list[ConnectionRow]:
+    """Return rows of receipts, at most ``limit`` + 1 (one more tells that there are more).
+
+    Args:
+        boot_now: seconds since boot, the clock of ``Receipt.placed_at``.
+        client: only the connection of this client address:port.
+    """
+    rows: list[ConnectionRow] = []
+    for receipt in receipts:
+        if len(rows) > limit:
+            break
+        if not client or receipt.client == client:
+            rows.append(_connection(receipt, boot_now))
+    return rows
+
+
+def _connection(receipt: Receipt, boot_now: float) -> ConnectionRow:
+    runner = receipt.runner_up_perceived
+    return ConnectionRow(
+        client=receipt.client,
+        listener=describe(receipt.listener),
+        service=receipt.service.name,
+        protocol=receipt.service.protocol.value,
+        workload=str(receipt.workload),
+        path_cost=receipt.path_cost,
+        perceived="{}/{}".format(*receipt.perceived),
+        runner_up=str(receipt.runner_up) if receipt.runner_up else "",
+        runner_up_perceived="{}/{}".format(*runner) if runner else "",
+        table_version=receipt.table_version,
+        age_s=max(0.0, boot_now - receipt.placed_at),
+        reason=receipt.reason.word,
+    )
+
+
+def drops(counted: Mapping[Reason, int]) -> list[DropRow]:
+    """Return one row a reason that was counted, most often first."""
+    found = [(reason, number) for reason, number in counted.items() if number]
+    found.sort(key=lambda item: (-item[1], item[0].code))
+    return [DropRow(reason.word, number, reason.sentence) for reason, number in found]

@@ -1,0 +1,152 @@
+"""All that one controller knows, owned by one task, and what follows from it (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from skedge.core import own, rib
+from skedge.core.desired import Desired, compute, link_id
+from skedge.core.model import (
+    LinkId,
+    LinksRecord,
+    LoadReport,
+    NetworkMap,
+    ServicesRecord,
+    SiteConfig,
+    WorkloadId,
+)
+from skedge.core.own import Liveness
+from skedge.core.state import Counts, ServiceKey
+from skedge.core.tables import offers
+
+Slot = tuple[ServiceKey, WorkloadId]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A load report and when it came (monotonic seconds)."""
+
+    report: LoadReport
+    at: float
+
+
+@dataclass
+class State:
+    """The facts (set by events) and, from `recompute`, what SPF made of them."""
+
+    config: SiteConfig
+    ports: Mapping[str, int]
+    network_map: NetworkMap = field(default_factory=lambda: NetworkMap({}, {}))
+    rib: rib.Rib = field(init=False)
+    links_used: dict[LinkId, Liveness] = field(default_factory=dict)
+    health: dict[str, bool] = field(default_factory=dict)
+    resolved: dict[str, str] = field(default_factory=dict)
+    host_addresses: tuple[str, ...] = ()
+    heard: dict[str, Heard] = field(default_factory=dict)
+    counts: Mapping[Slot, Counts] = field(default_factory=dict)
+    suspended: frozenset[Slot] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.rib = rib.Rib(self.config.site, {self.config.site: rib.Path(0)})
+
+    # ---- what follows ---------------------------------------------------------------------------------------------
+
+    def set_config(self, config: SiteConfig, remembered: Mapping[str, int]) -> None:
+        """Take a new configuration. Raises ConfigError when it has more connectors than endpoint ports."""
+        self.ports = own.endpoint_ports(config, remembered)
+        self.config = config
+        names = {connector.name for connector in config.connectors}
+        self.health = {name: good for name, good in self.health.items() if name in names}
+        links = self.configured_links()
+        self.links_used = {link: state for link, state in self.links_used.items() if link in links}
+
+    def configured_links(self) -> Mapping[LinkId, str]:
+        """Return link -> neighbour."""
+        return {link_id(self.config, link): link.to for link in self.config.links}
+
+    def recompute(self, network_map: NetworkMap) -> None:
+        """Run SPF over a new map."""
+        self.network_map = network_map
+        self.rib = rib.compute(network_map, self.config.site)
+
+    def desired(self) -> Desired:
+        """Return what the kernel should hold. Suspension is the data plane's own, so it takes no part."""
+        return compute(
+            self.config,
+            self.rib,
+            self.network_map,
+            host_addresses=self.host_addresses,
+            endpoint_ports=self.ports,
+            health=self.health,
+            others=self.others(),
+            resolved=self.resolved,
+        )
+
+    def links_record(self, software: str) -> LinksRecord:
+        """Return what this site says of itself and its links."""
+        return own.links_record(self.config, self.links_used, software=software)
+
+    def services_record(self) -> ServicesRecord:
+        """Return what this site offers and listens to."""
+        return own.services_record(
+            self.config,
+            self.health,
+            self.ports,
+            resolved=self.resolved,
+            own_addresses=[address.split("/")[0] for address in self.host_addresses],
+        )
+
+    def health_known(self) -> bool:
+        """Tell whether every checked workload has a verdict."""
+        return all(own.is_healthy(c, {}) or c.name in self.health for c in self.config.connectors)
+
+    # ---- load -----------------------------------------------------------------------------------------------------
+
+    def listened(self) -> frozenset[ServiceKey]:
+        """Return the services that clients of this site may connect to."""
+        return frozenset(ServiceKey(listener.service, listener.protocol) for listener in self.config.listeners)
+
+    def reporters(self) -> Iterable[Heard]:
+        """Return the last report of every other site that is reachable; a dead site's contribution ends with it."""
+        return (heard for site, heard in self.heard.items() if site in self.rib.paths and site != self.config.site)
+
+    def others(self) -> Mapping[Slot, int]:
+        """Return the other sites' open connections to every workload of the services listened to here."""
+        total: dict[WorkloadId, int] = {}
+        for heard in self.reporters():
+            for workload, number in heard.report.open.items():
+                total[workload] = total.get(workload, 0) + number
+        return {
+            (key, offer.workload): total.get(offer.workload, 0)
+            for key, offered in offers(self.full_map()).items()
+            if key in self.listened()
+            for offer in offered
+        }
+
+    def others_age(self, workload: WorkloadId, now: float) -> float | None:
+        """Return the age of the oldest report that counts connections to a workload; None when no site has any."""
+        ages = [now - heard.at for heard in self.reporters() if heard.report.open.get(workload)]
+        return max(ages, default=None)
+
+    def own_open(self) -> Mapping[WorkloadId, int]:
+        """Return this site's own open connections per workload, as it reports them to others."""
+        total: dict[WorkloadId, int] = {}
+        for (_, workload), counts in self.counts.items():
+            if counts.open:
+                total[workload] = total.get(workload, 0) + counts.open
+        return total
+
+    def load_readers(self) -> frozenset[str]:
+        """Return the other reachable sites that listen to a service which this site listens to as well."""
+        mine = {listener.service for listener in self.config.listeners}
+        return frozenset(
+            site
+            for site, record in self.network_map.services.items()
+            if site != self.config.site and site in self.rib.paths and mine & set(record.listens)
+        )
+
+    def full_map(self) -> NetworkMap:
+        """Return the map with this site's services as they are now, said already or not."""
+        own_services = self.services_record()
+        return replace(self.network_map, services={**self.network_map.services, self.config.site: own_services})
