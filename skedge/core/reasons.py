@@ -42,6 +42,7 @@ class Reason(Enum):
     EXPIRED = (45, "expired", "the certificate is not valid now")
     RATE_LIMITED = (46, "rate-limited", "more than its share of messages")
     STALE = (47, "stale", "an older version than the one held")
+    NO_ANSWER = (48, "no-answer", "the neighbour's controller does not answer")
     DUPLICATE_ADDRESS = (48, "duplicate-address", "two sites claim one overlay address")
     DATABASE_FULL = (48, "database-full", "the link-state database has no room for another site")
     # links
