@@ -1,0 +1,61 @@
+"""What Ansible and ssh need to reach a lab: keys, known hosts, connection variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tests.lab.sh import run
+from tests.lab.topology import Plan
+
+
+def make_keys(plan: Plan, directory: Path) -> None:
+    """Make the login key and each host's key, once; host keys are known before the first contact."""
+    ssh = directory / "ssh"
+    ssh.mkdir(parents=True, exist_ok=True)
+    ssh.chmod(0o700)
+    for name in ("id_ed25519", *(f"host_{h}" for h in plan.topology.hosts)):
+        if not (ssh / f"{name}.pub").exists():
+            (ssh / name).unlink(missing_ok=True)
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab-{plan.lab}", "-f", ssh / name)
+    lines = []
+    for host in plan.topology.hosts:
+        kind, key = (ssh / f"host_{host}.pub").read_text().split()[:2]
+        lines.append(f"{plan.address(host)},{host} {kind} {key}\n")
+    (ssh / "known_hosts").write_text("".join(lines))
+
+
+def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
+    """Return the variables by which Ansible reaches one host, and what the lab knows of it."""
+    ssh = directory / "ssh"
+    segments = [
+        {
+            "to": s.far(host),
+            "cost": s.cost,
+            "device": s.device(host),
+            "local": str(plan.segment_address(s, host)),
+            "remote": str(plan.segment_address(s, s.far(host))),
+        }
+        for s in plan.topology.segments
+        if host in (s.a, s.b)
+    ]
+    return {
+        "ansible_host": str(plan.address(host)),
+        "ansible_user": "root",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_ssh_private_key_file": str(ssh / "id_ed25519"),
+        "ansible_ssh_common_args": f"-F none -o UserKnownHostsFile={ssh / 'known_hosts'} -o StrictHostKeyChecking=yes",
+        "lab_segments": segments,
+    }
+
+
+def write(plan: Plan, directory: Path) -> None:
+    """Write ``inventory/``: given after another inventory, it redirects the same hosts to this lab."""
+    inventory = directory / "inventory"
+    (inventory / "host_vars").mkdir(parents=True, exist_ok=True)
+    hosts = {"all": {"hosts": dict.fromkeys(plan.topology.hosts)}}
+    (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    for host in plan.topology.hosts:
+        text = yaml.safe_dump(connection(plan, directory, host), sort_keys=False)
+        (inventory / "host_vars" / f"{host}.yml").write_text(text)
