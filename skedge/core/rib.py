@@ -20,7 +20,7 @@ class Path:
     cost: int
     next_hops: tuple[LinkId, ...] = ()
     predecessors: tuple[str, ...] = ()
-    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+    service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

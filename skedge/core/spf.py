@@ -21,7 +21,7 @@ class UsedLink:
 
     link: LinkId
     cost: int
-    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+    service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Edge:
     cost: int
     links: tuple[LinkId, ...]
     standby: tuple[LinkId, ...] = ()
-    service_costs: Mapping[str, int] = field(default=EMPTY, hash=False)
+    service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
