@@ -88,7 +88,8 @@ class RouteRow:
 class CandidateRow:
     """One workload of a service as a site may choose it: every part of the perceived cost, or why it is out.
 
-    ``perceived`` is exact as ``num/den``; ``others_age_s`` is the age of the oldest report in ``others``.
+    ``perceived`` is exact as ``num/den``; ``others_age_s`` is the age of the oldest report in ``others``;
+    ``path`` is the sites of one cheapest path, from the entering site to the workload's (one entry when it is here).
     """
 
     workload: str
@@ -105,6 +106,7 @@ class CandidateRow:
     target: str = ""
     chosen: int = 0
     refused: int = 0
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +230,9 @@ SOCKET_PATH = "/run/skedge/api.sock"
 class Request:
     """One JSON line to the API socket.
 
-    ``op``: status | show | explain | explain-connection | plan. ``what`` for show: site, sites, links, routes,
-    services, listeners, connections, drops, sync. ``name``: service, or IP:PORT. ``site``: entering site of explain.
+    ``op``: status | show | explain | explain-connection (answered by ``rows.connections``) | plan.
+    ``what`` for show: site, sites, links, routes, services, listeners, connections, drops, sync.
+    ``name``: service, or IP:PORT. ``site``: entering site of explain.
     """
 
     op: str

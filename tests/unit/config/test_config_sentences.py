@@ -244,7 +244,8 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
             ("listeners.0.address", "fd00:0::1"),
             ("listeners.1", {"service": "x", "port": 8080, "address": "fd00::0001"}),
         ],
-        "listeners[1]: [fd00::1]:8080 tcp is already taken by listeners[0]; give each listener its own address and port",
+        "listeners[1]: [fd00::1]:8080 tcp is already taken by listeners[0]; give each listener its own address and"
+        " port",
     ),
     # connectors
     (
