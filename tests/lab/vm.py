@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
+import inspect
 import os
 import shlex
 import shutil
@@ -29,7 +31,6 @@ TIMEOUT = 240
 
 INITRAMFS = r"""#!/bin/busybox sh
 export PATH=/bin
-busybox --install -s /bin
 mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
 for module in $(cat /modules/order); do insmod /modules/$module; done
 mount -t ext4 /dev/vda /root || { echo "vm: no root disk"; poweroff -f; }
@@ -78,7 +79,8 @@ def kernel() -> tuple[str, Path]:
 
 def initramfs(release: str, tree: Path) -> Path:
     """Return an initramfs that mounts the root disk and goes on there."""
-    target = VM / f"initrd-{release}.cpio"
+    mark = hashlib.sha256(inspect.getsource(initramfs).encode() + INITRAMFS.encode()).hexdigest()[:8]
+    target = VM / f"initrd-{release}-{mark}.cpio"
     if target.exists():
         return target
     with tempfile.TemporaryDirectory(dir=VM) as name:
@@ -86,6 +88,8 @@ def initramfs(release: str, tree: Path) -> Path:
         for part in ("bin", "dev", "proc", "sys", "root", "modules"):
             (root / part).mkdir()
         shutil.copy("/bin/busybox", root / "bin/busybox")
+        for applet in ("mount", "umount", "cat", "insmod", "mkdir", "poweroff", "switch_root"):
+            (root / "bin" / applet).symlink_to("busybox")
         order: list[str] = []
         for module in BOOT_MODULES:
             for line in run("modprobe", "-d", tree, "-S", release, "--show-depends", module).splitlines():
