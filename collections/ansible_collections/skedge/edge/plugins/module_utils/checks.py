@@ -1,0 +1,120 @@
+# Copyright: the skedge authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pre-flight checks: what would break skedge on a host, or be broken by it. PRIVATE to the collection.
+
+Each check takes what was read from the host and returns sentences; reading is in the module, so that tests need no
+host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+SKEW_MAX_S = 300
+OUR_TABLE = 7400
+OUR_PREFIX = "sk-"
+OUR_PROGRAMS = ("skedged", "skedge")
+SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses")
+
+
+def kernel(facts):
+    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd."""
+    problems = []
+    if facts["uid"] != 0:
+        problems.append("the deployment runs as user id %d; set ansible_become: true, or log in as root" % facts["uid"])
+    if not facts["btf"]:
+        problems.append(
+            "the kernel %s has no BTF (/sys/kernel/btf/vmlinux); boot one with CONFIG_DEBUG_INFO_BTF, "
+            "such as the distribution's own" % facts["kernel"]
+        )
+    if not facts["cgroup2"]:
+        problems.append("no cgroup2 is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one")
+    if not facts["ipv6"]:
+        problems.append("the kernel runs without IPv6, which links need; remove ipv6.disable=1 from the kernel's command line")
+    if not facts["systemd"]:
+        problems.append("systemd is not the init system; skedge runs as a systemd service")
+    if facts["python"] < (3, 11):
+        problems.append("/usr/bin/python3 is version %d.%d; skedge needs 3.11 or later" % facts["python"])
+    return problems
+
+
+def clock(host_now, control_now):
+    """Return whether the clocks are too far apart for certificates to be valid at both ends."""
+    skew = host_now - control_now
+    if control_now and abs(skew) > SKEW_MAX_S:
+        way = "ahead of" if skew > 0 else "behind"
+        return ["the host's clock is %d s %s the control node's; set it, best with an NTP service" % (abs(skew), way)]
+    return []
+
+
+def ports(site, sockets, programs):
+    """Return every port that a listener, the tunnels or the controller need and another program holds.
+
+    A listener has no socket of its own, so whatever is bound to its port is another program's.
+    """
+    wanted = [
+        (item.get("protocol", "tcp"), item.get("address", "*"), item["port"], "the listener of service %s" % item["service"])
+        for item in site.get("listeners", [])
+    ]
+    tunnels = {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
+    wanted += [("udp", "*", port, "the tunnels of links") for port in sorted(tunnels)]
+    metrics = {"address": "127.0.0.1", "port": 9464, **site.get("metrics", {})}
+    if metrics["port"]:
+        wanted.append(("tcp", metrics["address"], metrics["port"], "the metrics endpoint"))
+    problems = []
+    for protocol, address, port, what in wanted:
+        for bound in sockets:
+            if (bound.protocol, bound.port) != (protocol, port) or not bound.overlaps(address) or not bound.inode:
+                continue
+            name, pid = programs.get(bound.inode, ("a program of another container", 0))
+            if name in OUR_PROGRAMS:
+                continue
+            who = "%s (pid %d)" % (name, pid) if pid else name
+            shown = "[%s]" % bound.address if ":" in bound.address else bound.address
+            problems.append(
+                "port %d/%s of %s is held by %s on %s:%d; stop that program, bind it to another port, or give another port"
+                % (port, protocol, what, who, shown, port)
+            )
+    return problems
+
+
+def routes(overlays, table):
+    """Return every route of the host that leads into the overlay's ranges; ``table`` is what ``ip -j route`` says."""
+    problems = []
+    ranges = [ipaddress.ip_network(text) for text in overlays]
+    for route in table:
+        device = route.get("dev", "")
+        ours = device.startswith(OUR_PREFIX) or str(route.get("table", "")) == str(OUR_TABLE)
+        if ours or route.get("dst") in (None, "default") or route.get("table") == "local" and device == "lo":
+            continue
+        try:
+            destination = ipaddress.ip_network(route["dst"].split()[-1])
+        except ValueError:
+            continue
+        for overlay in ranges:
+            if destination.version == overlay.version and destination.prefixlen and destination.overlaps(overlay):
+                problems.append(
+                    "its route %s%s overlaps the overlay %s; give skedge_overlay_cidr a range that no host has a route into"
+                    % (destination, " dev %s" % device if device else "", overlay)
+                )
+    return problems
+
+
+def addresses(site, own):
+    """Return every link whose own end is not an address of this host, and devices of direct links that are not there."""
+    problems = []
+    for link in site.get("links", []):
+        local, device = link.get("local", ""), link.get("device", "")
+        if local and local not in own["addresses"]:
+            problems.append(
+                "%s, its end of the link to %s, is not an address of this host (it has %s); set skedge_underlay_address, "
+                "or skedge_local_address where the neighbours see another one" % (local, link["to"], _some(own["addresses"]))
+            )
+        if device and device not in own["devices"]:
+            problems.append("%s, the device of the link to %s, is not there (it has %s)" % (device, link["to"], _some(own["devices"])))
+    return problems
+
+
+def _some(names):
+    shown = [name for name in names if name not in ("127.0.0.1", "::1", "lo") and not name.startswith(("fe80", OUR_PREFIX))]
+    return ", ".join(shown[:6]) or "none"
