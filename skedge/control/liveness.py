@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from itertools import islice
 
 from skedge.core.model import Probe
 from skedge.core.reasons import Reason
@@ -23,6 +24,7 @@ GRACE_INITIAL_S = 0.5  # the same while no round trip was measured yet
 RISE = 3  # answers in a row that bring a link back that was down
 FLAP_FACTOR = 2  # runs up to this many times the most that is needed were loss, longer ones a cut
 OUTSTANDING_MAX = 256
+CLOCK_STEP_S = 1e-6  # rounding of sums of times
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class Liveness:
         deadline = now - self.grace()
         while self._outstanding:
             sequence, times = next(iter(self._outstanding.items()))
-            if times[1] > deadline:
+            if times[1] > deadline + CLOCK_STEP_S:
                 break
             self._given_up[sequence] = self._outstanding.pop(sequence)
             if len(self._given_up) > OUTSTANDING_MAX:
@@ -171,6 +173,14 @@ class Liveness:
         if self._up and self._run >= self.needed():
             return self._change(False, Reason.PROBE_LOST, now)
         return None
+
+    def judge_at(self) -> float:
+        """Return when `tick` could find the link down if nothing comes back (inf: not before more is sent)."""
+        missing = self.needed() - self._run
+        if not self._up or not 0 < missing <= len(self._outstanding):
+            return math.inf
+        _before, after = next(islice(self._outstanding.values(), missing - 1, None))
+        return after + self.grace()
 
     def carrier(self, up: bool, now: float) -> LinkStatus | None:
         """Note the device's carrier; without it the link is down at once, with it the probes decide."""
