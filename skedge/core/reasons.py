@@ -43,8 +43,8 @@ class Reason(Enum):
     RATE_LIMITED = (46, "rate-limited", "more than its share of messages")
     STALE = (47, "stale", "an older version than the one held")
     NO_ANSWER = (48, "no-answer", "the neighbour's controller does not answer")
-    DUPLICATE_ADDRESS = (48, "duplicate-address", "two sites claim one overlay address")
-    DATABASE_FULL = (48, "database-full", "the link-state database has no room for another site")
+    DUPLICATE_ADDRESS = (49, "duplicate-address", "two sites claim one overlay address")
+    DATABASE_FULL = (50, "database-full", "the link-state database has no room for another site")
     # links
     PROBE_LOST = (60, "probe-lost", "the far end does not answer probes")
     NO_CARRIER = (61, "no-carrier", "the device is down")
