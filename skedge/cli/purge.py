@@ -1,0 +1,69 @@
+"""Takes everything of skedge out of the kernel, by the commands of the data plane that do it as root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from skedge.cli.client import NotRunning, ask
+from skedge.core.errors import ApiError, HostError
+from skedge.core.report import VERSION, Request
+
+TIMEOUT_S = 120
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One command: what it takes away, whether it succeeded, and what it said."""
+
+    what: str
+    done: bool
+    output: str
+
+
+class PurgeReport(msgspec.Struct, frozen=True):
+    """JSON document of `purge`."""
+
+    steps: list[Step]
+    version: int = VERSION
+
+
+def refuse_unless_possible(socket_path: str) -> None:
+    """Raise HostError unless this user is root and no controller runs, which would put everything back."""
+    if os.geteuid() != 0:
+        raise HostError("only root can change the kernel; run: sudo skedge purge")
+    try:
+        ask(Request("status"), socket_path)
+    except NotRunning:
+        return
+    except ApiError as error:
+        raise HostError(f"a controller runs but is not well ({error}); stop it: systemctl stop skedge") from error
+    raise HostError("the controller runs and would put everything back; stop it first: systemctl stop skedge")
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Return the steps: links go first, so that none is ever up without the packet check that the loader holds."""
+    loader = Path(sys.executable).parent / "skedge-loader"
+    return [
+        ("links, routes and addresses", [sys.executable, "-m", "skedge.dataplane.purge"]),
+        ("programs and maps", [str(loader), "unload"]),
+    ]
+
+
+def run() -> PurgeReport:
+    """Run every step, also after one that failed."""
+    return PurgeReport([_step(what, command) for what, command in commands()])
+
+
+def _step(what: str, command: list[str]) -> Step:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+    except OSError as error:
+        return Step(what, False, f"{command[0]}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return Step(what, False, f"not done after {TIMEOUT_S} s")
+    lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
+    return Step(what, done.returncode == 0, lines[-1].strip() if lines else "")

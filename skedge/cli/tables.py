@@ -1,0 +1,256 @@
+"""The one renderer: each document of `skedge.core.report` as a table or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from tabulate import tabulate
+
+from skedge.cli.words import NOTHING, clean, cost, listing, number, reason, span, yes
+from skedge.core import report
+from skedge.core.reasons import Reason
+
+_SEVERITIES = ("error", "warning", "info")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column: heading, the cell of a row, and whether it holds numbers."""
+
+    head: str
+    cell: Callable[[Any], str]
+    right: bool = False
+
+
+def table(columns: Sequence[Column], rows: Iterable[Any]) -> str:
+    """Return rows under headings, without a trailing space on any line."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    heads = [column.head for column in columns]
+    align = ["right" if column.right else "left" for column in columns]
+    text = tabulate(cells, heads, tablefmt="plain", disable_numparse=True, colalign=align if cells else None)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def sheet(columns: Sequence[Column], row: Any) -> str:
+    """Return one row as lines of heading and value."""
+    text = tabulate(
+        [[f"{column.head}:", column.cell(row)] for column in columns], tablefmt="plain", disable_numparse=True
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def as_json(document: Any) -> str:
+    """Return a document as JSON with its version field; lists that were not asked for are left out."""
+    data = msgspec.to_builtins(document)
+    if isinstance(document, report.Rows):
+        data = {key: value for key, value in data.items() if value is not None}
+    return msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
+
+
+# ---- sites, links, routes --------------------------------------------------------------------------------------
+
+
+def _site_state(row: report.SiteRow) -> str:
+    if not row.reachable:
+        return "unreachable"
+    flags = [name for name, on in (("drain", row.drain), ("overload", row.overload)) if on]
+    return ", ".join(flags) or "ok"
+
+
+_NAME = Column("SITE", lambda r: clean(r.name) + (" (here)" if r.here else ""))
+_OVERLAY = Column("OVERLAY", lambda r: clean(r.overlay4))
+_SITE_TAIL = (
+    Column("PATH COST", lambda r: number(r.path_cost), right=True),
+    Column("STATE", _site_state),
+    Column("WORKLOADS", lambda r: str(r.workloads), right=True),
+    Column("ENGINE", lambda r: clean(r.engine)),
+    Column("CERTIFICATE", lambda r: span(r.certificate_days * 86400) if r.certificate_days is not None else NOTHING),
+    Column("SOFTWARE", lambda r: clean(r.software)),
+)
+SITES = (_NAME, _OVERLAY, *_SITE_TAIL)
+SITE = (
+    _NAME,
+    _OVERLAY,
+    Column("OVERLAY IPV6", lambda r: clean(r.overlay6)),
+    *_SITE_TAIL,
+    Column("RECORD", lambda r: f"incarnation {r.incarnation}, sequence {r.sequence}"),
+)
+LINKS = (
+    Column("LINK", lambda r: clean(r.link)),
+    Column("TO", lambda r: clean(r.to)),
+    Column("COST", lambda r: str(r.cost), right=True),
+    Column("STATE", lambda r: f"{'up' if r.up else 'down'}, {clean(r.state)}"),
+    Column("SINCE", lambda r: span(r.since_s), right=True),
+    Column("RTT", lambda r: number(r.rtt_ms, "ms", 2), right=True),
+    Column("LOSS", lambda r: number(r.loss * 100, "%", 1), right=True),
+    Column("TRANSPORT", lambda r: clean(r.transport)),
+    Column("DEVICE", lambda r: clean(r.device)),
+    Column("SERVICE COSTS", lambda r: listing(tuple(f"{s}={c}" for s, c in sorted(r.service_costs.items())))),
+    Column("REASON", lambda r: reason(r.reason)),
+)
+ROUTES = (
+    Column("DESTINATION", lambda r: clean(r.destination)),
+    Column("SITE", lambda r: clean(r.site)),
+    Column("PATH COST", lambda r: str(r.path_cost), right=True),
+    Column("NEXT HOPS", lambda r: listing(r.next_hops)),
+    Column("INSTALLED", lambda r: yes(r.installed)),
+)
+
+
+# ---- services, listeners, connections --------------------------------------------------------------------------
+
+
+def _usable(row: report.ServiceRow) -> str:
+    usable = sum(1 for candidate in row.candidates if candidate.reason in ("", Reason.NONE.word))
+    return f"{usable} of {len(row.candidates)}"
+
+
+def _winner(row: report.ServiceRow) -> str:
+    return next((clean(candidate.workload) for candidate in row.candidates if candidate.winner), NOTHING)
+
+
+SERVICES = (
+    Column("SERVICE", lambda r: clean(r.service)),
+    Column("PROTOCOL", lambda r: clean(r.protocol)),
+    Column("LISTENED HERE", lambda r: yes(r.listened_here)),
+    Column("USABLE WORKLOADS", _usable, right=True),
+    Column("OPEN HERE", lambda r: str(sum(candidate.open for candidate in r.candidates)), right=True),
+    Column("OPEN ELSEWHERE", lambda r: str(sum(candidate.others for candidate in r.candidates)), right=True),
+    Column("NEXT", _winner),
+)
+LISTENERS = (
+    Column("SERVICE", lambda r: clean(r.service)),
+    Column("ADDRESS", lambda r: f"[{clean(r.address)}]" if ":" in r.address else clean(r.address)),
+    Column("PORT", lambda r: str(r.port), right=True),
+    Column("PROTOCOL", lambda r: clean(r.protocol)),
+    Column("HEALTHY WORKLOADS", lambda r: str(r.healthy_workloads), right=True),
+    Column("IN THE KERNEL", lambda r: listing(r.addresses)),
+    Column("REASON", lambda r: reason(r.reason)),
+)
+
+
+def _runner_up(row: report.ConnectionRow) -> str:
+    return f"{clean(row.runner_up)} at {cost(row.runner_up_perceived)}" if row.runner_up else NOTHING
+
+
+CONNECTIONS = (
+    Column("CLIENT", lambda r: clean(r.client)),
+    Column("LISTENER", lambda r: clean(r.listener)),
+    Column("SERVICE", lambda r: clean(r.service)),
+    Column("PROTOCOL", lambda r: clean(r.protocol)),
+    Column("WORKLOAD", lambda r: clean(r.workload)),
+    Column("PATH COST", lambda r: str(r.path_cost), right=True),
+    Column("PERCEIVED", lambda r: cost(r.perceived), right=True),
+    Column("RUNNER-UP", _runner_up),
+    Column("TABLE", lambda r: str(r.table_version), right=True),
+    Column("AGE", lambda r: span(r.age_s), right=True),
+    Column("REASON", lambda r: reason(r.reason)),
+)
+DROPS = (
+    Column("REASON", lambda r: clean(r.reason)),
+    Column("COUNT", lambda r: str(r.count), right=True),
+    Column("MEANING", lambda r: clean(r.meaning)),
+)
+SYNC = (
+    Column("SYNCED", lambda r: yes(r.synced)),
+    Column("RECORDS", lambda r: str(r.records)),
+    Column("WAITING FOR", lambda r: listing(r.waiting_for)),
+    Column("RECONCILE RUNS", lambda r: f"{r.reconcile_runs}, {r.reconcile_failures} failed"),
+    Column("LAST RECONCILE", lambda r: NOTHING if r.last_reconcile_s is None else f"{span(r.last_reconcile_s)} ago"),
+    Column("DIRTY", lambda r: listing(r.dirty)),
+    Column("COUNT DRIFT", lambda r: str(r.count_drift)),
+    Column("CONFIG ERROR", lambda r: clean(r.config_error)),
+)
+_LISTS = {
+    "sites": SITES,
+    "links": LINKS,
+    "routes": ROUTES,
+    "services": SERVICES,
+    "listeners": LISTENERS,
+    "connections": CONNECTIONS,
+    "drops": DROPS,
+}
+
+
+_ONE = {"site": ("sites", SITE), "connection": ("connections", CONNECTIONS)}
+
+
+def rows_text(rows: report.Rows, what: str) -> str:
+    """Return the table of a list as asked for; ``site`` and ``connection`` are one row, printed a line a value."""
+    key, columns = _ONE.get(what) or (what, _LISTS[what])
+    items = getattr(rows, key)
+    if not items:
+        return f"no {key}"
+    if what in _ONE:
+        return "\n\n".join(sheet(columns, row) for row in items)
+    text = table(columns, items)
+    return text + "\nthere are more; ask for more with --limit" if rows.truncated else text
+
+
+def sync_text(sync: report.Sync) -> str:
+    """Return `show sync`."""
+    return sheet(SYNC, sync)
+
+
+# ---- status, explain, plan -------------------------------------------------------------------------------------
+
+_PROBLEMS = (
+    Column("SEVERITY", lambda r: clean(r.severity)),
+    Column("WHAT", lambda r: clean(r.what)),
+    Column("CAUSE", lambda r: clean(r.cause)),
+    Column("SINCE", lambda r: span(r.since_s), right=True),
+)
+
+
+def status_text(status: report.Status) -> str:
+    """Return the state in one line and one line a problem, the worst first."""
+    states = (("live", status.live), ("ready", status.ready), ("synced", status.synced))
+    first = f"{clean(status.site)}: " + ", ".join(name if on else f"not {name}" for name, on in states)
+    if not status.problems:
+        return f"{first}; no problems"
+    worst_first = sorted(
+        status.problems, key=lambda p: _SEVERITIES.index(p.severity) if p.severity in _SEVERITIES else 0
+    )
+    return f"{first}\n{table(_PROBLEMS, worst_first)}"
+
+
+_CANDIDATES = (
+    Column("", lambda r: "->" if r.winner else ""),
+    Column("WORKLOAD", lambda r: clean(r.workload)),
+    Column("PATH", lambda r: " > ".join(clean(site) for site in r.path) or NOTHING),
+    Column("PATH COST", lambda r: number(r.path_cost), right=True),
+    Column("OPEN HERE", lambda r: str(r.open), right=True),
+    Column("OPEN ELSEWHERE", lambda r: str(r.others), right=True),
+    Column("REPORT AGE", lambda r: span(r.others_age_s), right=True),
+    Column("CAPACITY", lambda r: str(r.capacity), right=True),
+    Column("PERCEIVED", lambda r: cost(r.perceived), right=True),
+    Column("TARGET", lambda r: clean(r.target)),
+    Column("OUT BECAUSE", lambda r: reason(r.reason)),
+)
+
+
+def explain_text(explain: report.Explain) -> str:
+    """Return where the next connection goes and every candidate with each part of its perceived cost."""
+    service, site = clean(explain.service), clean(explain.site)
+    if explain.winner is not None:
+        first = f"the next connection to {service} from {site} goes to {clean(explain.winner)}"
+    else:
+        first = f"a connection to {service} from {site} is refused ({reason(explain.reason)})"
+    return f"{first}\n\n{table(_CANDIDATES, explain.candidates)}" if explain.candidates else first
+
+
+_STEPS = (
+    Column("ACTION", lambda r: clean(r.action)),
+    Column("KIND", lambda r: clean(r.kind)),
+    Column("KEY", lambda r: clean(r.key)),
+    Column("BEFORE", lambda r: clean(r.before)),
+    Column("AFTER", lambda r: clean(r.after)),
+)
+
+
+def plan_text(plan: report.PlanReport) -> str:
+    """Return every change that a reconcile run would make, in its order."""
+    return table(_STEPS, plan.steps) if plan.steps else "nothing would change"

@@ -1,0 +1,184 @@
+"""Documents as a small network gives them, one for each thing that the command prints."""
+
+from __future__ import annotations
+
+from skedge.cli.main import ConfigCheck
+from skedge.cli.purge import PurgeReport, Step
+from skedge.core.report import (
+    CandidateRow,
+    ConnectionRow,
+    DropRow,
+    Explain,
+    LinkRow,
+    ListenerRow,
+    PlanReport,
+    PlanStep,
+    Problem,
+    RouteRow,
+    Rows,
+    ServiceRow,
+    SiteRow,
+    Status,
+    Sync,
+)
+
+HERE = SiteRow(
+    name="edge-a",
+    overlay4="100.98.84.231",
+    overlay6="fde7:3405:4cf7:0:600:d0f6:23d8:3601",
+    reachable=True,
+    path_cost=0,
+    drain=False,
+    overload=False,
+    workloads=1,
+    incarnation=3,
+    sequence=17,
+    software="0.1.0",
+    here=True,
+    engine="ebpf",
+    certificate_days=89.5,
+)
+SITES = (
+    HERE,
+    SiteRow("edge-b", "100.70.1.2", "fde7::b", True, 10, True, True, 1, 1, 4, "0.1.0"),
+    SiteRow("edge-c", "100.70.1.3", "fde7::c", False, None, False, False, 0, 1, 9),
+)
+LINKS = (
+    LinkRow("edge-a--edge-b", "edge-b", "sk-edge-b-1f2e", "vxlan", 10, True, "full", 0.213, 0.0, 9000, 9000, 7384.0),
+    LinkRow(
+        link="edge-a--edge-c:lte",
+        to="edge-c",
+        device="sk-edge-c-77aa",
+        transport="vxlan",
+        cost=9999,
+        up=False,
+        state="init",
+        rtt_ms=None,
+        loss=1.0,
+        sent=100,
+        received=0,
+        since_s=192.0,
+        reason="probe-lost",
+        service_costs={"reports": 200, "logs": 3},
+    ),
+)
+CANDIDATES = (
+    CandidateRow(
+        workload="edge-a/backend",
+        site="edge-a",
+        path_cost=0,
+        capacity=4,
+        open=30,
+        others=19,
+        others_age_s=0.412,
+        perceived="49/4",
+        perceived_float=12.25,
+        reason="none",
+        target="127.0.0.1:9090",
+        chosen=1200,
+        refused=1,
+        path=("edge-a",),
+    ),
+    CandidateRow(
+        workload="edge-b/backend",
+        site="edge-b",
+        path_cost=10,
+        capacity=1,
+        open=2,
+        others=0,
+        others_age_s=None,
+        perceived="12/1",
+        perceived_float=12.0,
+        reason="none",
+        winner=True,
+        target="100.70.1.2:61000",
+        path=("edge-a", "edge-b"),
+    ),
+    CandidateRow("edge-c/backend", "edge-c", None, 1, 0, 0, 95.0, "", 0.0, "unreachable"),
+    CandidateRow(
+        "edge-b/old", "edge-b", 10, 1, 5, 0, None, "15/1", 15.0, "drained", path=("edge-a", "edge-b"), target=""
+    ),
+)
+
+# what the command is called with -> the field of the answer and the document
+DOCUMENTS = {
+    "status": Status(
+        site="edge-a",
+        live=True,
+        ready=True,
+        synced=False,
+        problems=(
+            Problem("info", "edge-b", "is drained", 5.0),
+            Problem("error", "link edge-a--edge-c:lte", "the far end does not answer probes (probe-lost)", 192.0),
+            Problem("warning", "certificate", "ends in 6 days", 90_000.0),
+        ),
+    ),
+    "status-well": Status(site="edge-a", live=True, ready=True, synced=True),
+    "show site": Rows(sites=(HERE,)),
+    "show sites": Rows(sites=SITES),
+    "show links": Rows(links=LINKS),
+    "show routes": Rows(
+        routes=(
+            RouteRow("100.70.1.2/32", "edge-b", 10, ("edge-b via sk-edge-b-1f2e",), True),
+            RouteRow("100.70.1.3/32", "edge-c", 30, ("edge-b via sk-edge-b-1f2e", "edge-d via sk-edge-d-0001"), False),
+        )
+    ),
+    "show services": Rows(
+        services=(ServiceRow("backend", "tcp", CANDIDATES, True), ServiceRow("dns", "udp", (), False))
+    ),
+    "show listeners": Rows(
+        listeners=(
+            ListenerRow("backend", "*", 8080, "tcp", ("10.0.0.1", "127.0.0.1", "::1"), 2),
+            ListenerRow("dns", "fd00::5", 53, "udp", (), 0, "no-workload"),
+        )
+    ),
+    "show connections": Rows(
+        connections=(
+            ConnectionRow(
+                client="127.0.0.1:41234",
+                listener="127.0.0.1:8080",
+                service="backend",
+                protocol="tcp",
+                workload="edge-b/backend",
+                path_cost=10,
+                perceived="12/1",
+                runner_up="edge-a/backend",
+                runner_up_perceived="49/4",
+                table_version=7,
+                age_s=3725.0,
+            ),
+            ConnectionRow(
+                "[::1]:5", "[::1]:8080", "backend", "tcp", "edge-a/backend", 0, "0/1", "", "", 7, 0.02, "suspended"
+            ),
+        ),
+        truncated=True,
+    ),
+    "show drops": Rows(
+        drops=(
+            DropRow("no-workload", 3, "no site offers a healthy workload of this service"),
+            DropRow("not-published", 65535, "a new connection to something that is not a published endpoint"),
+        )
+    ),
+    "show sync": Sync(
+        synced=False,
+        records=6,
+        waiting_for=("edge-c",),
+        reconcile_runs=41,
+        reconcile_failures=2,
+        last_reconcile_s=1.5,
+        dirty=("route 100.70.1.3/32",),
+        count_drift=0,
+        config_error="/etc/skedge/skedge.yaml: links[0].cost: 0 is not in 1..65535; give an integer from 1 to 65535",
+    ),
+    "explain backend": Explain("backend", "edge-a", CANDIDATES, "edge-b/backend"),
+    "explain-none backend": Explain("backend", "edge-c", CANDIDATES[2:], None, "no-workload"),
+    "plan": PlanReport(
+        steps=(
+            PlanStep("put", "link", "sk-edge-b-1f2e", "", "vxlan to 10.90.0.2"),
+            PlanStep("delete", "route", "100.70.1.3/32", "via sk-edge-b-1f2e", ""),
+        )
+    ),
+    "plan-none": PlanReport(),
+    "config-check": ConfigCheck("x.yaml", ["x.yaml: version: 2 is not 1; give 1"]),
+    "purge": PurgeReport([Step("programs and maps", False, "not done after 120 s")]),
+}
