@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from skedge.core.describe import describe
+from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
+from skedge.core.reasons import Reason
+from skedge.core.state import (
+    Candidate,
+    Endpoint,
+    EndpointKey,
+    KernelRoute,
+    LinkDevice,
+    ListenerKey,
+    NextHop,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
+
+AB = LinkId("a", "b")
+WORKLOAD = WorkloadId("a", "web")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        ("lo", "lo"),
+        (
+            LinkDevice(AB, Transport.VXLAN, "fe80::1", "fe80::2", 1400, 7, "10.0.0.1", "10.0.0.2", 4790),
+            "a--b vxlan, 10.0.0.1 -> 10.0.0.2 port 4790, vni 7, mtu 1400",
+        ),
+        (LinkDevice(AB, Transport.VXLAN, "", "", vni=7, remote="r", port=1), "a--b vxlan, * -> r port 1, vni 7"),
+        (LinkDevice(AB, Transport.DIRECT, "fe80::1", "fe80::2", underlay="eth1"), "a--b direct, on eth1"),
+        (
+            KernelRoute((NextHop("sk-b", "fe80::2"), NextHop("sk-c", "fe80::3")), "100.64.0.1"),
+            "via fe80::2 dev sk-b + via fe80::3 dev sk-c src 100.64.0.1",
+        ),
+        (ServiceKey("dns", Protocol.UDP), "dns/udp"),
+        (ListenerKey("::1", 80), "[::1]:80/tcp"),
+        (EndpointKey(61000), "61000/tcp"),
+        (Endpoint(WORKLOAD, "::1", 9090), "a/web at [::1]:9090"),
+        (ServiceTable(), "no workloads"),
+        (
+            ServiceTable(
+                (
+                    Candidate(WORKLOAD, 3, 2, 1, Target("10.0.0.1", 5), Target("::1", 6)),
+                    Candidate(WORKLOAD, 3, 2, out=Reason.DRAINED),
+                )
+            ),
+            "a/web cost 3 capacity 2 others 1 at 10.0.0.1:5 at [::1]:6; a/web cost 3 capacity 2 others 0 out: drained",
+        ),
+    ],
+)
+def test_a_value_is_one_line(value: object, text: str) -> None:
+    assert describe(value) == text
