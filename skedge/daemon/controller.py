@@ -1,0 +1,348 @@
+"""The controller: events in, consequences out. All state belongs to one loop; every step here is short."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+from skedge import __version__, config
+from skedge.control.bodies import BodyCodec
+from skedge.control.identity import Identity
+from skedge.core.backoff import Backoff
+from skedge.core.desired import Desired
+from skedge.core.errors import SkedgeError
+from skedge.core.flood import Flooder, Output
+from skedge.core.messages import Message
+from skedge.core.model import LinkId, LoadReport, SiteConfig, WorkloadId
+from skedge.core.reasons import Reason
+from skedge.daemon import links, persist
+from skedge.daemon.counting import Counting, Tally
+from skedge.daemon.inbox import Inbox
+from skedge.daemon.kernel import Applied, Kernel
+from skedge.daemon.notify import Notifier
+from skedge.daemon.state import Heard, State
+from skedge.daemon.wires import Wires
+from skedge.daemon.worker import Worker
+
+log = logging.getLogger("skedge.daemon")
+
+SOFTWARE = f"skedge {__version__}"
+HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this site says
+PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
+UNSYNCED_LOOK_S = 0.05
+RTT_SAY_S = 10.0
+
+
+class Controller:
+    """One site's controller, wired to its kernel and its wires."""
+
+    def __init__(
+        self,
+        path: str,
+        first: SiteConfig,
+        *,
+        identity: Identity,
+        kernel: Kernel,
+        state_dir: Path,
+        notifier: Notifier,
+    ) -> None:
+        now = time.monotonic()
+        remembered = persist.load(state_dir)
+        self._path, self._state_dir, self._notifier = path, state_dir, notifier
+        self.started = now
+        self.identity = identity
+        self.state = State(first, {})
+        self.state.set_config(first, remembered.ports)
+        self.inbox = Inbox(asyncio.get_running_loop())
+        self.flooder = Flooder(
+            site=first.site,
+            network=first.network,
+            signer=identity,
+            verifier=identity.verifier,
+            codec=BodyCodec(),
+            incarnation=remembered.incarnation + 1,
+            seed=remembered.incarnation,
+        )
+        self.worker = Worker(kernel, self._applied)
+        self.wires = Wires(self, identity)
+        self.tally = Tally()
+        self.counting = Counting(self)
+        self.applied = Applied()
+        self.desired = Desired()
+        self.synced = self.ready = False
+        self.config_error = ""
+        self.refusals: deque[tuple[float, Reason, str]] = deque(maxlen=50)
+        self._spf = Backoff()
+        self._say_links = self._say_services = self._wish = self._others = True
+        self._say_rtt_at = now + RTT_SAY_S
+        self._stop = asyncio.Event()
+        self._balancing = self._told_systemd = False
+        self._background: set[asyncio.Task[object]] = set()
+        self._remember()
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until `stop`. The kernel is left as it is."""
+        self.state.host_addresses = await self.wires.open()
+        self._configured()
+        works: tuple[Coroutine[object, object, object], ...] = (
+            self._loop(),
+            self.worker.run(),
+            self.counting.run(),
+            self._watch(),
+        )
+        tasks = [asyncio.create_task(work) for work in works]
+        stopped: asyncio.Task[object] = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.wires.close()
+        self.worker.close()
+        for task in done - {stopped}:
+            task.result()  # raises what ended it
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Re-read the configuration; a bad one is reported and the last good one stays."""
+        self._notifier.reloading()
+        try:
+            new = config.load(self._path)
+            self._check_same(new)
+            self.identity.reload()
+            self.state.set_config(new, self.state.ports)
+        except SkedgeError as error:
+            self.config_error = str(error)
+            log.error("op=reload failed=%r the last good configuration stays", self.config_error)
+        else:
+            self.config_error = ""
+            log.info("op=reload path=%s", self._path)
+            self._flood(self.flooder.recheck(time.monotonic()))
+            self._remember()
+            self._configured()
+        self._notifier.ready(self._line())
+
+    def _check_same(self, new: SiteConfig) -> None:
+        old = self.state.config
+        for name in ("network", "site", "control_port", "load_port", "overlay4", "overlay6"):
+            if getattr(old, name) != getattr(new, name):
+                raise SkedgeError(f"{self._path}: {name} changed; restart skedge.service to take it")
+
+    def _configured(self) -> None:
+        """Follow a new configuration everywhere."""
+        now = time.monotonic()
+        self._flood(self.flooder.configure(now, self.state.configured_links()))
+        self.wires.configure(self.state.config)
+        self._say_links = self._say_services = self._wish = self._others = True
+        self._spf.event(now)
+
+    def _remember(self) -> None:
+        self._remembered = self.flooder.incarnation
+        try:
+            persist.save(self._state_dir, persist.Remembered(self.flooder.incarnation, self.state.ports))
+        except OSError as error:
+            log.error("op=remember path=%s failed=%r", self._state_dir, error.strerror)
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        while True:
+            now = time.monotonic()
+            await self.inbox.run_some(self._deadline(now) - now)
+            self._settle(time.monotonic())
+
+    def _deadline(self, now: float) -> float:
+        look = inf if self.synced and self._balancing else now + UNSYNCED_LOOK_S
+        return min(self.flooder.next_deadline(now), self._spf.deadline, self._say_rtt_at, look, now + 5.0)
+
+    def _settle(self, now: float) -> None:
+        """Draw the consequences of what came in."""
+        if now >= self.flooder.next_deadline(now):
+            self._flood(self.flooder.tick(now))
+        self._look_at_links(now)
+        if not self.synced:
+            self._synced(now)
+        self._say(now)
+        if self._spf.due(now):
+            self._spf.done()
+            self.state.recompute(self.flooder.network_map())
+            self.tally.spf_runs += 1
+            self._wish = self._others = True
+        if self._wish or (not self._balancing and self._health_known(now)):
+            self._wish = False
+            self._want(now)
+        if self._others:
+            self._others = False
+            self.spawn(self.worker.call(self.worker.kernel.set_others, self.state.others()))
+
+    def _look_at_links(self, now: float) -> None:
+        """Take over which links may be used; only a change of up or down is news by itself."""
+        used = links.used(self.wires.link_stats(), self.flooder.adjacencies(now), now, self.state.config.hold_time_s)
+        news = {link: one.up for link, one in used.items()} != {
+            link: one.up for link, one in self.state.links_used.items()
+        }
+        if news or now >= self._say_rtt_at:
+            self.state.links_used = used
+            self._say_links = True
+            self._say_rtt_at = now + RTT_SAY_S
+
+    def _synced(self, now: float) -> None:
+        """Decide whether every configured adjacency was heard (or will not be): only then may anything be deleted."""
+        stats, configured = self.wires.link_stats(), self.state.configured_links()
+        age = now - self.started
+        waits = links.waiting(configured, stats, self.flooder.adjacencies(now))
+        undecided = links.undecided(configured, stats) if age < PROBE_WAIT_S else frozenset()
+        if (waits or undecided) and age < self.state.config.hold_time_s:
+            return
+        if not self._health_known(now):
+            return
+        self.synced = True
+        log.info("op=synced after_s=%.2f links=%d", age, len(configured))
+        self._say_links = self._say_services = self._wish = True
+        self._spf.event(now)
+
+    def _health_known(self, now: float) -> bool:
+        return self.state.health_known() or now - self.started > HEALTH_WAIT_S
+
+    def _say(self, now: float) -> None:
+        """Originate what changed. Before sync the neighbours keep what the life before said."""
+        if not self.synced or not (self._say_links or self._say_services):
+            return
+        self._flood(
+            self.flooder.originate(
+                now,
+                links=self.state.links_record(SOFTWARE) if self._say_links else None,
+                services=self.state.services_record() if self._say_services else None,
+            )
+        )
+        self._say_links = self._say_services = False
+
+    def _want(self, now: float) -> None:
+        """Tell the kernel's thread what should be. Until health is known, balancing is left as it was found."""
+        self.desired = self.state.desired()
+        wanted = self.desired
+        self._balancing = self._health_known(now)
+        if not self._balancing:
+            wanted = replace(wanted, services={}, listeners={})
+        self.worker.want(self.state.config, wanted, allow_delete=self.synced)
+
+    # ---- events ---------------------------------------------------------------------------------------------------
+
+    def link_changed(self, link: LinkId, up: bool, reason: Reason) -> None:
+        """Take a verdict of the probes."""
+        log.info("link=%s up=%s reason=%s", link, up, reason.word)
+
+    def stream_up(self, link: LinkId) -> None:
+        """Take a new control stream."""
+        neighbour = self.state.configured_links().get(link)
+        if neighbour is not None:
+            self._flood(self.flooder.adjacency_up(time.monotonic(), link, neighbour))
+        self._wake()
+
+    def stream_down(self, link: LinkId, _reason: Reason) -> None:
+        """Note that a control stream is gone."""
+        self._flood(self.flooder.adjacency_down(time.monotonic(), link))
+        self._wake()
+
+    def message(self, link: LinkId, message: Message) -> None:
+        """Take one message of a control stream."""
+        self._flood(self.flooder.receive(time.monotonic(), link, message))
+        self._wake()
+
+    def health_changed(self, workload: WorkloadId, healthy: bool, cause: str, address: str) -> None:
+        """Take a verdict of the health checks (own workloads; suspended ones of other sites matter when good)."""
+        if workload.site != self.state.config.site:
+            return
+        log.info("workload=%s healthy=%s cause=%r", workload, healthy, cause)
+        self.state.health[workload.connector] = healthy
+        for connector in self.state.config.connectors:
+            if connector.name == workload.connector and address:
+                self.state.resolved[connector.host] = address
+        self._say_services = self._wish = True
+
+    def good_probe(self, workload: WorkloadId) -> None:
+        """End the suspension of a workload that answers."""
+        if any(one == workload for _, one in self.state.suspended):
+            self.spawn(self.worker.call(self.worker.kernel.engine.resume, workload))
+
+    def load(self, report: LoadReport) -> None:
+        """Take another site's load report."""
+        self.state.heard[report.site] = Heard(report, time.monotonic())
+        self._others = True
+
+    def addresses(self, addresses: tuple[str, ...]) -> None:
+        """Take the host's current addresses."""
+        if addresses != self.state.host_addresses:
+            self.state.host_addresses = addresses
+            self._say_services = self._wish = True
+
+    def kernel_changed(self) -> None:
+        """Compare again: somebody else touched the network configuration."""
+        self.worker.again()
+
+    def _wake(self) -> None:
+        self.inbox.post(lambda: None)
+
+    def _flood(self, output: Output) -> None:
+        """Carry out what the flooder asks for."""
+        now = time.monotonic()
+        for link in output.ready:
+            self.wires.bus.wake(link)
+        for link, reason in output.reset:
+            self.wires.bus.reset(link, reason)
+        for reason, text in output.problems:
+            log.warning("reason=%s %s", reason.word, text)
+            self.refusals.append((now, reason, text))
+        if output.changed:
+            self._spf.event(now)
+        if self.flooder.incarnation != self._remembered:
+            self._remember()
+
+    async def _watch(self) -> None:
+        """Pat the watchdog while the loop turns and the kernel's thread is not stuck."""
+        every = self._notifier.watchdog_s or 5.0
+        while True:
+            stuck = self.worker.busy_since is not None and time.monotonic() - self.worker.busy_since > 60
+            if not stuck:
+                self._notifier.alive()
+            await asyncio.sleep(every)
+
+    def _applied(self, applied: Applied, took_s: float) -> None:
+        self.applied = applied
+        self.tally.reconcile_runs += 1
+        self.tally.reconcile_failures += bool(applied.failed)
+        self.tally.reconcile_changes += len(applied.changed)
+        self.tally.last_reconcile, self.tally.last_duration_s = time.monotonic(), took_s
+        if applied.changed:
+            self.wires.devices_changed()
+        if not self._told_systemd:
+            self._told_systemd = True
+            self._notifier.ready(self._line())
+        if self._balancing and not self.ready:
+            self.ready = True
+            log.info("op=ready after_s=%.2f", time.monotonic() - self.started)
+
+    def _line(self) -> str:
+        state = self.state
+        return f"{state.config.site}: {len(state.rib.paths)} sites reachable, {len(state.config.links)} links"
+
+    def spawn(self, work: Coroutine[object, object, object]) -> None:
+        """Run something beside the loop; what it raises is logged."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("op=kernel failed=%r", str(error))

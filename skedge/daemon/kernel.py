@@ -1,0 +1,148 @@
+"""This site's kernel as one object: reconcile everything, read counters. Blocking; called from one worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from skedge.core.desired import Desired
+from skedge.core.errors import DataplaneError
+from skedge.core.model import SiteConfig
+from skedge.core.reasons import Reason
+from skedge.core.reconcile import Drivers, plan, reconcile_all
+from skedge.core.report import PlanStep
+from skedge.core.state import Counts, Driver, Engine, KernelRoute, Receipt, ServiceKey, ServiceTable
+from skedge.daemon.state import Slot
+
+
+class Fixture(Protocol):
+    """Kernel state that follows from the configuration alone (rules, packet check, tunnel guard)."""
+
+    name: str
+
+    def ensure(self, config: SiteConfig) -> bool:
+        """Make it so; return whether anything changed. Raises DataplaneError."""
+        ...
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return what it refused, by reason."""
+        ...
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused."""
+
+    changed: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, KernelRoute] = field(default_factory=dict)
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Counters as read at one moment."""
+
+    counts: Mapping[Slot, Counts]
+    suspended: frozenset[Slot]
+
+
+class _Services:
+    """The engine's services driver with the other sites' load left out of comparisons: it changes all the time.
+
+    `Kernel.set_others` writes it; a table that is put takes it from there.
+    """
+
+    def __init__(self, inner: Driver[ServiceKey, ServiceTable]) -> None:
+        self._inner = inner
+        self.others: Mapping[Slot, int] = {}
+
+    def read(self) -> Mapping[ServiceKey, ServiceTable]:
+        return {key: without_others(table) for key, table in self._inner.read().items()}
+
+    def put(self, key: ServiceKey, value: ServiceTable) -> None:
+        known = self.others
+        candidates = tuple(replace(one, others=known.get((key, one.workload), 0)) for one in value.candidates)
+        self._inner.put(key, ServiceTable(candidates))
+
+    def delete(self, key: ServiceKey) -> None:
+        self._inner.delete(key)
+
+
+def without_others(table: ServiceTable) -> ServiceTable:
+    """Return the table with no load of other sites and no suspension: what a comparison looks at."""
+    return ServiceTable(
+        tuple(
+            replace(one, others=0, out=Reason.NONE if one.out is Reason.SUSPENDED else one.out)
+            for one in table.candidates
+        )
+    )
+
+
+class Kernel:
+    """Drivers, engine and fixtures of one host."""
+
+    def __init__(self, drivers: Drivers, engine: Engine, fixtures: Sequence[Fixture]) -> None:
+        self._services = _Services(drivers.services)
+        self._drivers = replace(drivers, services=self._services)
+        self.engine = engine
+        self._fixtures = fixtures
+
+    def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
+        """Make the kernel match; what fails is in the result and stays different until the next run."""
+        changed: list[str] = []
+        failed: dict[str, str] = {}
+        self._services.others = _others(desired)
+        reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
+        for kind, report in reports.items():
+            changed += [f"{kind} {key}" for key in report.changed]
+            failed.update({f"{kind} {key}": str(error) for key, error in report.failed.items()})
+            if report.unread is not None:
+                failed[kind] = str(report.unread)
+        for fixture in self._fixtures:
+            try:
+                if fixture.ensure(config):
+                    changed.append(fixture.name)
+            except DataplaneError as error:
+                failed[fixture.name] = str(error)
+        return Applied(tuple(changed), failed, self._routes(), allow_delete)
+
+    def plan(self, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
+        """Return exactly what `apply` would change now. Raises DataplaneError when the kernel cannot be read."""
+        return plan(self._drivers, _comparable(desired), allow_delete=allow_delete)
+
+    def set_others(self, others: Mapping[Slot, int]) -> None:
+        """Write the other sites' load: the fast path, nothing else is touched."""
+        self._services.others = others
+        self.engine.set_others(others)
+
+    def readings(self) -> Readings:
+        """Read this site's counters."""
+        return Readings(self.engine.counts(), self.engine.suspended())
+
+    def connections(self) -> Sequence[Receipt]:
+        """Return the receipts of all open connections placed here."""
+        return list(self.engine.connections())
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return all that was refused, by reason."""
+        total = dict(self.engine.drops())
+        for fixture in self._fixtures:
+            for reason, number in fixture.drops().items():
+                total[reason] = total.get(reason, 0) + number
+        return total
+
+    def _routes(self) -> Mapping[str, KernelRoute]:
+        try:
+            return self._drivers.routes.read()
+        except DataplaneError:
+            return {}
+
+
+def _comparable(desired: Desired) -> Desired:
+    return replace(desired, services={key: without_others(table) for key, table in desired.services.items()})
+
+
+def _others(desired: Desired) -> Mapping[Slot, int]:
+    return {(key, one.workload): one.others for key, table in desired.services.items() for one in table.candidates}

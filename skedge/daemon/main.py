@@ -1,0 +1,72 @@
+"""`skedged`: read the configuration, take over the kernel state that is there, run until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from skedge import __version__, config
+from skedge.control.api import Api
+from skedge.control.identity import load as load_identity
+from skedge.core.errors import SkedgeError
+from skedge.core.model import SiteConfig
+from skedge.core.report import SOCKET_PATH
+from skedge.daemon import metrics
+from skedge.daemon.answers import Answers
+from skedge.daemon.build import build_kernel
+from skedge.daemon.controller import Controller
+from skedge.daemon.notify import Notifier
+
+log = logging.getLogger("skedge.daemon")
+
+
+@click.command()
+@click.option("--config", "path", default="/etc/skedge/skedge.yaml", show_default=True, help="Configuration file.")
+@click.option("--identity", default="/etc/skedge/identity", show_default=True, help="Key, certificate, CA, CRL.")
+@click.option("--state-dir", default="/var/lib/skedge", show_default=True, help="What survives a restart.")
+@click.option("--pin-dir", default="/sys/fs/bpf/skedge", show_default=True, help="Where the loader pinned.")
+@click.option("--socket", default=SOCKET_PATH, show_default=True, help="Local API.")
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
+@click.version_option(__version__)
+def main(path: str, identity: str, state_dir: str, pin_dir: str, socket: str, log_level: str) -> None:
+    """Run the skedge controller of this site."""
+    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        first = config.load(path)
+        asyncio.run(_run(path, first, Path(identity), Path(state_dir), Path(pin_dir), socket))
+    except SkedgeError as error:
+        log.error("%s", error)
+        sys.exit(error.exit_code)
+
+
+async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, pin_dir: Path, socket: str) -> None:
+    notifier = Notifier()
+    controller = Controller(
+        path,
+        first,
+        identity=load_identity(identity, first.network, first.site),
+        kernel=build_kernel(first, pin_dir),
+        state_dir=state_dir,
+        notifier=notifier,
+    )
+    answers = Answers(controller)
+    api = Api(socket, answers.answer)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, controller.reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, controller.stop)
+    await api.start()
+    try:
+        metrics.serve(controller, answers, first.metrics)
+    except OSError as error:
+        log.error("metrics: cannot listen on %s:%d: %s", first.metrics.address, first.metrics.port, error.strerror)
+    try:
+        await controller.run()
+    finally:
+        notifier.stopping()
+        await api.close()
