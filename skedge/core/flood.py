@@ -192,9 +192,15 @@ class Flooder:
                 adjacency.digests_at = self._next_digests(now, adjacency.link)
         return self._output(draft)
 
-    def recheck(self, now: float) -> Output:  # noqa: ARG002  (one shape for all events)
-        """Drop records of certificates that were revoked; call it after a new revocation list."""
+    def recheck(self, now: float) -> Output:
+        """Drop records of certificates that were revoked, and carry this site's new one.
+
+        Call it after key, certificate, CA or revocation list were read again.
+        """
         draft = _Draft()
+        self.database.fingerprint = self._originator.signer.fingerprint
+        self._originator.renew(now)
+        self._make_own(now, draft)
         for key, reason in self.database.recheck():
             draft.changed[key] = None
             draft.problems.append((reason, f"the {key.kind} record of {key.site} is dropped: {reason.sentence}"))
@@ -283,7 +289,11 @@ class Flooder:
     # ---- inside ---------------------------------------------------------------------------------------------------
 
     def _make_own(self, now: float, draft: _Draft) -> None:
-        for record, body in self._originator.due(now):
+        for made in self._originator.due(now):
+            if isinstance(made, str):
+                draft.problems.append((Reason.BAD_FRAME, made))
+                continue
+            record, body = made
             held = self.database.get(record.key)
             self.database.put_own(record, body, now)
             if held is None or held.body != body:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from skedge.core.backoff import Backoff, TokenBucket, jitter
-from skedge.core.messages import VERSION_MAX, Body, Codec, Key, Kind, SignedRecord, Signer, signed_bytes
+from skedge.core.messages import VERSION_MAX, Body, Codec, Kind, SignedRecord, Signer, signed_bytes
 from skedge.core.model import LinksRecord, Version
+from skedge.core.recordcheck import check_body, check_envelope
 
 REFRESH_S = 600.0
 REFRESH_JITTER = 0.2  # a refresh comes up to this share early
@@ -22,6 +23,7 @@ class _Own:
 
     wanted: Body
     said: Body | None = None
+    certificate: bytes = b""  # in the record that said it
     dirty: bool = True
     refresh_at: float = inf
     backoff: Backoff = field(default_factory=Backoff)
@@ -71,13 +73,26 @@ class Originator:
         self._jump(now)
         return True
 
-    def due(self, now: float) -> Iterator[tuple[SignedRecord, Body]]:
-        """Yield the records that have to be made now."""
+    def renew(self, now: float) -> None:
+        """Make the records again that carry another certificate than the site has now."""
+        for own in self._own.values():
+            if own.certificate != self.signer.certificate and not own.dirty:
+                own.dirty = True
+                own.backoff.event(now)
+
+    def due(self, now: float) -> Iterator[tuple[SignedRecord, Body] | str]:
+        """Yield the records that have to be made now; in the place of one that other sites would refuse, the why.
+
+        What cannot be said is not said: the record before stays until something else is wanted.
+        """
         if self._passing is not None and self._jumps.take(now):
             self._jump(now)
         for kind, own in self._own.items():
             if now >= own.refresh_at or (own.dirty and own.backoff.due(now)):
-                yield self._make(now, kind, own), own.wanted
+                try:
+                    yield self._make(now, kind, own), own.wanted
+                except ValueError as error:
+                    yield f"the {kind} record of this site cannot be sent: {error}"
 
     @property
     def deadline(self) -> float:
@@ -99,7 +114,7 @@ class Originator:
 
     def _make(self, now: float, kind: Kind, own: _Own) -> SignedRecord:
         self._sequence += 1
-        own.said, own.dirty = own.wanted, False
+        own.dirty = False
         own.backoff.done()
         early = REFRESH_JITTER * jitter(self.seed, self.site, kind, self._sequence)
         own.refresh_at = now + REFRESH_S * (1.0 - early)
@@ -111,11 +126,11 @@ class Originator:
             self.signer.certificate,
             b"",
         )
-        return replace(record, signature=self.signer.sign(signed_bytes(self.network, record)))
-
-    def key(self, kind: Kind) -> Key:
-        """Return the key of an own record."""
-        return Key(self.site, kind)
+        record = replace(record, signature=self.signer.sign(signed_bytes(self.network, record)))
+        check_envelope(record)
+        check_body(record, own.wanted)
+        own.said, own.certificate = own.wanted, record.certificate
+        return record
 
 
 def _significant(body: Body) -> Body:
