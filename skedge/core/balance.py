@@ -21,7 +21,10 @@ Fraction2 = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One choice: indexes into the candidates, and what they were chosen on."""
+    """One choice: indexes into the candidates, and what they were chosen on.
+
+    The runner-up may be a suspended candidate, which comes after all others whatever its perceived cost.
+    """
 
     winner: int
     perceived: Fraction2
@@ -71,28 +74,33 @@ def place(
         last_chosen: number of the choice that last took each candidate, 0 for never, in the same order.
         family: 4 or 6, the client's address family; None when it does not matter.
     """
-    pool = [i for i, candidate in enumerate(candidates) if refusal(candidate, family) is Reason.NONE]
-    ignored = not pool
-    if ignored:  # all that is left is suspended: rather try them than refuse
-        pool = [
-            i
-            for i, candidate in enumerate(candidates)
-            if candidate.out is Reason.SUSPENDED and has_target(candidate, family)
-        ]
-    if not pool:
-        return None
-    costs = {i: perceived(candidates[i], opens[i]) for i in pool}
+    usable = (Reason.NONE, Reason.SUSPENDED)
+    costs = {
+        i: perceived(candidate, opens[i])
+        for i, candidate in enumerate(candidates)
+        if candidate.out in usable and has_target(candidate, family)
+    }
 
     def order(i: int, j: int) -> int:
-        if difference := compare(costs[i], costs[j]):
+        """Compare as `sorted` wants it; a suspended candidate comes after all others, so it is a last resort."""
+        suspended = [candidates[k].out is Reason.SUSPENDED for k in (i, j)]
+        if difference := suspended[0] - suspended[1] or compare(costs[i], costs[j]):
             return difference
         mine, theirs = ((candidates[k].path_cost, last_chosen[k], candidates[k].workload) for k in (i, j))
         return (mine > theirs) - (mine < theirs)
 
     key = cmp_to_key(order)
-    winner = min(pool, key=key)
-    second = min((i for i in pool if i != winner), key=key, default=None)
-    return Placement(winner, costs[winner], second, None if second is None else costs[second], ignored)
+    winner = min(costs, key=key, default=None)
+    if winner is None:
+        return None
+    second = min((i for i in costs if i != winner), key=key, default=None)
+    return Placement(
+        winner,
+        costs[winner],
+        second,
+        None if second is None else costs[second],
+        candidates[winner].out is Reason.SUSPENDED,
+    )
 
 
 def choose(
@@ -160,7 +168,7 @@ def replay(
 
     Args:
         receipt: what the data plane stored with the socket.
-        table: the service's table of the version that the receipt names.
+        table: the service's table of the version that the receipt names, with the suspensions of that moment.
         opens: this site's open connections to each candidate just before the choice; without them what the
             receipt itself says (winner, runner-up and their perceived costs) is judged.
         last_chosen: as in `place`; zeros when not given.
@@ -208,7 +216,9 @@ def _inconsistent(receipt: Receipt, table: ServiceTable, rows: dict[WorkloadId, 
     second = table.candidates[rows[receipt.runner_up]]
     if not _possible(receipt.runner_up_perceived, second):
         return f"{second.workload}: perceived cost {receipt.runner_up_perceived} does not belong to it"
-    difference = compare(receipt.perceived, receipt.runner_up_perceived) or winner.path_cost - second.path_cost
+    suspended = (winner.out is Reason.SUSPENDED) - (second.out is Reason.SUSPENDED)
+    dearer = compare(receipt.perceived, receipt.runner_up_perceived) or winner.path_cost - second.path_cost
+    difference = suspended or dearer
     return f"{receipt.workload} was chosen although {second.workload} is cheaper" if difference > 0 else ""
 
 

@@ -101,8 +101,14 @@ def test_the_choice_is_the_smallest_by_fraction_cost_history_and_name(
     small = st.lists(st.integers(0, 6), min_size=len(candidates), max_size=len(candidates))
     opens, last = data.draw(small), data.draw(small)
     ranked = sorted(
-        eligible(candidates),
-        key=lambda i: (exact(candidates[i], opens[i]), candidates[i].path_cost, last[i], candidates[i].workload),
+        (i for i, one in enumerate(candidates) if one.out in (Reason.NONE, Reason.SUSPENDED)),
+        key=lambda i: (
+            candidates[i].out is Reason.SUSPENDED,
+            exact(candidates[i], opens[i]),
+            candidates[i].path_cost,
+            last[i],
+            candidates[i].workload,
+        ),
     )
     placement = balance.place(candidates, opens, last)
     if not ranked:

@@ -89,6 +89,13 @@ def test_suspension_is_ignored_when_all_that_is_left_is_suspended() -> None:
     assert pick([]) is None
 
 
+def test_a_suspended_runner_up_comes_last_whatever_it_costs() -> None:
+    candidates = [one("A", 5, out=Reason.SUSPENDED), one("B", 30)]
+    assert balance.place(candidates, [0, 0], [0, 0]) == balance.Placement(1, (30, 1), 0, (5, 1))
+    three = [*candidates, one("C", 90)]
+    assert balance.place(three, [0, 0, 0], [0, 0, 0]) == balance.Placement(1, (30, 1), 2, (90, 1))
+
+
 def test_the_clients_address_family_decides_who_can_be_reached() -> None:
     four = one("A")
     six = Candidate(WorkloadId("B", "web"), 9, 1, target6=Target("::1", 1))
@@ -163,6 +170,13 @@ class TestReplay:
     )  # fmt: skip
     def test_a_wrong_receipt_is_named(self, changes: dict, text: str) -> None:
         assert balance.replay(self.receipt(**changes), self.table) == text
+
+    def test_a_suspended_runner_up_may_be_cheaper_a_suspended_winner_may_not_be_chosen_before_it(self) -> None:
+        away = ServiceTable((one("A", out=Reason.SUSPENDED), one("B", 3)))
+        swapped = {"runner_up": WorkloadId("A", "web"), "runner_up_perceived": (0, 1)}
+        assert balance.replay(self.receipt("B", 3, (3, 1), **swapped), away) == ""
+        cheaper = self.receipt("A", 0, (0, 1), runner_up_perceived=(3, 1))
+        assert balance.replay(cheaper, away) == "A/web was chosen although B/web is cheaper"
 
     def test_the_only_candidate_has_no_runner_up(self) -> None:
         receipt = self.receipt(runner_up=None, runner_up_perceived=None)
