@@ -82,7 +82,9 @@ class NotYet(NotRunning):
 
 @cli.command()
 @click.argument("what", type=click.Choice(SHOWN), metavar="WHAT")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Rows at most.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), metavar="N", default=1000, show_default=True, help="Rows at most."
+)
 @json_option
 @pass_context
 def show(context: Context, what: str, limit: int, as_document: bool) -> None:
