@@ -30,6 +30,7 @@ DIAL_RTTS = 4
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 2.0
 YIELD_S = 0.3  # the site with the larger name lets the other dial first
+STABLE_S = 5.0  # a stream that lived so long was a good one
 COLLISION_S = 2.0  # two streams within so long of each other were dialled at the same time
 HALF_OPEN_MAX = 4  # handshakes at once on a link
 ACCEPT_PAUSE_S = 0.05  # at most 20 a second on a link
@@ -127,6 +128,7 @@ class _End:
         self._up = True
         self._hurry = asyncio.Event()
         self._last = StreamStats(False, time.monotonic(), Reason.NO_ANSWER, f"{link}: not yet")
+        self._attempt = 0
         self._said: set[str] = set()
         self._dialling: asyncio.Task[Stream] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,6 +160,8 @@ class _End:
         stream, self.stream = self.stream, None
         if stream:
             stream.abort()
+            if time.monotonic() - stream.since > STABLE_S:
+                self._attempt = 1  # a stream that breaks early is dialled again ever more slowly
             self._failed(reason, text)
             self.bus.on_down(self.link, reason)
         self._want()
@@ -229,24 +233,20 @@ class _End:
 
     async def _dial(self) -> None:
         """Dial whenever a stream is wanted, with growing delays that differ at the two ends."""
-        attempt = 0
         yields = self.bus.site > self.at.neighbour
         while True:
             await self._wanted.wait()
             delay = YIELD_S if yields else 0.0
-            if attempt:
-                spread = 0.5 + jitter(self.bus.site, self.link, attempt)
-                delay += min(RETRY_FIRST_S * 2 ** min(attempt - 1, 8), RETRY_MOST_S) * spread
+            if self._attempt:
+                spread = 0.5 + jitter(self.bus.site, self.link, self._attempt)
+                delay += min(RETRY_FIRST_S * 2 ** min(self._attempt - 1, 8), RETRY_MOST_S) * spread
             if await self._pause(delay):
-                attempt = 0
+                self._attempt = 0
             if not self._wanted.is_set():
-                attempt = 0
                 continue
-            attempt += 1
+            self._attempt += 1
             stream = await self._dial_once()
-            if stream and self._up and self._adopt(stream):
-                attempt = 1  # a stream that breaks at once is not dialled again at once
-            elif stream:
+            if stream and not (self._up and self._adopt(stream)):
                 stream.abort()
 
     async def _dial_once(self) -> Stream | None:

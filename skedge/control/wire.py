@@ -42,7 +42,7 @@ PORT_MAX = 65535
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_MAX)]
 Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
-Counter = Annotated[int, Meta(ge=0, le=VERSION_MAX)]
+Count = Annotated[int, Meta(ge=0, le=VERSION_MAX)]
 
 
 class BadFrame(PeerError, ValueError):
@@ -59,15 +59,15 @@ class _Hello(Wire, tag="hello"):
     site: Name
     network: Name
     link: Name
-    incarnation: Counter
+    incarnation: Count
     protocol: Annotated[int, Meta(ge=1, le=PORT_MAX)]
 
 
 class _Digest(Wire):
     site: Name
     kind: Kind
-    incarnation: Counter
-    sequence: Counter
+    incarnation: Count
+    sequence: Count
     hash: Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
 
 
@@ -87,12 +87,12 @@ class _Pull(Wire, tag="pull"):
 class _Record(Wire):
     site: Name
     kind: Kind
-    incarnation: Counter
-    sequence: Counter
+    incarnation: Count
+    sequence: Count
     body: Annotated[bytes, Meta(max_length=RECORD_MAX)]
     certificate: Annotated[bytes, Meta(max_length=CERTIFICATE_MAX)]
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
-    age_ms: Counter
+    age_ms: Count
 
 
 class _Records(Wire, tag="records"):

@@ -1,0 +1,210 @@
+"""Health of workloads: TCP connect or HTTP GET at an interval, ``fall`` bad ones in a row mean unhealthy.
+
+`Counter` decides and is pure; `HealthMonitor` does the I/O, one task a workload, all in one asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from skedge.control.workload import ProbeFailed, Resolver, ask_http
+from skedge.core.backoff import jitter
+from skedge.core.model import Health, HealthType, WorkloadId
+
+log = logging.getLogger(__name__)
+
+URGENT_S = 0.05  # between the probes that settle a suspicion
+
+
+@dataclass(frozen=True, slots=True)
+class HealthTarget:
+    """What to probe: host (name or address) and port of a workload, and how."""
+
+    host: str
+    port: int
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class HealthState:
+    """A workload's health. ``cause`` says in a few words why the last bad probe was bad.
+
+    ``known`` is False until the first result; ``address`` is the host as last resolved; ``since`` monotonic seconds.
+    """
+
+    healthy: bool
+    known: bool
+    since: float
+    cause: str = ""
+    address: str = ""
+    good: int = 0
+    bad: int = 0
+
+
+class Counter:
+    """Turns results into health. The very first result decides alone, later ones by ``fall`` and ``rise``."""
+
+    def __init__(self, fall: int, rise: int) -> None:
+        self.fall, self.rise = fall, rise
+        self.healthy: bool | None = None
+        self._run = 0
+
+    def result(self, good: bool) -> bool:
+        """Note a result; tell whether health changed (or became known)."""
+        if self.healthy is None:
+            self.healthy = good
+            return True
+        if good == self.healthy:
+            self._run = 0
+            return False
+        self._run += 1
+        if self._run < (self.fall if self.healthy else self.rise):
+            return False
+        self.healthy, self._run = good, 0
+        return True
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether no contradicting result is waiting for more of its kind."""
+        return self._run == 0
+
+
+class HealthMonitor:
+    """Probes workloads: this site's connectors, and suspended workloads of other sites at their endpoints.
+
+    ``on_change(workload, state)`` when health changes or becomes known; ``on_good(workload)`` at every good probe
+    (which ends a suspension). Both are called in the loop.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[WorkloadId, HealthState], None],
+        on_good: Callable[[WorkloadId], None] = lambda _workload: None,
+    ) -> None:
+        self._on_change, self._on_good = on_change, on_good
+        self._checks: dict[WorkloadId, _Check] = {}
+
+    def set_targets(self, targets: Mapping[WorkloadId, HealthTarget]) -> None:
+        """Probe exactly these; an unchanged target keeps its state, a changed one keeps its health until probed."""
+        for workload, check in list(self._checks.items()):
+            if targets.get(workload) != check.target:
+                check.task.cancel()
+                if workload not in targets:
+                    del self._checks[workload]
+        for workload, target in targets.items():
+            old = self._checks.get(workload)
+            if old is None or old.target != target:
+                self._checks[workload] = _Check(workload, target, self._on_change, self._on_good, old)
+
+    def probe_now(self, workload: WorkloadId) -> None:
+        """Probe at once (a socket closed, a connect failed), again and again until the suspicion is settled."""
+        check = self._checks.get(workload)
+        if check:
+            check.urgent.set()
+
+    def snapshot(self) -> Mapping[WorkloadId, HealthState]:
+        """Return the present health of every target."""
+        return {workload: check.state for workload, check in self._checks.items()}
+
+    async def close(self) -> None:
+        """Stop all probes."""
+        tasks = [check.task for check in self._checks.values()]
+        self._checks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Check:
+    """One workload's probes."""
+
+    def __init__(
+        self,
+        workload: WorkloadId,
+        target: HealthTarget,
+        on_change: Callable[[WorkloadId, HealthState], None],
+        on_good: Callable[[WorkloadId], None],
+        old: _Check | None,
+    ) -> None:
+        self.workload, self.target = workload, target
+        self.urgent = asyncio.Event()
+        self.state: HealthState = old.state if old else HealthState(False, False, time.monotonic())
+        self._on_change, self._on_good = on_change, on_good
+        self._counter = Counter(target.health.fall, target.health.rise)
+        self._resolver = Resolver(target.host, target.port)
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        health = self.target.health
+        urgent = False
+        while True:
+            self._result(await self._probe())
+            urgent = not self._counter.settled and (urgent or self.urgent.is_set())
+            self.urgent.clear()
+            if not urgent:
+                spread = 0.95 + 0.1 * jitter(self.workload, self.state.good, self.state.bad)
+                urgent = await self._suspicion(health.interval_s * spread)
+            if urgent:
+                await asyncio.sleep(URGENT_S)
+
+    async def _suspicion(self, within_s: float) -> bool:
+        """Wait; tell whether `probe_now` cut the wait short."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.urgent.wait()
+        except TimeoutError:
+            return False
+        self.urgent.clear()
+        return True
+
+    async def _probe(self) -> str:
+        """Return "" for a good probe, else its cause."""
+        health = self.target.health
+        try:
+            async with asyncio.timeout(health.timeout_s):
+                await self._ask(health)
+        except TimeoutError:
+            return f"no answer within {health.timeout_s:g} s"
+        except ProbeFailed as failed:
+            return str(failed)
+        except OSError as error:
+            self._resolver.forget()
+            return os.strerror(error.errno) if error.errno else str(error)
+        return ""
+
+    async def _ask(self, health: Health) -> None:
+        """Probe once. Raises ProbeFailed or OSError."""
+        if health.type is HealthType.NONE:
+            with contextlib.suppress(ProbeFailed):
+                await self._resolver.addresses()
+            return
+        sock = await self._resolver.connect()
+        if health.type is HealthType.HTTP:
+            await ask_http(sock, self.target.host, self.target.port, health.path)
+        else:
+            sock.close()
+
+    def _result(self, cause: str) -> None:
+        changed = self._counter.result(not cause)
+        old, healthy = self.state, bool(self._counter.healthy)
+        self.state = HealthState(
+            healthy=healthy,
+            known=True,
+            since=time.monotonic() if changed and (healthy != old.healthy or not old.known) else old.since,
+            cause=cause or ("" if healthy else old.cause),
+            address=self._resolver.last,
+            good=old.good + (not cause),
+            bad=old.bad + bool(cause),
+        )
+        if changed and (not old.known or healthy != old.healthy):
+            text = "" if healthy else f" cause={cause!r}"
+            log.info("workload=%s healthy=%s%s", self.workload, healthy, text)
+            self._on_change(self.workload, self.state)
+        if not cause:
+            self._on_good(self.workload)
