@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 CONFIG_PATH = "/etc/skedge/skedge.yaml"
 SHOWN = ("site", "sites", "links", "routes", "services", "listeners", "connections", "drops", "sync")
+LIMIT_MAX = 10_000  # the controller gives no more in one answer
 CHECKS = ("live", "ready", "synced")
 
 
@@ -83,7 +84,12 @@ class NotYet(NotRunning):
 @cli.command()
 @click.argument("what", type=click.Choice(SHOWN), metavar="WHAT")
 @click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), metavar="N", default=1000, show_default=True, help="Rows at most."
+    "--limit",
+    type=click.IntRange(1, LIMIT_MAX),
+    metavar="N",
+    default=1000,
+    show_default=True,
+    help=f"Rows at most, up to {LIMIT_MAX}.",
 )
 @json_option
 @pass_context

@@ -226,7 +226,7 @@ _CANDIDATES = (
     Column("OPEN ELSEWHERE", lambda r: str(r.others), right=True),
     Column("REPORT AGE", lambda r: span(r.others_age_s), right=True),
     Column("CAPACITY", lambda r: str(r.capacity), right=True),
-    Column("PERCEIVED", lambda r: cost(r.perceived), right=True),
+    Column("PERCEIVED", lambda r: NOTHING if r.path_cost is None else cost(r.perceived), right=True),
     Column("TARGET", lambda r: clean(r.target)),
     Column("OUT BECAUSE", lambda r: reason(r.reason)),
 )

@@ -142,7 +142,7 @@ def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
     own = [_open_at(state, (key, one.workload), site) for one in table.candidates]
     chosen = balance.choose(table.candidates, own, [0] * len(own))
     rows = tuple(
-        _candidate(state, key, one, open_, index == chosen, now)
+        _candidate(state, key, one, open_, index == chosen, now, paths)
         for index, (one, open_) in enumerate(zip(table.candidates, own, strict=True))
     )
     winner = None if chosen is None else str(table.candidates[chosen].workload)
@@ -168,7 +168,9 @@ def _others_of(state: State, key: ServiceKey, site: str) -> Mapping[Slot, int]:
     return total
 
 
-def _candidate(state: State, key: ServiceKey, one: Candidate, open_: int, winner: bool, now: float) -> CandidateRow:
+def _candidate(
+    state: State, key: ServiceKey, one: Candidate, open_: int, winner: bool, now: float, paths: rib.Rib
+) -> CandidateRow:
     numerator, denominator = balance.perceived(one, open_)
     counts = state.counts.get((key, one.workload), NOTHING)
     target = one.target4 or one.target6
@@ -187,6 +189,7 @@ def _candidate(state: State, key: ServiceKey, one: Candidate, open_: int, winner
         target=describe(target) if target else "",
         chosen=counts.chosen,
         refused=counts.refused,
+        path=paths.path(one.workload.site),
     )
 
 
@@ -217,9 +220,7 @@ def _healthy(table: ServiceTable) -> int:
 def connections(receipts: Iterable[Receipt], limit: int, boot_now: float, client: str = "") -> list[ConnectionRow]:
     """Return rows of receipts, at most ``limit`` + 1 (one more tells that there are more).
 
-    Args:
-        boot_now: seconds since boot, the clock of ``Receipt.placed_at``.
-        client: only the connection of this client address:port.
+    ``boot_now`` is seconds since boot, the clock of ``Receipt.placed_at``; ``client`` keeps only that address:port.
     """
     rows: list[ConnectionRow] = []
     for receipt in receipts:

@@ -94,7 +94,7 @@ CANDIDATES = (
         target="100.70.1.2:61000",
         path=("edge-a", "edge-b"),
     ),
-    CandidateRow("edge-c/backend", "edge-c", None, 1, 0, 0, 95.0, "", 0.0, "unreachable"),
+    CandidateRow("edge-c/backend", "edge-c", None, 1, 0, 0, 95.0, "0/1", 0.0, "unreachable"),
     CandidateRow(
         "edge-b/old", "edge-b", 10, 1, 5, 0, None, "15/1", 15.0, "drained", path=("edge-a", "edge-b"), target=""
     ),
