@@ -1,0 +1,147 @@
+/* tc ingress of every link device: stateless default deny, and delivery to workloads.
+ *
+ * In come: new connections to published endpoints, packets of sockets that exist, ICMP errors about them, control
+ * and probe traffic of the neighbour itself, transit between sites. The rest is dropped and counted by reason. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+#include <bcc/helpers.h>
+
+#include "link_reasons.h"
+#include "link_maps.h"
+#include "link_packet.h"
+#include "link_deliver.h"
+
+#define ICMP6_ECHO_REQUEST 128
+#define ICMP6_ECHO_REPLY 129
+#define ICMP6_LISTENER_QUERY 130
+#define ICMP6_ROUTER_SOLICITATION 133
+#define ICMP6_NEIGHBOUR_SOLICITATION 135
+#define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
+
+/* Frames of another sender are not the link's. On a shared segment other hosts' broadcasts arrive too: no news. */
+INLINE int check_sender(struct __sk_buff *skb, const struct link_entry *link)
+{
+	__u8 mac[6];
+
+	if (bpf_skb_load_bytes(skb, 6, mac, sizeof(mac)))
+		return MALFORMED;
+	for (int i = 0; i < 6; i++)
+		if (mac[i] != link->peer_mac[i])
+			return skb->pkt_type == PACKET_HOST ? WRONG_TUNNEL_PEER : SILENT;
+	return 0;
+}
+
+/* Link-local traffic: probes, neighbour discovery, the control stream; from the neighbour, to us. */
+INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link,
+			   struct packet *p)
+{
+	__u8 type = 0;
+
+	if (!same(&p->from, &link->peer))
+		return NOT_NEIGHBOUR;
+	if (p->protocol == NEXT_HOP_BY_HOP && is_multicast6(&p->to))
+		return SILENT; /* a multicast listener report, sent by every kernel when a device comes up */
+	if (p->protocol == IPPROTO_ICMPV6) {
+		if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
+			return MALFORMED;
+		if (type == ICMP6_NEIGHBOUR_SOLICITATION || type == ICMP6_NEIGHBOUR_ADVERTISEMENT)
+			return p->hops == 255 ? 0 : NOT_NEIGHBOUR;
+		if (type == ICMP6_ROUTER_SOLICITATION)
+			return SILENT;
+		if (same(&p->to, &link->own) && (type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY || (type >= 1 && type <= 4)))
+			return 0;
+		return NOT_NEIGHBOUR;
+	}
+	if (p->protocol != IPPROTO_TCP || !same(&p->to, &link->own))
+		return NOT_NEIGHBOUR;
+	if (parse_tcp(skb, p))
+		return MALFORMED;
+	if (p->to_port == config->control_port)
+		return 0;
+	/* Answers to our own dialling; a SYN from that port would reach any port of this host. */
+	if (p->from_port == config->control_port && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return 0;
+	return NOT_NEIGHBOUR;
+}
+
+/* ICMP errors pass when the packet that they quote is from a socket of ours. Anything else is not for the overlay. */
+INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+{
+	struct packet quoted = {};
+	__u8 type = 0;
+	int error;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
+		return MALFORMED;
+	error = p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+	if (!error)
+		return NOT_PUBLISHED;
+	if (p->v6 ? parse6(skb, &quoted, p->l4 + 8) : parse4(skb, &quoted, p->l4 + 8))
+		return MALFORMED;
+	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
+		return NO_SOCKET;
+	return parse_ports(skb, &quoted) ? MALFORMED : check_quoted(skb, config, p, &quoted);
+}
+
+/* Traffic between overlay addresses. */
+INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+{
+	if (!in_overlay(config, &p->from, p->v6) || !in_overlay(config, &p->to, p->v6) || is_own(config, &p->from, p->v6))
+		return NOT_OVERLAY;
+	if (p->v6 && p->protocol == NEXT_HOP_BY_HOP)
+		return MALFORMED;
+	if (!is_own(config, &p->to, p->v6))
+		return 0; /* transit */
+	if (p->fragment)
+		return FRAGMENT;
+	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return check_icmp(skb, config, p);
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+		return NOT_PUBLISHED;
+	if (p->protocol == IPPROTO_TCP)
+		return parse_tcp(skb, p) ? MALFORMED : deliver_tcp(skb, config, p);
+	return parse_ports(skb, p) ? MALFORMED : deliver_udp(skb, config, p);
+}
+
+INLINE int check(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	__u32 zero = 0, ifindex = skb->ifindex, offset = 0;
+	struct link_config *config = link_config_v1.lookup(&zero);
+	struct link_entry *link = link_table_v1.lookup(&ifindex);
+	int reason;
+
+	if (!config || !link)
+		return NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
+	if (!(link->flags & LINK_L3)) {
+		reason = check_sender(skb, link);
+		if (reason)
+			return reason;
+		offset = ETH_LENGTH;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		reason = parse4(skb, &p, offset);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		reason = parse6(skb, &p, offset);
+	else
+		return NOT_OVERLAY;
+	if (reason)
+		return reason;
+	if (p.v6 && (is_link_local(&p.from) || is_link_local(&p.to) || is_multicast6(&p.to)))
+		return check_neighbour(skb, config, link, &p);
+	return check_overlay(skb, config, &p);
+}
+
+int link_ingress(struct __sk_buff *skb)
+{
+	int reason = check(skb);
+
+	if (reason == 0)
+		return TC_ACT_OK;
+	if (reason != SILENT)
+		count_reason(reason & REASON_MASK);
+	return reason & REFUSED ? TC_ACT_OK : TC_ACT_SHOT;
+}

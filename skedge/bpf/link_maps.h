@@ -1,0 +1,92 @@
+/* Structs and pinned maps of the packet programs on link devices; written by skedge/dataplane/{linkfilter,endpoints}.py.
+ * NBO = network byte order, HBO = host byte order. A layout change takes a new versioned name. */
+#ifndef SKEDGE_LINK_MAPS_H
+#define SKEDGE_LINK_MAPS_H
+
+#ifndef PIN_DIR
+#define PIN_DIR "/sys/fs/bpf/skedge"
+#endif
+
+/* An address of either family: IPv4 lies in word 0, the other words are 0. */
+struct address {
+	__u32 word[4]; /* NBO */
+};
+
+/* What is the same for every link of this site. */
+struct link_config {
+	struct address overlay4;
+	struct address overlay6;
+	struct address prefix4; /* the overlay's IPv4 network, with its mask beside it */
+	struct address mask4;
+	struct address prefix6; /* a /48 */
+	__u16 control_port; /* HBO, like all ports here */
+	__u16 load_port;
+	__u16 endpoint_low;
+	__u16 endpoint_high;
+};
+
+#define LINK_L3 1 /* packets have no Ethernet header (WireGuard, TUN) */
+
+/* One link device: who is at its far end. */
+struct link_entry {
+	struct address own;
+	struct address peer; /* link-local addresses of this site and of the neighbour */
+	__u8 peer_mac[6];
+	__u16 flags;
+};
+
+struct endpoint_key {
+	__u16 port; /* HBO */
+	__u8 protocol;
+	__u8 spare;
+};
+
+#define NAME_SIZE 64
+
+/* The workload behind a published endpoint. The names are for people and for the controller's restart. */
+struct endpoint {
+	struct address host;
+	__u16 port; /* HBO */
+	__u8 v6;
+	__u8 spare[5];
+	char site[NAME_SIZE];
+	char connector[NAME_SIZE];
+};
+
+/* A workload's own address and port, as its socket sends; address all 0: bound to every address. */
+struct source_key {
+	struct address host;
+	__u16 port; /* HBO */
+	__u8 protocol;
+	__u8 v6;
+};
+
+/* That the socket has sent a datagram to an endpoint: then, and only then, it may get one back unconnected. */
+struct udp_client {
+	__u64 since_ns;
+	__u64 spare;
+};
+
+BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v1, 1, PIN_DIR "/link_config_v1");
+/* interface index -> the link */
+BPF_TABLE_PINNED("hash", __u32, struct link_entry, link_table_v1, 1024, PIN_DIR "/link_table_v1");
+/* reason code -> packets */
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v1, 64, PIN_DIR "/link_drops_v1");
+/* published endpoint -> workload */
+BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints_v1, 4096, PIN_DIR "/endpoints_v1");
+/* workload's own address and port -> endpoint port, for replies whose source must be the endpoint */
+BPF_TABLE_PINNED("hash", struct source_key, __u16, endpoint_sources_v1, 8192, PIN_DIR "/endpoint_sources_v1");
+
+/* bcc has no pinned form of its BPF_SK_STORAGE. */
+struct udp_clients_table {
+	int key;
+	struct udp_client leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_DIR "/link_udp_clients_v1")))
+struct udp_clients_table link_udp_clients_v1 = {.flags = BPF_F_NO_PREALLOC};
+BPF_ANNOTATE_KV_PAIR(link_udp_clients_v1, int, struct udp_client);
+
+#endif

@@ -1,0 +1,161 @@
+/* Parsing of packets on link devices into one form for both address families, and the rewriting of their addresses. */
+#ifndef SKEDGE_LINK_PACKET_H
+#define SKEDGE_LINK_PACKET_H
+
+#define INLINE static __attribute__((always_inline)) inline
+
+#define ETH_LENGTH 14
+#define IP4_LENGTH 20
+#define IP6_LENGTH 40
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+#define TCP_RST 0x04
+#define NEXT_HOP_BY_HOP 0
+#define NEXT_ROUTING 43
+#define NEXT_FRAGMENT 44
+
+/* One packet; ``from``/``to`` with the ports are what sockets are looked up by. */
+struct packet {
+	struct address from;
+	struct address to;
+	__u32 l3; /* offset of the IP header */
+	__u32 l4; /* offset of the transport header */
+	__u16 from_port; /* HBO */
+	__u16 to_port;
+	__u8 v6;
+	__u8 protocol;
+	__u8 fragment;
+	__u8 hops; /* hop limit, IPv6 only */
+	__u8 tcp_flags;
+};
+
+INLINE int same(const struct address *a, const struct address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+}
+
+INLINE int is_loopback(const struct address *a, int v6)
+{
+	if (v6)
+		return !a->word[0] && !a->word[1] && !a->word[2] && a->word[3] == bpf_htonl(1);
+	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+}
+
+INLINE int is_link_local(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+INLINE int is_multicast6(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+INLINE int in_overlay(const struct link_config *config, const struct address *a, int v6)
+{
+	if (v6)
+		return a->word[0] == config->prefix6.word[0] &&
+		       ((a->word[1] ^ config->prefix6.word[1]) & bpf_htonl(0xffff0000)) == 0;
+	return (a->word[0] & config->mask4.word[0]) == config->prefix4.word[0];
+}
+
+INLINE int is_own(const struct link_config *config, const struct address *a, int v6)
+{
+	return v6 ? same(a, &config->overlay6) : a->word[0] == config->overlay4.word[0];
+}
+
+INLINE int in_endpoint_range(const struct link_config *config, __u16 port)
+{
+	return port >= config->endpoint_low && port <= config->endpoint_high;
+}
+
+/* Read an IPv4 header at ``offset``. Options are refused: they can name another destination. */
+INLINE int parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
+{
+	__u8 ip[IP4_LENGTH];
+
+	if (bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
+		return MALFORMED;
+	p->v6 = 0;
+	p->l3 = offset;
+	p->l4 = offset + IP4_LENGTH;
+	p->protocol = ip[9];
+	p->fragment = (ip[6] & 0x3f) | ip[7];
+	__builtin_memset(&p->from, 0, sizeof(p->from));
+	__builtin_memset(&p->to, 0, sizeof(p->to));
+	__builtin_memcpy(&p->from.word[0], ip + 12, 4);
+	__builtin_memcpy(&p->to.word[0], ip + 16, 4);
+	return 0;
+}
+
+/* Read an IPv6 header at ``offset``. Routing headers can name another destination; hop-by-hop options come only with
+ * multicast listener reports, which nobody here needs. */
+INLINE int parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
+{
+	__u8 ip[IP6_LENGTH];
+
+	if (bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)) || (ip[0] >> 4) != 6 || ip[6] == NEXT_ROUTING)
+		return MALFORMED;
+	p->v6 = 1;
+	p->l3 = offset;
+	p->l4 = offset + IP6_LENGTH;
+	p->protocol = ip[6];
+	p->fragment = ip[6] == NEXT_FRAGMENT;
+	p->hops = ip[7];
+	__builtin_memcpy(&p->from, ip + 8, 16);
+	__builtin_memcpy(&p->to, ip + 24, 16);
+	return 0;
+}
+
+/* Read the ports of a TCP or UDP packet. */
+INLINE int parse_ports(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 ports[4];
+
+	if (bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)))
+		return MALFORMED;
+	p->from_port = (__u16)ports[0] << 8 | ports[1];
+	p->to_port = (__u16)ports[2] << 8 | ports[3];
+	return 0;
+}
+
+/* Read ports and flags of a TCP packet. */
+INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
+{
+	if (bpf_skb_load_bytes(skb, p->l4 + 13, &p->tcp_flags, 1))
+		return MALFORMED;
+	return parse_ports(skb, p);
+}
+
+/* Replace one address and port of a TCP or UDP packet: ``at``/``port_at`` are their offsets, ``old`` their values.
+ * Returns 0, or negative when the kernel refused. */
+INLINE int rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u32 port_at, const struct address *old,
+		   const struct address *new, __u16 old_port, __u16 new_port)
+{
+	__u32 sum_at = p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
+	__u64 sum_flags = p->protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
+	struct address from = *old, to = *new; /* on the stack, where the helpers may read them */
+	__u16 from_port = bpf_htons(old_port), to_port = bpf_htons(new_port);
+	__u32 size = p->v6 ? 16 : 4;
+	__s64 diff = bpf_csum_diff((void *)&from, size, (void *)&to, size, 0);
+
+	if (diff < 0 || bpf_l4_csum_replace(skb, sum_at, 0, diff, sum_flags | BPF_F_PSEUDO_HDR))
+		return -1;
+	if (bpf_l4_csum_replace(skb, sum_at, from_port, to_port, sum_flags | 2))
+		return -1;
+	if (!p->v6 && bpf_l3_csum_replace(skb, p->l3 + 10, 0, diff, 0))
+		return -1;
+	if (bpf_skb_store_bytes(skb, port_at, &to_port, sizeof(to_port), 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, at, &to, size, 0);
+}
+
+INLINE void count_reason(__u32 reason)
+{
+	__u64 *packets = link_drops_v1.lookup(&reason);
+
+	if (packets)
+		*packets += 1;
+}
+
+#endif

@@ -1,0 +1,142 @@
+"""The published endpoints of this site, in the pinned maps of the packet programs (bpf/link_maps.h).
+
+Beside each endpoint stand the addresses that its workload's own packets may carry, so that replies of workloads that
+are reached by rewriting, and of all UDP workloads, leave with the endpoint as their source.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+from skedge.core.errors import DataplaneError
+from skedge.core.model import Protocol, WorkloadId
+from skedge.core.state import Endpoint, EndpointKey
+from skedge.dataplane import bpfsys
+from skedge.dataplane.linkfilter import address_bytes
+
+ENDPOINT_MAP = "endpoints_v1"
+SOURCE_MAP = "endpoint_sources_v1"
+NAME_MAX = 63
+_KEY = struct.Struct("=HBx")
+_VALUE = struct.Struct("=16sHB5x64s64s")
+_SOURCE = struct.Struct("=16sHBB")
+_PORT = struct.Struct("=H")
+_NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17}
+_PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
+_ANY = bytes(16)
+
+
+class EndpointDriver:
+    """Driver[EndpointKey, Endpoint] on the maps pinned in ``pin_dir``."""
+
+    def __init__(self, pin_dir: str) -> None:
+        self._pins = Path(pin_dir)
+
+    def _map(self, name: str) -> bpfsys.Fd:
+        return bpfsys.Fd(bpfsys.obj_get(str(self._pins / name)))
+
+    def read(self) -> Mapping[EndpointKey, Endpoint]:
+        """Return all published endpoints. One whose reply addresses are missing has port 0 (so it is put again)."""
+        found = self._published()
+        with self._map(SOURCE_MAP) as fd:
+            known = {key for key, _ in bpfsys.map_items(fd, _SOURCE.size, _PORT.size)}
+        return {
+            key: value if _sources(key, value) <= known else Endpoint(value.workload, value.host, 0)
+            for key, value in found.items()
+        }
+
+    def _published(self) -> dict[EndpointKey, Endpoint]:
+        with self._map(ENDPOINT_MAP) as fd:
+            return {_unpack_key(key): _unpack(value) for key, value in bpfsys.map_items(fd, _KEY.size, _VALUE.size)}
+
+    def put(self, key: EndpointKey, value: Endpoint) -> None:
+        """Publish an endpoint or change its workload. Raises DataplaneError."""
+        packed = _pack(key, value)
+        have = self._published()
+        self._refuse_shared(key, value, have)
+        if key in have:
+            self._forget_sources(key, have[key], value)
+        with self._map(SOURCE_MAP) as fd:
+            for source in _sources(key, value):
+                if bpfsys.map_lookup(fd, source, _PORT.size) is None:
+                    bpfsys.map_update(fd, source, _PORT.pack(key.port))
+        with self._map(ENDPOINT_MAP) as fd:
+            bpfsys.map_update(fd, _KEY.pack(key.port, _NUMBERS[key.protocol]), packed)
+
+    def delete(self, key: EndpointKey) -> None:
+        """Withdraw an endpoint: no new connections; those that exist go on, but for the rewritten ones."""
+        have = self._published()
+        if key not in have:
+            return
+        with self._map(ENDPOINT_MAP) as fd:
+            bpfsys.map_delete(fd, _KEY.pack(key.port, _NUMBERS[key.protocol]))
+        self._forget_sources(key, have[key], None)
+        # Another endpoint of the same workload address takes over what this one had written first.
+        for other, endpoint in have.items():
+            if other != key and _sources(other, endpoint) & _sources(key, have[key]):
+                self.put(other, endpoint)
+
+    def _forget_sources(self, key: EndpointKey, before: Endpoint, after: Endpoint | None) -> None:
+        keep = set() if after is None else _sources(key, after)
+        with self._map(SOURCE_MAP) as fd:
+            for source in _sources(key, before) - keep:
+                if bpfsys.map_lookup(fd, source, _PORT.size) == _PORT.pack(key.port):
+                    bpfsys.map_delete(fd, source)
+
+    @staticmethod
+    def _refuse_shared(key: EndpointKey, value: Endpoint, have: Mapping[EndpointKey, Endpoint]) -> None:
+        """A UDP reply says only which workload it is from, so that workload can have but one endpoint."""
+        if key.protocol is not Protocol.UDP:
+            return
+        for other, endpoint in have.items():
+            if (
+                other != key
+                and other.protocol is Protocol.UDP
+                and (endpoint.host, endpoint.port) == (value.host, value.port)
+            ):
+                raise DataplaneError(
+                    f"endpoint {key.port}/udp of {value.workload}: {endpoint.workload} has the same workload"
+                    f" {value.host}:{value.port}; replies of both would look alike, use one connector or another port"
+                )
+
+
+def _sources(key: EndpointKey, value: Endpoint) -> set[bytes]:
+    """Return the source map's keys of an endpoint: the workload's own address, every address, the other loopback."""
+    number = _NUMBERS[key.protocol]
+    host = ip_address(value.host)
+    pairs = {(address_bytes(value.host), host.version == 6), (_ANY, False), (_ANY, True)}
+    if host.is_loopback:
+        pairs |= {(address_bytes("127.0.0.1"), False), (address_bytes("::1"), True)}
+    return {_SOURCE.pack(address, value.port, number, six) for address, six in pairs}
+
+
+def _name(what: str, name: str) -> bytes:
+    raw = name.encode()
+    if len(raw) > NAME_MAX:
+        raise DataplaneError(f"endpoint: the {what} name {name} is longer than {NAME_MAX} bytes; shorten it")
+    return raw
+
+
+def _pack(key: EndpointKey, value: Endpoint) -> bytes:
+    try:
+        host = ip_address(value.host)
+    except ValueError as error:
+        raise DataplaneError(f"endpoint {key.port} of {value.workload}: host {value.host} is no IP address") from error
+    workload = value.workload
+    names = _name("site", workload.site), _name("connector", workload.connector)
+    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, *names)
+
+
+def _unpack(raw: bytes) -> Endpoint:
+    host, port, six, site, connector = _VALUE.unpack(raw)
+    address = ip_address(host if six else host[:4])
+    names = (name.rstrip(b"\0").decode(errors="replace") for name in (site, connector))
+    return Endpoint(WorkloadId(*names), str(address), port)
+
+
+def _unpack_key(raw: bytes) -> EndpointKey:
+    port, number = _KEY.unpack(raw)
+    return EndpointKey(port, _PROTOCOLS[number])

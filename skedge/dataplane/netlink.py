@@ -1,0 +1,123 @@
+"""rtnetlink for the drivers: one socket a thread, interrupted dumps retried, errors as one sentence.
+
+pyroute2's sockets run an event loop of their own, so they cannot be used from a thread whose asyncio loop is running:
+the daemon calls drivers from a worker thread. A socket belongs to the network namespace that its thread was in at
+first use.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
+
+from skedge.core.errors import DataplaneError
+
+PROTOCOL = 74  # our mark on routes, rules and addresses (a value no routing daemon uses)
+TABLE = 7400
+PRIORITY = 7400
+
+_RTM_SETLINK = 19
+_NLM_REQUEST_ACK = 0x5
+_NLMSG_ERROR = 2
+_IFLA_AF_SPEC = 26
+_IFLA_INET_CONF = 1
+_NESTED = 0x8000
+
+# A table that changes while it is dumped answers in part; the whole dump is made again.
+dump_retry = retry(
+    retry=retry_if_exception_type(NetlinkDumpInterrupted),
+    stop=stop_after_attempt(5),
+    wait=wait_fixed(0.01),
+    reraise=True,
+)
+
+
+@contextmanager
+def kernel_errors(what: str) -> Iterator[None]:
+    """Turn a refusal of the kernel into a DataplaneError that begins with ``what``."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise DataplaneError(f"{what}: {os.strerror(error.code) if error.code else error}") from error
+    except (OSError, NetlinkDumpInterrupted) as error:
+        raise DataplaneError(f"{what}: {error.strerror if isinstance(error, OSError) else error}") from error
+
+
+class Netlink:
+    """The rtnetlink sockets of this process, one a thread, opened at first use."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+
+    @property
+    def ipr(self) -> Any:
+        """The calling thread's IPRoute."""
+        if not hasattr(self._thread, "ipr"):
+            with kernel_errors("open an rtnetlink socket"):
+                self._thread.ipr = IPRoute()
+        return self._thread.ipr
+
+    def close(self) -> None:
+        """Close the calling thread's socket."""
+        if hasattr(self._thread, "ipr"):
+            self._thread.ipr.close()
+            del self._thread.ipr
+
+    @dump_retry
+    def dump(self, what: str, **match: object) -> list[Any]:
+        """Return all answers of one dump: ``what`` is links, addr, routes, rules, neighbours (pyroute2's get_…)."""
+        with kernel_errors(f"read {what}"):
+            return list(getattr(self.ipr, f"get_{what}")(**match))
+
+    def index(self, device: str) -> int | None:
+        """Return the interface index of a device, None when there is none."""
+        with kernel_errors(f"look up device {device}"):
+            found = self.ipr.link_lookup(ifname=device)
+        return int(found[0]) if found else None
+
+    def names(self) -> dict[int, str]:
+        """Return the device name of every interface index."""
+        return {int(link["index"]): str(link.get_attr("IFLA_IFNAME")) for link in self.dump("links")}
+
+
+def set_devconf4(index: int, values: Mapping[int, int]) -> None:
+    """Set IPv4 per-device settings (IPV4_DEVCONF_* -> value) over netlink: works where /proc/sys is read-only.
+
+    pyroute2 reads these but has no form to write them.
+    """
+    conf = b"".join(struct.pack("=HHI", 8, number, value) for number, value in values.items())
+    inet = struct.pack("=HH", 4 + len(conf), _IFLA_INET_CONF | _NESTED) + conf
+    spec = struct.pack("=HH", 4 + len(inet), socket.AF_INET | _NESTED) + inet
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+    body += struct.pack("=HH", 4 + len(spec), _IFLA_AF_SPEC | _NESTED) + spec
+    request = struct.pack("=IHHII", 16 + len(body), _RTM_SETLINK, _NLM_REQUEST_ACK, 1, 0) + body
+    with (
+        kernel_errors(f"set IPv4 settings of interface {index}"),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection,
+    ):
+        connection.bind((0, 0))
+        connection.send(request)
+        answer = connection.recv(65536)
+        kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
+        if kind == _NLMSG_ERROR and code:
+            raise OSError(-code, os.strerror(-code))
+
+
+def set_sysctl6(device: str, name: str, value: int) -> None:
+    """Set an IPv6 per-device setting that netlink cannot (there is only /proc/sys), when it is not so already."""
+    path = Path(f"/proc/sys/net/ipv6/conf/{device}/{name}")
+    try:
+        if path.read_text(encoding="ascii").strip() != str(value):
+            path.write_text(f"{value}\n", encoding="ascii")
+    except OSError as error:
+        raise DataplaneError(f"set {path} to {value}: {error.strerror}; is /proc/sys writable for skedge?") from error

@@ -1,0 +1,107 @@
+"""Routes to the overlay addresses of the other sites, in our own table with our own protocol number.
+
+IPv4 routes point at IPv6 next hops (RTA_VIA): the links are unnumbered. Every route names our own overlay address as
+its source; without it the kernel would take the egress device's.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from skedge.core.errors import DataplaneError
+from skedge.core.state import KernelRoute, NextHop
+from skedge.dataplane.netlink import PROTOCOL, TABLE, Netlink, kernel_errors
+
+_UNICAST = 1
+METRIC = 1024  # the kernel's own default for IPv6; said, so that a replace names the same route
+
+
+class RouteDriver:
+    """Driver[str, KernelRoute]: destination ``addr/len`` -> next hops and source."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+
+    def read(self) -> Mapping[str, KernelRoute]:
+        """Return our unicast routes of both families."""
+        names = self._netlink.names()
+        routes: dict[str, KernelRoute] = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in self._netlink.dump("routes", family=family, table=TABLE):
+                if _ours(message) and message["type"] == _UNICAST:
+                    routes[_destination(message)] = _route(message, names)
+        return routes
+
+    def put(self, key: str, value: KernelRoute) -> None:
+        """Create or replace the route. Raises DataplaneError, also when a device is not there (yet)."""
+        network = ip_network(key)
+        hops = [self._hop(key, hop, network.version) for hop in value.next_hops]
+        if not hops:
+            raise DataplaneError(f"route to {key}: it has no next hop")
+        nexthop: dict[str, object] = hops[0] if len(hops) == 1 else {"multipath": hops}
+        with kernel_errors(f"route to {key}"):
+            self._netlink.ipr.route(
+                "replace",
+                family=_family(network.version),
+                dst=key,
+                table=TABLE,
+                proto=PROTOCOL,
+                priority=METRIC,
+                prefsrc=value.source,
+                **nexthop,
+            )
+
+    def delete(self, key: str) -> None:
+        """Remove the route; one that is already gone is success."""
+        network = ip_network(key)
+        with kernel_errors(f"remove the route to {key}"):
+            try:
+                self._netlink.ipr.route(
+                    "del", family=_family(network.version), dst=key, table=TABLE, proto=PROTOCOL, type=_UNICAST
+                )
+            except NetlinkError as error:
+                if error.code not in (errno.ESRCH, errno.ENOENT):
+                    raise
+
+    def _hop(self, key: str, hop: NextHop, version: int) -> dict[str, object]:
+        """Return one next hop in pyroute2's form."""
+        index = self._netlink.index(hop.device)
+        if index is None:
+            raise DataplaneError(f"route to {key}: there is no device {hop.device}")
+        if version == 6:
+            return {"oif": index, "gateway": hop.via}
+        return {"oif": index, "via": {"family": socket.AF_INET6, "addr": hop.via}}
+
+
+def _family(version: int) -> int:
+    return int(socket.AF_INET if version == 4 else socket.AF_INET6)
+
+
+def _ours(message: Any) -> bool:
+    return bool(message["proto"] == PROTOCOL and message.get_attr("RTA_TABLE") == TABLE)
+
+
+def _destination(message: Any) -> str:
+    return f"{message.get_attr('RTA_DST')}/{message['dst_len']}"
+
+
+def _next_hop(part: Any, index: int, names: Mapping[int, str]) -> NextHop:
+    via = part.get_attr("RTA_VIA")
+    address = via["addr"] if via else part.get_attr("RTA_GATEWAY")
+    return NextHop(names.get(index, f"#{index}"), str(address))
+
+
+def _route(message: Any, names: Mapping[int, str]) -> KernelRoute:
+    """Return one route; the next hops sorted, as the kernel's order says nothing."""
+    parts = message.get_attr("RTA_MULTIPATH")
+    if parts:
+        hops = [_next_hop(part, part["oif"], names) for part in parts]
+    else:
+        hops = [_next_hop(message, message.get_attr("RTA_OIF"), names)]
+    return KernelRoute(tuple(sorted(hops)), str(message.get_attr("RTA_PREFSRC") or ""))

@@ -1,0 +1,196 @@
+"""Sites in network namespaces: each with its own thread, its own pins and the real drivers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from skedge.core import names
+from skedge.core.model import LinkId, Transport
+from skedge.core.state import LinkDevice
+from skedge.dataplane.addresses import AddressDriver
+from skedge.dataplane.endpoints import EndpointDriver
+from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
+from skedge.dataplane.links import LinkDriver
+from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.routes import RouteDriver
+from skedge.dataplane.rules import RuleDriver, wanted
+from skedge.dataplane.tunnel_guard import TunnelGuard
+
+T = TypeVar("T")
+NETWORK = "linktest"
+CIDR = "100.64.0.0/10"
+CONTROL_PORT, LOAD_PORT = 7401, 7402
+ENDPOINT_PORTS = (61000, 62999)
+BPF_DIR = Path(__file__).resolve().parents[3] / "skedge" / "bpf"
+_CLONE_NEWNET = 0x40000000
+
+LOAD_SCRIPT = """
+import ctypes, json, os, sys
+from bcc import BPF, lib
+todo = json.load(sys.stdin)
+os.makedirs(todo["pin_dir"], exist_ok=True)
+for name, text in todo["programs"].items():
+    program = BPF(text=text, cflags=['-DPIN_DIR="%s"' % todo["pin_dir"]])
+    function = program.load_func(name, BPF.SCHED_CLS)
+    if lib.bpf_obj_pin(function.fd, ("%s/%s_v1" % (todo["pin_dir"], name)).encode()):
+        raise OSError(ctypes.get_errno(), "pin " + name)
+"""
+
+
+def run(*command: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=check, **options)
+
+
+def _flat(name: str, seen: set[str]) -> str:
+    """Return a C file with its own headers in their places: bcc rewrites map calls in the main file only."""
+    lines = []
+    for line in (BPF_DIR / name).read_text().splitlines():
+        found = re.match(r'#include "([^"]+)"', line)
+        if found is None:
+            lines.append(line)
+        elif found[1] not in seen:
+            seen.add(found[1])
+            lines.append(_flat(found[1], seen))
+    return "\n".join(lines) + "\n"
+
+
+def load_programs(pin_dir: str) -> None:
+    import json
+
+    programs = {name: _flat(f"{name}.c", set()) for name in ("link_ingress", "link_egress")}
+    result = run(
+        sys.executable, "-c", LOAD_SCRIPT, input=json.dumps({"pin_dir": pin_dir, "programs": programs}), check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+class Namespace:
+    """A network namespace with one thread that lives in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"skl{os.getpid()}-{name}"
+        run("ip", "netns", "add", self.name)
+        self._pool = ThreadPoolExecutor(1, initializer=self._enter)
+        run("ip", "-n", self.name, "link", "set", "lo", "up")
+
+    def _enter(self) -> None:
+        with open(f"/run/netns/{self.name}") as handle:
+            if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+
+    def __call__(self, function: Callable[..., T], *args, **kwargs) -> T:
+        """Call the function in this namespace."""
+        return self._pool.submit(function, *args, **kwargs).result(timeout=60)
+
+    def ip(self, *arguments: str, check: bool = True) -> str:
+        return run("ip", "-n", self.name, *arguments, check=check).stdout
+
+    def sh(self, command: str, check: bool = True) -> str:
+        return run("ip", "netns", "exec", self.name, "sh", "-c", command, check=check).stdout
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        run("ip", "netns", "del", self.name, check=False)
+
+
+def veth(a: Namespace, b: Namespace, name_a: str, name_b: str, address_a: str, address_b: str) -> None:
+    a.ip("link", "add", name_a, "type", "veth", "peer", "name", name_b, "netns", b.name)
+    for namespace, name, address in ((a, name_a, address_a), (b, name_b, address_b)):
+        namespace.ip("addr", "add", address, "dev", name)
+        namespace.ip("link", "set", name, "up")
+
+
+class Site:
+    """One site: its namespace, its pins, the real drivers."""
+
+    def __init__(self, name: str, bpffs: Path) -> None:
+        self.name = name
+        self.ns = Namespace(name)
+        self.pin_dir = str(bpffs / self.ns.name)
+        load_programs(self.pin_dir)
+        self.overlay4 = str(names.overlay_address(IPv4Network(CIDR), NETWORK, name))
+        self.overlay6 = str(names.overlay_address6(NETWORK, name))
+        self.prefix6 = names.overlay_prefix6(NETWORK)
+        self.link_local = str(names.link_local(NETWORK, name))
+        self.netlink = Netlink()
+        self.filter = LinkFilter(self.pin_dir, self.netlink)
+        self.guard = TunnelGuard()
+        self.links = LinkDriver(self.netlink, self.filter, self.guard)
+        self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
+        self.routes = RouteDriver(self.netlink)
+        self.rules = RuleDriver(self.netlink)
+        self.endpoints = EndpointDriver(self.pin_dir)
+        self.config = FilterConfig(
+            self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
+        )
+        self.filter.configure(self.config)
+
+    def put_base(self) -> None:
+        self.ns(self.addresses.put, f"{self.overlay4}/32", "lo")
+        self.ns(self.addresses.put, f"{self.overlay6}/128", "lo")
+        for key, value in wanted(CIDR, self.prefix6).items():
+            self.ns(self.rules.put, key, value)
+        self.ns.sh("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0")
+
+    def device(self, far: str, name: str = "main") -> str:
+        return names.device_name(NETWORK, LinkId.between(self.name, far, name), self.name)
+
+    def vxlan(self, far: str, local: str, remote: str, name: str = "main", mtu: int = 0) -> LinkDevice:
+        link = LinkId.between(self.name, far, name)
+        return LinkDevice(
+            link=link,
+            transport=Transport.VXLAN,
+            link_local=self.link_local,
+            peer_link_local=str(names.link_local(NETWORK, far)),
+            mtu=mtu,
+            vni=names.vni(NETWORK, link),
+            local=local,
+            remote=remote,
+            port=4790,
+        )
+
+    def direct(self, far: str, underlay: str, name: str = "main") -> LinkDevice:
+        return LinkDevice(
+            link=LinkId.between(self.name, far, name),
+            transport=Transport.DIRECT,
+            link_local=self.link_local,
+            peer_link_local=str(names.link_local(NETWORK, far)),
+            underlay=underlay,
+        )
+
+    def drops(self) -> dict[str, int]:
+        return {reason.name: count for reason, count in self.filter.drops().items()}
+
+    def close(self) -> None:
+        self.ns(self.netlink.close)
+        self.ns.close()
+        run("rm", "-rf", self.pin_dir, check=False)
+
+
+def listen(address: str, port: int, kind: int = socket.SOCK_STREAM, reuseport: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.socket(family, kind)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuseport:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    server.bind((address, port))
+    if kind == socket.SOCK_STREAM:
+        server.listen(64)
+    server.settimeout(3)
+    return server
+
+
+def client(address: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    made.settimeout(3)
+    return made
