@@ -1,0 +1,77 @@
+/* Limits, flags and penalties of the connect-time programs; each with the reason for its value. */
+#ifndef SKEDGE_CONSTS_H
+#define SKEDGE_CONSTS_H
+
+#define MAX_SERVICES 1024
+#define MAX_WORKLOADS 256
+/* Size classes of a service: the scan has a fixed length, so a small service must not pay for a large one. */
+#define CLASS_SMALL 8
+#define CLASS_MEDIUM 32
+
+#define MAX_LISTENERS 16384
+#define PORT_WORDS 2048 /* 65536 bits for TCP, then 65536 for UDP, in 64-bit words */
+#define NAME_SIZE 64
+#define UDP_FLOWS 8 /* listeners that one unconnected UDP socket may talk to at the same time */
+
+/* The pick log is a debugging aid: the loader sizes it (a power of two), one entry when it is off. */
+#ifndef PICK_LOG_ENTRIES
+#define PICK_LOG_ENTRIES 1
+#endif
+
+/* struct slot.flags; a socket needs a set of them, a slot that misses one is out for it. */
+#define SLOT_USED 0x01u  /* in the service's table (else: free, or retired and still counted) */
+#define SLOT_IN 0x02u    /* may be chosen */
+#define SLOT_T4 0x04u    /* has an IPv4 target */
+#define SLOT_T6 0x08u    /* has an IPv6 target */
+#define SLOT_ANY 0x10u   /* has a target of either family */
+#define SLOT_LOCAL 0x20u /* a workload of this site */
+#define SLOT_OUT_SHIFT 8 /* bits 8..15: the Reason code why it is out */
+
+/* Added to the path cost, so that the one comparison ranks usable < suspended < out and keeps the exact order within
+ * each. Path costs stay below 2^24 and open/capacity below 2^27; (2^30 * capacity 2^16) * capacity 2^16 < 2^63. */
+#define SUSPENDED_SHIFT 28
+#define OUT_SHIFT 29
+#define COST_SUSPENDED (1ull << SUSPENDED_SHIFT)
+#define COST_OUT (1ull << OUT_SHIFT)
+#define COST_NOBODY (1ull << 30)
+
+/* `last` of a slot that was never chosen is its rank by name (0..255); choice numbers follow from here. */
+#define FIRST_CHOICE 256
+
+/* struct staged_slot.apply: which fields the apply program takes over. */
+#define APPLY_CONTROL 0x1u
+#define APPLY_OTHERS 0x2u
+#define APPLY_RESET 0x4u  /* a new workload in this slot: its counters start at 0 */
+#define APPLY_RESUME 0x8u /* a good health probe ends the suspension */
+#define APPLY_DELTA 0x10u /* reconciliation corrects the count of open connections */
+
+/* The placement word: 0 is "nothing placed", so one 64-bit exchange takes the placement away exactly once. */
+#define PLACED_VALID (1ull << 63)
+#define PLACED_SERVICE_SHIFT 8
+#define PLACED_GENERATION_SHIFT 32
+#define GENERATION_MASK 0x7fffffffu
+
+#define OWN_MARK 0x736bu /* SO_MARK of skedge's own sockets, which are never placed */
+
+/* Kernel numbers that no UAPI header in use here gives. */
+#define AF_INET_ 2
+#define AF_INET6_ 10
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+#define ERR_CONNREFUSED 111
+#define ERR_CONNABORTED 103
+#define STATE_SYN_SENT 2
+#define STATE_CLOSE 7
+#define BINDADDR_LOCK 4 /* sk_userlocks: bind(2) gave the source address */
+
+/* Offsets in the running kernel's struct sock, found in its BTF by the loader. */
+#ifndef OFF_V6ONLY_BYTE
+#error "the loader defines OFF_V6ONLY_BYTE, OFF_V6ONLY_BIT, OFF_USERLOCKS_BYTE, OFF_USERLOCKS_BIT, OFF_SK_ERR, OFF_RCV_SADDR6"
+#endif
+
+/* Hide where a number comes from: or the compiler turns arithmetic back into a branch. */
+#define OPAQUE(number) asm volatile("" : "+r"(number))
+
+#define MAPPED_PREFIX 0xffff0000u /* third word of ::ffff:a.b.c.d on a little-endian machine */
+
+#endif

@@ -1,0 +1,112 @@
+/* Unconnected UDP: a socket's flows, one a listener that it talks to, and small helpers of the connect programs. */
+#ifndef SKEDGE_FLOWS_H
+#define SKEDGE_FLOWS_H
+
+static __always_inline void keep_listener(struct placement *placement, const struct listener_key *to)
+{
+    placement->listener[0] = to->addr[0];
+    placement->listener[1] = to->addr[1];
+    placement->listener[2] = to->addr[2];
+    placement->listener[3] = to->addr[3];
+    placement->listener_port = to->port;
+    placement->protocol = to->protocol;
+}
+
+static __always_inline int same(const __u32 *a, __u32 port, const struct listener_key *key)
+{
+    return !((a[0] ^ key->addr[0]) | (a[1] ^ key->addr[1]) | (a[2] ^ key->addr[2]) | (a[3] ^ key->addr[3]) |
+             (port ^ key->port));
+}
+
+/* Whether a flow stays where it is: its workload is usable, or drained (what is open goes on). Read without the
+ * lock: a change that comes a moment later moves the flow at its next datagram. */
+static __always_inline int goes_on(__u64 word)
+{
+    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1);
+    struct service *service = services_v1.lookup(&id);
+    struct slot *slot;
+
+    if (!word || !service)
+        return 0;
+    slot = &service->slots[word & (MAX_WORKLOADS - 1)];
+    if ((slot->generation & GENERATION_MASK) != ((word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK))
+        return 0;
+    return (slot->flags & SLOT_IN) || (slot->flags >> SLOT_OUT_SHIFT & 0xff) == REASON_DRAINED;
+}
+
+/* Find the socket's flow to the listener, or place a new one in the room of the flow that was idle longest.
+ * Returns 0 with the flow in *found, else the reason why there is none. */
+static __always_inline int place_flow(struct bpf_sock *sk, struct config *config, struct listener *listener, struct wish *wish,
+                             struct placement **found)
+{
+    struct flows *flows = flows_v1.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    __u64 oldest = ~0ull, index = 0, hit = 0, word;
+    struct placement *flow;
+
+    if (!flows)
+        return REASON_TABLE_FULL;
+#pragma unroll
+    for (int i = 0; i < UDP_FLOWS; i++) {
+        flow = &flows->flow[i];
+        if (same(flow->listener, flow->listener_port, &wish->to)) {
+            index = i;
+            hit = 1;
+            break;
+        }
+        if (flow->seen < oldest) {
+            oldest = flow->seen;
+            index = i;
+        }
+    }
+    *(volatile __u64 *)&flows->index = index; /* through memory, as in slot_of() */
+    flow = &flows->flow[*(volatile __u64 *)&flows->index & (UDP_FLOWS - 1)];
+    if (hit && goes_on(flow->placed)) {
+        flow->seen = bpf_ktime_get_ns();
+        *found = flow;
+        return 0;
+    }
+    release(flow, 0);
+    word = pick(listener->service, config, wish->need, wish->prefer6, flow);
+    if (!word)
+        return wish->bound && flow->reason == REASON_NO_FAMILY ? REASON_SOURCE_BOUND : flow->reason;
+    keep_listener(flow, &wish->to);
+    put(flow, word);
+    *found = flow;
+    return 0;
+}
+
+/* Return the flow (or the connected placement) whose workload sent from this address, 0 for none. */
+static __always_inline struct placement *flow_from(struct bpf_sock *sk, const struct listener_key *from)
+{
+    struct placement *connected = find(sk);
+    struct flows *flows;
+
+    if (connected && connected->placed && same(connected->target, connected->target_port, from))
+        return connected;
+    flows = flows_v1.sk_storage_get(sk, 0, 0);
+    if (!flows)
+        return 0;
+#pragma unroll
+    for (int i = 0; i < UDP_FLOWS; i++) {
+        struct placement *flow = &flows->flow[i];
+
+        if (same(flow->target, flow->target_port, from)) {
+            flow->seen = bpf_ktime_get_ns();
+            return flow;
+        }
+    }
+    return 0;
+}
+
+static __always_inline void release_flows(struct bpf_sock *sk)
+{
+    struct flows *flows = flows_v1.sk_storage_get(sk, 0, 0);
+
+    if (!flows)
+        return;
+#pragma unroll
+    for (int i = 0; i < UDP_FLOWS; i++)
+        release(&flows->flow[i], 0);
+}
+
+#endif

@@ -1,0 +1,65 @@
+/* The store of placements: put, find and release on sk_storage. Nothing else may know where a placement lies. */
+#ifndef SKEDGE_PLACEMENT_H
+#define SKEDGE_PLACEMENT_H
+
+/* Give a workload's open connection back. @refused: the workload refused it or did not answer. */
+static __always_inline void uncount(__u64 word, int refused)
+{
+    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0;
+    __u32 generation = (word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
+    struct service *service = services_v1.lookup(&id);
+    struct config *config = config_v1.lookup(&zero);
+    struct slot *slot;
+
+    if (!service || !config)
+        return;
+    bpf_spin_lock(&service->lock);
+    slot = &service->slots[word & (MAX_WORKLOADS - 1)];
+    if ((slot->generation & GENERATION_MASK) == generation && slot->mine) {
+        slot->mine--;
+        if (refused) {
+            slot->refused++;
+            slot->suspended = 1;
+        }
+    } else {
+        service->underflow++;
+    }
+    service->epoch++;
+    bpf_spin_unlock(&service->lock);
+    if (refused)
+        __sync_fetch_and_add(&config->suspensions, 1);
+}
+
+/* Take a placement away; whoever exchanges the word first gives the count back, all others do nothing. */
+static __always_inline void release(struct placement *placement, int refused)
+{
+    __u64 word = placement->placed ? __sync_lock_test_and_set(&placement->placed, 0) : 0;
+
+    if (word)
+        uncount(word, refused);
+}
+
+/* Return the socket's placement, 0 where it never had one. */
+static __always_inline struct placement *find(struct bpf_sock *sk)
+{
+    return placements_v1.sk_storage_get(sk, 0, 0);
+}
+
+/* Return room for the socket's placement, 0 when there is no memory. */
+static __always_inline struct placement *room(struct bpf_sock *sk)
+{
+    return placements_v1.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* Make a counted pick the socket's placement. */
+static __always_inline void put(struct placement *placement, __u64 word)
+{
+    __u64 old;
+
+    placement->placed_at = placement->seen = bpf_ktime_get_ns();
+    old = __sync_lock_test_and_set(&placement->placed, word);
+    if (old)
+        uncount(old, 0);
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* What lies in the maps. dataplane/ebpf_structs.py mirrors these layouts; a test compares the sizes and offsets. */
+#ifndef SKEDGE_STRUCTS_H
+#define SKEDGE_STRUCTS_H
+
+/* One workload of a service. "control" is written by the controller (through the apply program, under the lock),
+ * "kernel" is written by the programs only: an update by the controller can never lose a count in flight. */
+struct slot {
+    __u32 path_cost;  /* control */
+    __u32 capacity;   /* control, at least 1 once used */
+    __u32 others;     /* control: open connections of the other sites, as last reported */
+    __u32 flags;      /* control: SLOT_* and the reason why it is out */
+    __u64 mine;       /* kernel: open connections placed here */
+    __u64 last;       /* kernel: choice number of the last choice, below FIRST_CHOICE the rank by name */
+    __u64 chosen;     /* kernel: how often chosen */
+    __u32 refused;    /* kernel: connects that were refused or not answered */
+    __u32 suspended;  /* kernel: 0 or 1 */
+    __u32 addr4;      /* control: targets, network byte order */
+    __u16 port4;
+    __u16 port6;
+    __u32 addr6[4];
+    __u32 generation; /* control: changes when the slot gets another workload */
+    __u32 spare;
+};
+
+struct service {
+    struct bpf_spin_lock lock;
+    __u32 size;       /* slots that are scanned: CLASS_SMALL, CLASS_MEDIUM or MAX_WORKLOADS */
+    __u64 version;    /* of the table, raised by each change of a control field */
+    __u64 epoch;      /* raised by every change of a count: a pick that sees two values was not alone */
+    __u64 choices;
+    __u64 stale;      /* picks made on a changed count: stays 0 */
+    __u64 underflow;  /* releases of something that was not counted: stays 0 */
+    __u64 winner;     /* of the pick that holds the lock, see slot_of() */
+    __u64 zero;       /* always, see scan_slots() */
+    struct slot slots[MAX_WORKLOADS];
+};
+
+/* One service's table on its way into the kernel: written plainly, then taken over by the apply program. */
+struct staged_slot {
+    __u32 apply; /* APPLY_* */
+    __u32 path_cost;
+    __u32 capacity;
+    __u32 others;
+    __u32 flags;
+    __u32 addr4;
+    __u16 port4;
+    __u16 port6;
+    __u32 addr6[4];
+    __u32 generation;
+    __u32 rank;  /* by name among the candidates, 0..255 */
+    __s32 delta; /* APPLY_DELTA: added to `mine` */
+};
+struct staged {
+    __u32 service;
+    __u32 size;
+    __u64 version; /* 0: keep */
+    struct staged_slot slots[MAX_WORKLOADS];
+};
+
+struct listener_key {
+    __u32 addr[4]; /* network byte order; IPv4 as ::ffff:a.b.c.d */
+    __u32 port;    /* network byte order, as in struct bpf_sock_addr */
+    __u32 protocol;
+};
+struct listener {
+    __u32 service;
+    __u32 spare;
+};
+
+struct config {
+    __u64 netns_cookie; /* only sockets of this network namespace are treated */
+    __u64 digest;       /* of the sources that are loaded, so that the loader need not compile them again */
+    __u64 port_limit;   /* source ports towards one endpoint; 0: not known */
+    __u64 sweep_before; /* iterator over the UDP flows: release what was last seen before (ns since boot); 0: none */
+    __u32 overlay4;     /* this site's overlay addresses: a socket bound to one may leave the site */
+    __u32 spare4;
+    __u32 overlay6[4];
+    __u64 log_position;
+    __u64 suspensions; /* how many there were: tells the controller when to look */
+    __u64 spare[4];
+};
+
+/* The cost of one side of a choice at the moment of the choice: perceived = path_cost + open / capacity. */
+struct weighed {
+    __u32 slot;
+    __u32 path_cost;
+    __u32 capacity; /* 0: there was none */
+    __u32 open;
+};
+
+/* The placement of a socket (or of one UDP flow of it) and its receipt. Cannot be migrated: hence the spare words. */
+struct placement {
+    __u64 placed; /* PLACED_*; 0: nothing */
+    __u64 placed_at; /* ns since boot */
+    __u64 seen;      /* UDP flows: last datagram, ns since boot */
+    __u32 listener[4];
+    __u32 target[4]; /* as ::ffff:a.b.c.d where IPv4 */
+    __u32 listener_port;
+    __u32 target_port;
+    __u32 protocol;
+    __u32 reason;
+    __u64 version;
+    __u64 choice;
+    struct weighed winner;
+    struct weighed runner;
+    __u64 spare[4];
+};
+struct flows {
+    __u64 index; /* of the flow in use, see place_flow() */
+    struct placement flow[UDP_FLOWS];
+};
+
+/* What the iterators write for each placement. */
+struct placement_record {
+    __u64 cookie;
+    __u32 client[4]; /* local address of the socket, IPv4 as ::ffff:a.b.c.d */
+    __u32 client_port; /* host byte order */
+    __u32 spare;
+    struct placement placement;
+};
+
+/* The pick log: everything that a pick among up to CLASS_SMALL slots was decided on, as seen under the lock. */
+struct logged_slot {
+    __u32 path_cost;
+    __u32 capacity;
+    __u32 others;
+    __u32 flags;
+    __u64 mine;
+    __u64 last;
+    __u32 suspended;
+    __u32 generation;
+};
+struct logged_pick {
+    __u64 sequence; /* 1 for the first pick; 0: empty */
+    __u64 limit;
+    __u64 version;
+    __u64 choice;
+    __u32 service;
+    __u32 need;
+    __u32 winner; /* slot, MAX_WORKLOADS when there was none */
+    __u32 runner;
+    struct logged_slot slots[CLASS_SMALL];
+};
+
+#endif
