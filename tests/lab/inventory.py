@@ -46,6 +46,7 @@ def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_private_key_file": str(ssh / "id_ed25519"),
         "ansible_ssh_common_args": f"-F none -o UserKnownHostsFile={ssh / 'known_hosts'} -o StrictHostKeyChecking=yes",
+        "skedge_ca_dir": str(directory / "ca"),
         "lab_segments": segments,
     }
 

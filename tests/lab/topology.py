@@ -19,7 +19,7 @@ from tests.lab.sh import LabError
 
 TOPOLOGIES = Path(__file__).parent / "topologies"
 RANGE = IPv4Network("10.77.0.0/16")
-NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,23}")
 DEFAULT_LAB = "demo"
 
 
@@ -110,7 +110,7 @@ class Plan:
 def check_lab_name(name: str) -> str:
     """Return the name if a lab may be called so."""
     if not NAME.fullmatch(name):
-        raise LabError(f"LAB={name}: a lab's name is 1 to 24 of a-z, 0-9 and '-', and starts with a letter")
+        raise LabError(f"LAB={name}: a lab's name is 1 to 24 of a-z, 0-9, - and _, and starts with a letter")
     return name
 
 
