@@ -30,7 +30,9 @@ def kernel(facts):
     if not facts["cgroup2"]:
         problems.append("no cgroup2 is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one")
     if not facts["ipv6"]:
-        problems.append("the kernel runs without IPv6, which links need; remove ipv6.disable=1 from the kernel's command line")
+        problems.append(
+            "the kernel runs without IPv6, which links need; remove ipv6.disable=1 from the kernel's command line"
+        )
     if not facts["systemd"]:
         problems.append("systemd is not the init system; skedge runs as a systemd service")
     if facts["python"] < (3, 11):
@@ -53,7 +55,12 @@ def ports(site, sockets, programs):
     A listener has no socket of its own, so whatever is bound to its port is another program's.
     """
     wanted = [
-        (item.get("protocol", "tcp"), item.get("address", "*"), item["port"], "the listener of service %s" % item["service"])
+        (
+            item.get("protocol", "tcp"),
+            item.get("address", "*"),
+            item["port"],
+            "the listener of service %s" % item["service"],
+        )
         for item in site.get("listeners", [])
     ]
     tunnels = {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
@@ -108,13 +115,19 @@ def addresses(site, own):
         if local and local not in own["addresses"]:
             problems.append(
                 "%s, its end of the link to %s, is not an address of this host (it has %s); set skedge_underlay_address, "
-                "or skedge_local_address where the neighbours see another one" % (local, link["to"], _some(own["addresses"]))
+                "or skedge_local_address where the neighbours see another one"
+                % (local, link["to"], _some(own["addresses"]))
             )
         if device and device not in own["devices"]:
-            problems.append("%s, the device of the link to %s, is not there (it has %s)" % (device, link["to"], _some(own["devices"])))
+            problems.append(
+                "%s, the device of the link to %s, is not there (it has %s)"
+                % (device, link["to"], _some(own["devices"]))
+            )
     return problems
 
 
 def _some(names):
-    shown = [name for name in names if name not in ("127.0.0.1", "::1", "lo") and not name.startswith(("fe80", OUR_PREFIX))]
+    shown = [
+        name for name in names if name not in ("127.0.0.1", "::1", "lo") and not name.startswith(("fe80", OUR_PREFIX))
+    ]
     return ", ".join(shown[:6]) or "none"

@@ -55,7 +55,7 @@ def _missing(chain, key, how, rules, tunnel_ports):
     reachable = _reachable(key, rules)
     problems = []
     if not any(_accepts_devices(rule) for rule in reachable):
-        open_it = "open it: nft insert rule %s %s %s iifname \"%s*\" accept" % (*key, DEVICES)
+        open_it = 'open it: nft insert rule %s %s %s iifname "%s*" accept' % (*key, DEVICES)
         if chain["hook"] == "forward":
             open_it += ", and the same with oifname"
         what = "forwarded traffic between links" if chain["hook"] == "forward" else "traffic that arrives over links"
@@ -113,7 +113,9 @@ def _accepts_udp(rule, port):
     if "dport" in matches:
         return _holds(matches["dport"], port)
     # a rule that trusts a device or a source without looking at ports
-    return bool({"iifname", "saddr"} & set(matches)) and not {"state", "sport"} & set(matches) and not _loopback(matches)
+    return (
+        bool({"iifname", "saddr"} & set(matches)) and not {"state", "sport"} & set(matches) and not _loopback(matches)
+    )
 
 
 def _loopback(matches):
@@ -136,13 +138,20 @@ def iptables_problems(text, command, tunnel_ports):
     rules = re.findall(r"^-A (.*-j ACCEPT.*)$", text, re.M)
     if policies.get("FORWARD") == "DROP" and not any("sk-+" in rule for rule in rules):
         open_it = "%s -I FORWARD -i sk-+ -j ACCEPT, and the same with -o" % command
-        problems.append("%s chain FORWARD drops forwarded traffic between links by its policy; open it: %s" % (command, open_it))
+        problems.append(
+            "%s chain FORWARD drops forwarded traffic between links by its policy; open it: %s" % (command, open_it)
+        )
     if policies.get("INPUT") == "DROP":
         if not any(rule.startswith("INPUT") and "sk-+" in rule for rule in rules):
             open_it = "%s -I INPUT -i sk-+ -j ACCEPT" % command
-            problems.append("%s chain INPUT drops traffic that arrives over links by its policy; open it: %s" % (command, open_it))
+            problems.append(
+                "%s chain INPUT drops traffic that arrives over links by its policy; open it: %s" % (command, open_it)
+            )
         for port in tunnel_ports:
             if not any(re.search(r"--dports? (\S*\b)?%d\b" % port, rule) for rule in rules):
                 open_it = "%s -I INPUT -p udp --dport %d -j ACCEPT" % (command, port)
-                problems.append("%s chain INPUT drops tunnel traffic to UDP port %d by its policy; open it: %s" % (command, port, open_it))
+                problems.append(
+                    "%s chain INPUT drops tunnel traffic to UDP port %d by its policy; open it: %s"
+                    % (command, port, open_it)
+                )
     return problems

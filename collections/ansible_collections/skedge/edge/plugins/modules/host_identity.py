@@ -122,7 +122,9 @@ def main():
     code, out, err = module.run_command([params["python"], "-I", "-c", HELPER], data=request, use_unsafe_shell=False)
     if code != 0:
         last = (err.strip().splitlines() or ["no message"])[-1]
-        module.fail_json(msg=f"the host's key in {path} cannot be made or read ({last}); remove that file to get a new one")
+        module.fail_json(
+            msg=f"the host's key in {path} cannot be made or read ({last}); remove that file to get a new one"
+        )
     changed = set_owner(path, params["owner"], module.check_mode) or make
     module.exit_json(changed=changed, csr=out, certificate=certificate)
 

@@ -120,7 +120,9 @@ def run_json(module, command):
 
 def firewall_problems(module, site):
     """Return what nftables (iptables-nft shows there too) and iptables-legacy would drop."""
-    ports = sorted({link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"})
+    ports = sorted(
+        {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
+    )
     if not site.get("links"):
         return []
     problems = firewall.nft_problems(run_json(module, ["nft", "-j", "list", "ruleset"]) or {}, ports)

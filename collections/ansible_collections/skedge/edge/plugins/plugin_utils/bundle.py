@@ -101,7 +101,9 @@ def _wheels_key(root: Path, target: Target) -> str:
     try:
         wanted = [FORMAT, _dependencies(root), SOURCE_ONLY, INSTALLER, target.python, target.machine, target.glibc]
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
-        raise BundleError(f"{root}/pyproject.toml cannot be read; set skedge_source_dir to the project's directory") from error
+        raise BundleError(
+            f"{root}/pyproject.toml cannot be read; set skedge_source_dir to the project's directory"
+        ) from error
     return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
 
 

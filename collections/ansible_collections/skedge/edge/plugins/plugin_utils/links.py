@@ -69,7 +69,9 @@ def complete(
     for link_id, ends in written.items():
         errors += _contradictions(link_id, ends, by_site)
         for site in (link_id.a, link_id.b):
-            sites[by_site[site].name]["links"].append(_end(link_id, by_site[site], by_site[link_id.far_end(site)], ends))
+            sites[by_site[site].name]["links"].append(
+                _end(link_id, by_site[site], by_site[link_id.far_end(site)], ends)
+            )
     for config in sites.values():
         config["links"].sort(key=lambda link: (link["to"], link["name"]))
     return sites, errors

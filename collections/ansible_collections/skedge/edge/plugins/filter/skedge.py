@@ -1,0 +1,75 @@
+# Copyright: the skedge authors
+# SPDX-License-Identifier: Apache-2.0
+"""Filters for playbooks and templates."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+try:
+    from skedge.core import names
+
+    MISSING = ""
+except ImportError as error:
+    MISSING = str(error)
+
+
+def skedge_overlay_address(site: str, network: str, cidr: str = "100.64.0.0/10", version: int = 4) -> str:
+    """Return the overlay address that a site gets from its name."""
+    _need_skedge()
+    if version == 6:
+        return str(names.overlay_address6(network, site))
+    try:
+        return str(names.overlay_address(ip_network(cidr), network, site))
+    except (ValueError, TypeError) as error:
+        raise AnsibleFilterError(f"skedge_overlay_address: {cidr}: {error}") from error
+
+
+def skedge_overlays(config: dict[str, Any]) -> list[str]:
+    """Return the overlay's address ranges, IPv4 and IPv6, of a site's configuration."""
+    _need_skedge()
+    return [config.get("overlay_cidr", "100.64.0.0/10"), names.overlay_prefix6(config["network"])]
+
+
+def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
+    """Return every problem that pre-flight found, one sentence each with its host; also of hosts that did not answer."""
+    problems = []
+    for host in hosts:
+        result = hostvars[host].get(variable) or {}
+        problems += [f"{host}: {problem}" for problem in result.get("problems") or []]
+        if result.get("unreachable"):
+            said = _last_line(result.get("msg"))
+            address = hostvars[host].get("ansible_host") or host
+            problems.append(
+                f"{host}: the control node cannot log in to {address} ({said}); start the host, or correct ansible_host, "
+                "ansible_user or its key"
+            )
+        elif result.get("failed") or "problems" not in result:
+            said = _last_line(result.get("msg") or result.get("module_stderr"))
+            problems.append(f"{host}: nothing can be run as root ({said}); see that the user may become root and has python3")
+    return problems
+
+
+def _last_line(text: Any) -> str:
+    """Return the last line that says something: ssh puts warnings before the reason."""
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else "no reason was given"
+
+
+def _need_skedge() -> None:
+    if MISSING:
+        raise AnsibleFilterError(f"the control node cannot import the skedge package ({MISSING}); run `make setup`")
+
+
+class FilterModule:
+    """The collection's filters."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "skedge_overlay_address": skedge_overlay_address,
+            "skedge_overlays": skedge_overlays,
+            "skedge_preflight_problems": skedge_preflight_problems,
+        }

@@ -1,0 +1,130 @@
+# Copyright: the skedge authors
+# SPDX-License-Identifier: Apache-2.0
+"""The host's network settings that skedge needs: what they are now, what they should be. PRIVATE to the collection.
+
+Pure but for `read_sysctl` and `interfaces_with_ra`; the module applies what is computed here.
+"""
+
+from __future__ import annotations
+
+import os
+
+ROOT = "/proc/sys"
+# In this order: with forwarding on, an interface keeps its router advertisements only if accept_ra is 2 already.
+FIXED = (
+    ("net.ipv4.fib_multipath_hash_policy", "1"),
+    ("net.ipv6.fib_multipath_hash_policy", "1"),
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+)
+RESERVED = "net.ipv4.ip_local_reserved_ports"
+RTF_DEFAULT_BY_RA = 0x00050000  # RTF_ADDRCONF | RTF_DEFAULT
+
+
+def path_of(key, root=ROOT):
+    """Return the file of a sysctl; an interface's name may hold dots, which are written as slashes."""
+    return os.path.join(root, key if "/" in key else key.replace(".", "/"))
+
+
+def read_sysctl(key, root=ROOT):
+    """Return a sysctl's value, or None where the kernel has none of that name."""
+    try:
+        with open(path_of(key, root)) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def parse_ports(text):
+    """Return the set of ports in a list such as ``8080,61000-65535``. Raises ValueError."""
+    ports = set()
+    for part in text.replace(" ", "").split(","):
+        if part:
+            first, _, last = part.partition("-")
+            ports.update(range(int(first), int(last or first) + 1))
+    if ports and not 1 <= min(ports) <= max(ports) <= 65535:
+        raise ValueError(text)
+    return ports
+
+
+def format_ports(ports):
+    """Return the list as the kernel writes it."""
+    parts, ordered = [], sorted(ports)
+    while ordered:
+        first = last = ordered.pop(0)
+        while ordered and ordered[0] == last + 1:
+            last = ordered.pop(0)
+        parts.append(str(first) if first == last else "%d-%d" % (first, last))
+    return ",".join(parts)
+
+
+def interfaces_with_ra(routes, accept_ra):
+    """Return the interfaces whose default route came from the kernel's own router advertisements.
+
+    Args:
+        routes: text of /proc/net/ipv6_route.
+        accept_ra: function from an interface's name to its accept_ra, or None.
+    """
+    found = set()
+    for line in routes.splitlines():
+        part = line.split()
+        if len(part) >= 10 and int(part[8], 16) & RTF_DEFAULT_BY_RA == RTF_DEFAULT_BY_RA:
+            found.add(part[9])
+    return sorted(name for name in found if accept_ra(name) == "1")
+
+
+def wanted(reserved, read, ra_interfaces, written):
+    """Return {sysctl: value}, in the order in which they are to be set.
+
+    Args:
+        reserved: ports that nothing else may use as source port, merged with those that are reserved now.
+        read: function from a sysctl's name to its value.
+        ra_interfaces: interfaces that must keep their router advertisements.
+        written: {sysctl: value} of our file as it is, so that an interface that has accept_ra 2 already stays in it.
+    """
+    values = {"net/ipv6/conf/%s/accept_ra" % name: "2" for name in ra_interfaces}
+    values.update({key: value for key, value in written.items() if key.endswith("/accept_ra") and read(key) is not None})
+    values.update(FIXED)
+    values[RESERVED] = format_ports(parse_ports(read(RESERVED) or "") | parse_ports(reserved))
+    return values
+
+
+def render(values):
+    """Return the file for /etc/sysctl.d."""
+    lines = ["# Written by skedge's Ansible role; `remove.yml` takes it back.\n"]
+    return "".join(lines + ["%s = %s\n" % item for item in values.items()])
+
+
+def parse_file(text):
+    """Return {sysctl: value} of a file for /etc/sysctl.d."""
+    pairs = [line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith(("#", ";"))]
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+NETWORKD = """\
+# Written by skedge's Ansible role: without this, systemd-networkd removes the overlay's routes and rules.
+[Network]
+ManageForeignRoutes=no
+ManageForeignRoutingPolicyRules=no
+"""
+
+
+def revert_script(previous, files, networkd):
+    """Return the shell script that takes the network step back.
+
+    Args:
+        previous: {sysctl: value before}.
+        files: {path: content before, or None where there was no file}.
+        networkd: whether systemd-networkd must be restarted.
+    """
+    lines = ["#!/bin/sh", "# Takes skedge's network step back; made and cancelled by Ansible."]
+    for key, value in reversed(list(previous.items())):
+        lines.append("printf '%%s\\n' '%s' > '%s'" % (value, path_of(key)))
+    for path, content in files.items():
+        if content is None:
+            lines.append("rm -f '%s'" % path)
+        else:
+            lines.append("cat > '%s' <<'SKEDGE_END'\n%sSKEDGE_END" % (path, content))
+    if networkd:
+        lines.append("systemctl restart systemd-networkd")
+    return "\n".join(lines) + "\n"
