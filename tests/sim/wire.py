@@ -106,6 +106,7 @@ class Wire:
         message = sender.take(self.link)
         if message is None:
             return
+        message = self.world.carry(message)
         self._busy.add(sender.name)
         self.frames += 1
         size = 100 + sum(aged.record.size for aged in message.records) if isinstance(message, Records) else 1000

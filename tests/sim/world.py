@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 
 from skedge.core import rib, spf
 from skedge.core.lsdb import Limits, versions
-from skedge.core.messages import Verifier
+from skedge.core.messages import Message, Verifier
 from skedge.core.model import LinkId
 from tests.sim.doubles import FakeVerifier
 from tests.sim.node import NETWORK, Node
@@ -28,6 +28,7 @@ class World:
         self.now = 0.0
         self.events = 0
         self.verifier: Verifier = FakeVerifier(NETWORK)
+        self.carry: Callable[[Message], Message] = lambda message: message  # a test may encode and decode here
         self.nodes: dict[str, Node] = {}
         self.wires: dict[LinkId, Wire] = {}
         self.wires_of: dict[str, list[Wire]] = {}
@@ -42,8 +43,8 @@ class World:
         self.wires_of[name] = []
         return self.nodes[name]
 
-    def link(self, a: str, b: str, cost: int = 1, delay: float = 0.005, loss: float = 0.0) -> Wire:
-        wire = Wire(self, LinkId.between(a, b), cost, delay, loss)
+    def link(self, a: str, b: str, cost: int = 1, delay: float = 0.005, loss: float = 0.0, name: str = "main") -> Wire:
+        wire = Wire(self, LinkId.between(a, b, name), cost, delay, loss)
         self.wires[wire.link] = wire
         self.wires_of[a].append(wire)
         self.wires_of[b].append(wire)
