@@ -92,7 +92,7 @@ class LinkDriver:
     def read(self) -> Mapping[str, LinkDevice]:
         """Return our devices. One that is not whole (down, unchecked, unguarded) has no ``link_local``."""
         kernel = self._dump()
-        return {name: self._device(name, kernel) for name in kernel.links if _ours(kernel.links[name])}
+        return {name: self._device(name, kernel) for name in kernel.links if is_ours(kernel.links[name])}
 
     def put(self, key: str, value: LinkDevice) -> None:
         """Create the device or bring it in line; it is made anew only when what it is (its tunnel) changes."""
@@ -100,7 +100,7 @@ class LinkDriver:
         what = f"link {value.link}: device {key}"
         with kernel_errors(what):
             link = self._find(key)
-            if link is not None and not _ours(link):
+            if link is not None and not is_ours(link):
                 raise DataplaneError(f"{what} exists already and is not ours; rename or remove it")
             if link is not None and self._shape(link, self._netlink.names()) != _wanted_shape(value):
                 self.delete(key)
@@ -112,7 +112,7 @@ class LinkDriver:
     def delete(self, key: str) -> None:
         """Remove the device and its guard, if it is ours."""
         link = self._find(key)
-        if link is not None and _ours(link):
+        if link is not None and is_ours(link):
             with kernel_errors(f"remove device {key}"):
                 try:
                     self._netlink.ipr.link("del", index=link["index"])
@@ -132,7 +132,7 @@ class LinkDriver:
 
     def _dump(self) -> _Kernel:
         links = {str(link.get_attr("IFLA_IFNAME")): link for link in self._netlink.dump("links")}
-        ours = {link["index"] for name, link in links.items() if _ours(link)}
+        ours = {link["index"] for name, link in links.items() if is_ours(link)}
         addresses = {
             message["index"]: str(message.get_attr("IFA_ADDRESS"))
             for message in self._netlink.dump("addr", family=socket.AF_INET6)
@@ -144,7 +144,7 @@ class LinkDriver:
             if message["ifindex"] in ours and message["state"] & _NUD_PERMANENT
         }
         guarded = (
-            self._guard.read() if any(_kind(links[name]) == "vxlan" for name in links if _ours(links[name])) else {}
+            self._guard.read() if any(_kind(links[name]) == "vxlan" for name in links if is_ours(links[name])) else {}
         )
         names = {link["index"]: name for name, link in links.items()}
         return _Kernel(links, names, addresses, neighbours, guarded)
@@ -317,8 +317,8 @@ def _kind(link: Any) -> str:
     return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
 
 
-def _ours(link: Any) -> bool:
-    """Return whether a device is ours: by prefix, kind and alias (none on one that put did not finish, and left down)."""
+def is_ours(link: Any) -> bool:
+    """Return whether a device is ours: by prefix, kind, alias (none on one that put did not finish, and left down)."""
     if not str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX) or _kind(link) not in _KINDS.values():
         return False
     alias = link.get_attr("IFLA_IFALIAS")

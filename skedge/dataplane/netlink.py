@@ -121,3 +121,13 @@ def set_sysctl6(device: str, name: str, value: int) -> None:
             path.write_text(f"{value}\n", encoding="ascii")
     except OSError as error:
         raise DataplaneError(f"set {path} to {value}: {error.strerror}; is /proc/sys writable for skedge?") from error
+
+
+def split_messages(data: bytes) -> list[tuple[int, bytes]]:
+    """Return type and payload of every netlink message of a datagram."""
+    found, at = [], 0
+    while at + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        found.append((kind, data[at + 16 : at + length]))
+        at += (max(length, 16) + 3) & ~3
+    return found

@@ -1,4 +1,4 @@
-"""The packet programs on a device: a clsact qdisc with one direct-action filter a direction, known by place and name."""
+"""The packet programs on a device: clsact with one direct-action filter a direction, known by place and name."""
 
 from __future__ import annotations
 

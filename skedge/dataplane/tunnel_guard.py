@@ -105,6 +105,10 @@ class TunnelGuard:
                 return int(item["counter"]["packets"])
         return 0
 
+    def tables(self) -> list[str]:
+        """Return the name of our table in a list, an empty one when there is none."""
+        return [f"{FAMILY} {TABLE}"] if self._run(None) else []
+
     def purge(self) -> None:
         """Remove our table, if it is there."""
         if self._run(None):

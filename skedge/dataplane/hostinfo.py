@@ -1,0 +1,105 @@
+"""The host's own addresses and its devices' carrier, read and followed over netlink."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from skedge.core.names import PREFIX
+from skedge.dataplane.netlink import Netlink, kernel_errors, split_messages
+
+_SCOPE_LINK = 253
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR = 16, 17, 20, 21
+_IFLA_IFNAME = 3
+
+
+def addresses(netlink: Netlink) -> frozenset[str]:
+    """Return every address of the host that a listener on "every address" means: all but link-local ones."""
+    return frozenset(
+        str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+        for message in netlink.dump("addr")
+        if not _link_local6(message)
+    )
+
+
+def _link_local6(message: Any) -> bool:
+    return bool(message["family"] == socket.AF_INET6 and message["scope"] == _SCOPE_LINK)
+
+
+def carriers(netlink: Netlink) -> Mapping[str, bool]:
+    """Return for each link device of ours whether it is up and has a carrier."""
+    return {
+        str(link.get_attr("IFLA_IFNAME")): _running(link["flags"])
+        for link in netlink.dump("links")
+        if str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX)
+    }
+
+
+def _running(flags: int) -> bool:
+    return bool(flags & _IFF_UP and flags & _IFF_LOWER_UP)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened since the last read. ``lost``: the kernel dropped news, so addresses and carriers are read anew."""
+
+    addresses: bool = False
+    carriers: Mapping[str, bool] | None = None
+    lost: bool = False
+
+
+class HostWatch:
+    """Follows addresses and carriers. ``fileno`` is for an event loop's reader; `read` never blocks."""
+
+    def __init__(self) -> None:
+        with kernel_errors("watch addresses and links"):
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            self._socket.setblocking(False)
+            self._socket.bind((0, _GROUPS))
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable on a change."""
+        return self._socket.fileno()
+
+    def read(self) -> Changes:
+        """Return the changes that are waiting; a device of ours that went has no carrier."""
+        changed, lost = False, False
+        running: dict[str, bool] = {}
+        while True:
+            try:
+                data = self._socket.recv(1 << 17)
+            except BlockingIOError:
+                return Changes(changed, running or None, lost)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = True
+                continue
+            for kind, payload in split_messages(data):
+                changed |= kind in (_NEWADDR, _DELADDR)
+                if kind in (_NEWLINK, _DELLINK):
+                    name = _device_name(payload)
+                    if name.startswith(PREFIX):
+                        flags = struct.unpack_from("=I", payload, 8)[0]
+                        running[name] = kind == _NEWLINK and _running(flags)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
+
+
+def _device_name(payload: bytes) -> str:
+    """Return IFLA_IFNAME of a link message's payload."""
+    at = 16
+    while at + 4 <= len(payload):
+        length, kind = struct.unpack_from("=HH", payload, at)
+        if kind == _IFLA_IFNAME:
+            return payload[at + 4 : at + length].rstrip(b"\0").decode(errors="replace")
+        at += (max(length, 4) + 3) & ~3
+    return ""

@@ -1,0 +1,60 @@
+"""Removing everything of ours from the kernel's network state: what `skedge purge` does. Pins are the loader's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from skedge.core.errors import DataplaneError
+from skedge.dataplane.addresses import AddressDriver
+from skedge.dataplane.links import is_ours
+from skedge.dataplane.netlink import Netlink, kernel_errors
+from skedge.dataplane.routes import RouteDriver
+from skedge.dataplane.rules import RuleDriver
+from skedge.dataplane.tunnel_guard import TunnelGuard
+
+
+def purge(netlink: Netlink, overlay: tuple[str, ...] = ()) -> list[str]:
+    """Remove our routes, rules, devices, addresses and nftables table; return what was removed, one word pair each.
+
+    Each is tried even when another fails. ``overlay``: networks in which unmarked addresses on ``lo`` are ours.
+
+    Raises:
+        DataplaneError: with all failures in one sentence, after everything was tried.
+    """
+    removed: list[str] = []
+    failed: list[str] = []
+
+    def each(kind: str, keys: Callable[[], list[str]], delete: Callable[[str], None]) -> None:
+        try:
+            found = keys()
+        except DataplaneError as error:
+            failed.append(str(error))
+            return
+        for key in found:
+            try:
+                delete(key)
+                removed.append(f"{kind} {key}")
+            except DataplaneError as error:
+                failed.append(str(error))
+
+    routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
+    guard = TunnelGuard()
+    each("route", lambda: list(routes.read()), routes.delete)
+    each("rule", lambda: list(rules.read()), rules.delete)
+    each("device", lambda: _devices(netlink), lambda name: _delete_device(netlink, name))
+    each("address", lambda: list(addresses.read()), addresses.delete)
+    each("table", guard.tables, lambda _: guard.purge())
+    if failed:
+        raise DataplaneError("; ".join(failed))
+    return removed
+
+
+def _devices(netlink: Netlink) -> list[str]:
+    return [str(link.get_attr("IFLA_IFNAME")) for link in netlink.dump("links") if is_ours(link)]
+
+
+def _delete_device(netlink: Netlink, name: str) -> None:
+    index = netlink.index(name)
+    if index is not None:
+        with kernel_errors(f"remove device {name}"):
+            netlink.ipr.link("del", index=index)
