@@ -36,7 +36,7 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Request)
 
 
-class ApiServer:
+class Api:
     """Serves the socket. Make it with `start`."""
 
     def __init__(self, path: str, handler: Handler) -> None:

@@ -20,6 +20,7 @@ BURST = 20.0
 REPEAT_S = 1.0  # while anything is open
 CLOSED_REPEATS = 5  # so many repeats after the last connection closed, then only every QUIET_S
 QUIET_S = 30.0
+ENTRIES_EACH = 30  # workloads that fit into a datagram, about
 
 Counts = Mapping[WorkloadId, int]
 
@@ -72,11 +73,14 @@ class LoadSchedule:
     def due(self, now: float) -> list[str]:
         """Return the sites to send to now, longest waiting first, within the rates. Then tell `sent` of each."""
         waiting = sorted((self._at(listening), name) for name, listening in self._sites.items())
-        due = [name for at, name in waiting if at <= now]
-        room = int(BURST)
-        while room and not self._bucket.has(now, room):
-            room -= 1
-        return due[:room]
+        due: list[str] = []
+        cost = 0
+        for at, name in waiting:
+            cost += self._cost(self._sites[name])
+            if at > now or not self._bucket.has(now, cost) or (due and cost > BURST):
+                break
+            due.append(name)
+        return due
 
     def sent(self, site: str, now: float, datagrams: int) -> None:
         """Note that a site was sent its content in so many datagrams."""
@@ -92,11 +96,19 @@ class LoadSchedule:
     def wake_at(self, now: float) -> float:
         """Return when `due` has something next (inf: not before a change)."""
         first = min((self._at(listening) for listening in self._sites.values()), default=inf)
-        return first if first == inf else max(first, self._bucket.when(now))
+        return first if first == inf else max(first, self._bucket.when(now, self._next_cost()))
+
+    def _next_cost(self) -> int:
+        """Return what the site that waits longest will cost."""
+        return self._cost(min(self._sites.items(), key=lambda item: (self._at(item[1]), item[0]))[1])
+
+    def _cost(self, listening: _Listening) -> int:
+        """Return about how many datagrams a report takes."""
+        return 1 + sum(len(self._counts.get(service, ())) for service in listening.services) // ENTRIES_EACH
 
     def _at(self, listening: _Listening) -> float:
         """Return when a site is to be sent to next."""
-        spacing = max(SITE_INTERVAL_S, len(self._sites) / RATE)
+        spacing = max(SITE_INTERVAL_S, self._cost(listening) * len(self._sites) / RATE)
         open_ = any(service in self._counts for service in listening.services)
         if listening.dirty and (open_ or listening.ever):
             return listening.sent_at + spacing
