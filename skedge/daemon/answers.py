@@ -30,6 +30,7 @@ class Answers:
             return Answer(error=str(error))
 
     async def _answer(self, request: Request) -> Answer:
+        self._at.refresh_heard()
         if request.op == "status":
             return Answer(status=self.status())
         if request.op == "show":

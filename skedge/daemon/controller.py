@@ -19,14 +19,14 @@ from skedge.core.desired import Desired
 from skedge.core.errors import SkedgeError
 from skedge.core.flood import Flooder, Output
 from skedge.core.messages import Message
-from skedge.core.model import LinkId, LoadReport, SiteConfig, WorkloadId
+from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.daemon import links, persist
 from skedge.daemon.counting import Counting, Tally
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied, Kernel
 from skedge.daemon.notify import Notifier
-from skedge.daemon.state import Heard, State
+from skedge.daemon.state import Heard, State, usable_targets
 from skedge.daemon.wires import Wires
 from skedge.daemon.worker import Worker
 
@@ -90,7 +90,8 @@ class Controller:
 
     async def run(self) -> None:
         """Run until `stop`. The kernel is left as it is."""
-        self.state.host_addresses = await self.wires.open()
+        await self._read_addresses()
+        self.wires.open()
         self._configured()
         works: tuple[Coroutine[object, object, object], ...] = (
             self._loop(),
@@ -229,7 +230,10 @@ class Controller:
 
     def _want(self, now: float) -> None:
         """Tell the kernel's thread what should be. Until health is known, balancing is left as it was found."""
-        self.desired = self.state.desired()
+        before, self.desired = self.desired, self.state.desired()
+        withdrawn = usable_targets(before) - usable_targets(self.desired)
+        if withdrawn:
+            self.spawn(self.worker.call(self.worker.kernel.host.abort_connecting, withdrawn))
         wanted = self.desired
         self._balancing = self._health_known(now)
         if not self._balancing:
@@ -275,20 +279,28 @@ class Controller:
         if any(one == workload for _, one in self.state.suspended):
             self.spawn(self.worker.call(self.worker.kernel.engine.resume, workload))
 
-    def load(self, report: LoadReport) -> None:
-        """Take another site's load report."""
-        self.state.heard[report.site] = Heard(report, time.monotonic())
+    def load_reported(self) -> None:
+        """Take other sites' load reports."""
+        self.refresh_heard()
         self._others = True
 
-    def addresses(self, addresses: tuple[str, ...]) -> None:
-        """Take the host's current addresses."""
-        if addresses != self.state.host_addresses:
-            self.state.host_addresses = addresses
-            self._say_services = self._wish = True
+    def refresh_heard(self) -> None:
+        """Take over the last reports and their ages."""
+        now, loads = time.monotonic(), self.wires.loads
+        self.state.heard = {
+            site: Heard(report, now - (loads.age(site) or 0.0)) for site, report in loads.reports().items()
+        }
 
-    def kernel_changed(self) -> None:
-        """Compare again: somebody else touched the network configuration."""
-        self.worker.again()
+    def look_at_host(self) -> None:
+        """Read the host's addresses again: they changed."""
+        self.spawn(self._read_addresses())
+
+    async def _read_addresses(self) -> None:
+        found = tuple(sorted(await self.worker.call(self.worker.kernel.host.addresses)))
+        if found != self.state.host_addresses:
+            self.state.host_addresses = found
+            self._say_services = self._wish = True
+            self._wake()
 
     def _wake(self) -> None:
         self.inbox.post(lambda: None)
@@ -323,8 +335,6 @@ class Controller:
         self.tally.reconcile_failures += bool(applied.failed)
         self.tally.reconcile_changes += len(applied.changed)
         self.tally.last_reconcile, self.tally.last_duration_s = time.monotonic(), took_s
-        if applied.changed:
-            self.wires.devices_changed()
         if not self._told_systemd:
             self._told_systemd = True
             self._notifier.ready(self._line())

@@ -54,7 +54,7 @@ class Counting:
         while True:
             await asyncio.sleep(COUNT_S)
             try:
-                self._counted(await self._at.worker.call(self._at.worker.kernel.readings), time.monotonic())
+                self._counted(await self._at.worker.call(self._at.worker.kernel.readings))
                 if time.monotonic() >= drift_at:
                     drift_at = time.monotonic() + DRIFT_S
                     await self._repair(self._at.worker.kernel)
@@ -69,7 +69,7 @@ class Counting:
         self._at.tally.count_drift_total += drift
         self.drops = await self._at.worker.call(kernel.drops)
 
-    def _counted(self, readings: Readings, now: float) -> None:
+    def _counted(self, readings: Readings) -> None:
         state = self._at.state
         news = readings.suspended - state.suspended
         state.counts, state.suspended = readings.counts, readings.suspended
@@ -77,7 +77,7 @@ class Counting:
         for service, workload in sorted(news):
             log.info("service=%s workload=%s reason=%s", service.name, workload, Reason.SUSPENDED.word)
             self._at.wires.probe_now(workload)
-        self._at.wires.report(now)
+        self._at.wires.report()
 
     def _endpoints_of(self, slots: frozenset[Slot]) -> Mapping[WorkloadId, Target]:
         """Return where the workloads of other sites among these are reached."""

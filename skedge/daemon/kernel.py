@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from skedge.core.model import SiteConfig
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, plan, reconcile_all
 from skedge.core.report import PlanStep
-from skedge.core.state import Counts, Driver, Engine, KernelRoute, Receipt, ServiceKey, ServiceTable
+from skedge.core.state import Counts, Driver, Engine, KernelRoute, Receipt, ServiceKey, ServiceTable, Target
 from skedge.daemon.state import Slot
 
 
@@ -27,6 +27,18 @@ class Fixture(Protocol):
 
     def drops(self) -> Mapping[Reason, int]:
         """Return what it refused, by reason."""
+        ...
+
+
+class Host(Protocol):
+    """What the host itself has."""
+
+    def addresses(self) -> frozenset[str]:
+        """Return the host's current addresses. Raises DataplaneError."""
+        ...
+
+    def abort_connecting(self, targets: Collection[Target]) -> int:
+        """End connections that still try to reach these targets; return how many. Raises DataplaneError."""
         ...
 
 
@@ -83,29 +95,30 @@ def without_others(table: ServiceTable) -> ServiceTable:
 class Kernel:
     """Drivers, engine and fixtures of one host."""
 
-    def __init__(self, drivers: Drivers, engine: Engine, fixtures: Sequence[Fixture]) -> None:
+    def __init__(self, drivers: Drivers, engine: Engine, fixtures: Sequence[Fixture], host: Host) -> None:
         self._services = _Services(drivers.services)
         self._drivers = replace(drivers, services=self._services)
         self.engine = engine
         self._fixtures = fixtures
+        self.host = host
 
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
         changed: list[str] = []
         failed: dict[str, str] = {}
         self._services.others = _others(desired)
-        reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
-        for kind, report in reports.items():
-            changed += [f"{kind} {key}" for key in report.changed]
-            failed.update({f"{kind} {key}": str(error) for key, error in report.failed.items()})
-            if report.unread is not None:
-                failed[kind] = str(report.unread)
         for fixture in self._fixtures:
             try:
                 if fixture.ensure(config):
                     changed.append(fixture.name)
             except DataplaneError as error:
                 failed[fixture.name] = str(error)
+        reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
+        for kind, report in reports.items():
+            changed += [f"{kind} {key}" for key in report.changed]
+            failed.update({f"{kind} {key}": str(error) for key, error in report.failed.items()})
+            if report.unread is not None:
+                failed[kind] = str(report.unread)
         return Applied(tuple(changed), failed, self._routes(), allow_delete)
 
     def plan(self, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:

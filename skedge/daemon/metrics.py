@@ -126,7 +126,7 @@ def controller(at: Controller) -> Iterator[Metric]:
     yield _counter("skedge_reconcile_failures", "Runs with a failed key", [([], tally.reconcile_failures)])
     yield _counter("skedge_reconcile_changes", "Kernel objects changed", [([], tally.reconcile_changes)])
     yield _counter("skedge_spf_runs", "Path computations", [([], tally.spf_runs)])
-    yield _counter("skedge_count_drift", "Open connections that counters were off by", [([], tally.count_drift_total)])
+    yield _counter("skedge_count_drift", "Connections that counters were off by", [([], tally.count_drift_total)])
     yield _counter(
         "skedge_drops",
         "Refused connects and packets",

@@ -21,7 +21,7 @@ class Remembered:
 
 
 def load(directory: Path) -> Remembered:
-    """Return what was remembered; a missing or damaged file is an empty memory (a neighbour's copy then corrects us)."""
+    """Return what was remembered; a missing or damaged file is no memory (a neighbour's copy then corrects us)."""
     try:
         return msgspec.json.decode((directory / "state.json").read_bytes(), type=Remembered)
     except (FileNotFoundError, msgspec.DecodeError):

@@ -17,7 +17,8 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.own import Liveness
-from skedge.core.state import Counts, ServiceKey
+from skedge.core.reasons import Reason
+from skedge.core.state import Counts, ServiceKey, Target
 from skedge.core.tables import offers
 
 Slot = tuple[ServiceKey, WorkloadId]
@@ -129,24 +130,37 @@ class State:
         ages = [now - heard.at for heard in self.reporters() if heard.report.open.get(workload)]
         return max(ages, default=None)
 
-    def own_open(self) -> Mapping[WorkloadId, int]:
-        """Return this site's own open connections per workload, as it reports them to others."""
-        total: dict[WorkloadId, int] = {}
-        for (_, workload), counts in self.counts.items():
+    def own_open(self) -> Mapping[str, Mapping[WorkloadId, int]]:
+        """Return this site's own open connections, service -> workload -> number, as it reports them to others."""
+        total: dict[str, dict[WorkloadId, int]] = {}
+        for (key, workload), counts in self.counts.items():
             if counts.open:
-                total[workload] = total.get(workload, 0) + counts.open
+                loads = total.setdefault(key.name, {})
+                loads[workload] = loads.get(workload, 0) + counts.open
         return total
 
-    def load_readers(self) -> frozenset[str]:
-        """Return the other reachable sites that listen to a service which this site listens to as well."""
+    def load_readers(self) -> Mapping[str, frozenset[str]]:
+        """Return the other reachable sites that listen to services of this site's listeners, and to which."""
         mine = {listener.service for listener in self.config.listeners}
-        return frozenset(
-            site
+        return {
+            site: shared
             for site, record in self.network_map.services.items()
-            if site != self.config.site and site in self.rib.paths and mine & set(record.listens)
-        )
+            if site != self.config.site and site in self.rib.paths and (shared := frozenset(mine & set(record.listens)))
+        }
 
     def full_map(self) -> NetworkMap:
         """Return the map with this site's services as they are now, said already or not."""
         own_services = self.services_record()
         return replace(self.network_map, services={**self.network_map.services, self.config.site: own_services})
+
+
+def usable_targets(desired: Desired) -> frozenset[Target]:
+    """Return where connections may be sent, workloads of this site left out (a closed local port answers by itself)."""
+    return frozenset(
+        target
+        for table in desired.services.values()
+        for one in table.candidates
+        if one.out is Reason.NONE and not one.local
+        for target in (one.target4, one.target6)
+        if target is not None
+    )

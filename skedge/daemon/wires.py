@@ -1,4 +1,4 @@
-"""The controller's wires: streams, probes, health checks, load reports. Events go to the controller, orders come from it."""
+"""The controller's wires: streams, probes, health checks, load reports. Events go up, orders come down."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 from skedge.control.health import HealthMonitor, HealthState, HealthTarget
 from skedge.control.identity import Identity
 from skedge.control.liveness import LinkStats, LinkStatus
+from skedge.control.loads import LoadExchange, LoadPeer
 from skedge.control.probe import ProbeLink, Prober
 from skedge.control.streams import Bus, BusLink
 from skedge.core import names
 from skedge.core.desired import link_id
+from skedge.core.errors import DataplaneError
+from skedge.core.messages import Key, Kind
 from skedge.core.model import Connector, Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.state import Target
+from skedge.dataplane.hostinfo import HostWatch
+from skedge.dataplane.sockdiag import ListenWatch
 
 if TYPE_CHECKING:
     from skedge.daemon.controller import Controller
@@ -41,7 +46,30 @@ class Wires:
         )
         self._prober = Prober(asyncio.get_running_loop(), self._probed)
         self._health = HealthMonitor(self._health_changed, self._good)
+        self.loads = LoadExchange(
+            identity,
+            config.load_port,
+            incarnation=lambda: controller.flooder.incarnation,
+            on_report=lambda _site: controller.inbox.post(controller.load_reported),
+        )
         self._suspended: dict[WorkloadId, HealthTarget] = {}
+        self._listening: ListenWatch | None = None
+        self._host: HostWatch | None = None
+
+    def open(self) -> None:
+        """Start to follow the host and to exchange load reports.
+
+        Raises:
+            DataplaneError: the kernel's network configuration cannot be watched.
+        """
+        loop = asyncio.get_running_loop()
+        self._listening, self._host = ListenWatch(), HostWatch()
+        loop.add_reader(self._listening.fileno(), self._listening_closed)
+        loop.add_reader(self._host.fileno(), self._host_changed)
+        try:
+            self.loads.open(self._at.state.config.overlay4)
+        except OSError as error:
+            raise DataplaneError(f"load reports: cannot bind to the overlay address: {error.strerror}") from error
 
     def configure(self, config: SiteConfig) -> None:
         """Serve the links and connectors of this configuration."""
@@ -73,9 +101,25 @@ class Wires:
 
     async def close(self) -> None:
         """Close all sockets; nothing in the kernel changes."""
+        for watch in (self._listening, self._host):
+            if watch is not None:
+                asyncio.get_running_loop().remove_reader(watch.fileno())
+                watch.close()
+        self.loads.close()
         self._prober.close()
         await self._health.close()
         await self.bus.close()
+
+    def report(self) -> None:
+        """Give the present counts and readers to the load reports."""
+        state, database = self._at.state, self._at.flooder.database
+        peers: dict[str, LoadPeer] = {}
+        for site, services in state.load_readers().items():
+            record, entry = state.network_map.links.get(site), database.get(Key(site, Kind.LINKS))
+            if record is not None and entry is not None:
+                peers[site] = LoadPeer(record.overlay4, entry.record.certificate, services)
+        self.loads.set_peers(peers)
+        self.loads.set_counts(state.own_open())
 
     # ---- events ---------------------------------------------------------------------------------------------------
 
@@ -98,6 +142,32 @@ class Wires:
     def _good(self, workload: WorkloadId) -> None:
         self._at.good_probe(workload)
 
+    def _listening_closed(self) -> None:
+        """Probe own workloads at once whose listening socket may have closed."""
+        if self._listening is None:
+            return
+        ports = {target.port for target in self._listening.read()}
+        for connector in self._at.state.config.connectors:
+            if connector.port in ports:
+                self._health.probe_now(WorkloadId(self._at.state.config.site, connector.name))
+
+    def _host_changed(self) -> None:
+        """Follow addresses and carriers of the host."""
+        if self._host is None:
+            return
+        changes = self._host.read()
+        if changes.addresses or changes.lost:
+            self._at.look_at_host()
+        if changes.carriers:
+            links = {device: link for link, device in self._devices().items()}
+            for device, up in changes.carriers.items():
+                if device in links:
+                    self._prober.carrier(links[device], up)
+
+    def _devices(self) -> Mapping[LinkId, str]:
+        config = self._at.state.config
+        return {link_id(config, link): _ends(config, link)[0] for link in config.links}
+
     def _rtt(self, link: LinkId) -> float:
         stats = self._prober.snapshot().get(link)
         return stats.rtt_us / 1e6 if stats else 0.0
@@ -111,7 +181,7 @@ def _ends(config: SiteConfig, link: Link) -> tuple[str, str, str]:
     """Return device, own and the neighbour's link-local address of a link."""
     identity = link_id(config, link)
     return (
-        names.device_name(config.network, identity, config.site) if not link.device else link.device,
+        names.device_name(config.network, identity, config.site),
         str(names.link_local(config.network, config.site)),
         str(names.link_local(config.network, link.to)),
     )
