@@ -310,11 +310,20 @@ def link_detach(link_fd: int) -> None:
     _bpf("link detach", Cmd.LINK_DETACH, struct.pack("=I", link_fd))
 
 
-def link_prog_id(link_fd: int) -> int:
-    """Return the id of the program that a link holds."""
+def _link_info(link_fd: int) -> bytes:
     info = ctypes.create_string_buffer(48)
     _bpf("link info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", link_fd, len(info), _address(info)))
-    return int(struct.unpack_from("=III", info.raw)[2])
+    return info.raw
+
+
+def link_prog_id(link_fd: int) -> int:
+    """Return the id of the program that a link holds."""
+    return int(struct.unpack_from("=III", _link_info(link_fd))[2])
+
+
+def link_cgroup_id(link_fd: int) -> int:
+    """Return the id (inode number) of the cgroup that a cgroup link is attached to, 0 when it is detached."""
+    return int(struct.unpack_from("=Q", _link_info(link_fd), 16)[0])
 
 
 def iter_create(link_fd: int) -> int:

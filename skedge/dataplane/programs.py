@@ -20,16 +20,87 @@ class ProgType(IntEnum):
     TRACING = 26
 
 
+class Attach(IntEnum):
+    """Attach types that are used (enum bpf_attach_type of linux/bpf.h)."""
+
+    SOCK_OPS = 3
+    CONNECT4 = 10
+    CONNECT6 = 11
+    SENDMSG4 = 14
+    SENDMSG6 = 15
+    RECVMSG4 = 19
+    RECVMSG6 = 20
+    ITERATOR = 28
+    GETPEERNAME4 = 29
+    GETPEERNAME6 = 30
+    SOCK_RELEASE = 34
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program: ``attach`` is its expected attach type; ``cgroup``: the loader attaches it to the cgroup."""
+    """One program: ``attach`` is its expected attach type.
+
+    ``cgroup``: the loader attaches it to the cgroup, through a link pinned as ``attach_<pin>``. ``iterates``: it is
+    an iterator over that map, and what is pinned is its link (to open it is to run it). ``defines`` are macros.
+    """
 
     source: str
     function: str
     type: ProgType
     pin: str
-    attach: int | None = None
+    attach: Attach | None = None
     cgroup: bool = False
+    iterates: str = ""
+    defines: tuple[str, ...] = ()
+
+    @property
+    def link_pin(self) -> str:
+        """Return the name of the pinned cgroup link."""
+        return f"attach_{self.pin}"
 
 
-PROGRAMS: tuple[Program, ...] = ()
+def _connect(name: str, attach: Attach) -> Program:
+    return Program("connect.c", f"skedge_{name}", ProgType.CGROUP_SOCK_ADDR, f"{name}_v1", attach, cgroup=True)
+
+
+# In the order of attaching: what takes a placement away comes before what makes one.
+CONNECT_PROGRAMS: tuple[Program, ...] = (
+    Program("connect.c", "skedge_release", ProgType.CGROUP_SOCK, "sock_release_v1", Attach.SOCK_RELEASE, cgroup=True),
+    Program("connect.c", "skedge_sockops", ProgType.SOCK_OPS, "sock_ops_v1", Attach.SOCK_OPS, cgroup=True),
+    _connect("getpeername4", Attach.GETPEERNAME4),
+    _connect("getpeername6", Attach.GETPEERNAME6),
+    _connect("recvmsg4", Attach.RECVMSG4),
+    _connect("recvmsg6", Attach.RECVMSG6),
+    _connect("connect4", Attach.CONNECT4),
+    _connect("connect6", Attach.CONNECT6),
+    _connect("sendmsg4", Attach.SENDMSG4),
+    _connect("sendmsg6", Attach.SENDMSG6),
+    Program("apply.c", "skedge_apply", ProgType.SCHED_CLS, "apply_v1"),
+    Program(
+        "iterate.c",
+        "bpf_iter__bpf_sk_storage_map",
+        ProgType.TRACING,
+        "iterate_placements_v1",
+        Attach.ITERATOR,
+        iterates="placements_v1",
+    ),
+    Program(
+        "iterate.c",
+        "bpf_iter__bpf_sk_storage_map",
+        ProgType.TRACING,
+        "iterate_flows_v1",
+        Attach.ITERATOR,
+        iterates="flows_v1",
+        defines=("ITERATE_FLOWS",),
+    ),
+)
+
+LINK_PROGRAMS: tuple[Program, ...] = (
+    Program("link_ingress.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),
+    Program("link_egress.c", "link_egress", ProgType.SCHED_CLS, "link_egress_v1"),
+)
+
+PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LINK_PROGRAMS
+
+PICK_TEST = Program("pick_test.c", "skedge_pick_test", ProgType.SCHED_CLS, "pick_test_v1")
+"""The pick without a socket, for tests and benchmarks; never loaded on an edge host."""

@@ -1,0 +1,102 @@
+"""Where fields lie in the running kernel's structs, from its own type information (/sys/kernel/btf/vmlinux).
+
+Format: Documentation/bpf/btf.rst of the kernel. Only what is needed to find a member of a struct is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from skedge.core.errors import HostError
+
+VMLINUX = "/sys/kernel/btf/vmlinux"
+_MAGIC = 0xEB9F
+_STRUCT, _UNION = 4, 5
+# Bytes that follow the 12-byte header of a type: fixed, and per member (vlen).
+_TAIL = {
+    1: (4, 0),
+    3: (12, 0),
+    _STRUCT: (0, 12),
+    _UNION: (0, 12),
+    6: (0, 8),
+    13: (0, 8),
+    14: (4, 0),
+    15: (0, 12),
+    17: (4, 0),
+    19: (0, 12),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member begins: bytes from the start of its struct, and the lowest bit within that byte."""
+
+    byte: int
+    bit: int
+
+
+def member_places(wanted: Mapping[str, Iterable[str]], path: str = VMLINUX) -> Mapping[tuple[str, str], Place]:
+    """Return where members lie, by (struct, member); members of nested anonymous structs belong to the outer one.
+
+    Raises:
+        HostError: the kernel has no type information, or it lacks one of the members.
+    """
+    try:
+        with open(path, "rb") as file:
+            blob = file.read()
+    except OSError as error:
+        raise HostError(
+            f"{path}: {error.strerror}; skedge needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF), as Debian 11+,"
+            " Ubuntu 20.10+ and RHEL 8.2+ have"
+        ) from error
+    types = _Types(blob)
+    found: dict[tuple[str, str], Place] = {}
+    for name, members in wanted.items():
+        places = types.members(name)
+        for member in members:
+            if member not in places:
+                raise HostError(f"{path}: struct {name} has no member {member}; this kernel is not supported")
+            found[name, member] = Place(places[member] // 8, places[member] % 8)
+    return found
+
+
+class _Types:
+    """All types of a BTF blob, as offsets of their headers by type id."""
+
+    def __init__(self, blob: bytes) -> None:
+        magic, _, _, header, type_offset, type_size, text_offset, text_size = struct.unpack_from("=HBBIIIII", blob)
+        if magic != _MAGIC:
+            raise HostError(f"{VMLINUX}: not BTF of this machine's byte order")
+        self._blob = blob
+        self._text = blob[header + text_offset : header + text_offset + text_size]
+        self._starts = [0]  # type id 0 is void
+        at, end = header + type_offset, header + type_offset + type_size
+        info_of = struct.Struct("=I").unpack_from
+        while at < end:
+            self._starts.append(at)
+            info = info_of(blob, at + 4)[0]
+            fixed, each = _TAIL.get(info >> 24 & 0x1F, (0, 0))
+            at += 12 + fixed + each * (info & 0xFFFF)
+
+    def _name(self, offset: int) -> str:
+        return self._text[offset : self._text.index(b"\0", offset)].decode()
+
+    def members(self, name: str) -> Mapping[str, int]:
+        """Return the bit offset of each member of the struct."""
+        for start in self._starts[1:]:
+            name_offset, info = struct.unpack_from("=II", self._blob, start)
+            if info >> 24 & 0x1F == _STRUCT and info & 0xFFFF and self._name(name_offset) == name:
+                return dict(self._flat(start, 0))
+        raise HostError(f"{VMLINUX}: no struct {name}; this kernel is not supported")
+
+    def _flat(self, start: int, base: int) -> Iterable[tuple[str, int]]:
+        info = struct.unpack_from("=I", self._blob, start + 4)[0]
+        for i in range(info & 0xFFFF):
+            name_offset, kind, offset = struct.unpack_from("=III", self._blob, start + 12 + 12 * i)
+            bits = base + (offset & 0xFFFFFF if info >> 31 else offset)
+            if name_offset:
+                yield self._name(name_offset), bits
+            elif struct.unpack_from("=I", self._blob, self._starts[kind] + 4)[0] >> 24 & 0x1F in (_STRUCT, _UNION):
+                yield from self._flat(self._starts[kind], bits)

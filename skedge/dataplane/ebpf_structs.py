@@ -1,0 +1,336 @@
+"""The layouts of bpf/structs.h in Python: packing and unpacking, nothing else. A test compares sizes and offsets.
+
+Addresses are 16 bytes, IPv4 as ``::ffff:a.b.c.d``; numbers are in the machine's order but for network-order ports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import ClassVar
+
+from skedge.core.errors import DataplaneError
+from skedge.core.model import Protocol
+from skedge.core.state import ListenerKey, ServiceKey, Target
+
+MAX_SERVICES = 1024
+MAX_WORKLOADS = 256
+SIZES = (8, 32, 256)
+FIRST_CHOICE = 256
+NAME_SIZE = 64
+PLACED_VALID = 1 << 63
+PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
+PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOLS.items()}
+
+USED, IN, T4, T6, ANY, LOCAL = (1 << bit for bit in range(6))
+OUT_SHIFT = 8
+APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA = (1 << bit for bit in range(5))
+
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def pack_address(address: str) -> bytes:
+    """Return the 16 bytes of an address. Raises ValueError."""
+    plain = ip_address(address)
+    return _MAPPED + plain.packed if plain.version == 4 else plain.packed
+
+
+def unpack_address(raw: bytes) -> str:
+    """Return the address of 16 bytes, a mapped one as IPv4."""
+    return str(IPv4Address(raw[12:]) if raw.startswith(_MAPPED) else IPv6Address(raw))
+
+
+def pack_name(what: str, name: str) -> bytes:
+    """Return a name as a map holds it. Raises DataplaneError when it is too long."""
+    raw = name.encode()
+    if len(raw) >= NAME_SIZE:
+        raise DataplaneError(f"{what} {name}: longer than {NAME_SIZE - 1} bytes; shorten it")
+    return raw.ljust(NAME_SIZE, b"\0")
+
+
+def unpack_name(raw: bytes) -> str:
+    """Return a name of a map."""
+    return raw.split(b"\0", 1)[0].decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One workload's slot (struct slot)."""
+
+    path_cost: int
+    capacity: int
+    others: int
+    flags: int
+    mine: int
+    last: int
+    chosen: int
+    refused: int
+    suspended: int
+    addr4: bytes
+    port4: bytes
+    port6: bytes
+    addr6: bytes
+    generation: int
+
+    @property
+    def target4(self) -> Target | None:
+        """Return where an IPv4 connection goes."""
+        return Target(socket.inet_ntoa(self.addr4), int.from_bytes(self.port4)) if self.flags & T4 else None
+
+    @property
+    def target6(self) -> Target | None:
+        """Return where an IPv6 connection goes."""
+        return Target(str(IPv6Address(self.addr6)), int.from_bytes(self.port6)) if self.flags & T6 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service's value (struct service); ``slots`` holds those that are scanned."""
+
+    size: int
+    version: int
+    epoch: int
+    choices: int
+    stale: int
+    underflow: int
+    slots: tuple[Slot, ...]
+
+    HEADER: ClassVar[struct.Struct] = struct.Struct("=II7Q")
+    SLOT: ClassVar[struct.Struct] = struct.Struct("=4I3QII4s2s2s16sII")
+    SIZE: ClassVar[int] = HEADER.size + MAX_WORKLOADS * SLOT.size
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Service:
+        """Return the value; a size that is not set yet is the smallest."""
+        _, size, version, epoch, choices, stale, underflow, _, _ = cls.HEADER.unpack_from(raw)
+        size = size or SIZES[0]
+        end = cls.HEADER.size + size * cls.SLOT.size
+        fields = cls.SLOT.iter_unpack(raw[cls.HEADER.size : end])
+        return cls(size, version, epoch, choices, stale, underflow, tuple(Slot(*one[:14]) for one in fields))
+
+
+@dataclass(frozen=True, slots=True)
+class StagedSlot:
+    """What the apply program shall take over for one slot (struct staged_slot)."""
+
+    apply: int = 0
+    path_cost: int = 0
+    capacity: int = 1
+    others: int = 0
+    flags: int = 0
+    target4: Target | None = None
+    target6: Target | None = None
+    generation: int = 0
+    rank: int = 0
+    delta: int = 0
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=5I4s2s2s16sIIi")
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct."""
+        four, six = self.target4 or Target("0.0.0.0", 0), self.target6 or Target("::", 0)  # noqa: S104
+        return self.STRUCT.pack(
+            *(self.apply, self.path_cost, self.capacity, self.others, self.flags),
+            *(socket.inet_aton(four.address), four.port.to_bytes(2), six.port.to_bytes(2)),
+            *(IPv6Address(six.address).packed, self.generation, self.rank, self.delta),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One service's table on its way (struct staged); version 0 leaves version and size as they are."""
+
+    service: int
+    slots: dict[int, StagedSlot]
+    size: int = 0
+    version: int = 0
+
+    HEADER: ClassVar[struct.Struct] = struct.Struct("=IIQ")
+    SIZE: ClassVar[int] = HEADER.size + MAX_WORKLOADS * StagedSlot.STRUCT.size
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct."""
+        raw = bytearray(self.SIZE)
+        self.HEADER.pack_into(raw, 0, self.service, self.size, self.version)
+        for index, slot in self.slots.items():
+            at = self.HEADER.size + index * StagedSlot.STRUCT.size
+            raw[at : at + StagedSlot.STRUCT.size] = slot.pack()
+        return bytes(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The configuration (struct config); overlay addresses as bytes in network order."""
+
+    netns_cookie: int = 0
+    digest: int = 0
+    port_limit: int = 0
+    sweep_before: int = 0
+    overlay4: bytes = bytes(4)
+    overlay6: bytes = bytes(16)
+    log_position: int = 0
+    suspensions: int = 0
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=4Q4sI16s2Q32s")
+    SIZE: ClassVar[int] = STRUCT.size
+    # Byte ranges that programs write; the rest may be overwritten by userspace.
+    POSITION_AT: ClassVar[int] = 56
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Config:
+        """Return the value."""
+        cookie, digest, limit, sweep, four, _, six, position, suspensions, _ = cls.STRUCT.unpack(raw)
+        return cls(cookie, digest, limit, sweep, four, six, position, suspensions)
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct."""
+        return self.STRUCT.pack(
+            *(self.netns_cookie, self.digest, self.port_limit, self.sweep_before, self.overlay4, 0, self.overlay6),
+            *(self.log_position, self.suspensions, b""),
+        )
+
+    def replace(self, **changes: int | bytes) -> Config:
+        """Return a copy with other values."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+LISTENER = struct.Struct("=16s2sHI")
+LISTENER_VALUE = struct.Struct("=II")
+SERVICE_NAME = struct.Struct(f"={NAME_SIZE}sI")
+WORKLOAD_KEY = struct.Struct("=II")
+WORKLOAD_NAME = struct.Struct(f"={NAME_SIZE}s{NAME_SIZE}s")
+
+
+def pack_listener(key: ListenerKey) -> bytes:
+    """Return a listener's key. Raises ValueError when the address is none."""
+    return LISTENER.pack(pack_address(key.address), key.port.to_bytes(2), 0, PROTOCOLS[key.protocol])
+
+
+def unpack_listener(raw: bytes) -> ListenerKey:
+    """Return a listener's key."""
+    address, port, _, protocol = LISTENER.unpack(raw)
+    return ListenerKey(unpack_address(address), int.from_bytes(port), PROTOCOL_OF[protocol])
+
+
+def pack_service_name(key: ServiceKey) -> bytes:
+    """Return a service's key in the map of names."""
+    return SERVICE_NAME.pack(pack_name("service", key.name), PROTOCOLS[key.protocol])
+
+
+def unpack_service_name(raw: bytes) -> ServiceKey:
+    """Return a service's key in the map of names."""
+    name, protocol = SERVICE_NAME.unpack(raw)
+    return ServiceKey(unpack_name(name), PROTOCOL_OF[protocol])
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """One side of a choice as it was (struct weighed); capacity 0: there was none."""
+
+    slot: int
+    path_cost: int
+    capacity: int
+    open: int
+
+    @property
+    def perceived(self) -> tuple[int, int]:
+        """Return the perceived cost as an exact fraction."""
+        return self.path_cost * self.capacity + self.open, self.capacity
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRecord:
+    """What the iterators write of one open connection (struct placement_record)."""
+
+    cookie: int
+    client: str
+    client_port: int
+    placed: int
+    placed_at: int
+    seen: int
+    listener: ListenerKey
+    target: Target
+    reason: int
+    version: int
+    choice: int
+    winner: Weighed
+    runner: Weighed
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I32s")
+
+    @classmethod
+    def unpack_all(cls, raw: bytes) -> Iterator[PlacementRecord]:
+        """Yield all records of an iterator's output."""
+        for one in cls.STRUCT.iter_unpack(raw):
+            cookie, client, port, _, placed, placed_at, seen, listener, target, at, _, to, _, protocol = one[:14]
+            yield cls(
+                cookie,
+                unpack_address(client),
+                port,
+                placed,
+                placed_at,
+                seen,
+                ListenerKey(unpack_address(listener), int.from_bytes(at), PROTOCOL_OF[protocol]),
+                Target(unpack_address(target), int.from_bytes(to)),
+                *one[14:17],
+                Weighed(*one[17:21]),
+                Weighed(*one[21:25]),
+            )
+
+    @property
+    def service(self) -> int:
+        """Return the service id of the placement word."""
+        return self.placed >> 8 & MAX_SERVICES - 1
+
+    @property
+    def slot(self) -> int:
+        """Return the slot of the placement word."""
+        return self.placed & MAX_WORKLOADS - 1
+
+    @property
+    def generation(self) -> int:
+        """Return the slot's generation of the placement word."""
+        return self.placed >> 32 & 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedSlot:
+    """One slot at the moment of a pick (struct logged_slot)."""
+
+    path_cost: int
+    capacity: int
+    others: int
+    flags: int
+    mine: int
+    last: int
+    suspended: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPick:
+    """One pick with everything it was decided on (struct logged_pick)."""
+
+    sequence: int
+    limit: int
+    version: int
+    choice: int
+    service: int
+    need: int
+    winner: int
+    runner: int
+    slots: tuple[LoggedSlot, ...]
+
+    HEADER: ClassVar[struct.Struct] = struct.Struct("=4Q4I")
+    SLOT: ClassVar[struct.Struct] = struct.Struct("=4I2Q2I")
+    SIZE: ClassVar[int] = HEADER.size + SIZES[0] * SLOT.size
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> LoggedPick:
+        """Return the value."""
+        fields = cls.SLOT.iter_unpack(raw[cls.HEADER.size : cls.SIZE])
+        return cls(*cls.HEADER.unpack_from(raw), tuple(LoggedSlot(*one) for one in fields))
