@@ -23,7 +23,6 @@ from skedge.core.report import SOCKET_PATH, VERSION, Request, Status
 
 T = TypeVar("T")
 
-CONFIG_PATH = "/etc/skedge/skedge.yaml"
 SHOWN = ("site", "sites", "links", "routes", "services", "listeners", "connections", "drops", "sync")
 LIMIT_MAX = 10_000  # the controller gives no more in one answer
 CHECKS = ("live", "ready", "synced")
@@ -169,7 +168,7 @@ class ConfigCheck(msgspec.Struct, frozen=True):
 
 
 @config.command("check")
-@click.argument("file", default=CONFIG_PATH, metavar="[FILE]")
+@click.argument("file", default=purge.CONFIG_PATH, metavar="[FILE]")
 @json_option
 def config_check(file: str, as_document: bool) -> None:
     """Read FILE as the controller would and name every problem in it.

@@ -10,9 +10,12 @@ from pathlib import Path
 import msgspec
 
 from skedge.cli.client import NotRunning, ask
-from skedge.core.errors import ApiError, HostError
+from skedge.config import load
+from skedge.core.errors import ApiError, ConfigError, HostError
+from skedge.core.names import overlay_prefix6
 from skedge.core.report import VERSION, Request
 
+CONFIG_PATH = "/etc/skedge/skedge.yaml"
 TIMEOUT_S = 120
 
 
@@ -44,13 +47,23 @@ def refuse_unless_possible(socket_path: str) -> None:
     raise HostError("the controller runs and would put everything back; stop it first: systemctl stop skedge")
 
 
-def commands() -> list[tuple[str, list[str]]]:
+def commands(config_path: str = CONFIG_PATH) -> list[tuple[str, list[str]]]:
     """Return the steps: links go first, so that none is ever up without the packet check that the loader holds."""
     loader = Path(sys.executable).parent / "skedge-loader"
+    overlay = [word for network in _overlay(config_path) for word in ("--overlay", network)]
     return [
-        ("links, routes and addresses", [sys.executable, "-m", "skedge.dataplane.purge"]),
+        ("links, routes and addresses", [sys.executable, "-m", "skedge.dataplane.purge", *overlay]),
         ("programs and maps", [str(loader), "unload"]),
     ]
+
+
+def _overlay(config_path: str) -> list[str]:
+    """Return the overlay's networks: a kernel that cannot mark addresses as ours needs them to recognise ours."""
+    try:
+        config = load(config_path)
+    except ConfigError:
+        return []
+    return [config.overlay_cidr, overlay_prefix6(config.network)]
 
 
 def run() -> PurgeReport:
@@ -65,5 +78,6 @@ def _step(what: str, command: list[str]) -> Step:
         return Step(what, False, f"{command[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Step(what, False, f"not done after {TIMEOUT_S} s")
-    lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
-    return Step(what, done.returncode == 0, lines[-1].strip() if lines else "")
+    said = done.stdout if done.returncode == 0 else done.stderr or done.stdout
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return Step(what, done.returncode == 0, ", ".join(lines) if done.returncode == 0 else "".join(lines[-1:]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 
-from skedge.core.errors import DataplaneError
+from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.links import is_ours
 from skedge.dataplane.netlink import Netlink, kernel_errors
@@ -58,3 +61,25 @@ def _delete_device(netlink: Netlink, name: str) -> None:
     if index is not None:
         with kernel_errors(f"remove device {name}"):
             netlink.ipr.link("del", index=index)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Purge and print what was removed, one a line; a failure is one sentence on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m skedge.dataplane.purge", description="Remove skedge's links, routes, rules and addresses."
+    )
+    parser.add_argument(
+        "--overlay", action="append", default=[], metavar="NETWORK", help="unmarked addresses on lo inside it are ours"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        for line in purge(Netlink(), tuple(str(ip_network(text)) for text in arguments.overlay)):
+            print(line)
+    except (SkedgeError, ValueError) as error:
+        print(f"purge: {error}", file=sys.stderr)
+        return int(ExitCode.FAILED)
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -330,9 +330,40 @@ def test_purge_asks_first(skedge: Any, tmp_path: Path, monkeypatch: pytest.Monke
     assert "stopped; nothing more was done" in err
 
 
-def test_purge_runs_the_data_planes_own_commands() -> None:
-    (_, first), (_, second) = purge.commands()
+def test_purge_runs_the_data_planes_own_commands(tmp_path: Path) -> None:
+    (_, first), (_, second) = purge.commands(str(tmp_path / "none.yaml"))
     assert first == [sys.executable, "-m", "skedge.dataplane.purge"]
     assert Path(second[0]).name == "skedge-loader"
     assert Path(second[0]).parent == Path(sys.executable).parent
     assert second[1:] == ["unload"]
+    (tmp_path / "good.yaml").write_text("network: demo\nsite: edge-a\noverlay_cidr: 10.5.0.0/16\n")
+    (_, first), _ = purge.commands(str(tmp_path / "good.yaml"))
+    assert first[3:] == ["--overlay", "10.5.0.0/16", "--overlay", "fde7:3405:4cf7::/48"]
+
+
+def test_purge_says_what_it_removed(
+    skedge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_root: None
+) -> None:
+    monkeypatch.setattr(purge, "commands", lambda: [("links", ["printf", "route a\\nrule b\\n"])])
+    assert skedge("purge", "--yes", socket=str(tmp_path / "none")) == (0, "links: done (route a, rule b)\n", "")
+
+
+@pytest.mark.needs_root
+def test_purge_takes_ours_and_leaves_the_rest() -> None:
+    """The real command in a network namespace of its own."""
+    script = f"""
+        ip link set lo up
+        ip address add 10.5.0.1/32 dev lo
+        ip address add 192.0.2.1/32 dev lo
+        ip rule add priority 7400 table 7400 protocol 74
+        ip rule add priority 99 table 99
+        {sys.executable} -m skedge.dataplane.purge --overlay 10.5.0.0/16 >&2
+        ip -o -4 address show dev lo
+        ip rule
+    """
+    done = subprocess.run(["unshare", "-n", "bash", "-ec", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "10.5.0.1" not in done.stdout
+    assert "7400" not in done.stdout
+    assert "192.0.2.1" in done.stdout
+    assert "lookup 99" in done.stdout
