@@ -8,7 +8,7 @@ from typing import Protocol
 
 from skedge.core.desired import Desired
 from skedge.core.errors import DataplaneError
-from skedge.core.model import SiteConfig
+from skedge.core.model import SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, plan, reconcile_all
 from skedge.core.report import PlanStep
@@ -75,8 +75,18 @@ class _Services:
 
     def put(self, key: ServiceKey, value: ServiceTable) -> None:
         known = self.others
-        candidates = tuple(replace(one, others=known.get((key, one.workload), 0)) for one in value.candidates)
+        missing = any((key, one.workload) not in known for one in value.candidates)
+        present = self._present(key) if missing else {}
+        candidates = tuple(
+            replace(one, others=known.get((key, one.workload), present.get(one.workload, 0)))
+            for one in value.candidates
+        )
         self._inner.put(key, ServiceTable(candidates))
+
+    def _present(self, key: ServiceKey) -> Mapping[WorkloadId, int]:
+        """Return what the kernel counts now for others: before sync it knows more than this controller was told."""
+        table = self._inner.read().get(key, ServiceTable())
+        return {one.workload: one.others for one in table.candidates}
 
     def delete(self, key: ServiceKey) -> None:
         self._inner.delete(key)

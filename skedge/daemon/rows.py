@@ -140,7 +140,9 @@ def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
     )
     table, _ = service_table(key, offers(state.full_map()).get(key, ()), judged)
     own = [_open_at(state, (key, one.workload), site) for one in table.candidates]
-    chosen = balance.choose(table.candidates, own, [0] * len(own))
+    chosen = balance.choose(
+        table.candidates, own, [_last_chosen(state, (key, one.workload), here) for one in table.candidates]
+    )
     rows = tuple(
         _candidate(state, key, one, open_, index == chosen, now, paths)
         for index, (one, open_) in enumerate(zip(table.candidates, own, strict=True))
@@ -154,6 +156,11 @@ def _open_at(state: State, slot: Slot, site: str) -> int:
         return state.counts.get(slot, NOTHING).open
     heard = state.heard.get(site)
     return heard.report.open.get(slot[1], 0) if heard else 0
+
+
+def _last_chosen(state: State, slot: Slot, here: bool) -> int:
+    """Return what breaks ties at this site; another site's choices are not known here."""
+    return state.counts.get(slot, NOTHING).last_chosen if here else 0
 
 
 def _others_of(state: State, key: ServiceKey, site: str) -> Mapping[Slot, int]:
