@@ -27,7 +27,6 @@ class ActionModule(ActionBase):
                 "network": {"type": "str", "required": True},
                 "site": {"type": "str", "required": True},
                 "csr": {"type": "str", "default": ""},
-                "certificate": {"type": "str", "default": ""},
                 "days": {"type": "int", "default": 365},
                 "state": {"type": "str", "choices": ["present", "revoked"], "default": "present"},
             }
@@ -55,10 +54,10 @@ class ActionModule(ActionBase):
         if check and not (authority.exists and args["csr"]):
             return {"changed": True, "action": "sign", "msg": "the site's first certificate would be signed"}
         if check:
-            decision = authority.decide(args["site"], args["csr"], args["certificate"], args["days"])
+            decision = authority.decide(args["site"], args["csr"], args["days"])
         else:
             with authority.locked():
-                decision = authority.decide(args["site"], args["csr"], args["certificate"], args["days"])
+                decision = authority.decide(args["site"], args["csr"], args["days"])
                 if decision.changed:
                     authority.sign(args["site"], args["csr"], args["days"])
         issued = authority.issued(args["site"])

@@ -29,10 +29,6 @@ options:
     description: The host's certificate request in PEM form. Required for O(state=present).
     type: str
     default: ""
-  certificate:
-    description: The certificate that the host has now, in PEM form.
-    type: str
-    default: ""
   days:
     description: Validity of a new certificate in days.
     type: int
@@ -60,7 +56,6 @@ EXAMPLES = r"""
     network: demo
     site: "{{ inventory_hostname }}"
     csr: "{{ identity.csr }}"
-    certificate: "{{ identity.certificate }}"
   register: signed
 """
 

@@ -29,6 +29,10 @@ options:
     elements: str
     choices: [addresses, clock, firewall, kernel, ports, routes]
     default: []
+  packages:
+    description: Packages that the installation needs, by family of distributions.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -56,7 +60,8 @@ problems:
   type: list
   elements: str
 host:
-  description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers).
+  description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers) (whether
+    the kernel's own are there), C(missing) (packages) and C(unit) (whether the controller's unit is there).
   returned: success
   type: dict
 """
@@ -94,18 +99,36 @@ def kernel_facts():
     }
 
 
-def host_facts():
+def missing_packages(module, names):
+    """Return which of the distribution's packages are not installed."""
+    if not names:
+        return []
+    if module.get_bin_path("dpkg-query"):
+        query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\\n"]
+    else:
+        query = ["rpm", "-q", "--qf", "installed %{NAME}\\n"]
+    out = module.run_command(query + names)[1]  # both fail when one is missing, and still list the others
+    there = {line.split()[1] for line in out.splitlines() if line.startswith("installed ")}
+    return [name for name in names if name not in there]
+
+
+def host_facts(module):
     """Return what the installation depends on."""
     release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
     words = " ".join(release.get(key, "").strip('"') for key in ("ID", "ID_LIKE")).split()
-    build = "/lib/modules/%s/build" % platform.release()
+    family = next((w for w in words if w in ("debian", "rhel", "fedora")), words[0] if words else "")
+    headers = os.path.exists("/lib/modules/%s/build" % platform.release())
+    wanted = module.params["packages"].get(family, {})
+    names = wanted.get("always", []) + ([] if headers else wanted.get("headers", []))
     return {
         "python": "%d.%d" % sys.version_info[:2],
         "machine": platform.machine(),
         "glibc": os.confstr("CS_GNU_LIBC_VERSION").split()[-1],
         "kernel": platform.release(),
-        "family": next((w for w in words if w in ("debian", "rhel", "fedora")), words[0] if words else ""),
-        "headers": os.path.exists(build),
+        "family": family,
+        "headers": headers,
+        "missing": missing_packages(module, names),
+        "unit": os.path.exists("/etc/systemd/system/skedge.service"),
     }
 
 
@@ -166,6 +189,7 @@ def main():
             "overlays": {"type": "list", "elements": "str", "default": []},
             "control_time": {"type": "int", "default": 0},
             "skip": {"type": "list", "elements": "str", "choices": sorted(checks.SKIPPABLE), "default": []},
+            "packages": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -180,7 +204,7 @@ def main():
         "firewall": lambda: firewall_problems(module, site),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
-    module.exit_json(changed=False, problems=problems, host=host_facts())
+    module.exit_json(changed=False, problems=problems, host=host_facts(module))
 
 
 if __name__ == "__main__":

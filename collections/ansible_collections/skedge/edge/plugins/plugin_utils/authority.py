@@ -137,8 +137,8 @@ class Authority:
 
     # ---- decisions and acts ----
 
-    def decide(self, site: str, csr_pem: str, host_certificate: str, days: int) -> Decision:
-        """Return what is to be done for a host that holds the key of the CSR and this certificate ("" for none)."""
+    def decide(self, site: str, csr_pem: str, days: int) -> Decision:
+        """Return what is to be done for a host that holds the key of the CSR."""
         issued = self.issued(site)
         if issued is None:
             return Decision("sign", "the site has no certificate yet")
@@ -149,8 +149,6 @@ class Authority:
         left = issued.not_valid_after_utc - utc_now()
         if left < dt.timedelta(days=days) / 3:
             return Decision("renew", f"{max(left.days, 0)} days are left, less than a third of {days}")
-        if host_certificate.strip() != issued.public_bytes(PEM).decode().strip():
-            return Decision("keep", "the host has not the certificate that was signed for it")
         return Decision("keep", "valid")
 
     def sign(self, site: str, csr_pem: str, days: int) -> None:
@@ -195,8 +193,9 @@ class Authority:
 
     def _is_revoked(self, certificate: x509.Certificate) -> bool:
         current = self.revoked()
-        found = current and current.get_revoked_certificate_by_serial_number(certificate.serial_number)
-        return found is not None
+        if current is None:
+            return False
+        return current.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
 
     def _name(self, site: str) -> x509.Name:
         return x509.Name([
