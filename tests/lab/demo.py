@@ -141,10 +141,9 @@ class Demo:
         events = self.holder.ask("events")["events"]
         times = sorted((e["served"] - stopped) * 1000 for e in events if e["served"])
         refusals = sum(e["refused"] for e in events)
-        print(
-            f"   served again after: first {times[0]:.0f} ms, median {times[len(times) // 2]:.0f} ms, last {times[-1]:.0f} ms"
-            f" ({refusals} attempts were refused on the way)"
-        )
+        first, median, last = times[0], times[len(times) // 2], times[-1]
+        print(f"   served again after: first {first:.0f} ms, median {median:.0f} ms, last {last:.0f} ms")
+        print(f"   ({refusals} attempts were refused on the way)")
         rest = {site: cost for site, cost in costs(COST_AFTER).items() if site != "edge-b"}
         want = expected(rest, lost, held)
         got = {site: sum(1 for e in events if e["by"] == site) for site in HOSTS}

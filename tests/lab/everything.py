@@ -1,0 +1,133 @@
+"""`make test`: every stage, all of them even when one fails; at the end one closing line, and why tests were skipped.
+
+The closing line counts as pytest does; a stage that is not pytest (lint, a Molecule scenario, the demo) counts as one
+test. The exit code is 0 only if every stage's is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab.sh import CACHE, REPO
+
+RESULTS = CACHE / "run"
+PYTEST = [sys.executable, "-m", "pytest", "-q"]
+VM_TIMEOUT = 600
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the tests: a command, and whether it leaves a JUnit file named after it."""
+
+    name: str
+    argv: list[str]
+    junit: bool = False
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def stages() -> list[Stage]:
+    """Return all stages, the quick ones first."""
+    vm = [sys.executable, "-m", "tests.lab.vm", "--timeout", str(VM_TIMEOUT), "--keep", str(RESULTS), "--"]
+    molecule = [
+        Stage(f"molecule {p.parent.name}", ["molecule", "test", "--scenario-name", p.parent.name])
+        for p in sorted((REPO / "molecule").glob("*/molecule.yml"))
+    ]
+    return [
+        Stage("lint", ["make", "lint"]),
+        Stage("ansible-lint", ["make", "lint-ansible"]),
+        Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
+        Stage("integration", [*PYTEST, "tests/integration"], junit=True),
+        Stage("vm", [*vm, ".venv/bin/python", "-m", "tests.lab.vm_tests", "/run/vm/keep/vm.xml"], junit=True),
+        *molecule,
+        Stage("demo", [sys.executable, "-m", "tests.lab.demo"], env={"LAB": "test-demo"}),
+    ]
+
+
+@dataclass
+class Outcome:
+    """What all stages together brought."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+    times: list[str] = field(default_factory=list)
+
+    def add(self, stage: Stage, code: int, took: float) -> None:
+        """Count one stage's tests."""
+        self.times.append(f"{stage.name} {took:.0f} s" + ("" if code == 0 else f" FAILED (exit {code})"))
+        report = RESULTS / f"{stage.name}.xml"
+        found = self._read(report) if stage.junit and report.exists() else 0
+        if code != 0:
+            self.failed.append(stage.name)
+        if found == 0:  # not pytest, or it did not come so far as to say anything
+            self.counts["passed" if code == 0 and not stage.junit else "failed"] += 1
+        if stage.junit and code == 0 and found == 0:
+            self.failed.append(f"{stage.name} (no test ran)")
+
+    def _read(self, report: Path) -> int:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+        for case in cases:
+            skip = case.find("skipped")
+            if skip is not None:
+                self.counts["skipped"] += 1
+                self.skipped[skip.get("message") or "no reason given"] += 1
+            elif case.find("failure") is not None:
+                self.counts["failed"] += 1
+            elif case.find("error") is not None:
+                self.counts["errors"] += 1
+            else:
+                self.counts["passed"] += 1
+        return len(cases)
+
+    def tell(self, took: float) -> None:
+        """Print the closing lines."""
+        print("\nstages: " + ", ".join(self.times))
+        for reason, number in self.skipped.most_common():
+            print(f"SKIPPED [{number}] {reason}")
+        for name in self.failed:
+            print(f"FAILED stage {name}")
+        words = ("failed", "errors", "passed", "skipped")
+        line = ", ".join(f"{self.counts[word]} {word}" for word in words if self.counts[word])
+        clock = time.strftime("%H:%M:%S", time.gmtime(took)).lstrip("0:") or "0"
+        print(f"{line} in {took:.2f}s ({clock})".center(100, "="), flush=True)
+
+
+def run_stage(stage: Stage) -> int:
+    """Run one stage with its output shown; return its exit code."""
+    argv = list(stage.argv)
+    if stage.junit and stage.name != "vm":
+        argv.append(f"--junitxml={RESULTS / (stage.name + '.xml')}")
+    print(f"\n######## {stage.name}: {' '.join(stage.argv)}".replace(f"{REPO}/", ""), flush=True)
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **stage.env}
+    try:
+        return subprocess.run(argv, cwd=REPO, env=env, check=False, stdin=subprocess.DEVNULL).returncode
+    finally:
+        if "LAB" in stage.env:
+            subprocess.run([sys.executable, "-m", "tests.lab", "down"], cwd=REPO, env=env, check=False)
+
+
+def main() -> int:
+    """Run all stages, or those named on the command line."""
+    wanted = sys.argv[1:]
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    RESULTS.mkdir(parents=True)
+    outcome, begin = Outcome(), time.monotonic()
+    for stage in stages():
+        if not wanted or stage.name in wanted:
+            started = time.monotonic()
+            outcome.add(stage, run_stage(stage), time.monotonic() - started)
+    took = time.monotonic() - begin
+    outcome.tell(took)
+    return 1 if outcome.failed or not outcome.counts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
