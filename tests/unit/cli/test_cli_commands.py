@@ -218,7 +218,7 @@ def test_stale_and_wrong_sockets(skedge: Any, tmp_path: Path) -> None:
     assert "give the controller's socket with --socket" in skedge("plan", socket=str(tmp_path / ("x" * 200)))[2]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="changes its own user to one without access, which needs root")
+@pytest.mark.needs_root
 def test_no_permission(controller: FakeController, tmp_path: Path) -> None:
     script = (
         "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
