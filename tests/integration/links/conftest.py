@@ -30,7 +30,7 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run("umount", "-l", str(path))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def site(bpffs: Path) -> Iterator[Site]:
     """One site alone, with a device ``under0`` (10.91.0.1/24) as its underlay."""
     made = Site("solo", bpffs)

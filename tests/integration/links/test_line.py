@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import pytest
 
-from skedge.core.model import Protocol, WorkloadId
+from skedge.core.model import WorkloadId
 from skedge.core.state import Endpoint, EndpointKey
 
 from .kit import client, listen
