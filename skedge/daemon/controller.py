@@ -26,7 +26,7 @@ from skedge.daemon.counting import Counting, Tally
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied, Kernel
 from skedge.daemon.notify import Notifier
-from skedge.daemon.state import Heard, State, usable_targets
+from skedge.daemon.state import Heard, State
 from skedge.daemon.wires import Wires
 from skedge.daemon.worker import Worker
 
@@ -36,6 +36,7 @@ SOFTWARE = f"skedge {__version__}"
 HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this site says
 PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
 UNSYNCED_LOOK_S = 0.05
+LOAD_WAIT_S = 2.0  # after sync every site that has anything open has reported: until then the kernel's numbers hold
 RTT_SAY_S = 10.0
 
 
@@ -80,7 +81,7 @@ class Controller:
         self.refusals: deque[tuple[float, Reason, str]] = deque(maxlen=50)
         self._spf = Backoff()
         self._say_links = self._say_services = self._wish = self._others = True
-        self._say_rtt_at = now + RTT_SAY_S
+        self._say_rtt_at, self._load_from = now + RTT_SAY_S, inf
         self._stop = asyncio.Event()
         self._balancing = self._told_systemd = False
         self._background: set[asyncio.Task[object]] = set()
@@ -164,7 +165,8 @@ class Controller:
 
     def _deadline(self, now: float) -> float:
         look = inf if self.synced and self._balancing else now + UNSYNCED_LOOK_S
-        return min(self.flooder.next_deadline(now), self._spf.deadline, self._say_rtt_at, look, now + 5.0)
+        load = self._load_from if self._others else inf
+        return min(self.flooder.next_deadline(now), self._spf.deadline, self._say_rtt_at, look, load, now + 5.0)
 
     def _settle(self, now: float) -> None:
         """Draw the consequences of what came in."""
@@ -182,7 +184,7 @@ class Controller:
         if self._wish or (not self._balancing and self._health_known(now)):
             self._wish = False
             self._want(now)
-        if self._others:
+        if self._others and now >= self._load_from:
             self._others = False
             self.spawn(self.worker.call(self.worker.kernel.set_others, self.state.others()))
 
@@ -208,6 +210,7 @@ class Controller:
         if not self._health_known(now):
             return
         self.synced = True
+        self._load_from = now + LOAD_WAIT_S
         log.info("op=synced after_s=%.2f links=%d", age, len(configured))
         self._say_links = self._say_services = self._wish = True
         self._spf.event(now)
@@ -230,10 +233,7 @@ class Controller:
 
     def _want(self, now: float) -> None:
         """Tell the kernel's thread what should be. Until health is known, balancing is left as it was found."""
-        before, self.desired = self.desired, self.state.desired()
-        withdrawn = usable_targets(before) - usable_targets(self.desired)
-        if withdrawn:
-            self.spawn(self.worker.call(self.worker.kernel.host.abort_connecting, withdrawn))
+        self.desired = self.state.desired()
         wanted = self.desired
         self._balancing = self._health_known(now)
         if not self._balancing:

@@ -13,7 +13,7 @@ from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, plan, reconcile_all
 from skedge.core.report import PlanStep
 from skedge.core.state import Counts, Driver, Engine, KernelRoute, Receipt, ServiceKey, ServiceTable, Target
-from skedge.daemon.state import Slot
+from skedge.daemon.state import Slot, usable_targets
 
 
 class Fixture(Protocol):
@@ -111,12 +111,12 @@ class Kernel:
         self.engine = engine
         self._fixtures = fixtures
         self.host = host
+        self._usable: frozenset[Target] = frozenset()
 
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
         changed: list[str] = []
         failed: dict[str, str] = {}
-        self._services.others = _others(desired)
         for fixture in self._fixtures:
             try:
                 if fixture.ensure(config):
@@ -129,7 +129,17 @@ class Kernel:
             failed.update({f"{kind} {key}": str(error) for key, error in report.failed.items()})
             if report.unread is not None:
                 failed[kind] = str(report.unread)
+        try:
+            self._abort_withdrawn(desired)
+        except DataplaneError as error:
+            failed["connects to withdrawn workloads"] = str(error)
         return Applied(tuple(changed), failed, self._routes(), allow_delete)
+
+    def _abort_withdrawn(self, desired: Desired) -> None:
+        """End connects that still wait for a workload that is gone; only now would a retry be placed elsewhere."""
+        before, self._usable = self._usable, usable_targets(desired)
+        if withdrawn := before - self._usable:
+            self.host.abort_connecting(withdrawn)
 
     def plan(self, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
         """Return exactly what `apply` would change now. Raises DataplaneError when the kernel cannot be read."""
@@ -166,6 +176,3 @@ class Kernel:
 def _comparable(desired: Desired) -> Desired:
     return replace(desired, services={key: without_others(table) for key, table in desired.services.items()})
 
-
-def _others(desired: Desired) -> Mapping[Slot, int]:
-    return {(key, one.workload): one.others for key, table in desired.services.items() for one in table.candidates}

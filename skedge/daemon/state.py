@@ -155,12 +155,12 @@ class State:
 
 
 def usable_targets(desired: Desired) -> frozenset[Target]:
-    """Return where connections may be sent, workloads of this site left out (a closed local port answers by itself)."""
+    """Return where connections are served, drained ones included; a closed port of this site answers by itself."""
     return frozenset(
         target
         for table in desired.services.values()
         for one in table.candidates
-        if one.out is Reason.NONE and not one.local
+        if one.out in (Reason.NONE, Reason.DRAINED) and not one.local
         for target in (one.target4, one.target6)
         if target is not None
     )
