@@ -175,4 +175,3 @@ class Kernel:
 
 def _comparable(desired: Desired) -> Desired:
     return replace(desired, services={key: without_others(table) for key, table in desired.services.items()})
-
