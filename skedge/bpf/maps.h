@@ -40,6 +40,9 @@ BPF_TABLE_PINNED("hash", struct listener_key, struct listener, listeners_v1, MAX
 /* 0 -> configuration. */
 BPF_TABLE_PINNED("array", __u32, struct config, config_v1, 1, PIN_DIR "/config_v1");
 
+/* 0 -> what happened. */
+BPF_TABLE_PINNED("array", __u32, struct news, news_v1, 1, PIN_DIR "/news_v1");
+
 /* reason code -> how many connects were refused (or candidates skipped) for it. */
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, drops_v1, REASONS, PIN_DIR "/drops_v1");
 

@@ -136,10 +136,16 @@ static __always_inline void log_pick(const struct service *service, const struct
 /* Take the next entry of the pick log. */
 static __always_inline struct logged_pick *next_logged(struct config *config, __u32 id, __u32 need)
 {
-    __u64 position = __sync_fetch_and_add(&config->log_position, 1);
-    __u32 index = position & (PICK_LOG_ENTRIES - 1);
-    struct logged_pick *entry = pick_log_v1.lookup(&index);
+    __u32 index = 0;
+    struct news *news = news_v1.lookup(&index);
+    struct logged_pick *entry;
+    __u64 position;
 
+    if (!news)
+        return 0;
+    position = __sync_fetch_and_add(&news->log_position, 1);
+    index = position & (PICK_LOG_ENTRIES - 1);
+    entry = pick_log_v1.lookup(&index);
     if (entry) {
         entry->sequence = position + 1;
         entry->limit = config->port_limit;

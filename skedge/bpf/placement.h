@@ -8,10 +8,10 @@ static __always_inline void uncount(__u64 word, int refused)
     __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0;
     __u32 generation = (word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
     struct service *service = services_v1.lookup(&id);
-    struct config *config = config_v1.lookup(&zero);
+    struct news *news = news_v1.lookup(&zero);
     struct slot *slot;
 
-    if (!service || !config)
+    if (!service || !news)
         return;
     bpf_spin_lock(&service->lock);
     slot = &service->slots[word & (MAX_WORKLOADS - 1)];
@@ -27,7 +27,7 @@ static __always_inline void uncount(__u64 word, int refused)
     service->epoch++;
     bpf_spin_unlock(&service->lock);
     if (refused)
-        __sync_fetch_and_add(&config->suspensions, 1);
+        __sync_fetch_and_add(&news->suspensions, 1);
 }
 
 /* Take a placement away; whoever exchanges the word first gives the count back, all others do nothing. */

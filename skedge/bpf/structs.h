@@ -67,6 +67,7 @@ struct listener {
     __u32 spare;
 };
 
+/* Written by the loader and the controller only. */
 struct config {
     __u64 netns_cookie; /* only sockets of this network namespace are treated */
     __u64 digest;       /* of the sources that are loaded, so that the loader need not compile them again */
@@ -75,9 +76,14 @@ struct config {
     __u32 overlay4;     /* this site's overlay addresses: a socket bound to one may leave the site */
     __u32 spare4;
     __u32 overlay6[4];
-    __u64 log_position;
-    __u64 suspensions; /* how many there were: tells the controller when to look */
     __u64 spare[4];
+};
+
+/* What programs count beside the services. */
+struct news {
+    __u64 log_position; /* picks logged */
+    __u64 suspensions;
+    __u64 spare[2];
 };
 
 /* The cost of one side of a choice at the moment of the choice: perceived = path_cost + open / capacity. */

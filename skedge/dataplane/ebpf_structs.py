@@ -172,25 +172,21 @@ class Config:
     sweep_before: int = 0
     overlay4: bytes = bytes(4)
     overlay6: bytes = bytes(16)
-    log_position: int = 0
-    suspensions: int = 0
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=4Q4sI16s2Q32s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=4Q4sI16s32s")
     SIZE: ClassVar[int] = STRUCT.size
-    # Byte ranges that programs write; the rest may be overwritten by userspace.
-    POSITION_AT: ClassVar[int] = 56
 
     @classmethod
     def unpack(cls, raw: bytes) -> Config:
         """Return the value."""
-        cookie, digest, limit, sweep, four, _, six, position, suspensions, _ = cls.STRUCT.unpack(raw)
-        return cls(cookie, digest, limit, sweep, four, six, position, suspensions)
+        cookie, digest, limit, sweep, four, _, six, _ = cls.STRUCT.unpack(raw)
+        return cls(cookie, digest, limit, sweep, four, six)
 
     def pack(self) -> bytes:
         """Return the bytes of the struct."""
         return self.STRUCT.pack(
-            *(self.netns_cookie, self.digest, self.port_limit, self.sweep_before, self.overlay4, 0, self.overlay6),
-            *(self.log_position, self.suspensions, b""),
+            *(self.netns_cookie, self.digest, self.port_limit, self.sweep_before, self.overlay4, 0),
+            *(self.overlay6, b""),
         )
 
     def replace(self, **changes: int | bytes) -> Config:
@@ -198,6 +194,7 @@ class Config:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
+NEWS = struct.Struct("=2Q16s")
 LISTENER = struct.Struct("=16s2sHI")
 LISTENER_VALUE = struct.Struct("=II")
 SERVICE_NAME = struct.Struct(f"={NAME_SIZE}sI")
@@ -276,9 +273,11 @@ class PlacementRecord:
                 seen,
                 ListenerKey(unpack_address(listener), int.from_bytes(at), PROTOCOL_OF[protocol]),
                 Target(unpack_address(target), int.from_bytes(to)),
-                *one[14:17],
-                Weighed(*one[17:21]),
-                Weighed(*one[21:25]),
+                reason=one[14],
+                version=one[15],
+                choice=one[16],
+                winner=Weighed(*one[17:21]),
+                runner=Weighed(*one[21:25]),
             )
 
     @property
@@ -332,5 +331,6 @@ class LoggedPick:
     @classmethod
     def unpack(cls, raw: bytes) -> LoggedPick:
         """Return the value."""
-        fields = cls.SLOT.iter_unpack(raw[cls.HEADER.size : cls.SIZE])
-        return cls(*cls.HEADER.unpack_from(raw), tuple(LoggedSlot(*one) for one in fields))
+        sequence, limit, version, choice, service, need, winner, runner = cls.HEADER.unpack_from(raw)
+        slots = tuple(LoggedSlot(*one) for one in cls.SLOT.iter_unpack(raw[cls.HEADER.size : cls.SIZE]))
+        return cls(sequence, limit, version, choice, service, need, winner, runner, slots)

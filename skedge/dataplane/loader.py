@@ -157,7 +157,11 @@ class Loader:
             units.setdefault((program.source, program.defines), []).append(program)
         macros = {**kernel_defines(), "PICK_LOG_ENTRIES": self.options.pick_log}
         for (source, defines), programs in units.items():
-            flags = [f'-DPIN_DIR="{self.pins}"', *(f"-D{k}={v}" for k, v in macros.items()), *(f"-D{d}" for d in defines)]
+            flags = [
+                f'-DPIN_DIR="{self.pins}"',
+                *(f"-D{k}={v}" for k, v in macros.items()),
+                *(f"-D{d}" for d in defines),
+            ]
             self._compile(source, flags, programs)
 
     def _compile(self, source: str, flags: Sequence[str], programs: Sequence[Program]) -> None:
@@ -196,7 +200,6 @@ class Loader:
             os.close(target)
 
     def _attach(self, program: Program, target: int) -> None:
-        assert program.attach is not None
         pin = self.pins / program.link_pin
         with bpfsys.Fd(bpfsys.obj_get(str(self.pins / program.pin))) as prog:
             if pin.exists():
@@ -209,7 +212,7 @@ class Loader:
                     except bpfsys.BpfError as error:
                         if error.errno != errno.ENOLINK:  # its cgroup is gone
                             raise
-            with bpfsys.Fd(bpfsys.link_create(prog, target, program.attach)) as link:
+            with bpfsys.Fd(bpfsys.link_create(prog, target, program.attach or 0)) as link:
                 self._pin(link, program.link_pin)
 
     def _config(self) -> ebpf_structs.Config:
@@ -296,9 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.pick_log < 1 or arguments.pick_log & (arguments.pick_log - 1):
         raise HostError(f"--pick-log {arguments.pick_log}: must be a power of two")
-    loader = Loader(
-        Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force)
-    )
+    loader = Loader(Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force))
     if arguments.action == "status":
         states = loader.status()
         for name, state in states.items():

@@ -55,10 +55,10 @@ def on_bpffs(path: Path) -> bool:
 
 def ensure_pin_dir(pin_dir: Path) -> None:
     """Create the pin directory, and mount bpffs at its usual place where nobody did. Raises HostError."""
-    if BPFFS in (str(parent) for parent in pin_dir.parents) and not on_bpffs(Path(BPFFS)):
-        if _LIBC.mount(b"bpf", BPFFS.encode(), b"bpf", 0, None) != 0:
-            code = ctypes.get_errno()
-            raise HostError(f"{BPFFS}: no bpf file system and mounting one failed ({os.strerror(code)}); mount it")
+    missing = Path(BPFFS) in pin_dir.parents and not on_bpffs(Path(BPFFS))
+    if missing and _LIBC.mount(b"bpf", BPFFS.encode(), b"bpf", 0, None) != 0:
+        code = ctypes.get_errno()
+        raise HostError(f"{BPFFS}: no bpf file system and mounting one failed ({os.strerror(code)}); mount it")
     try:
         pin_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

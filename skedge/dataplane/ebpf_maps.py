@@ -1,0 +1,180 @@
+"""The pinned maps of the connect-time engine as typed objects: one class a map or group of maps, no decisions."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from skedge.core.errors import DataplaneError
+from skedge.core.model import Protocol, WorkloadId
+from skedge.core.reasons import Reason
+from skedge.core.state import ListenerKey, ServiceKey
+from skedge.dataplane import bpfsys
+from skedge.dataplane import ebpf_structs as layout
+
+RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
+_REASONS = 128
+_ZERO = bytes(4)
+_ID = struct.Struct("=I")
+_WORD = struct.Struct("=Q")
+_PACKET = bytes(12) + b"\x08\x00"
+
+
+class Maps:
+    """All maps that are pinned in ``pin_dir``, opened once."""
+
+    def __init__(self, pin_dir: str) -> None:
+        self._pins = Path(pin_dir)
+        self._open: dict[str, bpfsys.Fd] = {}
+        self._parsed: dict[int, tuple[bytes, layout.Service]] = {}
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for fd in self._open.values():
+            fd.close()
+        self._open.clear()
+
+    def fd(self, pin: str) -> int:
+        """Return the descriptor of a pinned object. Raises DataplaneError when it is not there."""
+        if pin not in self._open:
+            try:
+                self._open[pin] = bpfsys.Fd(bpfsys.obj_get(str(self._pins / pin)))
+            except bpfsys.BpfError as error:
+                if error.errno == errno.ENOENT:
+                    raise DataplaneError(
+                        f"{self._pins / pin} is missing: the eBPF programs are not loaded; run `skedge-loader load`"
+                    ) from error
+                raise
+        return self._open[pin].fd
+
+    # ---- services ----
+
+    def service(self, ident: int) -> layout.Service:
+        """Return a service's value as one consistent whole; parsed again only when a count or a table changed."""
+        raw = bpfsys.map_lookup(self.fd("services_v1"), _ID.pack(ident), layout.Service.SIZE, flags=bpfsys.MapFlag.LOCK)
+        if raw is None:
+            raise DataplaneError(f"service id {ident} is out of range")
+        header = raw[4 : layout.Service.HEADER.size]  # without the lock
+        known = self._parsed.get(ident)
+        if known is None or known[0] != header:
+            known = self._parsed[ident] = header, layout.Service.unpack(raw)
+        return known[1]
+
+    def apply(self, staged: layout.Staged) -> None:
+        """Make the programs take a staged table over, in one critical section."""
+        bpfsys.map_update(self.fd("staged_v1"), _ZERO, staged.pack())
+        done = bpfsys.prog_test_run(self.fd("apply_v1"), _PACKET + _ID.pack(staged.service) + bytes(46))
+        if done.retval != 0:
+            raise DataplaneError(f"service id {staged.service}: the apply program refused (code {done.retval})")
+
+    # ---- names ----
+
+    def service_ids(self) -> dict[ServiceKey, int]:
+        """Return the id of each service by its name, with RETIRED set for those that are gone."""
+        items = bpfsys.map_items(self.fd("service_names_v1"), layout.SERVICE_NAME.size, _ID.size)
+        return {layout.unpack_service_name(key): _ID.unpack(value)[0] for key, value in items}
+
+    def name_service(self, key: ServiceKey, ident: int) -> None:
+        """Remember a service's id."""
+        bpfsys.map_update(self.fd("service_names_v1"), layout.pack_service_name(key), _ID.pack(ident))
+
+    def forget_service(self, key: ServiceKey) -> None:
+        """Forget a service's id."""
+        bpfsys.map_delete(self.fd("service_names_v1"), layout.pack_service_name(key))
+
+    def workloads(self) -> dict[int, dict[int, WorkloadId]]:
+        """Return the workload of each slot that has one, by service id and slot."""
+        found: dict[int, dict[int, WorkloadId]] = {}
+        size = layout.WORKLOAD_NAME.size
+        for key, value in bpfsys.map_items(self.fd("workload_names_v1"), layout.WORKLOAD_KEY.size, size):
+            service, slot = layout.WORKLOAD_KEY.unpack(key)
+            names = (layout.unpack_name(raw) for raw in layout.WORKLOAD_NAME.unpack(value))
+            found.setdefault(service, {})[slot] = WorkloadId(*names)
+        return found
+
+    def name_workload(self, service: int, slot: int, workload: WorkloadId) -> None:
+        """Remember which workload a slot is."""
+        value = layout.pack_name("site", workload.site) + layout.pack_name("connector", workload.connector)
+        bpfsys.map_update(self.fd("workload_names_v1"), layout.WORKLOAD_KEY.pack(service, slot), value)
+
+    def forget_workload(self, service: int, slot: int) -> None:
+        """Forget a slot's workload: the slot is free."""
+        bpfsys.map_delete(self.fd("workload_names_v1"), layout.WORKLOAD_KEY.pack(service, slot))
+
+    # ---- listeners ----
+
+    def listeners(self) -> dict[ListenerKey, int]:
+        """Return the service id of each listener."""
+        items = bpfsys.map_items(self.fd("listeners_v1"), layout.LISTENER.size, layout.LISTENER_VALUE.size)
+        return {layout.unpack_listener(key): layout.LISTENER_VALUE.unpack(value)[0] for key, value in items}
+
+    def put_listener(self, key: ListenerKey, service: int) -> None:
+        """Send connects to this address to the service."""
+        bpfsys.map_update(self.fd("listeners_v1"), layout.pack_listener(key), layout.LISTENER_VALUE.pack(service, 0))
+
+    def delete_listener(self, key: ListenerKey) -> None:
+        """Leave connects to this address alone."""
+        bpfsys.map_delete(self.fd("listeners_v1"), layout.pack_listener(key))
+
+    def set_port(self, port: int, protocol: Protocol, used: bool) -> None:
+        """Say whether there is any listener on a port."""
+        index = _ID.pack(port // 64 + (1024 if protocol is Protocol.UDP else 0))
+        (word,) = _WORD.unpack(bpfsys.map_lookup(self.fd("ports_v1"), index, _WORD.size) or bytes(8))
+        bit = 1 << port % 64
+        bpfsys.map_update(self.fd("ports_v1"), index, _WORD.pack(word | bit if used else word & ~bit))
+
+    # ---- the rest ----
+
+    def config(self) -> layout.Config:
+        """Return the configuration."""
+        return layout.Config.unpack(bpfsys.map_lookup(self.fd("config_v1"), _ZERO, layout.Config.SIZE) or b"")
+
+    def set_config(self, config: layout.Config) -> None:
+        """Replace the configuration."""
+        bpfsys.map_update(self.fd("config_v1"), _ZERO, config.pack())
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return how many connects were refused (and candidates left out), by reason."""
+        blocks = bpfsys.possible_cpus()
+        found: dict[Reason, int] = {}
+        for reason in Reason:
+            if reason.code >= _REASONS:
+                continue
+            raw = bpfsys.map_lookup(self.fd("drops_v1"), _ID.pack(reason.code), 8 * blocks) or b""
+            if total := sum(count for (count,) in _WORD.iter_unpack(raw)):
+                found[reason] = total
+        return found
+
+    def placements(self) -> Iterator[layout.PlacementRecord]:
+        """Yield what is stored with every open connection; idle UDP flows are ended where the configuration says."""
+        for pin in ("iterate_placements_v1", "iterate_flows_v1"):
+            yield from layout.PlacementRecord.unpack_all(self._read_iterator(self._pins / pin))
+
+    def _read_iterator(self, path: Path) -> bytes:
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataplaneError(f"{path}: {error.strerror}; run `skedge-loader load`") from error
+        chunks: list[bytes] = []
+        try:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    chunk = os.read(fd, 1 << 20)
+                    if not chunk:
+                        return b"".join(chunks)
+                    chunks.append(chunk)
+        except OSError as error:
+            raise DataplaneError(f"{path}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def picks(self) -> Iterator[layout.LoggedPick]:
+        """Yield the picks of the pick log, oldest first; nothing while it is off."""
+        log = self.fd("pick_log_v1")
+        items = bpfsys.map_lookup_batch(log, 4, layout.LoggedPick.SIZE, chunk=1024)
+        found = [layout.LoggedPick.unpack(value) for _, value in items]
+        yield from sorted((one for one in found if one.sequence), key=lambda one: one.sequence)
