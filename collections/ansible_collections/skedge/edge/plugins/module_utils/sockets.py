@@ -66,14 +66,17 @@ def programs():
     """Return {socket inode: (program name, pid)} of every process that this user may look into."""
     found = {}
     for pid in [name for name in os.listdir("/proc") if name.isdigit()]:
-        directory = "/proc/%s/fd" % pid
         try:
             with open("/proc/%s/comm" % pid) as file:
                 name = file.read().strip()
-            links = [os.readlink(os.path.join(directory, fd)) for fd in os.listdir(directory)]
+            descriptors = os.listdir("/proc/%s/fd" % pid)
         except OSError:
             continue  # it ended, or is another user's
-        for link in links:
+        for descriptor in descriptors:
+            try:
+                link = os.readlink("/proc/%s/fd/%s" % (pid, descriptor))
+            except OSError:
+                continue  # closed since
             if link.startswith("socket:["):
                 found.setdefault(int(link[8:-1]), (name, int(pid)))
     return found

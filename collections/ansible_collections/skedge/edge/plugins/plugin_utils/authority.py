@@ -208,9 +208,15 @@ class Authority:
     ) -> None:
         now = utc_now()
         # Valid as long as the authority: a list that expires would cut a network nobody deploys to.
-        builder = x509.CertificateRevocationListBuilder(
-            authority.subject, now - BACKDATE, authority.not_valid_after_utc, entries
-        ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(authority.subject)
+            .last_update(now - BACKDATE)
+            .next_update(authority.not_valid_after_utc)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        )
+        for entry in entries:
+            builder = builder.add_revoked_certificate(entry)
         _write(self.directory / "revoked.pem", builder.sign(key, None).public_bytes(PEM), 0o644)
 
 

@@ -60,7 +60,7 @@ class Host:
 
     def where(self, variable: str) -> str:
         """Return the file that holds a variable, as an error names it."""
-        return self.files.get(variable) or f"inventory host {self.name}"
+        return self.files.get(variable) or self.files.get("") or f"inventory host {self.name}"
 
 
 @dataclass(frozen=True)
@@ -154,25 +154,24 @@ def _nearest_site(name: str, known: Mapping[str, Host]) -> str:
 
 def _same_site(hosts: list[Host]) -> Iterator[str]:
     by_site: dict[str, list[Host]] = defaultdict(list)
-    for host in hosts:
+    for host in sorted(hosts, key=lambda host: "skedge_site" in host.values):
         by_site[host.site].append(host)
-    for site, group in by_site.items():
-        for host in group[1:]:
-            first = group[0].name
-            yield f"{host.where('skedge_site')}: skedge_site: {site} is already the site of {first}; give another name"
+    for site, (first, *others) in by_site.items():
+        for host in others:
+            yield f"{host.where('skedge_site')}: skedge_site: {site} is already the site of {first.name}; give another name"
 
 
 def _shared_values(hosts: list[Host], drafts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for key in SHARED_KEYS:
+        variable = PREFIX + key
         seen: dict[str, Host] = {}
-        for host in hosts:
-            value = str(drafts[host.name].get(key, "the default"))
-            seen.setdefault(value, host)
+        for host in sorted(hosts, key=lambda host: variable in host.values):  # those that wrote it come last
+            seen.setdefault(str(drafts[host.name].get(key, "the default")), host)
         if len(seen) > 1:
-            (value, host), (other_value, other) = list(seen.items())[1], next(iter(seen.items()))
+            (other_value, other), *_, (value, host) = seen.items()
             yield (
-                f"{host.where(PREFIX + key)}: {PREFIX}{key}: {value} at {host.name} but {other_value} at {other.name}; "
-                "all sites of a network need the same, set it once in group_vars/all.yml"
+                f"{host.where(variable)}: {variable}: {value} at {host.name} but {other_value} at {other.name}; "
+                "all sites of a network need the same, set it once for all"
             )
 
 

@@ -1,0 +1,190 @@
+"""What pre-flight finds on a host, from what the host's own tools print."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets
+
+FIXTURES = Path(__file__).parent / "fixtures"
+READY = {"uid": 0, "kernel": "6.1.0", "btf": True, "cgroup2": True, "ipv6": True, "systemd": True, "python": (3, 11)}
+SITE = {
+    "listeners": [{"service": "backend", "port": 8080}],
+    "links": [{"to": "edge-b", "local": "10.0.0.1", "remote": "10.0.0.2"}],
+}
+
+
+# ---- the kernel ------------------------------------------------------------------------------------------------
+
+
+def test_a_ready_host_has_no_problem():
+    assert checks.kernel(READY) == []
+
+
+@pytest.mark.parametrize(
+    ("lacks", "words"),
+    [
+        ({"uid": 1000}, "runs as user id 1000; set ansible_become: true"),
+        ({"btf": False}, "has no BTF (/sys/kernel/btf/vmlinux); boot one with CONFIG_DEBUG_INFO_BTF"),
+        ({"cgroup2": False}, "no cgroup2 is mounted; boot with"),
+        ({"ipv6": False}, "without IPv6, which links need; remove ipv6.disable=1"),
+        ({"systemd": False}, "systemd is not the init system"),
+        ({"python": (3, 9)}, "/usr/bin/python3 is version 3.9; skedge needs 3.11"),
+    ],
+)
+def test_what_the_host_lacks_is_one_sentence(lacks: dict[str, Any], words: str):
+    (problem,) = checks.kernel({**READY, **lacks})
+    assert words in problem
+
+
+@pytest.mark.parametrize(("skew", "words"), [(299, None), (301, "301 s ahead of"), (-4000, "4000 s behind")])
+def test_clock(skew: int, words: str | None):
+    found = checks.clock(1_000_000 + skew, 1_000_000)
+    assert (words in found[0]) if words else not found
+
+
+# ---- ports -----------------------------------------------------------------------------------------------------
+
+
+def bound(protocol: str, address: str, port: int, inode: int = 5) -> sockets.Bound:
+    return sockets.Bound(protocol, address, port, inode)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "127.0.0.1", "10.0.0.1"])
+def test_a_program_on_a_listeners_port_is_named(address: str):
+    (problem,) = checks.ports(SITE, [bound("tcp", address, 8080)], {5: ("haproxy", 812)})
+    assert problem.startswith("port 8080/tcp of the listener of service backend is held by haproxy (pid 812) on ")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [bound("udp", "0.0.0.0", 8080), bound("tcp", "0.0.0.0", 8081), bound("tcp", "0.0.0.0", 8080, inode=0)],
+    ids=["udp", "other-port", "kernel"],
+)
+def test_other_sockets_are_none_of_our_business(other: sockets.Bound):
+    assert checks.ports(SITE, [other], {5: ("x", 1)}) == []
+
+
+def test_a_listener_on_one_address_minds_only_that_address():
+    site = {"listeners": [{"service": "a", "port": 80, "address": "10.0.0.1"}]}
+    assert checks.ports(site, [bound("tcp", "127.0.0.1", 80)], {}) == []
+    assert len(checks.ports(site, [bound("tcp", "10.0.0.1", 80)], {})) == 1
+    assert len(checks.ports(site, [bound("tcp", "0.0.0.0", 80)], {})) == 1
+
+
+def test_tunnels_and_metrics_need_their_ports_but_our_own_program_may_hold_them():
+    held = [bound("udp", "0.0.0.0", 4790), bound("tcp", "127.0.0.1", 9464, inode=6)]
+    problems = checks.ports(SITE, held, {5: ("vpnd", 9), 6: ("skedged", 10)})
+    assert problems == [
+        "port 4790/udp of the tunnels of links is held by vpnd (pid 9) on 0.0.0.0:4790; stop that program, bind it to "
+        "another port, or give another port"
+    ]
+    assert checks.ports({**SITE, "links": []}, held, {6: ("skedged", 10)}) == []
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_real_socket_of_this_process_is_found_with_its_program(family: int):
+    with socket.socket(family, socket.SOCK_STREAM) as server:
+        server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        (mine,) = [item for item in sockets.bound_sockets() if item.protocol == "tcp" and item.port == port]
+        assert mine.address in ("127.0.0.1", "::1")
+        assert sockets.programs()[mine.inode][1] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0100007F", "127.0.0.1"),
+        ("00000000000000000000000001000000", "::1"),
+        ("0000000000000000FFFF00000100007F", "127.0.0.1"),
+        ("B80D0120000000000000000001000000", "2001:db8::1"),
+    ],
+)
+def test_addresses_of_proc_net(text: str, address: str):
+    assert sockets.decode_address(text) == address
+
+
+# ---- routes and addresses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("route", "found"),
+    [
+        ({"dst": "100.100.0.0/16", "dev": "tailscale0", "table": "52"}, True),
+        ({"dst": "unreachable 100.64.0.0/12"}, True),
+        ({"dst": "100.0.0.0/8", "dev": "eth0"}, True),
+        ({"dst": "fd12:3456:789a::/64", "dev": "eth0"}, True),
+        ({"dst": "default", "dev": "eth0"}, False),
+        ({"dst": "0.0.0.0/0", "dev": "eth0"}, False),
+        ({"dst": "10.0.0.0/8", "dev": "eth0"}, False),
+        ({"dst": "100.70.1.2", "dev": "sk-edge-b-1234", "table": "7400"}, False),
+        ({"dst": "100.70.1.2", "dev": "lo", "table": "local"}, False),
+    ],
+)
+def test_routes_into_the_overlay(route: dict[str, str], found: bool):
+    problems = checks.routes(["100.64.0.0/10", "fd12:3456:789a::/48"], [route])
+    assert bool(problems) == found
+    assert all("overlaps the overlay" in problem and "give skedge_overlay_cidr" in problem for problem in problems)
+
+
+def test_the_own_end_of_a_link_must_be_on_the_host():
+    own = {"devices": ["lo", "eth0"], "addresses": ["127.0.0.1", "10.0.0.4", "fe80::1"]}
+    (problem,) = checks.addresses(SITE, own)
+    assert problem.startswith("10.0.0.1, its end of the link to edge-b, is not an address of this host (it has 10.0.0.4)")
+    assert checks.addresses(SITE, {**own, "addresses": ["10.0.0.1"]}) == []
+    direct = {"links": [{"to": "edge-b", "transport": "direct", "device": "eth9"}]}
+    assert checks.addresses(direct, own) == ["eth9, the device of the link to edge-b, is not there (it has eth0)"]
+
+
+# ---- firewalls -------------------------------------------------------------------------------------------------
+
+
+def ruleset(name: str) -> dict[str, Any]:
+    return json.loads((FIXTURES / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["nft-empty", "nft-open", "nft-drop-with-holes"])
+def test_a_firewall_that_lets_links_pass_is_no_problem(name: str):
+    assert firewall.nft_problems(ruleset(name), [4790]) == []
+
+
+def test_dockers_forward_policy_is_named_with_what_to_open():
+    (problem,) = firewall.nft_problems(ruleset("nft-docker"), [4790])
+    assert problem == (
+        "nftables chain ip filter FORWARD drops forwarded traffic between links by its policy; open it: "
+        'nft insert rule ip filter FORWARD iifname "sk-*" accept, and the same with oifname'
+    )
+
+
+def test_an_input_policy_names_the_tunnels_port_too():
+    problems = firewall.nft_problems(ruleset("nft-drop"), [4790, 4791])
+    text = "\n".join(problems)
+    assert len(problems) == 4
+    assert "inet filter input drops tunnel traffic to UDP port 4790 by its policy; open it: nft insert rule" in text
+    assert "inet filter input drops tunnel traffic to UDP port 4791" in text
+    assert "inet filter input drops traffic that arrives over links" in text
+    assert "inet filter forward drops forwarded traffic between links by its last rule" in text
+
+
+def test_iptables_legacy():
+    text = "-P INPUT ACCEPT\n-P FORWARD DROP\n-A FORWARD -i docker0 -j ACCEPT\n"
+    (problem,) = firewall.iptables_problems(text, "iptables-legacy", [4790])
+    assert "iptables-legacy -I FORWARD -i sk-+ -j ACCEPT" in problem
+    assert firewall.iptables_problems(text + "-A FORWARD -i sk-+ -j ACCEPT\n", "iptables-legacy", [4790]) == []
+    closed = "-P INPUT DROP\n-P FORWARD ACCEPT\n-A INPUT -p udp -m udp --dport 4790 -j ACCEPT\n"
+    assert len(firewall.iptables_problems(closed, "iptables-legacy", [4790])) == 1
+    assert len(firewall.iptables_problems(closed, "iptables-legacy", [4791])) == 2
+
+
+def test_looking_is_quick():
+    start = time.monotonic()
+    sockets.programs()
+    assert time.monotonic() - start < 5

@@ -1,0 +1,164 @@
+"""The whole network is judged on the control node, every problem with its file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.skedge.edge.plugins.plugin_utils import topology as topo
+from ansible_collections.skedge.edge.plugins.plugin_utils.topology import Host, build
+
+from skedge.config import from_dict
+
+
+def host(name: str, address: str = "", **values: Any) -> Host:
+    variables = {f"skedge_{key}": value for key, value in values.items()}
+    files = dict.fromkeys([*variables, ""], f"host_vars/{name}.yml")
+    return Host(name, variables, files, address or f"10.0.0.{ord(name[-1])}", variables.get("skedge_local_address", ""))
+
+
+def line(**of_a: Any) -> list[Host]:
+    """Three sites in a line, a --10-- b --20-- c, with the given variables at a."""
+    a = {"links": [{"to": "edge-b", "cost": 10}], **of_a}
+    return [host("edge-a", **a), host("edge-b", links=[{"to": "edge-c", "cost": 20}]), host("edge-c")]
+
+
+def link(config: dict[str, Any], to: str, name: str = "main") -> dict[str, Any]:
+    return next(item for item in config["links"] if item["to"] == to and item["name"] == name)
+
+
+def test_a_link_written_at_one_end_is_completed_at_the_other():
+    sites = build(line()).sites
+    assert link(sites["edge-a"], "edge-b") == {
+        "to": "edge-b", "name": "main", "cost": 10, "local": "10.0.0.97", "remote": "10.0.0.98",
+    }  # fmt: skip
+    assert link(sites["edge-b"], "edge-a") == {
+        "to": "edge-a", "name": "main", "cost": 10, "local": "10.0.0.98", "remote": "10.0.0.97",
+    }  # fmt: skip
+    assert [item["to"] for item in sites["edge-c"]["links"]] == ["edge-b"]
+
+
+def test_every_completed_site_is_what_the_controllers_parser_accepts():
+    for name, config in build(line()).sites.items():
+        assert from_dict(config, name).site == name
+        assert from_dict(config, name).overlay4 == config["overlay_address"]
+
+
+def test_of_two_ends_the_larger_cost_holds_and_costs_by_service_too():
+    hosts = [
+        host("edge-a", links=[{"to": "edge-b", "cost": 5, "service_costs": {"reports": 200, "web": 1}}]),
+        host("edge-b", links=[{"to": "edge-a", "cost": 7, "service_costs": {"reports": 100}}]),
+    ]
+    sites = build(hosts).sites
+    for name, far in (("edge-a", "edge-b"), ("edge-b", "edge-a")):
+        assert link(sites[name], far)["cost"] == 7
+        assert link(sites[name], far)["service_costs"] == {"reports": 200, "web": 1}
+
+
+def test_a_parallel_link_is_another_link():
+    links = [{"to": "edge-b"}, {"to": "edge-b", "name": "backup", "cost": 50, "port": 4791, "mtu": 1400}]
+    sites = build([host("edge-a", links=links), host("edge-b")]).sites
+    assert [item["name"] for item in sites["edge-b"]["links"]] == ["backup", "main"]
+    assert link(sites["edge-b"], "edge-a", "backup") | {"port": 4791, "mtu": 1400} == link(sites["edge-b"], "edge-a", "backup")
+
+
+def test_addresses_of_a_link_are_mirrored_and_override_the_inventory():
+    links = [{"to": "edge-b", "local": "192.0.2.1", "remote": "192.0.2.2"}]
+    sites = build([host("edge-a", links=links), host("edge-b")]).sites
+    assert (link(sites["edge-b"], "edge-a")["local"], link(sites["edge-b"], "edge-a")["remote"]) == ("192.0.2.2", "192.0.2.1")
+
+
+def test_behind_address_translation_each_end_uses_what_it_has():
+    hosts = [host("edge-a", links=[{"to": "edge-b"}]), host("edge-b", address="198.51.100.7", local_address="10.9.9.9")]
+    sites = build(hosts).sites
+    assert link(sites["edge-a"], "edge-b")["remote"] == "198.51.100.7"
+    assert link(sites["edge-b"], "edge-a")["local"] == "10.9.9.9"
+
+
+def test_skedge_site_names_the_site_of_a_host_with_a_long_name():
+    hosts = [host("a.example.com", site="edge-a", links=[{"to": "edge-b"}]), host("edge-b")]
+    sites = build(hosts).sites
+    assert sites["a.example.com"]["site"] == "edge-a"
+    assert link(sites["edge-b"], "edge-a")["remote"] == "10.0.0.109"
+
+
+BAD = [
+    ({"lisners": []}, "skedge_lisners: unknown variable; did you mean skedge_listeners?"),
+    ({"links": [{"to": "edge-b", "csot": 3}]}, "skedge_links[0].csot: unknown key; did you mean cost?"),
+    ({"links": [{"to": "edge-b", "cost": 0}]}, "skedge_links[0].cost: 0 is not in 1..65535; give an integer from 1 to 65535"),
+    ({"links": [{"to": "edge-b", "cost": 70000}]}, "skedge_links[0].cost: 70000 is not in 1..65535"),
+    ({"links": [{"to": "edge-x"}]}, "skedge_links[0].to: 'edge-x' is not a site of this inventory; did you mean edge-"),
+    ({"links": [{"to": "edge-a"}]}, "skedge_links[0].to: edge-a is this site itself"),
+    ({"links": [{"to": "edge-b"}, {"to": "edge-b"}]}, "skedge_links[1]: the link to edge-b named main is already skedge_links[0]"),
+    ({"links": "edge-b"}, "skedge_links: 'edge-b' is not a list"),
+    ({"links": [{"to": ["edge-b"]}]}, "skedge_links[0].to: "),
+    ({"links": [{"to": "edge-b", "transport": "direct", "device": "eth1"}]}, "its device at edge-b is not known"),
+    ({"links": [{"to": "edge-b", "remote": "100.64.0.9"}]}, "is inside skedge_overlay_cidr 100.64.0.0/10"),
+    (
+        {"listeners": [{"service": "a", "port": 80}, {"service": "b", "port": 80}]},
+        "skedge_listeners[1]: *:80 tcp is already taken by skedge_listeners[0]",
+    ),
+    (
+        {"connectors": [{"service": "a", "host": "127.0.0.1", "port": 1}, {"service": "a", "host": "127.0.0.1", "port": 2}]},
+        "skedge_connectors[1].name: 'a' is already the name of skedge_connectors[0]",
+    ),
+    ({"overlay_address": "10.1.1.1"}, "skedge_overlay_address: 10.1.1.1 is not a host address of the overlay"),
+    ({"overlay_cidr": "100.64.0.0/11"}, "skedge_overlay_cidr: "),
+    ({"network": "other"}, "skedge_network: "),
+    ({"site": "edge-c"}, "edge-c is already the site of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variables", "sentence"), BAD, ids=[text[:40] for _, text in BAD])
+def test_bad_input_is_refused_with_its_place(variables: dict[str, Any], sentence: str):
+    result = build(line(**variables))
+    assert result.sites == {}
+    hits = [error for error in result.errors if sentence in error]
+    assert hits, result.errors
+    assert hits[0].startswith(("host_vars/edge-a.yml: skedge_", "host_vars/edge-b.yml: skedge_", "host_vars/edge-c.yml: skedge_"))
+    assert len(result.errors) == 1 or variables.keys() & {"links", "site"}, result.errors
+
+
+def test_two_sites_with_one_overlay_address_are_named_with_their_files():
+    hosts = [host("edge-a", overlay_address="100.64.0.9"), host("edge-b", overlay_address="100.64.0.9")]
+    assert build(hosts).errors == [
+        "host_vars/edge-b.yml: skedge_overlay_address: 100.64.0.9 is also the address of edge-a; give one of them another"
+    ]
+
+
+def test_two_names_that_make_one_address_are_found():
+    names = [host(f"h{i}", overlay_cidr="10.9.0.0/29") for i in range(7)]  # six addresses for seven sites
+    assert any("(made from the name of" in error for error in build(names).errors)
+
+
+def test_all_problems_are_reported_at_once():
+    hosts = [
+        host("edge-a", links=[{"to": "edge-b", "cost": 0}, {"to": "nowhere"}], lniks=[]),
+        host("edge-b", overlay_address="100.64.0.9"),
+        host("edge-c", overlay_address="100.64.0.9", listeners=[{"service": "a"}]),
+    ]
+    errors = "\n".join(build(hosts).errors)
+    for part in (".cost: 0 is not in", "'nowhere' is not a site", "skedge_lniks", "also the address of", ".port: missing"):
+        assert part in errors
+
+
+def test_ends_that_contradict_each_other_are_refused():
+    hosts = [host("edge-a", links=[{"to": "edge-b", "port": 1}]), host("edge-b", links=[{"to": "edge-a", "port": 2}])]
+    assert "has port 1 here and 2 at edge-b" in build(hosts).errors[0]
+
+
+def test_a_neighbour_without_an_address_says_which_variable_to_set():
+    hosts = [host("edge-a", links=[{"to": "edge-b"}]), Host("edge-b", {}, {"": "hosts.yml"}, "")]
+    assert build(hosts).errors[0].endswith("; set skedge_underlay_address of edge-b")
+
+
+def test_a_host_without_an_address_of_its_own_is_named():
+    hosts = [Host("edge-a", {"skedge_links": [{"to": "edge-b", "remote": "10.0.0.2"}]}, {}, ""), host("edge-b")]
+    assert "edge-a has no address for the link to edge-b; set skedge_underlay_address" in build(hosts).errors[0]
+
+
+def test_links_whose_devices_would_have_one_name_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(topo, "device_name", lambda network, link_id, site: "sk-same")
+    links = [{"to": "edge-b"}, {"to": "edge-b", "name": "backup"}]
+    errors = build([host("edge-a", links=links), host("edge-b")]).errors
+    assert "would have the same device as" in errors[0]
