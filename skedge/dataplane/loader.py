@@ -280,7 +280,7 @@ def _bpf_module(source: str, flags: Sequence[str]) -> Any:
             f"bcc is missing ({error}): install python3-bpfcc and make the venv with --system-site-packages"
         ) from error
     try:
-        return BPF(text=source_text(source), cflags=list(flags))
+        return BPF(text=source_text(source).encode(), cflags=list(flags))
     except Exception as error:  # bcc raises plain Exception
         raise DataplaneError(f"{source}: does not compile: {error}") from error
 
