@@ -17,6 +17,7 @@ from skedge.core.reasons import Reason
 
 FALSE_DOWN = 1e-6  # accepted probability, per probe, that random loss alone looks like a cut
 LOST_FACTOR = 5  # a lossy link needs at most this many times the configured run
+UNKNOWN_LOSS = 0.03  # reckoned with on a new link that has lost nothing yet
 LONG_WINDOW = 1024  # answered-or-lost outcomes behind the cautious estimate
 SHORT_WINDOW = 64  # outcomes behind the quick estimate, which follows a link that turns bad
 GRACE_FLOOR_S = 0.05  # least time that a reply is waited for
@@ -83,6 +84,8 @@ class LossWindow:
         if not self._long:
             return 0.0
         bound = (self._long_lost + 3 + 2 * math.sqrt(self._long_lost)) / len(self._long)
+        if not self._long_lost:
+            bound = min(bound, UNKNOWN_LOSS)
         return min(1.0, max(bound, sum(self._short) / len(self._short)))
 
     def needed(self, configured: int) -> int:

@@ -20,6 +20,7 @@ BURST = 20.0
 REPEAT_S = 1.0  # while anything is open
 CLOSED_REPEATS = 5  # so many repeats after the last connection closed, then only every QUIET_S
 QUIET_S = 30.0
+BATCH = BURST / 2
 ENTRIES_EACH = 30  # workloads that fit into a datagram, about
 
 Counts = Mapping[WorkloadId, int]
@@ -94,13 +95,14 @@ class LoadSchedule:
         listening.sent_at, listening.dirty = now, False
 
     def wake_at(self, now: float) -> float:
-        """Return when `due` has something next (inf: not before a change)."""
-        first = min((self._at(listening) for listening in self._sites.values()), default=inf)
-        return first if first == inf else max(first, self._bucket.when(now, self._next_cost()))
-
-    def _next_cost(self) -> int:
-        """Return what the site that waits longest will cost."""
-        return self._cost(min(self._sites.items(), key=lambda item: (self._at(item[1]), item[0]))[1])
+        """Return when `due` has something next (inf: not before a change); several at a time while rates hold it up."""
+        first, _name, cost = min(
+            ((self._at(listening), name, self._cost(listening)) for name, listening in self._sites.items()),
+            default=(inf, "", 0),
+        )
+        if first > now or self._bucket.has(now, cost):
+            return first
+        return self._bucket.when(now, max(cost, BATCH))
 
     def _cost(self, listening: _Listening) -> int:
         """Return about how many datagrams a report takes."""

@@ -134,6 +134,8 @@ class Prober:
         dues = (min(target.next_at, target.liveness.judge_at()) for target in self._targets.values())
         due = min(dues, default=time.monotonic() + IDLE_S)
         self._selector.select(max(0.0, due - time.monotonic()))
+        with contextlib.suppress(BlockingIOError):
+            self._wake_out.recv(4096)
         while self._commands:
             self._commands.popleft()()
         now = time.monotonic()  # whatever arrived until here is read below
@@ -170,8 +172,6 @@ class Prober:
 
     def _stop(self) -> None:
         self._running = False
-        with contextlib.suppress(BlockingIOError):
-            self._wake_out.recv(1)
 
     def _tell(self, target: _Target, status: LinkStatus | None) -> None:
         if status is None:

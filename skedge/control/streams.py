@@ -7,6 +7,7 @@ queues here. Everything runs in one asyncio loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -148,7 +149,9 @@ class _End:
         """Note whether the link carries packets."""
         self._up = up
         if up:
-            self._hurry.set()
+            self._attempt = 0
+            if self.stream is None:
+                self._hurry.set()
         else:
             if self._dialling:
                 self._dialling.cancel()
@@ -240,8 +243,7 @@ class _End:
             if self._attempt:
                 spread = 0.5 + jitter(self.bus.site, self.link, self._attempt)
                 delay += min(RETRY_FIRST_S * 2 ** min(self._attempt - 1, 8), RETRY_MOST_S) * spread
-            if await self._pause(delay):
-                self._attempt = 0
+            await self._pause(delay)
             if not self._wanted.is_set():
                 continue
             self._attempt += 1
@@ -270,15 +272,12 @@ class _End:
         finally:
             self._dialling = None
 
-    async def _pause(self, delay: float) -> bool:
-        """Wait; tell whether the wait was cut short because the link came up."""
-        self._hurry.clear()
-        try:
+    async def _pause(self, delay: float) -> None:
+        """Wait, less when the link comes up meanwhile."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._hurry.wait()
-        except TimeoutError:
-            return False
-        return True
+        self._hurry.clear()
 
     async def _listen(self) -> None:
         """Accept on the link device for as long as it exists, and again when it comes back."""

@@ -55,7 +55,9 @@ def test_status_lines(line: bytes) -> None:
     assert http_status(line) == int(line[9:12])
 
 
-@pytest.mark.parametrize("line", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 2000 OK\r\n", b"HTTP/1.1 20\r\n", b"HTTP/2 200 OK\r\n"])
+@pytest.mark.parametrize(
+    "line", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 2000 OK\r\n", b"HTTP/1.1 20\r\n", b"HTTP/2 200 OK\r\n"]
+)
 def test_no_status_lines(line: bytes) -> None:
     with pytest.raises(ProbeFailed):
         http_status(line)

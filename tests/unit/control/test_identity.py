@@ -121,9 +121,7 @@ def test_a_site_is_no_authority(a: Identity, authority: Authority, tmp_path: Pat
     fake = dataclasses.replace(fake, signature=leaf_key.sign(signed_bytes("demo", fake)))
     assert a.verifier.verify(fake).reason is Reason.BAD_SIGNATURE
     with pytest.raises(ConfigError, match="not a site's Ed25519 certificate"):
-        load(
-            authority.directory(tmp_path / "x", "edge-b", key=key, certificate=impostor.certificate), "demo", "edge-b"
-        )
+        load(authority.directory(tmp_path / "x", "edge-b", key=key, certificate=impostor.certificate), "demo", "edge-b")
 
 
 def test_other_kinds_of_keys_are_not_believed(a: Identity, authority: Authority) -> None:
@@ -192,9 +190,7 @@ def test_validity_ends_for_certificates_in_the_cache(a: Identity, b: Identity, a
     assert caught.value.reason is Reason.EXPIRED  # type: ignore[attr-defined]
 
 
-def test_a_renewed_certificate_of_the_same_key_keeps_the_fingerprint(
-    authority: Authority, tmp_path: Path
-) -> None:
+def test_a_renewed_certificate_of_the_same_key_keeps_the_fingerprint(authority: Authority, tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     where = authority.directory(tmp_path / "x", "edge-a", key=key)
     identity = load(where, "demo", "edge-a")

@@ -42,7 +42,13 @@ keys = st.builds(Key, names, kinds)
 costs = st.integers(1, 65535)
 digests = st.builds(Digest, keys, versions, st.binary(min_size=8, max_size=8))
 records = st.builds(
-    SignedRecord, names, kinds, versions, st.binary(max_size=200), st.binary(max_size=50), st.binary(min_size=64, max_size=64)
+    SignedRecord,
+    names,
+    kinds,
+    versions,
+    st.binary(max_size=200),
+    st.binary(max_size=50),
+    st.binary(min_size=64, max_size=64),
 )
 messages = st.one_of(
     st.builds(Hello, names, names, names, counters, st.integers(1, 65535)),
@@ -68,7 +74,9 @@ bodies = st.one_of(
         st.just(("10.0.0.0/8",)),
         st.text(max_size=20),
     ),
-    st.builds(ServicesRecord, names, st.lists(workloads, max_size=4).map(tuple), st.lists(names, max_size=4).map(tuple)),
+    st.builds(
+        ServicesRecord, names, st.lists(workloads, max_size=4).map(tuple), st.lists(names, max_size=4).map(tuple)
+    ),
 )
 HELLO = ["hello", "a", "demo", "main", 1, 1]
 RECORD = ["a", "links", 1, 2, b"body", b"cert", bytes(64), 5]
@@ -95,7 +103,7 @@ def test_equal_bodies_give_equal_bytes() -> None:
 
 
 def test_a_body_that_others_would_refuse_is_not_made() -> None:
-    with pytest.raises(ValueError, match="cost|65535|ge|Expected"):
+    with pytest.raises(ValueError, match="65535"):
         BodyCodec().encode(LinksRecord("a", "1.2.3.4", "fd00::1", (LinkState("b", "main", 70000, True),)))
 
 
@@ -110,9 +118,15 @@ def test_any_bytes_give_a_message_or_a_bad_frame(payload: bytes) -> None:
     for decode in decoders:
         try:
             decode(payload)
-        except PeerError as error:
-            assert isinstance(error, BadFrame)
-            assert error.reason is Reason.BAD_FRAME
+        except BadFrame:
+            continue
+
+
+def test_a_bad_frame_is_a_peers_error_with_its_reason() -> None:
+    with pytest.raises(PeerError) as caught:
+        decode_message(b"")
+    assert isinstance(caught.value, BadFrame)
+    assert caught.value.reason is Reason.BAD_FRAME
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -163,14 +177,14 @@ def test_well_formed_nonsense_under_a_good_name(nonsense: Any, name: str) -> Non
         ["digests", [["a", "loads", 1, 2, b"12345678"]]],
         ["pull", "links"],
         ["pull", [["a", "links"]] * 20_001],
-        ["records", [RECORD[:-2] + [bytes(63), 5]]],
-        ["records", [RECORD[:5] + [bytes(8193), bytes(64), 5]]],
-        ["records", [RECORD[:-1] + [-1]]],
+        ["records", [[*RECORD[:-2], bytes(63), 5]]],
+        ["records", [[*RECORD[:5], bytes(8193), bytes(64), 5]]],
+        ["records", [[*RECORD[:-1], -1]]],
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_what_is_refused(wrong: Any) -> None:
-    with pytest.raises(BadFrame, match="a frame that is no message"):
+    with pytest.raises(BadFrame, match=r"a frame that is no message"):
         decode_message(raw(wrong))
 
 
@@ -224,7 +238,7 @@ def test_bad_frames(data: bytes, message: str) -> None:
 
 
 def test_a_frame_that_never_ends_is_given_up() -> None:
-    with pytest.raises(BadFrame, match="not complete after 0.2 s"):
+    with pytest.raises(BadFrame, match=r"not complete after 0\.2 s"):
         read(b"\0\0\0\x05ab", end=False)
 
 
