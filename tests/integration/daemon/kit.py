@@ -1,0 +1,326 @@
+"""Real sites on one machine: a network namespace, a cgroup and a pin directory each, with real loaders and daemons."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skedge.dataplane.loader_host import cgroup2_root
+from tests.unit.control.authority import Authority
+
+NETWORK = "line"
+BIN = Path(sys.executable).parent
+WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
+LISTENER = "127.0.0.1:8080"
+SYSCTLS = (
+    "net.ipv4.ip_forward=1",
+    "net.ipv6.conf.all.forwarding=1",
+    "net.ipv4.fib_multipath_hash_policy=1",
+    "net.ipv4.ip_local_reserved_ports=61000-62999",
+)
+
+
+def run(*command: object, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
+    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr or done.stdout}"
+    return done
+
+
+def until(condition: Callable[[], object], within: float, what: str) -> float:
+    """Wait for a condition; return the seconds it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < within, f"{what}: not within {within} s"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+class Site:
+    """One site: files under ``directory``, a namespace, a cgroup, pins; its daemon, its server, its clients."""
+
+    def __init__(self, name: str, directory: Path, bpffs: Path, authority: Authority) -> None:
+        self.name, self.directory = name, directory
+        self.netns = f"skd{os.getpid()}{name}"
+        self.pin_dir = bpffs / name
+        self.cgroup = cgroup2_root() / f"skd{os.getpid()}" / name
+        self.document: dict[str, Any] = {}
+        self.log = directory / "skedged.log"
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
+        directory.mkdir()
+        (directory / "state").mkdir()
+        authority.directory(directory / "identity", name)
+
+    def make(self) -> None:
+        """Make namespace and cgroup."""
+        self.cgroup.mkdir(parents=True)
+        run("ip", "netns", "add", self.netns)
+        run("ip", "-n", self.netns, "link", "set", "lo", "up")
+        self.inside("sysctl", "-qw", *SYSCTLS)
+
+    def load(self) -> None:
+        """Load and attach the programs, as the unit does before the daemon starts."""
+        self.inside(BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup)
+
+    def inside(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the namespace. (`ip netns exec` would give it another /sys, without our pins.)"""
+        return run("nsenter", f"--net=/run/netns/{self.netns}", *command, check=check)
+
+    def spawn(self, *command: object, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a process in namespace and cgroup."""
+        enter = f'echo $$ > {self.cgroup}/cgroup.procs && exec nsenter --net=/run/netns/{self.netns} "$@"'
+        with (log or self.directory / "others.log").open("ab") as out:
+            made = subprocess.Popen(
+                ["sh", "-c", enter, "sh", *map(str, command)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._started.append(made)
+        return made
+
+    # ---- the daemon ----
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "skedge.yaml"
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "api.sock"
+
+    def write(self, **changes: Any) -> None:
+        """Write the configuration with some keys changed; without any: as it was made."""
+        self.config.write_text(yaml.safe_dump({**self.document, **changes}))
+
+    def start(self) -> None:
+        """Start the daemon; does not wait."""
+        self.daemon = self.spawn(
+            BIN / "skedged", "--config", self.config, "--identity", self.directory / "identity", "--state-dir",
+            self.directory / "state", "--pin-dir", self.pin_dir, "--socket", self.socket, log=self.log,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """Kill the daemon as the kernel would."""
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGKILL)
+        self.daemon.wait(10)
+
+    def reload(self) -> None:
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGHUP)
+
+    def log_size(self) -> int:
+        return self.log.stat().st_size
+
+    def log_since(self, size: int) -> str:
+        return self.log.read_bytes()[size:].decode()
+
+    # ---- the command ----
+
+    def skedge(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return run(BIN / "skedge", "--socket", self.socket, *words, check=check)
+
+    def ask(self, *words: str) -> Any:
+        """The document that a command prints as JSON."""
+        return json.loads(self.skedge(*words, "--json").stdout)
+
+    def show(self, what: str) -> list[dict[str, Any]]:
+        return self.ask("show", what)[what]
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.skedge("status", "--json", check=False).stdout)
+
+    def is_(self, what: str) -> bool:
+        return self.skedge("status", "--check", what, check=False).returncode == 0
+
+    def explain(self) -> dict[str, Any]:
+        return self.ask("explain", "web")
+
+    def candidates(self) -> dict[str, dict[str, Any]]:
+        """Site -> its candidate as this site sees it."""
+        return {row["site"]: row for row in self.explain()["candidates"]}
+
+    def reasons(self) -> dict[str, str]:
+        return {site: row["reason"] for site, row in self.candidates().items()}
+
+    def opens(self) -> dict[str, int]:
+        return {site: row["open"] for site, row in self.candidates().items()}
+
+    # ---- workload and clients ----
+
+    def serve(self) -> None:
+        """Start the workload's server and wait until it listens."""
+        self.server = self.spawn("/usr/bin/python3", WORKLOADS / "server.py", "--name", self.name)
+        until(lambda: ":9090" in self.inside("ss", "-Hltn").stdout, 10, f"server at {self.name}")
+
+    def unserve(self) -> float:
+        """Kill the server; return when (monotonic seconds)."""
+        assert self.server is not None
+        self.server.kill()
+        self.server.wait(10)
+        return time.monotonic()
+
+    def close(self) -> None:
+        """Remove every trace; may be called in any state."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+        with contextlib.suppress(FileNotFoundError):
+            for pid in (self.cgroup / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            until(lambda: not (self.cgroup / "cgroup.procs").read_text(), 10, "processes of the cgroup")
+        run("ip", "netns", "del", self.netns, check=False)
+        shutil.rmtree(self.pin_dir, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.cgroup.rmdir()
+
+
+class Clients:
+    """A client process at a site that holds connections to the listener."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._socket = site.directory / f"hold{time.monotonic_ns()}.sock"
+        host, port = LISTENER.split(":")
+        self._process = site.spawn("/usr/bin/python3", WORKLOADS / "hold.py", "serve", self._socket, host, port)
+        until(self._socket.exists, 10, "the client process")
+
+    def do(self, *words: object) -> dict[str, Any]:
+        """One command of tests/workloads/hold.py."""
+        done = run("/usr/bin/python3", WORKLOADS / "hold.py", "ask", self._socket, *words, check=False)
+        return json.loads(done.stdout)
+
+    def open(self, count: int, parallel: int = 1) -> dict[str, int]:
+        """Open and hold; return the servers' sites. Every connect must succeed."""
+        answer = self.do("open", count, parallel)
+        assert not answer["failures"], answer
+        return answer["answers"]
+
+    def names(self) -> dict[str, int]:
+        return self.do("count")["names"]
+
+    def quit(self) -> None:
+        self.do("quit")
+        self._process.wait(10)
+
+
+class Line:
+    """A –10– B –20– C, and a spare link A –100– C. Servers at all; everybody listens."""
+
+    LINKS = (("a", "b", 10, "10.93.1"), ("b", "c", 20, "10.93.2"), ("a", "c", 100, "10.93.3"))
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.bpffs = directory / "bpf"
+        self.sites: dict[str, Site] = {}
+
+    def make(self) -> None:
+        self.bpffs.mkdir()
+        run("mount", "-t", "bpf", "skedge-daemon-test", self.bpffs)
+        authority = Authority(NETWORK)
+        for name in "abc":
+            self.sites[name] = Site(name, self.directory / name, self.bpffs, authority)
+        every = self.sites.values()
+        for site in every:
+            site.make()
+            site.document = self.document(site.name)
+            site.write()
+        for a, b, _, prefix in self.LINKS:
+            self._cable(self.sites[a], self.sites[b], prefix)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Site.load, every))
+            list(pool.map(Site.serve, every))
+        for site in every:
+            site.start()
+        for site in every:
+            until(lambda site=site: site.is_("ready") and site.is_("synced"), 20, f"{site.name} ready")
+        self.settle()
+
+    def _cable(self, a: Site, b: Site, prefix: str) -> None:
+        run("ip", "-n", a.netns, "link", "add", f"u-{b.name}", "type", "veth", "peer", "name", f"u-{a.name}",
+            "netns", b.netns)  # fmt: skip
+        for here, far, number in ((a, b, 1), (b, a, 2)):
+            run("ip", "-n", here.netns, "addr", "add", f"{prefix}.{number}/24", "dev", f"u-{far.name}")
+            run("ip", "-n", here.netns, "link", "set", f"u-{far.name}", "up")
+
+    def document(self, name: str, costs: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """skedge.yaml of a site; ``costs`` changes the cost towards a neighbour."""
+        links = []
+        for a, b, cost, prefix in self.LINKS:
+            if name in (a, b):
+                far, mine = (b, 1) if name == a else (a, 2)
+                ends = {"local": f"{prefix}.{mine}", "remote": f"{prefix}.{3 - mine}"}
+                links.append({"to": far, "cost": (costs or {}).get(far, cost), "transport": "vxlan", **ends})
+        return {
+            "version": 1,
+            "network": NETWORK,
+            "site": name,
+            "links": links,
+            "listeners": [{"service": "web", "port": 8080}],
+            "connectors": [{"service": "web", "host": "127.0.0.1", "port": 9090}],
+        }
+
+    def settle(self, sites: Iterable[str] = "abc") -> None:
+        """Wait until every site may choose all three workloads and nothing is open."""
+        for name in sites:
+            site = self.sites[name]
+            good = {"a": "none", "b": "none", "c": "none"}
+            until(lambda site=site: site.reasons() == good, 15, f"all workloads usable at {name}")
+            until(lambda site=site: not any(site.opens().values()), 10, f"nothing open at {name}")
+            until(
+                lambda site=site: not any(row["others"] for row in site.candidates().values()),
+                10,
+                f"no load of others at {name}",
+            )
+
+    def cut(self, a: str, b: str) -> float:
+        """Drop everything on the cable in silence: carriers stay. Return when (monotonic seconds)."""
+        for here, far in ((a, b), (b, a)):
+            self._drop(here, far)
+        return time.monotonic()
+
+    def _drop(self, here: str, far: str) -> None:
+        rules = (
+            f"table netdev cut-{far} {{ chain in {{ type filter hook ingress device u-{far} priority -400;"
+            " policy drop; }; }"
+        )
+        self.sites[here].inside("nft", rules)
+
+    def mend(self, a: str, b: str) -> None:
+        for here, far in ((a, b), (b, a)):
+            self.sites[here].inside("nft", f"delete table netdev cut-{far}", check=False)
+
+    def close(self) -> None:
+        for site in self.sites.values():
+            site.close()
+        run("umount", "-l", self.bpffs, check=False)
+        with contextlib.suppress(OSError):
+            (cgroup2_root() / f"skd{os.getpid()}").rmdir()
+
+    def logs(self, lines: int = 40) -> str:
+        """The end of every daemon's log."""
+        parts = []
+        for site in self.sites.values():
+            text = site.log.read_text() if site.log.exists() else ""
+            parts.append(f"--- skedged of {site.name}\n" + "\n".join(text.splitlines()[-lines:]))
+        return "\n".join(parts)
+
+
+def changes(log: str) -> list[str]:
+    """What a daemon says that it changed in the kernel."""
+    return re.findall(r"op=reconcile changed=.*", log)
