@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skedge.core.names import PREFIX
-from skedge.dataplane.netlink import Netlink, kernel_errors, split_messages
+from skedge.dataplane.netlink import Netlink, attributes, kernel_errors, split_messages
 
 _SCOPE_LINK = 253
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
@@ -96,10 +96,4 @@ class HostWatch:
 
 def _device_name(payload: bytes) -> str:
     """Return IFLA_IFNAME of a link message's payload."""
-    at = 16
-    while at + 4 <= len(payload):
-        length, kind = struct.unpack_from("=HH", payload, at)
-        if kind == _IFLA_IFNAME:
-            return payload[at + 4 : at + length].rstrip(b"\0").decode(errors="replace")
-        at += (max(length, 4) + 3) & ~3
-    return ""
+    return attributes(payload, 16).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")

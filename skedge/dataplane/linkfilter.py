@@ -125,7 +125,7 @@ class LinkFilter:
         with self._map(TABLE_MAP) as fd:
             if bpfsys.map_lookup(fd, struct.pack("=I", index), _ENTRY.size) != _entry(device, l3):
                 return False
-        return tc.attached(self._netlink, index) == tc.pinned(str(self._pins))
+        return tc.attached(index) == tc.pinned(str(self._pins))
 
     def forget(self, index: int) -> None:
         """Take an interface out of the table; its program then lets nothing in."""

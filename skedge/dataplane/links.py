@@ -120,7 +120,7 @@ class LinkDriver:
                     if error.code != errno.ENODEV:
                         raise
             self._check.forget(link["index"])
-        if key.startswith(PREFIX) and key in self._guard.read():
+        if key.startswith(PREFIX) and (link is None or _kind(link) == "vxlan"):
             self._guard.delete(key)
 
     # ---- reading ------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class LinkDriver:
             set_sysctl6(name, setting, value)
         self._check.protect(index, want)
         peer = TunnelPeer.of(want)
-        if peer is not None and self._guard.read().get(name) != peer:
+        if peer is not None:
             self._guard.put(name, peer)
         ipr.link("set", index=index, state="up")
         self._set_addresses(index, want)

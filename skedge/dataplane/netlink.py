@@ -27,8 +27,8 @@ TABLE = 7400
 PRIORITY = 7400
 
 _RTM_SETLINK = 19
-_NLM_REQUEST_ACK = 0x5
-_NLMSG_ERROR = 2
+_NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_AF_SPEC = 26
 _IFLA_INET_CONF = 1
 _NESTED = 0x8000
@@ -100,17 +100,29 @@ def set_devconf4(index: int, values: Mapping[int, int]) -> None:
     spec = struct.pack("=HH", 4 + len(inet), socket.AF_INET | _NESTED) + inet
     body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
     body += struct.pack("=HH", 4 + len(spec), _IFLA_AF_SPEC | _NESTED) + spec
-    request = struct.pack("=IHHII", 16 + len(body), _RTM_SETLINK, _NLM_REQUEST_ACK, 1, 0) + body
-    with (
-        kernel_errors(f"set IPv4 settings of interface {index}"),
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection,
-    ):
+    with kernel_errors(f"set IPv4 settings of interface {index}"):
+        request(_RTM_SETLINK, body)
+
+
+def request(kind: int, body: bytes, *, dump: bool = False) -> list[tuple[int, bytes]]:
+    """Send one rtnetlink request in raw form, for what pyroute2 cannot say or read; return type and payload of answers.
+
+    Raises:
+        OSError: the kernel refused, or the dump was interrupted (EINTR).
+    """
+    flags = _NLM_REQUEST | (_NLM_DUMP if dump else _NLM_ACK)
+    answers: list[tuple[int, bytes]] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection:
         connection.bind((0, 0))
-        connection.send(request)
-        answer = connection.recv(65536)
-        kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
-        if kind == _NLMSG_ERROR and code:
-            raise OSError(-code, os.strerror(-code))
+        connection.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
+        while True:
+            for answer, payload in split_messages(connection.recv(1 << 17)):
+                if answer in (_NLMSG_ERROR, _NLMSG_DONE):
+                    code = struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
+                    if code:
+                        raise OSError(-code, os.strerror(-code))
+                    return answers
+                answers.append((answer, payload))
 
 
 def set_sysctl6(device: str, name: str, value: int) -> None:
@@ -130,4 +142,14 @@ def split_messages(data: bytes) -> list[tuple[int, bytes]]:
         length, kind = struct.unpack_from("=IH", data, at)
         found.append((kind, data[at + 16 : at + length]))
         at += (max(length, 16) + 3) & ~3
+    return found
+
+
+def attributes(payload: bytes, at: int) -> dict[int, bytes]:
+    """Return the netlink attributes of a payload from an offset on: type -> value (nesting flags taken off)."""
+    found: dict[int, bytes] = {}
+    while at + 4 <= len(payload):
+        length, kind = struct.unpack_from("=HH", payload, at)
+        found[kind & 0x3FFF] = payload[at + 4 : at + length]
+        at += (max(length, 4) + 3) & ~3
     return found

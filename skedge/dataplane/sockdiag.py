@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol
 from skedge.core.state import Target
-from skedge.dataplane.netlink import kernel_errors, split_messages
+from skedge.dataplane.netlink import attributes, kernel_errors, split_messages
 
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY = 20
@@ -56,13 +56,7 @@ def _parse(message: bytes) -> SocketInfo:
 
 def _v6only(message: bytes) -> bool:
     """Return the attribute INET_DIAG_SKV6ONLY, which follows the fixed part of a listening IPv6 socket's message."""
-    at = _FIXED
-    while at + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, at)
-        if kind == _SKV6ONLY and length > 4:
-            return message[at + 4] != 0
-        at += (max(length, 4) + 3) & ~3
-    return False
+    return attributes(message, _FIXED).get(_SKV6ONLY, b"\0")[0] != 0
 
 
 def _request(kind: int, flags: int, family: int, protocol: Protocol, states: int, ident: bytes) -> bytes:

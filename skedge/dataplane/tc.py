@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.dataplane import bpfsys
-from skedge.dataplane.netlink import Netlink, kernel_errors
+from skedge.dataplane.netlink import Netlink, attributes, kernel_errors, request
 
 PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PINS = {"ingress": "link_ingress_v1", "egress": "link_egress_v1"}
@@ -17,6 +19,9 @@ NAME = "skedge"
 PRIORITY = 74
 HANDLE = 1
 _ETH_P_ALL = 3
+_RTM_NEWTFILTER, _RTM_GETTFILTER = 44, 46
+_TCMSG = 20  # size of struct tcmsg
+_TCA_OPTIONS, _TCA_BPF_NAME, _TCA_BPF_ID = 2, 7, 11
 
 
 def pinned(pin_dir: str) -> Mapping[str, int]:
@@ -28,20 +33,38 @@ def pinned(pin_dir: str) -> Mapping[str, int]:
     return ids
 
 
-def attached(netlink: Netlink, index: int) -> Mapping[str, int]:
-    """Return the id of our program of each direction in which one is attached to the interface."""
+def attached(index: int) -> Mapping[str, int]:
+    """Return the id of our program of each direction in which one is attached to the interface.
+
+    Read in raw form: pyroute2 does not know the attribute that holds the id.
+    """
     found: dict[str, int] = {}
     for direction, parent in PARENTS.items():
-        for message in netlink.dump("filters", index=index, parent=parent):
-            options = message.get_attr("TCA_OPTIONS")
-            if options and options.get_attr("TCA_BPF_NAME") == NAME and message["info"] >> 16 == PRIORITY:
-                found[direction] = int(options.get_attr("TCA_BPF_ID") or 0)
+        body = struct.pack("=BxxxiIII", socket.AF_UNSPEC, index, 0, parent, 0)
+        with kernel_errors(f"read the filters of interface {index}"):
+            answers = _filters(body)
+        for payload in answers:
+            info = struct.unpack_from("=I", payload, 16)[0]
+            options = attributes(attributes(payload, _TCMSG).get(_TCA_OPTIONS, b""), 0)
+            ident = options.get(_TCA_BPF_ID)
+            if ident and options.get(_TCA_BPF_NAME) == NAME.encode() + b"\0" and info >> 16 == PRIORITY:
+                found[direction] = int(struct.unpack("=I", ident)[0])
     return found
+
+
+def _filters(body: bytes) -> list[bytes]:
+    """Return the payloads of one dump of filters; an interface that is gone or has no such qdisc has none."""
+    try:
+        return [payload for kind, payload in request(_RTM_GETTFILTER, body, dump=True) if kind == _RTM_NEWTFILTER]
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EINVAL):
+            return []
+        raise
 
 
 def attach(netlink: Netlink, index: int, pin_dir: str) -> None:
     """Attach the pinned programs to the interface; another version of ours is replaced without a gap."""
-    have = attached(netlink, index)
+    have = attached(index)
     _add_clsact(netlink, index)
     for direction, pin in PINS.items():
         with bpfsys.Fd(bpfsys.obj_get(str(Path(pin_dir) / pin))) as fd:
@@ -65,7 +88,7 @@ def attach(netlink: Netlink, index: int, pin_dir: str) -> None:
 
 def detach(netlink: Netlink, index: int) -> None:
     """Remove our filters from the interface; a clsact qdisc stays, others may use it."""
-    for direction in attached(netlink, index):
+    for direction in attached(index):
         with kernel_errors(f"detach {PINS[direction]} from interface {index}"):
             netlink.ipr.tc(
                 "del-filter", "bpf", index, HANDLE, parent=PARENTS[direction], prio=PRIORITY, protocol=_ETH_P_ALL
