@@ -225,6 +225,19 @@ def test_digests_every_half_minute_heal_a_lost_frame() -> None:
     assert versions(a.database) == versions(b.database)
 
 
+def test_later_digests_are_answered_with_what_the_neighbour_lacks() -> None:
+    a = flooder("a")
+    b, c = meet(a, 0, "b"), meet(a, 0, "c")
+    a.receive(0, c, records(signed("z", 3)))
+    assert sites_in(drain(a, 0, b)) == ["z"]
+    a.receive(0, b, Digests())  # the first of a stream: the neighbour asks by itself
+    assert drain(a, 0, b) == []
+    a.receive(30, b, Digests())
+    assert sites_in(drain(a, 30, b)) == ["z"]
+    a.receive(60, b, a.database.digests())
+    assert drain(a, 60, b) == []
+
+
 def test_digests_come_with_jitter() -> None:
     a = flooder("a")
     firsts = set()
@@ -393,6 +406,7 @@ def test_a_flooding_origin_is_slowed_and_its_newest_arrives_in_the_end() -> None
     assert held < sequence
     now = a.next_deadline(now)
     a.tick(now)
+    assert a.next_deadline(now) > now
     assert drain(a, now, link)[0] == Pull((Key("z", Kind.SERVICES),))
     a.receive(now, link, records(signed("z", sequence)))
     assert a.database.get(Key("z", Kind.SERVICES)).record.version.sequence == sequence
