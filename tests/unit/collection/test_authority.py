@@ -25,7 +25,9 @@ from cryptography.x509.oid import NameOID
 def request(path: Path, site: str = "edge-a", *, make: bool = True) -> str:
     """Make a key and a request by the very helper that runs on hosts."""
     given = json.dumps({"make": make, "path": str(path), "network": "demo", "site": site})
-    return subprocess.run([sys.executable, "-c", HELPER], input=given, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", HELPER], input=given, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture
@@ -79,7 +81,9 @@ def test_the_directory_is_the_operators_alone(ca: Authority, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("days_left", "action"), [(364, "keep"), (122, "keep"), (120, "renew"), (-5, "renew")])
-def test_renewal_when_less_than_a_third_is_left(ca: Authority, tmp_path: Path, monkeypatch, days_left: int, action: str):
+def test_renewal_when_less_than_a_third_is_left(
+    ca: Authority, tmp_path: Path, monkeypatch, days_left: int, action: str
+):
     csr = request(tmp_path / "k")
     old = sign(ca, csr)
     later = old.not_valid_after_utc - dt.timedelta(days=days_left)
@@ -118,7 +122,9 @@ def test_a_removed_site_is_revoked_once_and_the_list_is_signed(ca: Authority, tm
 
 def test_an_authority_of_another_network_is_refused(ca: Authority, tmp_path: Path):
     sign(ca, request(tmp_path / "k"))
-    with pytest.raises(AuthorityError, match="is the authority of network demo, not of other; give each network its own"):
+    with pytest.raises(
+        AuthorityError, match="is the authority of network demo, not of other; give each network its own"
+    ):
         Authority(str(ca.directory), "other").certificate()
 
 

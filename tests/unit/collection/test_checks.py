@@ -64,7 +64,7 @@ def test_a_program_on_a_listeners_port_is_named(address: str):
 
 @pytest.mark.parametrize(
     "other",
-    [bound("udp", "0.0.0.0", 8080), bound("tcp", "0.0.0.0", 8081), bound("tcp", "0.0.0.0", 8080, inode=0)],
+    [bound("udp", "0.0.0.0", 8080), bound("tcp", "0.0.0.0", 8081), bound("udp", "0.0.0.0", 4790, inode=99)],
     ids=["udp", "other-port", "kernel"],
 )
 def test_other_sockets_are_none_of_our_business(other: sockets.Bound):
@@ -138,7 +138,9 @@ def test_routes_into_the_overlay(route: dict[str, str], found: bool):
 def test_the_own_end_of_a_link_must_be_on_the_host():
     own = {"devices": ["lo", "eth0"], "addresses": ["127.0.0.1", "10.0.0.4", "fe80::1"]}
     (problem,) = checks.addresses(SITE, own)
-    assert problem.startswith("10.0.0.1, its end of the link to edge-b, is not an address of this host (it has 10.0.0.4)")
+    assert problem.startswith(
+        "10.0.0.1, its end of the link to edge-b, is not an address of this host (it has 10.0.0.4)"
+    )
     assert checks.addresses(SITE, {**own, "addresses": ["10.0.0.1"]}) == []
     direct = {"links": [{"to": "edge-b", "transport": "direct", "device": "eth9"}]}
     assert checks.addresses(direct, own) == ["eth9, the device of the link to edge-b, is not there (it has eth0)"]
@@ -188,3 +190,13 @@ def test_looking_is_quick():
     start = time.monotonic()
     sockets.programs()
     assert time.monotonic() - start < 5
+
+
+def test_the_socket_of_our_own_tunnel_is_no_one_elses() -> None:
+    device = {"ifname": "sk-edge-b-fb22", "linkinfo": {"info_data": {"port": 4790}}}
+    foreign = {"ifname": "vx0", "linkinfo": {"info_data": {"port": 4791}}}
+    assert checks.tunnel_ports([device, foreign, {"ifname": "sk-x"}]) == {4790, None}
+    held = [bound("udp", "0.0.0.0", 4790)]
+    assert checks.ports(SITE, held, {}, {4790}) == []
+    assert len(checks.ports(SITE, held, {}, {4791})) == 1
+    assert len(checks.ports(SITE, held, {5: ("vpnd", 9)}, {4790})) == 1

@@ -59,13 +59,18 @@ def test_a_parallel_link_is_another_link():
     links = [{"to": "edge-b"}, {"to": "edge-b", "name": "backup", "cost": 50, "port": 4791, "mtu": 1400}]
     sites = build([host("edge-a", links=links), host("edge-b")]).sites
     assert [item["name"] for item in sites["edge-b"]["links"]] == ["backup", "main"]
-    assert link(sites["edge-b"], "edge-a", "backup") | {"port": 4791, "mtu": 1400} == link(sites["edge-b"], "edge-a", "backup")
+    assert link(sites["edge-b"], "edge-a", "backup") | {"port": 4791, "mtu": 1400} == link(
+        sites["edge-b"], "edge-a", "backup"
+    )
 
 
 def test_addresses_of_a_link_are_mirrored_and_override_the_inventory():
     links = [{"to": "edge-b", "local": "192.0.2.1", "remote": "192.0.2.2"}]
     sites = build([host("edge-a", links=links), host("edge-b")]).sites
-    assert (link(sites["edge-b"], "edge-a")["local"], link(sites["edge-b"], "edge-a")["remote"]) == ("192.0.2.2", "192.0.2.1")
+    assert (link(sites["edge-b"], "edge-a")["local"], link(sites["edge-b"], "edge-a")["remote"]) == (
+        "192.0.2.2",
+        "192.0.2.1",
+    )
 
 
 def test_behind_address_translation_each_end_uses_what_it_has():
@@ -115,7 +120,9 @@ def test_bad_input_is_refused_with_its_place(variables: dict[str, Any], sentence
     assert result.sites == {}
     hits = [error for error in result.errors if sentence in error]
     assert hits, result.errors
-    assert hits[0].startswith(("host_vars/edge-a.yml: skedge_", "host_vars/edge-b.yml: skedge_", "host_vars/edge-c.yml: skedge_"))
+    assert hits[0].startswith(
+        ("host_vars/edge-a.yml: skedge_", "host_vars/edge-b.yml: skedge_", "host_vars/edge-c.yml: skedge_")
+    )
     assert len(result.errors) == 1 or variables.keys() & {"links", "site"}, result.errors
 
 
@@ -138,7 +145,13 @@ def test_all_problems_are_reported_at_once():
         host("edge-c", overlay_address="100.64.0.9", listeners=[{"service": "a"}]),
     ]
     errors = "\n".join(build(hosts).errors)
-    for part in (".cost: 0 is not in", "'nowhere' is not a site", "skedge_lniks", "also the address of", ".port: missing"):
+    for part in (
+        ".cost: 0 is not in",
+        "'nowhere' is not a site",
+        "skedge_lniks",
+        "also the address of",
+        ".port: missing",
+    ):
         assert part in errors
 
 

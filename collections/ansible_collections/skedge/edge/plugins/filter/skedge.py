@@ -49,7 +49,9 @@ def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) ->
             )
         elif result.get("failed") or "problems" not in result:
             said = _last_line(result.get("msg") or result.get("module_stderr"))
-            problems.append(f"{host}: nothing can be run as root ({said}); see that the user may become root and has python3")
+            problems.append(
+                f"{host}: nothing can be run as root ({said}); see that the user may become root and has python3"
+            )
     return problems
 
 

@@ -28,7 +28,9 @@ def ask(path, request, timeout):
     except PermissionError:
         raise ApiError("%s may only be asked by root and group skedge; set become: true" % path) from None
     except OSError as error:
-        raise ApiError("the controller on %s did not answer in %g s (%s); look at: journalctl -u skedge" % (path, timeout, error)) from None
+        raise ApiError(
+            "the controller on %s did not answer in %g s (%s); look at: journalctl -u skedge" % (path, timeout, error)
+        ) from None
     return _decode(line, path)
 
 
@@ -46,7 +48,9 @@ def _decode(line, path):
     try:
         answer = json.loads(line)
     except ValueError:
-        raise ApiError("the controller on %s did not answer with a JSON line; look at: journalctl -u skedge" % path) from None
+        raise ApiError(
+            "the controller on %s did not answer with a JSON line; look at: journalctl -u skedge" % path
+        ) from None
     if not isinstance(answer, dict) or answer.get("version", VERSION) != VERSION:
         raise ApiError("the controller on %s speaks another version of the API; deploy the host again" % path)
     if answer.get("error"):

@@ -83,7 +83,9 @@ def wanted(reserved, read, ra_interfaces, written):
         written: {sysctl: value} of our file as it is, so that an interface that has accept_ra 2 already stays in it.
     """
     values = {"net/ipv6/conf/%s/accept_ra" % name: "2" for name in ra_interfaces}
-    values.update({key: value for key, value in written.items() if key.endswith("/accept_ra") and read(key) is not None})
+    values.update(
+        {key: value for key, value in written.items() if key.endswith("/accept_ra") and read(key) is not None}
+    )
     values.update(FIXED)
     values[RESERVED] = format_ports(parse_ports(read(RESERVED) or "") | parse_ports(reserved))
     return values

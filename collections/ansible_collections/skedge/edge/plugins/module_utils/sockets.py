@@ -13,7 +13,7 @@ UDP_BOUND = "07"
 
 
 class Bound:
-    """One listening TCP or bound UDP socket; ``inode`` 0 is one of the kernel's own."""
+    """One listening TCP or bound UDP socket; the kernel's own belong to no program."""
 
     def __init__(self, protocol, address, port, inode):
         self.protocol = protocol

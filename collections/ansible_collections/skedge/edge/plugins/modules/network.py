@@ -120,7 +120,9 @@ class Network:
             self._exit(True, before, {**before, **changes}, new_files)
         self._record(before)
         networkd = NETWORKD_FILE in new_files
-        script = net.revert_script({key: before[key] for key in changes}, {p: files_before[p] for p in new_files}, networkd)
+        script = net.revert_script(
+            {key: before[key] for key in changes}, {p: files_before[p] for p in new_files}, networkd
+        )
         armed = self._arm(script)
         for path, text in new_files.items():
             write_file(path, text, 0o644)
@@ -138,7 +140,9 @@ class Network:
             return net.wanted(self.params["reserved_ports"], net.read_sysctl, names, written)
         except ValueError:
             text = self.params["reserved_ports"]
-            self.module.fail_json(msg="skedge_reserved_ports: %r is not a list of ports; give one such as 61000-65535" % text)
+            self.module.fail_json(
+                msg="skedge_reserved_ports: %r is not a list of ports; give one such as 61000-65535" % text
+            )
 
     def _same(self, key, now, wanted):
         if now is None:
@@ -150,7 +154,10 @@ class Network:
             with open(net.path_of(key), "w") as file:
                 file.write(value + "\n")
         except OSError as error:
-            self.module.fail_json(msg="%s cannot be set to %s (%s); in a container, make /proc/sys/net writable" % (key, value, error.strerror))
+            self.module.fail_json(
+                msg="%s cannot be set to %s (%s); in a container, make /proc/sys/net writable"
+                % (key, value, error.strerror)
+            )
 
     def _record(self, before):
         """Keep what was set before the first change; later changes do not replace it."""
@@ -164,11 +171,21 @@ class Network:
             return False
         self._disarm()
         write_file(SCRIPT, script, 0o700)
-        command = ["systemd-run", "--quiet", "--collect", "--unit=" + UNIT, "--on-active=%d" % seconds, "--timer-property=AccuracySec=1s", SCRIPT]
+        command = [
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            "--unit=" + UNIT,
+            "--on-active=%d" % seconds,
+            "--timer-property=AccuracySec=1s",
+            SCRIPT,
+        ]
         code, _, err = self.module.run_command(command)
         if code != 0:
             remove_file(SCRIPT)
-            self.module.fail_json(msg="the timer that takes the network step back cannot be set (%s); nothing was changed" % err.strip())
+            self.module.fail_json(
+                msg="the timer that takes the network step back cannot be set (%s); nothing was changed" % err.strip()
+            )
         return True
 
     def _disarm(self):
@@ -212,7 +229,14 @@ class Network:
                 os.rmdir(directory)
 
     def _exit(self, changed, before, after, files=None, armed=False):
-        diff = [{"before_header": "sysctl", "after_header": "sysctl", "before": net.render(before), "after": net.render(after)}]
+        diff = [
+            {
+                "before_header": "sysctl",
+                "after_header": "sysctl",
+                "before": net.render(before),
+                "after": net.render(after),
+            }
+        ]
         for path, text in (files or {}).items():
             diff.append({"before_header": path, "after_header": path, "before": read_file(path) or "", "after": text})
         if not self.module.check_mode and changed:

@@ -103,7 +103,9 @@ class Release:
             pip = os.path.join(glob.glob(os.path.join(wheels, "pip-*.whl"))[0], "pip")
             python = os.path.join(self.version, "bin", "python")
             quiet = ("--quiet", "--disable-pip-version-check", "--root-user-action=ignore")
-            self._run(python, pip, "install", *quiet, "--no-index", "--ignore-installed", "--find-links", wheels, "skedge")
+            self._run(
+                python, pip, "install", *quiet, "--no-index", "--ignore-installed", "--find-links", wheels, "skedge"
+            )
         finally:
             shutil.rmtree(wheels, ignore_errors=True)
         with open(os.path.join(self.version, ".complete"), "w") as file:

@@ -105,7 +105,12 @@ def sysctls():
     for directory, _, names in os.walk("/proc/sys/net"):
         for name in names:
             path = os.path.join(directory, name)
-            if "/conf/sk-" in path or "/neigh/" in path or name in ("flush", "route/flush") or "nf_conntrack_count" in path:
+            if (
+                "/conf/sk-" in path
+                or "/neigh/" in path
+                or name in ("flush", "route/flush")
+                or "nf_conntrack_count" in path
+            ):
                 continue
             try:
                 with open(path) as file:
@@ -160,7 +165,8 @@ class Survey:
         return {
             "files": files(TREES),
             "units": self._lines("systemctl", "list-unit-files", "--no-legend", "--plain"),
-            "users": sorted(user.pw_name for user in pwd.getpwall()) + sorted(group.gr_name for group in grp.getgrall()),
+            "users": sorted(user.pw_name for user in pwd.getpwall())
+            + sorted(group.gr_name for group in grp.getgrall()),
             "devices": self.devices(),
             "addresses": self.addresses(),
             "routes": self.routes(),
@@ -173,11 +179,18 @@ class Survey:
     def ours(self):
         """Return what is recognisably skedge's."""
         found = ["file " + path for pattern in OUR_PATHS for path in sorted(glob.glob(pattern))]
-        found += ["unit " + line.split()[0] for line in self._lines("systemctl", "list-units", "--all", "--no-legend", "--plain", "skedge*")]
+        found += [
+            "unit " + line.split()[0]
+            for line in self._lines("systemctl", "list-units", "--all", "--no-legend", "--plain", "skedge*")
+        ]
         found += ["user " + user.pw_name for user in pwd.getpwall() if user.pw_name == "skedge"]
         found += ["group " + group.gr_name for group in grp.getgrall() if group.gr_name == "skedge"]
         found += ["device " + name for name in self.devices() if name.startswith("sk-")]
-        found += ["rule " + line for line in self._lines("ip", "rule") + self._lines("ip", "-6", "rule") if "lookup %d" % OUR_TABLE in line]
+        found += [
+            "rule " + line
+            for line in self._lines("ip", "rule") + self._lines("ip", "-6", "rule")
+            if "lookup %d" % OUR_TABLE in line
+        ]
         words = ("table=%d" % OUR_TABLE, "protocol=" + OUR_PROTOCOL)
         found += ["route " + line for line in self.routes() if set(words) & set(line.split())]
         found += ["nftables " + line for line in self._lines("nft", "list", "tables") if "skedge" in line]
