@@ -78,8 +78,8 @@ class Counter:
 class HealthMonitor:
     """Probes workloads: this site's connectors, and suspended workloads of other sites at their endpoints.
 
-    ``on_change(workload, state)`` when health changes or becomes known; ``on_good(workload)`` at every good probe
-    (which ends a suspension). Both are called in the loop.
+    ``on_change(workload, state)`` when health changes or becomes known, or a healthy one's host has another address;
+    ``on_good(workload)`` at every good probe (which ends a suspension). Both are called in the loop.
     """
 
     def __init__(
@@ -205,6 +205,8 @@ class _Check:
         if changed and (not old.known or healthy != old.healthy):
             text = "" if healthy else f" cause={cause!r}"
             log.info("workload=%s healthy=%s%s", self.workload, healthy, text)
+            self._on_change(self.workload, self.state)
+        elif healthy and self.state.address != old.address:
             self._on_change(self.workload, self.state)
         if not cause:
             self._on_good(self.workload)

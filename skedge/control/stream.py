@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from skedge.control.identity import Identity
 from skedge.control.sockets import TCP_NOTSENT_LOWAT, bind_to_device, exempt, scoped
-from skedge.control.trust import CertificateError
+from skedge.control.trust import CertificateError, Trust
 from skedge.control.wire import BadFrame, decode_message, frame, read_frame
 from skedge.core.errors import PeerError
 from skedge.core.messages import Message
@@ -76,6 +76,20 @@ class Stream:
             failure = failed.exceptions[0]
         if failure:
             raise refusal(failure, self.link)
+
+    def check(self, neighbour: str, trust: Trust) -> None:
+        """Check, now or again, that the peer is the neighbour and its certificate still good. Raises Refused."""
+        tls: ssl.SSLObject | None = self.writer.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True) if tls else None
+        if der is None:
+            raise Refused(Reason.BAD_SIGNATURE, f"{self.link}: the peer showed no certificate")
+        try:
+            peer = trust.check(der)
+        except CertificateError as error:
+            raise Refused(error.reason, f"{self.link}: {error}") from error
+        if peer.site != neighbour:
+            text = f"the far end is {peer.site!r}, configured is {neighbour!r}; correct the link or the tunnel"
+            raise Refused(Reason.WRONG_PEER, f"{self.link}: {text}")
 
     def abort(self) -> None:
         """Close at once, without waiting for what is unsent."""
@@ -153,7 +167,8 @@ async def dial(link: LinkId, at: BusLink, port: int, identity: Identity, timeout
         raise
     stream = Stream(link, identity.site, reader, writer)
     try:
-        _prepare(stream, at.neighbour, identity)
+        stream.writer.transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        stream.check(at.neighbour, identity.trust)
         async with asyncio.timeout(FIRST_FRAME_S):
             stream.first = await read_frame(reader, FIRST_FRAME_S)
         if stream.first is None:
@@ -190,29 +205,12 @@ async def accept(sock: socket.socket, link: LinkId, at: BusLink, identity: Ident
         raise
     stream = Stream(link, at.neighbour, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
     try:
-        _prepare(stream, at.neighbour, identity)
+        transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        stream.check(at.neighbour, identity.trust)
     except BaseException:
         stream.abort()
         raise
     return stream
-
-
-def _prepare(stream: Stream, neighbour: str, identity: Identity) -> None:
-    """Check who the peer is, and bound what waits unsent. Raises Refused."""
-    stream.writer.transport.set_write_buffer_limits(high=BUFFER_BYTES)
-    tls: ssl.SSLObject | None = stream.writer.get_extra_info("ssl_object")
-    der = tls.getpeercert(binary_form=True) if tls else None
-    if der is None:
-        raise Refused(Reason.BAD_SIGNATURE, f"{stream.link}: the peer showed no certificate")
-    try:
-        peer = identity.trust.check(der)
-    except CertificateError as error:
-        raise Refused(error.reason, f"{stream.link}: {error}") from error
-    if peer.site != neighbour:
-        text = (
-            f"{stream.link}: the far end is {peer.site!r}, configured is {neighbour!r}; correct the link or the tunnel"
-        )
-        raise Refused(Reason.WRONG_PEER, text)
 
 
 def refusal(error: BaseException, link: LinkId) -> Refused:

@@ -7,49 +7,16 @@ queues here. Everything runs in one asyncio loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import socket
-import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from skedge.control.identity import Identity
-from skedge.control.sockets import bind_to_device, exempt, scoped
-from skedge.control.stream import BusLink, Refused, Stream, accept, dial
-from skedge.core.backoff import jitter
+from skedge.control.linkend import LinkEnd, Seams, StreamStats
+from skedge.control.stream import BusLink
 from skedge.core.messages import Message
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 
 __all__ = ["Bus", "BusLink", "StreamStats"]
-
-log = logging.getLogger(__name__)
-
-DIAL_S = 0.5
-DIAL_RTTS = 4
-RETRY_FIRST_S = 0.1
-RETRY_MOST_S = 2.0
-YIELD_S = 0.3  # the site with the larger name lets the other dial first
-STABLE_S = 5.0  # a stream that lived so long was a good one
-COLLISION_S = 2.0  # two streams within so long of each other were dialled at the same time
-HALF_OPEN_MAX = 4  # handshakes at once on a link
-ACCEPT_PAUSE_S = 0.05  # at most 20 a second on a link
-SAID_MAX = 16  # causes logged between two streams
-DEVICE_CHECK_S = 2.0  # a device that was made anew has another index
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """One link's stream: up since when (monotonic seconds), or why not."""
-
-    up: bool
-    since: float
-    reason: Reason = Reason.NONE
-    text: str = ""
-    dialler: str = ""
-    frames_in: int = 0
-    frames_out: int = 0
 
 
 class Bus:
@@ -73,9 +40,8 @@ class Bus:
         take: Callable[[LinkId], Message | None],
         rtt: Callable[[LinkId], float] = lambda _link: 0.0,
     ) -> None:
-        self.site, self.identity, self.port = site, identity, port
-        self.on_up, self.on_down, self.on_message, self.take, self.rtt = on_up, on_down, on_message, take, rtt
-        self._ends: dict[LinkId, _End] = {}
+        self._seams = Seams(site, identity, port, on_up, on_down, on_message, take, rtt)
+        self._ends: dict[LinkId, LinkEnd] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def set_links(self, links: Mapping[LinkId, BusLink]) -> None:
@@ -88,7 +54,7 @@ class Bus:
                 task.add_done_callback(self._closing.discard)
         for link, at in links.items():
             if link not in self._ends:
-                self._ends[link] = _End(self, link, at)
+                self._ends[link] = LinkEnd(self._seams, link, at)
 
     def wake(self, link: LinkId) -> None:
         """Say that ``take(link)`` has something."""
@@ -116,220 +82,3 @@ class Bus:
         """Close everything; no callback comes afterwards except ``on_down`` of open streams."""
         ends, self._ends = list(self._ends.values()), {}
         await asyncio.gather(*(end.close(Reason.NONE) for end in ends), *self._closing)
-
-
-class _End:
-    """This site's end of one link: listens, dials, and keeps the one stream."""
-
-    def __init__(self, bus: Bus, link: LinkId, at: BusLink) -> None:
-        self.bus, self.link, self.at = bus, link, at
-        self.stream: Stream | None = None
-        self._wanted = asyncio.Event()  # no stream, and the link is up
-        self._wanted.set()
-        self._up = True
-        self._hurry = asyncio.Event()
-        self._last = StreamStats(False, time.monotonic(), Reason.NO_ANSWER, f"{link}: not yet")
-        self._attempt = 0
-        self._said: set[str] = set()
-        self._dialling: asyncio.Task[Stream] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._spawn(self._listen())
-        self._spawn(self._dial())
-
-    def stats(self) -> StreamStats:
-        """Return the state of the stream."""
-        if not self.stream:
-            return self._last
-        stream = self.stream
-        return StreamStats(
-            True, stream.since, dialler=stream.dialler, frames_in=stream.frames_in, frames_out=stream.frames_out
-        )
-
-    def set_up(self, up: bool) -> None:
-        """Note whether the link carries packets."""
-        self._up = up
-        if up:
-            self._attempt = 0
-            if self.stream is None:
-                self._hurry.set()
-        else:
-            if self._dialling:
-                self._dialling.cancel()
-            self.drop(Reason.PROBE_LOST, f"{self.link}: the link is down")
-        self._want()
-
-    def drop(self, reason: Reason, text: str) -> None:
-        """Close the stream, if any, and report it."""
-        stream, self.stream = self.stream, None
-        if stream:
-            stream.abort()
-            if time.monotonic() - stream.since > STABLE_S:
-                self._attempt = 1  # a stream that breaks early is dialled again ever more slowly
-            self._failed(reason, text)
-            self.bus.on_down(self.link, reason)
-        self._want()
-
-    async def close(self, reason: Reason) -> None:
-        """End everything of this link."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.drop(reason, f"{self.link}: closed")
-
-    def _want(self) -> None:
-        if self._up and self.stream is None:
-            self._wanted.set()
-        else:
-            self._wanted.clear()
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _failed(self, reason: Reason, text: str) -> None:
-        """Keep why there is no stream; log each cause once until there is one again."""
-        since = time.monotonic() if self.stream is None and self._last.up else self._last.since
-        self._last = StreamStats(False, since, reason, text)
-        if text not in self._said and len(self._said) < SAID_MAX:
-            self._said.add(text)
-            level = logging.WARNING if reason not in (Reason.NO_ANSWER, Reason.NONE) else logging.INFO
-            log.log(level, "link=%s stream=down reason=%s %s", self.link, reason.word, text)
-
-    def _adopt(self, new: Stream) -> bool:
-        """Take a new stream if it is the one that survives at both ends; the other is closed."""
-        old = self.stream
-        if old and not self._survives(new, old):
-            new.abort()
-            return False
-        if old:
-            self.drop(Reason.STALE, f"{self.link}: replaced by a newer stream")
-        self.stream = new
-        self._last = StreamStats(True, new.since)
-        self._said.clear()
-        self._want()
-        log.info("link=%s stream=up neighbour=%s dialled_by=%s", self.link, self.at.neighbour, new.dialler)
-        self.bus.on_up(self.link)
-        self._spawn(self._run(new))
-        return True
-
-    def _survives(self, new: Stream, old: Stream) -> bool:
-        """Of two dialled at once, the smaller site's; else the newer, whose dialler has lost the older."""
-        if new.dialler == old.dialler or time.monotonic() - old.since > COLLISION_S:
-            return True
-        return new.dialler == min(self.bus.site, self.at.neighbour)
-
-    async def _run(self, stream: Stream) -> None:
-        reason, text = Reason.NO_ANSWER, f"{self.link}: stream ended"
-        try:
-            await stream.run(self.bus.take, self.bus.on_message)
-        except Refused as error:
-            reason, text = error.reason, str(error)
-        except Exception:
-            log.exception("link=%s a message could not be handled; the stream is closed", self.link)
-            reason = Reason.BAD_FRAME
-        finally:
-            stream.abort()
-        if self.stream is stream:
-            self.drop(reason, text)
-
-    async def _dial(self) -> None:
-        """Dial whenever a stream is wanted, with growing delays that differ at the two ends."""
-        yields = self.bus.site > self.at.neighbour
-        while True:
-            await self._wanted.wait()
-            delay = YIELD_S if yields else 0.0
-            if self._attempt:
-                spread = 0.5 + jitter(self.bus.site, self.link, self._attempt)
-                delay += min(RETRY_FIRST_S * 2 ** min(self._attempt - 1, 8), RETRY_MOST_S) * spread
-            await self._pause(delay)
-            if not self._wanted.is_set():
-                continue
-            self._attempt += 1
-            stream = await self._dial_once()
-            if stream and not (self._up and self._adopt(stream)):
-                stream.abort()
-
-    async def _dial_once(self) -> Stream | None:
-        """Dial; return the stream, or None when refused or when the link went down meanwhile."""
-        timeout_s = max(DIAL_S, DIAL_RTTS * self.bus.rtt(self.link))
-        work = dial(self.link, self.at, self.bus.port, self.bus.identity, timeout_s)
-        self._dialling = asyncio.get_running_loop().create_task(work)
-        try:
-            await asyncio.wait({self._dialling})
-            if self._dialling.cancelled():
-                return None
-            return self._dialling.result()
-        except Refused as error:
-            if self.stream is None:
-                self._failed(error.reason, str(error))
-            return None
-        except asyncio.CancelledError:
-            self._dialling.cancel()
-            await asyncio.wait({self._dialling})
-            raise
-        finally:
-            self._dialling = None
-
-    async def _pause(self, delay: float) -> None:
-        """Wait, less when the link comes up meanwhile."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay):
-                await self._hurry.wait()
-        self._hurry.clear()
-
-    async def _listen(self) -> None:
-        """Accept on the link device for as long as it exists, and again when it comes back."""
-        while True:
-            try:
-                with self._listener() as listener:
-                    await self._accept_from(listener, socket.if_nametoindex(self.at.device))
-            except OSError as error:
-                self._failed(Reason.NO_CARRIER, f"{self.link}: cannot listen on {self.at.device}: {error.strerror}")
-                await asyncio.sleep(DEVICE_CHECK_S)
-
-    def _listener(self) -> socket.socket:
-        """Return a socket that listens on our link-local address of the device. Raises OSError."""
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        try:
-            exempt(sock)
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bind_to_device(sock, self.at.device)
-            sock.bind(scoped(self.at.own_ll, self.bus.port, self.at.device))
-            sock.listen(HALF_OPEN_MAX)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    async def _accept_from(self, listener: socket.socket, index: int) -> None:
-        """Accept until the device is another one. Raises OSError when it is gone."""
-        loop = asyncio.get_running_loop()
-        half_open: set[asyncio.Task[None]] = set()
-        while socket.if_nametoindex(self.at.device) == index:
-            try:
-                async with asyncio.timeout(DEVICE_CHECK_S):
-                    sock, address = await loop.sock_accept(listener)
-            except TimeoutError:
-                continue
-            peer = str(address[0]).partition("%")[0]
-            if peer != self.at.peer_ll or len(half_open) >= HALF_OPEN_MAX or not self._up:
-                sock.close()
-            else:
-                task = loop.create_task(self._greet(sock))
-                for tasks in (half_open, self._tasks):
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-            await asyncio.sleep(ACCEPT_PAUSE_S)
-
-    async def _greet(self, sock: socket.socket) -> None:
-        try:
-            stream = await accept(sock, self.link, self.at, self.bus.identity)
-        except Refused as error:
-            if self.stream is None:
-                self._failed(error.reason, str(error))
-            return
-        if not self._adopt(stream):
-            log.debug("link=%s second stream closed", self.link)

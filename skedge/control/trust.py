@@ -125,9 +125,11 @@ class RecordVerifier:
 
     def verify(self, record: SignedRecord) -> Verdict:
         """Return NONE with the key's fingerprint, or BAD_SIGNATURE, REVOKED, EXPIRED. Never raises."""
-        return self.verify_data(
-            record.site, record.certificate, signed_bytes(self._trust.network, record), record.signature
-        )
+        try:
+            data = signed_bytes(self._trust.network, record)
+        except (OverflowError, UnicodeError):  # numbers or names that no site can sign
+            return Verdict(Reason.BAD_SIGNATURE)
+        return self.verify_data(record.site, record.certificate, data, record.signature)
 
     def verify_data(self, site: str, certificate: bytes, data: bytes, signature: bytes) -> Verdict:
         """The same for any bytes that ``site`` signed."""

@@ -32,7 +32,7 @@ class Talker:
     """A bus with a flooder that says Hello and then whatever is put into its queue."""
 
     def __init__(self, place: Place, peer: Place, identity: Identity, neighbour: str, site: str | None = None) -> None:
-        self.place, self.site = place, site or identity.site
+        self.place, self.identity, self.site = place, identity, site or identity.site
         self.queue: deque[Message] = deque()
         self.heard: list[Message] = []
         self.events: list[tuple[str, Reason]] = []
@@ -122,7 +122,7 @@ def test_one_stream_comes_up_and_carries_messages_both_ways(two: tuple[Talker, T
 def test_dialled_at_the_same_time_the_same_stream_survives_at_both_ends(
     two: tuple[Talker, Talker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.control.streams.YIELD_S", 0.0)
+    monkeypatch.setattr("skedge.control.linkend.YIELD_S", 0.0)
     a, b = two
     for _ in range(5):
         both_up(a, b)
@@ -375,3 +375,17 @@ def test_control_sockets_carry_the_mark(two: tuple[Talker, Talker]) -> None:
     sock = stream.writer.get_extra_info("socket")
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == SOCKET_MARK
     assert stream.writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+
+
+def test_a_neighbour_that_is_revoked_loses_its_open_stream(
+    two: tuple[Talker, Talker], authority: Authority, tmp_path: Path
+) -> None:
+    a, b = two
+    both_up(a, b)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "edge-b" / "site.crt").read_bytes())
+    (tmp_path / "edge-a" / "revoked.pem").write_bytes(authority.revocation_list(certificate))
+    a.place.call(a.identity.reload)
+    wait(lambda: ("down", Reason.REVOKED) in a.events, 8, "closed")
+    ups = a.ups
+    time.sleep(1.5)
+    assert a.ups == ups
