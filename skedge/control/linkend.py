@@ -144,7 +144,8 @@ class LinkEnd:
     def _adopt(self, new: Stream) -> bool:
         """Take a new stream if it is the one that survives at both ends; the other is closed."""
         old = self.stream
-        if old and not self._survives(new, old):
+        smaller = min(self.bus.site, self.at.neighbour)
+        if old and not survives(new.dialler, old.dialler, smaller, time.monotonic() - old.since):
             new.abort()
             return False
         if old:
@@ -157,12 +158,6 @@ class LinkEnd:
         self.bus.on_up(self.link)
         self._spawn(self._run(new))
         return True
-
-    def _survives(self, new: Stream, old: Stream) -> bool:
-        """Of two dialled at once, the smaller site's; else the newer, whose dialler has lost the older."""
-        if new.dialler == old.dialler or time.monotonic() - old.since > COLLISION_S:
-            return True
-        return new.dialler == min(self.bus.site, self.at.neighbour)
 
     async def _run(self, stream: Stream) -> None:
         reason, text = Reason.NO_ANSWER, f"{self.link}: stream ended"
@@ -287,3 +282,12 @@ class LinkEnd:
             return
         if not self._adopt(stream):
             log.debug("link=%s second stream closed", self.link)
+
+
+def survives(new: str, old: str, smaller: str, old_age_s: float) -> bool:
+    """Tell whether a new stream replaces the old one, the same at both ends. ``new``, ``old``: who dialled them.
+
+    Of two dialled at the same time the one of the site with the ``smaller`` name stays; otherwise the newer, because
+    its dialler has lost the older.
+    """
+    return new == old or old_age_s > COLLISION_S or new == smaller
