@@ -290,4 +290,4 @@ def survives(new: str, old: str, smaller: str, old_age_s: float) -> bool:
     Of two dialled at the same time the one of the site with the ``smaller`` name stays; otherwise the newer, because
     its dialler has lost the older.
     """
-    return new == old or old_age_s > COLLISION_S or new == smaller
+    return new in (old, smaller) or old_age_s > COLLISION_S
