@@ -37,38 +37,15 @@ static __always_inline struct listener *listener_of(struct bpf_sock_addr *ctx, s
     return listener;
 }
 
-/* The destination as listener key; 0.0.0.0 and :: mean loopback, as in the kernel. */
-static __always_inline void key4(struct bpf_sock_addr *ctx, struct listener_key *key)
-{
-    __u32 addr = ctx->user_ip4;
-
-    key->addr[0] = key->addr[1] = 0;
-    key->addr[2] = MAPPED_PREFIX;
-    key->addr[3] = addr ? addr : __builtin_bswap32(0x7f000001);
-    key->port = ctx->user_port & 0xffff;
-    key->protocol = ctx->protocol;
-}
-
-static __always_inline void key6(struct bpf_sock_addr *ctx, struct listener_key *key)
-{
-    key->addr[0] = ctx->user_ip6[0];
-    key->addr[1] = ctx->user_ip6[1];
-    key->addr[2] = ctx->user_ip6[2];
-    key->addr[3] = ctx->user_ip6[3];
-    if (!(key->addr[0] | key->addr[1] | key->addr[2] | key->addr[3]))
-        key->addr[3] = __builtin_bswap32(1);
-    key->port = ctx->user_port & 0xffff;
-    key->protocol = ctx->protocol;
-}
-
 /* Undo the socket's old placement, before anything is known of the new destination: a connect(2) that failed and is
  * retried on the same socket, to anywhere, must not count twice. */
-static __always_inline void undo(struct bpf_sock *sk)
+static __always_inline struct placement *undo(struct bpf_sock *sk)
 {
     struct placement *old = find(sk);
 
     if (old)
         release(old, 0);
+    return old;
 }
 
 /* Place the socket. Returns 0 when it is placed (the target is in *placed), else the reason why it is not. */
@@ -118,7 +95,7 @@ int skedge_connect4(struct bpf_sock_addr *ctx)
 
 int skedge_connect6(struct bpf_sock_addr *ctx)
 {
-    struct placement *placement = 0;
+    struct placement *placement = 0, *old;
     struct bpf_sock *sk = ctx->sk;
     struct listener *listener;
     struct config *config;
@@ -129,7 +106,7 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     config = config_v1.lookup(&zero);
     if (!sk || !config)
         return ALLOW;
-    undo(sk);
+    old = undo(sk);
     key6(ctx, &wish.to);
     listener = listener_of(ctx, sk, config, &wish.to);
     if (!listener)
@@ -138,6 +115,8 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     if (mapped && v6only(sk))
         return ALLOW; /* the kernel refuses it: such a socket has no IPv4 */
     wish6(sk, config, mapped, 0, &wish);
+    if (old && old->mapped)
+        stay_mapped(&wish);
     reason = place(sk, config, listener, &wish, &placement);
     if (reason || !placement)
         return refuse(reason);
@@ -146,6 +125,8 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     ctx->user_ip6[2] = placement->target[2];
     ctx->user_ip6[3] = placement->target[3];
     ctx->user_port = placement->target_port;
+    if (wish.to.protocol == PROTO_TCP && is_mapped(placement->target))
+        placement->mapped = 1;
     return ALLOW;
 }
 
@@ -191,7 +172,7 @@ int skedge_sockops(struct bpf_sock_ops *ops)
     if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
         bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
     else if (ops->args[1] == STATE_CLOSE)
-        release(placement, ops->args[0] == STATE_SYN_SENT && unanswered(ops, sk));
+        release(placement, ops->args[0] == STATE_SYN_SENT && unanswered(sk));
     return 1;
 }
 
@@ -199,10 +180,11 @@ int skedge_sockops(struct bpf_sock_ops *ops)
 int skedge_release(struct bpf_sock *sk)
 {
     struct placement *placement = find(sk);
+    int tcp = sk->protocol == PROTO_TCP;
 
-    if (placement)
-        release(placement, 0);
-    if (sk->protocol == PROTO_UDP)
+    if (placement && placement->placed)
+        release(placement, tcp && sk->state == STATE_SYN_SENT && unanswered(sk));
+    if (!tcp)
         release_flows(sk);
     return ALLOW;
 }

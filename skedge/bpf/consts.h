@@ -66,7 +66,7 @@
 
 /* Offsets in the running kernel's struct sock, found in its BTF by the loader. */
 #ifndef OFF_V6ONLY_BYTE
-#error "the loader defines OFF_V6ONLY_BYTE, OFF_V6ONLY_BIT, OFF_USERLOCKS_BYTE, OFF_USERLOCKS_BIT, OFF_SK_ERR, OFF_RCV_SADDR6"
+#error "the loader defines OFF_V6ONLY_*, OFF_USERLOCKS_*, OFF_SK_ERR, OFF_TOTAL_RETRANS and OFF_RCV_SADDR6"
 #endif
 
 /* Hide where a number comes from: or the compiler turns arithmetic back into a branch. */

@@ -1,4 +1,4 @@
-/* What a socket can reach, read from the socket itself. */
+/* Where a socket wants to go and what it can reach, read from the call and from the socket itself. */
 #ifndef SKEDGE_SOCKET_H
 #define SKEDGE_SOCKET_H
 
@@ -9,6 +9,30 @@ struct wish {
     int prefer6;
     int bound;     /* to an address that cannot leave the site */
 };
+
+/* The destination as listener key; 0.0.0.0 and :: mean loopback, as in the kernel. */
+static __always_inline void key4(struct bpf_sock_addr *ctx, struct listener_key *key)
+{
+    __u32 addr = ctx->user_ip4;
+
+    key->addr[0] = key->addr[1] = 0;
+    key->addr[2] = MAPPED_PREFIX;
+    key->addr[3] = addr ? addr : __builtin_bswap32(0x7f000001);
+    key->port = ctx->user_port & 0xffff;
+    key->protocol = ctx->protocol;
+}
+
+static __always_inline void key6(struct bpf_sock_addr *ctx, struct listener_key *key)
+{
+    key->addr[0] = ctx->user_ip6[0];
+    key->addr[1] = ctx->user_ip6[1];
+    key->addr[2] = ctx->user_ip6[2];
+    key->addr[3] = ctx->user_ip6[3];
+    if (!(key->addr[0] | key->addr[1] | key->addr[2] | key->addr[3]))
+        key->addr[3] = __builtin_bswap32(1);
+    key->port = ctx->user_port & 0xffff;
+    key->protocol = ctx->protocol;
+}
 
 /* Read one byte of the kernel's struct sock. The verifier allows no arithmetic on a socket pointer, only on numbers:
  * so the pointer is first copied to the number that it is. */
@@ -39,13 +63,13 @@ static __always_inline int is_mapped(const __u32 *addr)
     return !addr[0] && !addr[1] && addr[2] == MAPPED_PREFIX;
 }
 
-/* A connect that ends before it was established: refused, or not answered (the SYN was sent again at least once).
- * A client that gives up at once, or a connect that was aborted on purpose, says nothing about the workload. */
-static __always_inline int unanswered(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+/* Of a connect that ends before it was established: whether it was refused, or not answered (the SYN was sent again at
+ * least once). A client that gives up at once, or an abort on purpose, says nothing about the workload. */
+static __always_inline int unanswered(struct bpf_sock *sk)
 {
     __u8 error = sock_byte(sk, OFF_SK_ERR);
 
-    return error ? error != ERR_CONNABORTED : ops->total_retrans > 0;
+    return error ? error != ERR_CONNABORTED : sock_byte(sk, OFF_TOTAL_RETRANS) != 0;
 }
 
 /* Say what an IPv4 source address allows. */
@@ -98,6 +122,14 @@ static __always_inline void wish6(struct bpf_sock *sk, const struct config *conf
     }
     if (wish->bound)
         wish->need |= SLOT_LOCAL;
+}
+
+/* A TCP socket that connected to a mapped address once keeps the kernel's IPv4 operations: a later connect of it to an
+ * IPv6 address would send nothing, so it goes where IPv4 leads. */
+static __always_inline void stay_mapped(struct wish *wish)
+{
+    wish->need = (wish->need & ~(SLOT_ANY | SLOT_T6)) | SLOT_T4;
+    wish->prefer6 = 0;
 }
 
 /* Fill in what an AF_INET6 socket needs that sends a datagram to an IPv4-mapped listener: the hook is the IPv4 one. */

@@ -109,7 +109,8 @@ struct placement {
     __u64 choice;
     struct weighed winner;
     struct weighed runner;
-    __u64 spare[4];
+    __u64 mapped; /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
+    __u64 spare[3];
 };
 struct flows {
     __u64 index; /* of the flow in use, see place_flow() */

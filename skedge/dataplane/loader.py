@@ -66,7 +66,13 @@ def source_text(name: str) -> str:
 
 def kernel_defines() -> Mapping[str, int]:
     """Return the offsets in the running kernel's struct sock that the programs are compiled with."""
-    places = member_places({"sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr"), "sock": ("sk_err", "sk_userlocks")})
+    places = member_places(
+        {
+            "sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr"),
+            "sock": ("sk_err", "sk_userlocks"),
+            "tcp_sock": ("total_retrans",),
+        }
+    )
     only, locks = places["sock_common", "skc_ipv6only"], places["sock", "sk_userlocks"]
     return {
         "OFF_V6ONLY_BYTE": only.byte,
@@ -74,6 +80,7 @@ def kernel_defines() -> Mapping[str, int]:
         "OFF_USERLOCKS_BYTE": locks.byte,
         "OFF_USERLOCKS_BIT": locks.bit,
         "OFF_SK_ERR": places["sock", "sk_err"].byte,
+        "OFF_TOTAL_RETRANS": places["tcp_sock", "total_retrans"].byte,
         "OFF_RCV_SADDR6": places["sock_common", "skc_v6_rcv_saddr"].byte,
     }
 

@@ -149,6 +149,8 @@ class Server:
                     self.accepted.append(self.socket.accept()[0])
                 else:
                     data, peer = self.socket.recvfrom(2048)
+                    if peer is None:  # shut down
+                        return
                     self.datagrams += 1
                     self.socket.sendto(data, peer)
             except OSError:
