@@ -18,6 +18,9 @@ from typing import Any
 
 import yaml
 
+from skedge.cli.client import ask
+from skedge.core.errors import ApiError
+from skedge.core.report import Answer, CandidateRow, Explain, PlanReport, Request, Status
 from skedge.dataplane.loader_host import cgroup2_root
 from tests.unit.control.authority import Authority
 
@@ -75,7 +78,8 @@ class Site:
 
     def load(self) -> None:
         """Load and attach the programs, as the unit does before the daemon starts."""
-        self.inside(BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup)
+        load = (BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup)
+        run("nsenter", f"--net=/run/netns/{self.netns}", *load, timeout=240)
 
     def inside(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace. (`ip netns exec` would give it another /sys, without our pins.)"""
@@ -132,33 +136,58 @@ class Site:
     # ---- the command ----
 
     def skedge(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the command as an operator does."""
         return run(BIN / "skedge", "--socket", self.socket, *words, check=check)
 
-    def ask(self, *words: str) -> Any:
+    def document_of(self, *words: str) -> Any:
         """The document that a command prints as JSON."""
         return json.loads(self.skedge(*words, "--json").stdout)
 
-    def show(self, what: str) -> list[dict[str, Any]]:
-        return self.ask("show", what)[what]
+    def ask(self, op: str, what: str = "", name: str = "", site: str = "") -> Answer:
+        """Ask as the command does, without starting a process for it."""
+        return ask(Request(op, what, name, site), str(self.socket))
 
-    def status(self) -> dict[str, Any]:
-        return json.loads(self.skedge("status", "--json", check=False).stdout)
+    def status(self) -> Status:
+        answer = self.ask("status").status
+        assert answer is not None
+        return answer
 
-    def is_(self, what: str) -> bool:
-        return self.skedge("status", "--check", what, check=False).returncode == 0
+    def works(self) -> bool:
+        """Whether the daemon answers, balances and heard its neighbours."""
+        try:
+            status = self.status()
+        except ApiError:
+            return False
+        return status.ready and status.synced
 
-    def explain(self) -> dict[str, Any]:
-        return self.ask("explain", "web")
+    def rows(self, what: str) -> Any:
+        """Rows of `skedge show`."""
+        rows = self.ask("show", what).rows
+        assert rows is not None
+        return getattr(rows, "sites" if what == "site" else what)
 
-    def candidates(self) -> dict[str, dict[str, Any]]:
+    def explain(self, site: str = "") -> Explain:
+        answer = self.ask("explain", name="web", site=site).explain
+        assert answer is not None
+        return answer
+
+    def candidates(self) -> dict[str, CandidateRow]:
         """Site -> its candidate as this site sees it."""
-        return {row["site"]: row for row in self.explain()["candidates"]}
+        return {row.site: row for row in self.explain().candidates}
 
     def reasons(self) -> dict[str, str]:
-        return {site: row["reason"] for site, row in self.candidates().items()}
+        return {site: row.reason for site, row in self.candidates().items()}
 
     def opens(self) -> dict[str, int]:
-        return {site: row["open"] for site, row in self.candidates().items()}
+        return {site: row.open for site, row in self.candidates().items()}
+
+    def others(self) -> dict[str, int]:
+        return {site: row.others for site, row in self.candidates().items()}
+
+    def plan(self) -> PlanReport:
+        answer = self.ask("plan").plan
+        assert answer is not None
+        return answer
 
     # ---- workload and clients ----
 
@@ -220,7 +249,7 @@ class Clients:
 
 
 class Line:
-    """A –10– B –20– C, and a spare link A –100– C. Servers at all; everybody listens."""
+    """A -10- B -20- C, and a spare link A -100- C. Servers at all; everybody listens."""
 
     LINKS = (("a", "b", 10, "10.93.1"), ("b", "c", 20, "10.93.2"), ("a", "c", 100, "10.93.3"))
 
@@ -248,7 +277,7 @@ class Line:
         for site in every:
             site.start()
         for site in every:
-            until(lambda site=site: site.is_("ready") and site.is_("synced"), 20, f"{site.name} ready")
+            until(site.works, 20, f"{site.name} ready")
         self.settle()
 
     def _cable(self, a: Site, b: Site, prefix: str) -> None:
@@ -279,14 +308,9 @@ class Line:
         """Wait until every site may choose all three workloads and nothing is open."""
         for name in sites:
             site = self.sites[name]
-            good = {"a": "none", "b": "none", "c": "none"}
-            until(lambda site=site: site.reasons() == good, 15, f"all workloads usable at {name}")
+            until(lambda site=site: set(site.reasons().values()) == {"none"}, 15, f"all workloads usable at {name}")
             until(lambda site=site: not any(site.opens().values()), 10, f"nothing open at {name}")
-            until(
-                lambda site=site: not any(row["others"] for row in site.candidates().values()),
-                10,
-                f"no load of others at {name}",
-            )
+            until(lambda site=site: not any(site.others().values()), 10, f"no load of others at {name}")
 
     def cut(self, a: str, b: str) -> float:
         """Drop everything on the cable in silence: carriers stay. Return when (monotonic seconds)."""
