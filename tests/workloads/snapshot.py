@@ -99,6 +99,7 @@ def commands() -> Iterator[tuple[str, str]]:
     for what, command in COMMANDS.items():
         text = _say(command)
         if " -j " in command:
+            text = re.sub(r'"id": ?[0-9]+,?', "", text)  # systemd loads its own programs anew at every reload
             lines = [
                 json.dumps(e, sort_keys=True) for part in text.splitlines() if part.strip() for e in _elements(part)
             ]

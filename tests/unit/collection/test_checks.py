@@ -190,13 +190,3 @@ def test_looking_is_quick():
     start = time.monotonic()
     sockets.programs()
     assert time.monotonic() - start < 5
-
-
-def test_the_socket_of_our_own_tunnel_is_no_one_elses() -> None:
-    device = {"ifname": "sk-edge-b-fb22", "linkinfo": {"info_data": {"port": 4790}}}
-    foreign = {"ifname": "vx0", "linkinfo": {"info_data": {"port": 4791}}}
-    assert checks.tunnel_ports([device, foreign, {"ifname": "sk-x"}]) == {4790, None}
-    held = [bound("udp", "0.0.0.0", 4790)]
-    assert checks.ports(SITE, held, {}, {4790}) == []
-    assert len(checks.ports(SITE, held, {}, {4791})) == 1
-    assert len(checks.ports(SITE, held, {5: ("vpnd", 9)}, {4790})) == 1

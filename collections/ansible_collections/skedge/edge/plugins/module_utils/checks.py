@@ -49,11 +49,10 @@ def clock(host_now, control_now):
     return []
 
 
-def ports(site, sockets, programs, own_tunnels=()):
+def ports(site, sockets, programs):
     """Return every port that a listener, the tunnels or the controller need and another program holds.
 
-    A listener has no socket of its own, so whatever is bound to its port is another program's. ``own_tunnels`` are the
-    UDP ports of our tunnel devices: their sockets are the kernel's and belong to no program.
+    A listener has no socket of its own, so whatever is bound to its port is another program's.
     """
     wanted = [
         (
@@ -76,8 +75,6 @@ def ports(site, sockets, programs, own_tunnels=()):
                 continue
             if protocol == "udp" and bound.inode not in programs:
                 continue  # the kernel's own: a tunnel, of ours or another's, which share a port by their identifiers
-            if protocol == "udp" and port in own_tunnels and bound.inode not in programs:
-                continue
             name, pid = programs.get(bound.inode, ("a program that cannot be seen", 0))
             if name in OUR_PROGRAMS:
                 continue
@@ -88,12 +85,6 @@ def ports(site, sockets, programs, own_tunnels=()):
                 % (port, protocol, what, who, shown, port)
             )
     return problems
-
-
-def tunnel_ports(devices):
-    """Return the UDP ports of our tunnel devices; ``devices`` is what ``ip -j -d link show type vxlan`` says."""
-    ours = [link for link in devices if link.get("ifname", "").startswith(OUR_PREFIX)]
-    return {link.get("linkinfo", {}).get("info_data", {}).get("port") for link in ours}
 
 
 def routes(overlays, table):

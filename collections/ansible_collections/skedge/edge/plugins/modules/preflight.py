@@ -165,11 +165,6 @@ def active(module, unit):
     return module.run_command(["systemctl", "is-active", "--quiet", unit])[0] == 0
 
 
-def own_tunnels(module):
-    """Return the UDP ports that our own tunnels hold."""
-    return checks.tunnel_ports(run_json(module, ["ip", "-j", "-d", "link", "show", "type", "vxlan"]) or [])
-
-
 def own_addresses(module):
     """Return the host's devices and addresses."""
     links = run_json(module, ["ip", "-j", "address"]) or []
@@ -203,7 +198,7 @@ def main():
     found = {
         "kernel": lambda: checks.kernel(kernel_facts()),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
-        "ports": lambda: checks.ports(site, sockets.bound_sockets(), sockets.programs(), own_tunnels(module)),
+        "ports": lambda: checks.ports(site, sockets.bound_sockets(), sockets.programs()),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
         "addresses": lambda: checks.addresses(site, own_addresses(module)),
         "firewall": lambda: firewall_problems(module, site),
