@@ -1,0 +1,126 @@
+"""What a host tells of itself: addresses, carriers, listening sockets, connects in vain."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from skedge.core.state import Target
+from skedge.dataplane import bpfsys, hostinfo, linkfilter, sockdiag
+
+from .kit import ENDPOINT_PORTS, Site, client, listen
+
+
+@pytest.fixture
+def watch(site: Site) -> Iterator[hostinfo.HostWatch]:
+    made = site.ns(hostinfo.HostWatch)
+    yield made
+    made.close()
+
+
+def wait(what, seconds: float = 2.0) -> bool:
+    return bool(select.select([what], [], [], seconds)[0])
+
+
+def test_addresses_come_and_go(site: Site, watch: hostinfo.HostWatch) -> None:
+    before = site.ns(hostinfo.addresses, site.netlink)
+    assert {"127.0.0.1", "::1", "10.91.0.1"} <= before
+    assert not [address for address in before if address.startswith("fe80")]
+    site.ns.ip("addr", "add", "192.0.2.5/24", "dev", "under0")
+    assert wait(watch)
+    assert watch.read().addresses
+    assert site.ns(hostinfo.addresses, site.netlink) - before == {"192.0.2.5"}
+    site.ns.ip("addr", "del", "192.0.2.5/24", "dev", "under0")
+    assert wait(watch)
+    assert watch.read().addresses
+    assert watch.read() == hostinfo.Changes()
+
+
+def test_carrier_of_our_devices(site: Site, watch: hostinfo.HostWatch) -> None:
+    site.ns.sh("ip link add sk-w0 type veth peer name sk-w1; ip link set sk-w0 up; ip link set sk-w1 up")
+    time.sleep(0.1)
+    assert watch.read().carriers == {"sk-w0": True, "sk-w1": True}
+    assert site.ns(hostinfo.carriers, site.netlink) == {"sk-w0": True, "sk-w1": True}
+    site.ns.ip("link", "set", "sk-w1", "down")
+    assert wait(watch)
+    time.sleep(0.1)
+    assert watch.read().carriers == {"sk-w0": False, "sk-w1": False}
+    site.ns.ip("link", "del", "sk-w0")
+    assert wait(watch)
+    time.sleep(0.1)
+    assert watch.read().carriers == {"sk-w0": False, "sk-w1": False}
+    assert site.ns(hostinfo.carriers, site.netlink) == {}
+
+
+def test_a_closed_listener_is_told_and_a_closed_connection_is_not(site: Site) -> None:
+    one, two = site.ns(listen, "127.0.0.1", 9300), site.ns(listen, "::", 9301)
+    watch = site.ns(sockdiag.ListenWatch, 0.05)
+    try:
+        mine = site.ns(socket.create_connection, ("127.0.0.1", 9300))
+        one.accept()[0].close()
+        mine.close()
+        assert site.ns(watch.read) == frozenset()
+        one.close()
+        two.close()
+        started = time.monotonic()
+        assert wait(watch)
+        assert site.ns(watch.read) == {Target("127.0.0.1", 9300), Target("::", 9301)}
+        assert time.monotonic() - started < 0.3
+        assert site.ns(watch.read) == frozenset()
+    finally:
+        watch.close()
+
+
+def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
+    site.ns.ip("route", "add", "203.0.113.0/24", "dev", "under0")
+    site.ns.ip("neigh", "add", "203.0.113.5", "lladdr", "02:00:00:00:00:77", "dev", "under0")
+    try:
+        waiting = [site.ns(client, "203.0.113.5") for _ in range(3)]
+        for one, port in zip(waiting, (61000, 61000, 61001), strict=True):
+            one.setblocking(False)
+            assert one.connect_ex(("203.0.113.5", port)) == errno.EINPROGRESS
+        with site.ns(listen, "127.0.0.1", 9300) as server:
+            established = site.ns(socket.create_connection, ("127.0.0.1", 9300))
+            accepted, _ = server.accept()
+            targets = [Target("203.0.113.5", 61000), Target("127.0.0.1", 9300)]
+            assert site.ns(sockdiag.abort_connecting, targets) == 2
+            assert [one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for one in waiting] == [
+                errno.ECONNABORTED,
+                errno.ECONNABORTED,
+                0,
+            ]
+            established.sendall(b"still")
+            assert accepted.recv(5) == b"still"
+            accepted.close()
+            established.close()
+        assert site.ns(sockdiag.abort_connecting, targets) == 0
+        assert site.ns(sockdiag.abort_connecting, []) == 0
+        for one in waiting:
+            one.close()
+    finally:
+        site.ns.ip("route", "del", "203.0.113.0/24")
+
+
+def test_the_values_fit_the_maps(site: Site) -> None:
+    sizes = {
+        "link_config_v1": (4, len(site.config.pack())),
+        "link_table_v1": (4, linkfilter._ENTRY.size),
+        "link_drops_v1": (4, 8),
+        "endpoints_v1": (4, 152),
+        "endpoint_sources_v1": (20, 2),
+    }
+    for name, (key, value) in sizes.items():
+        with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/{name}")) as fd:
+            info = bpfsys.map_info(fd)
+        assert (info.key_size, info.value_size) == (key, value), name
+    with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/link_config_v1")) as fd:
+        raw = bpfsys.map_lookup(fd, bytes(4), len(site.config.pack()))
+    assert raw is not None
+    assert struct.unpack("=2H", raw[-4:]) == ENDPOINT_PORTS
+    assert site.filter.configured(site.config)

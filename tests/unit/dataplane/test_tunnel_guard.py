@@ -1,0 +1,131 @@
+"""The tunnel guard against an nft in memory: what it writes, and what it makes of what it reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from skedge.core.errors import DataplaneError
+from skedge.core.model import LinkId, Transport
+from skedge.core.state import LinkDevice
+from skedge.dataplane.tunnel_guard import READ_EVERY_S, TunnelGuard, TunnelPeer, run_nft
+
+PEER = TunnelPeer(vni=77, remote="10.0.0.2", port=4790)
+
+
+class FakeNft:
+    """Executes our scripts as nft would, without a kernel."""
+
+    def __init__(self) -> None:
+        self.table = False
+        self.rules: dict[int, dict[str, Any]] = {}
+        self.handle = 10
+        self.packets = 0
+        self.calls = 0
+
+    def __call__(self, script: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        self.calls += 1
+        for command in (script or {}).get("nftables", []):
+            self._run(command)
+        if not self.table:
+            return {}
+        counter = {"counter": {"name": "wrong-tunnel-peer", "packets": self.packets}}
+        rules = [{"rule": {**rule, "handle": handle}} for handle, rule in self.rules.items()]
+        return {"nftables": [counter, *copy.deepcopy(rules)]}
+
+    def _run(self, command: Mapping[str, Any]) -> None:
+        if "table" in command.get("add", {}):
+            self.table = True
+        elif "rule" in command.get("add", {}):
+            self.handle += 1
+            self.rules[self.handle] = command["add"]["rule"]
+        elif "table" in command.get("delete", {}):
+            self.table, self.rules = False, {}
+        elif "rule" in command.get("delete", {}):
+            del self.rules[command["delete"]["rule"]["handle"]]
+
+
+def guard() -> tuple[TunnelGuard, FakeNft, list[float]]:
+    nft, now = FakeNft(), [0.0]
+    return TunnelGuard(nft, lambda: now[0]), nft, now
+
+
+def test_put_read_delete() -> None:
+    made, nft, _ = guard()
+    assert made.read() == {}
+    made.put("sk-a", PEER)
+    made.put("sk-b", TunnelPeer(5, "fd00::2", 4790))
+    assert made.read() == {"sk-a": PEER, "sk-b": TunnelPeer(5, "fd00::2", 4790)}
+    made.put("sk-a", TunnelPeer(77, "10.0.0.3", 4790))
+    assert made.read()["sk-a"].remote == "10.0.0.3"
+    assert len(nft.rules) == 2
+    made.delete("sk-a")
+    made.delete("sk-a")
+    assert set(made.read()) == {"sk-b"}
+
+
+def test_the_same_peer_is_not_written_again() -> None:
+    made, nft, _ = guard()
+    made.put("sk-a", PEER)
+    handles = set(nft.rules)
+    made.put("sk-a", PEER)
+    assert set(nft.rules) == handles
+
+
+def test_only_the_links_own_identifier_is_judged() -> None:
+    made, nft, _ = guard()
+    made.put("sk-a", PEER)
+    (rule,) = nft.rules.values()
+    rights = [part["match"]["right"] for part in rule["expr"] if "match" in part]
+    assert rights == [4790, 77, "10.0.0.2"]
+    assert rule["expr"][2]["match"]["op"] == "!="
+    assert rule["expr"][-1] == {"drop": None}
+
+
+def test_reading_is_spared_for_a_while_and_then_sees_damage() -> None:
+    made, nft, now = guard()
+    made.put("sk-a", PEER)
+    made.read()
+    calls = nft.calls
+    nft.rules.clear()
+    assert made.read() == {"sk-a": PEER}
+    assert nft.calls == calls
+    now[0] += READ_EVERY_S + 1
+    assert made.read() == {}
+
+
+def test_a_rule_that_somebody_changed_is_not_taken_for_ours() -> None:
+    made, nft, _ = guard()
+    made.put("sk-a", PEER)
+    (rule,) = nft.rules.values()
+    del rule["expr"][1]
+    made.put("sk-b", TunnelPeer(5, "10.0.0.9", 4790))
+    assert set(made.read()) == {"sk-b"}
+
+
+def test_dropped_and_purge() -> None:
+    made, nft, _ = guard()
+    assert made.dropped() == 0
+    made.purge()
+    made.put("sk-a", PEER)
+    nft.packets = 3
+    assert made.dropped() == 3
+    assert made.tables() == ["inet skedge"]
+    made.purge()
+    assert made.tables() == []
+    assert made.read() == {}
+
+
+def test_which_devices_are_guarded() -> None:
+    device = LinkDevice(LinkId("a", "b"), Transport.VXLAN, "fe80::1", "fe80::2", vni=77, remote="10.0.0.2", port=4790)
+    assert TunnelPeer.of(device) == PEER
+    assert TunnelPeer.of(LinkDevice(LinkId("a", "b"), Transport.DIRECT, "fe80::1", "fe80::2", underlay="eth0")) is None
+
+
+def test_a_missing_nft_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skedge.dataplane.tunnel_guard.shutil.which", lambda *_, **__: None)
+    with pytest.raises(DataplaneError, match="install the package nftables"):
+        run_nft(None)
