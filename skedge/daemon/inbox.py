@@ -38,15 +38,18 @@ class Inbox:
 
         A step that raises is logged and never stops the others.
         """
-        try:
-            step = await asyncio.wait_for(self._queue.get(), max(0.0, timeout))
-        except TimeoutError:
-            return
-        for _ in range(BATCH):
+        steps: list[Callable[[], object]] = []
+        if self._queue.empty():
+            try:
+                steps.append(await asyncio.wait_for(self._queue.get(), max(0.0, timeout)))
+            except TimeoutError:
+                return
+        else:
+            await asyncio.sleep(0)  # a full queue leaves the loop's other tasks their turn
+        while len(steps) < BATCH and not self._queue.empty():
+            steps.append(self._queue.get_nowait())
+        for step in steps:
             try:
                 step()
             except Exception:
                 log.exception("a step of the inbox failed")
-            if self._queue.empty():
-                return
-            step = self._queue.get_nowait()

@@ -1,0 +1,419 @@
+"""A whole controller without root: kernel and wires in memory, the real identity, flooding, config and state."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skedge import config as configuration
+from skedge.control.bodies import BodyCodec
+from skedge.control.identity import Identity
+from skedge.control.identity import load as load_identity
+from skedge.control.liveness import LinkStats
+from skedge.control.loads import LoadPeer
+from skedge.core import own
+from skedge.core.errors import DataplaneError
+from skedge.core.flood import Flooder, Output
+from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadId
+from skedge.core.reasons import Reason
+from skedge.core.state import Counts, Receipt, ServiceKey, ServiceTable, Target
+from skedge.daemon import controller as module
+from skedge.daemon.controller import Controller
+from skedge.daemon.kernel import Kernel
+from skedge.daemon.state import Slot
+from tests.fakes.memory_driver import MemoryDriver, memory_drivers
+from tests.unit.control.authority import Authority
+
+NETWORK = "lab"
+WEB = ServiceKey("web")
+LINK_AB = LinkId("a", "b")
+
+
+class FakeEngine:
+    """An engine over memory drivers; what it counted is set by the test."""
+
+    name = "memory"
+
+    def __init__(self, services: MemoryDriver, listeners: MemoryDriver, endpoints: MemoryDriver) -> None:
+        self.services, self.listeners, self.endpoints = services, listeners, endpoints
+        self.counted: dict[Slot, Counts] = {}
+        self.out: frozenset[Slot] = frozenset()
+        self.receipts: list[Receipt] = []
+        self.dropped: dict[Reason, int] = {}
+        self.drift = 0
+        self.others: list[Mapping[Slot, int]] = []
+        self.resumed: list[WorkloadId] = []
+        self.unreadable = False
+
+    def counts(self) -> Mapping[Slot, Counts]:
+        if self.unreadable:
+            raise DataplaneError("counters: the kernel does not answer")
+        return dict(self.counted)
+
+    def set_others(self, others: Mapping[Slot, int]) -> None:
+        self.others.append(dict(others))
+        for (key, workload), number in others.items():
+            table = self.services.objects.get(key, ServiceTable())
+            changed = (replace(c, others=number) if c.workload == workload else c for c in table.candidates)
+            if key in self.services.objects:
+                self.services.objects[key] = ServiceTable(tuple(changed))
+
+    def suspended(self) -> frozenset[Slot]:
+        return self.out
+
+    def resume(self, workload: WorkloadId) -> None:
+        self.resumed.append(workload)
+
+    def connections(self) -> Iterable[Receipt]:
+        return iter(self.receipts)
+
+    def drops(self) -> Mapping[Reason, int]:
+        return dict(self.dropped)
+
+    def reconcile_counts(self) -> int:
+        return self.drift
+
+
+class FakeFixture:
+    def __init__(self, name: str = "rules") -> None:
+        self.name, self.sites, self.broken = name, [], False  # type: ignore[var-annotated]
+        self.dropped: dict[Reason, int] = {}
+
+    def ensure(self, config: SiteConfig) -> bool:
+        if self.broken:
+            raise DataplaneError(f"{self.name}: refused")
+        new = config.site not in self.sites
+        self.sites.append(config.site)
+        return new
+
+    def drops(self) -> Mapping[Reason, int]:
+        return self.dropped
+
+
+class FakeHost:
+    def __init__(self) -> None:
+        self.found = frozenset({"127.0.0.1/8", "10.0.0.1/24"})
+        self.aborted: list[frozenset[Target]] = []
+
+    def addresses(self) -> frozenset[str]:
+        return self.found
+
+    def abort_connecting(self, targets: Collection[Target]) -> int:
+        self.aborted.append(frozenset(targets))
+        return len(targets)
+
+
+@dataclass
+class FakeKernel:
+    """The kernel object, and the parts that tests look into."""
+
+    kernel: Kernel
+    engine: FakeEngine
+    fixture: FakeFixture
+    host: FakeHost
+    drivers: Any
+    log: list[tuple[str, str, Any]]
+
+    def did(self, action: str, kind: str = "") -> list[Any]:
+        """Keys of what was done, in order."""
+        return [key for what, of, key in self.log if what == action and kind in ("", of)]
+
+
+def fake_kernel() -> FakeKernel:
+    drivers, log = memory_drivers()
+    engine = FakeEngine(drivers.services, drivers.listeners, drivers.endpoints)  # type: ignore[arg-type]
+    fixture, host = FakeFixture(), FakeHost()
+    return FakeKernel(Kernel(drivers, engine, [fixture], host), engine, fixture, host, drivers, log)
+
+
+# ---- the wires -------------------------------------------------------------------------------------------------
+
+
+class FakeBus:
+    def __init__(self, controller: Controller) -> None:
+        self._at = controller
+        self.neighbours: dict[LinkId, Neighbour] = {}
+        self.resets: list[tuple[LinkId, Reason]] = []
+
+    def wake(self, link: LinkId) -> None:
+        if link in self.neighbours:
+            asyncio.get_running_loop().call_soon(self.neighbours[link].exchange)
+
+    def reset(self, link: LinkId, reason: Reason) -> None:
+        self.resets.append((link, reason))
+
+
+class FakeLoads:
+    def __init__(self) -> None:
+        self.said: dict[str, LoadReport] = {}
+
+    def reports(self) -> Mapping[str, LoadReport]:
+        return self.said
+
+    def age(self, site: str) -> float | None:
+        return 0.25 if site in self.said else None
+
+
+class FakeWires:
+    """What `Wires` is to the controller. Links are measured as ``measure`` says."""
+
+    def __init__(self, controller: Controller, identity: Identity) -> None:
+        self._at = controller
+        self.bus = FakeBus(controller)
+        self.loads = FakeLoads()
+        self.measured: dict[LinkId, LinkStats] = {}
+        self.configs: list[SiteConfig] = []
+        self.probed: list[WorkloadId] = []
+        self.suspensions: Mapping[WorkloadId, Target] = {}
+        self.reports = 0
+        self.peers: dict[str, LoadPeer] = {}
+        self.opened = self.closed = False
+
+    def open(self) -> None:
+        self.opened = True
+
+    def configure(self, config: SiteConfig) -> None:
+        self.configs.append(config)
+
+    def link_stats(self) -> Mapping[LinkId, LinkStats]:
+        return dict(self.measured)
+
+    def stream_causes(self) -> Mapping[str, str]:
+        return {}
+
+    def probe_now(self, workload: WorkloadId) -> None:
+        self.probed.append(workload)
+
+    def suspended(self, targets: Mapping[WorkloadId, Target]) -> None:
+        self.suspensions = targets
+
+    def report(self) -> None:
+        self.reports += 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def measure(self, link: LinkId, up: bool, *, sent: int = 20, reason: Reason = Reason.PROBE_LOST) -> None:
+        """Let the probes say that a link is up or down."""
+        verdict = Reason.NONE if up else reason
+        self.measured[link] = LinkStats(
+            up, verdict, time.monotonic(), 250 if up else 0, 250, 0.0, sent, sent if up else 0
+        )
+        self._at.inbox.post(self._at.link_changed, link, up, verdict)
+
+
+class Neighbour:
+    """The far end of a link: a real flooder of another site, joined without delay."""
+
+    def __init__(self, at: Controller, identity: Identity, config: SiteConfig, link: LinkId) -> None:
+        self.at, self.config, self.link = at, config, link
+        self.flooder = Flooder(
+            site=config.site,
+            network=config.network,
+            signer=identity,
+            verifier=identity.verifier,
+            codec=BodyCodec(),
+            incarnation=1,
+        )
+        self.flooder.configure(time.monotonic(), {link: link.far_end(config.site)})
+        self.records = 0
+        self.up = False
+
+    def say(self, *, up: bool = True, healthy: bool = True) -> None:
+        """Originate this site's records: its end of the link, and its workloads."""
+        states = {
+            LinkId.between(self.config.site, one.to, one.name): own.Liveness(up, 200) for one in self.config.links
+        }
+        health = {one.name: healthy for one in self.config.connectors}
+        self.flooder.originate(
+            time.monotonic(),
+            links=own.links_record(self.config, states),
+            services=own.services_record(self.config, health, own.endpoint_ports(self.config, {})),
+        )
+        self.exchange()
+
+    def connect(self) -> None:
+        """Bring the stream up at both ends."""
+        self.up = True
+        self.at.wires.bus.neighbours[self.link] = self  # type: ignore[attr-defined]
+        self.flooder.adjacency_up(time.monotonic(), self.link, self.link.far_end(self.config.site))
+        self.at.stream_up(self.link)
+        self.exchange()
+
+    def disconnect(self) -> None:
+        """Lose the stream, as when a controller dies."""
+        self.up = False
+        self.flooder.adjacency_down(time.monotonic(), self.link)
+        self.at.stream_down(self.link, Reason.NO_ANSWER)
+
+    def exchange(self) -> None:
+        """Carry what waits, both ways, until nothing does."""
+        if not self.up:
+            return
+        self._note(self.flooder.tick(time.monotonic()))
+        busy = True
+        while busy:
+            busy = False
+            if (mine := self.flooder.take(time.monotonic(), self.link)) is not None:
+                self.at.message(self.link, mine)
+                busy = True
+            if (theirs := self.at.flooder.take(time.monotonic(), self.link)) is not None:
+                self._note(self.flooder.receive(time.monotonic(), self.link, theirs))
+                busy = True
+
+    def _note(self, output: Output) -> None:
+        assert not output.problems, output.problems
+        assert not output.reset, output.reset
+        self.records += len(output.changed)
+
+
+# ---- configurations --------------------------------------------------------------------------------------------
+
+
+def document(site: str = "a", **changes: object) -> dict[str, Any]:
+    """Content of skedge.yaml: site a with one link to b, one listener, one connector."""
+    far = {"a": "b", "b": "a"}[site]
+    number = {"a": 1, "b": 2}
+    content: dict[str, Any] = {
+        "version": 1,
+        "network": NETWORK,
+        "site": site,
+        "links": [
+            {
+                "to": far,
+                "cost": 10,
+                "transport": "vxlan",
+                "local": f"10.9.0.{number[site]}",
+                "remote": f"10.9.0.{number[far]}",
+            }
+        ],
+        "listeners": [{"service": "web", "port": 8080}],
+        "connectors": [{"service": "web", "host": "127.0.0.1", "port": 9090}],
+        "metrics": {"port": 0},
+    }
+    return content | changes
+
+
+def write(path: Path, content: Mapping[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(dict(content)))
+    return path
+
+
+def site(tmp_path: Path, name: str = "a", **changes: object) -> SiteConfig:
+    """The parsed configuration of a site, written to ``<name>.yaml``; the hold time is not the parser's business."""
+    hold = changes.pop("hold_time_s", 120.0)
+    loaded = configuration.load(str(write(tmp_path / f"{name}.yaml", document(name, **changes))))
+    return replace(loaded, hold_time_s=hold)  # type: ignore[arg-type]
+
+
+class FakeNotifier:
+    watchdog_s: float | None = 0.05
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def ready(self, status: str) -> None:
+        self.said.append("ready")
+
+    def reloading(self) -> None:
+        self.said.append("reloading")
+
+    def alive(self) -> None:
+        self.said.append("alive")
+
+    def stopping(self) -> None:
+        self.said.append("stopping")
+
+
+@dataclass
+class Running:
+    """One controller that runs, and all its doubles."""
+
+    at: Controller
+    wires: FakeWires
+    kernel: FakeKernel
+    notifier: FakeNotifier
+    path: Path
+    neighbours: dict[str, Neighbour] = field(default_factory=dict)
+
+    async def until(self, condition: Callable[[], object], within: float = 5.0) -> float:
+        """Wait for a condition; return the seconds it took."""
+        start = time.monotonic()
+        while not condition():
+            assert time.monotonic() - start < within, f"not within {within} s"
+            await asyncio.sleep(0.005)
+        return time.monotonic() - start
+
+    def healthy(self, connector: str = "web", good: bool = True) -> None:
+        """Let the health check of an own workload say something."""
+        workload = WorkloadId(self.at.state.config.site, connector)
+        self.at.inbox.post(self.at.health_changed, workload, good, "" if good else "refused", "127.0.0.1")
+
+    def candidates(self) -> dict[str, Reason]:
+        """What the kernel may choose among, and why not."""
+        table = self.kernel.drivers.services.objects.get(WEB, ServiceTable())
+        return {str(one.workload): one.out for one in table.candidates}
+
+    async def reach_sync(self) -> Neighbour:
+        """Bring the network of a and b up as it normally comes."""
+        neighbour = self.neighbours["b"]
+        self.healthy()
+        self.wires.measure(LINK_AB, True)
+        neighbour.connect()
+        neighbour.say()
+        await self.until(lambda: self.at.synced and self.at.ready)
+        neighbour.exchange()
+        await self.until(lambda: self.candidates() == {"a/web": Reason.NONE, "b/web": Reason.NONE})
+        return neighbour
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path,
+    authority: Authority,
+    *,
+    first: SiteConfig | None = None,
+    kernel: FakeKernel | None = None,
+) -> AsyncIterator[Running]:
+    """Run site a's controller. The module's `Wires` must be `FakeWires` (fixture ``wireless``)."""
+    assert module.Wires is FakeWires  # type: ignore[comparison-overlap]
+    first = first or site(tmp_path)
+    identity = load_identity(directory(tmp_path, authority, first.site), NETWORK, first.site)
+    (tmp_path / "state").mkdir(exist_ok=True)
+    kernel, notifier = kernel or fake_kernel(), FakeNotifier()
+    path = tmp_path / f"{first.site}.yaml"
+    controller = Controller(
+        str(path),
+        first,
+        identity=identity,
+        kernel=kernel.kernel,
+        state_dir=tmp_path / "state",
+        notifier=notifier,  # type: ignore[arg-type]
+    )
+    found = Running(controller, controller.wires, kernel, notifier, path)  # type: ignore[arg-type]
+    there = load_identity(directory(tmp_path, authority, "b"), NETWORK, "b")
+    found.neighbours["b"] = Neighbour(controller, there, site(tmp_path, "b"), LINK_AB)
+    task = asyncio.create_task(controller.run())
+    try:
+        await asyncio.sleep(0)
+        yield found
+    finally:
+        controller.stop()
+        await task
+
+
+def directory(tmp_path: Path, authority: Authority, name: str) -> Path:
+    where = tmp_path / f"identity-{name}"
+    return where if where.exists() else authority.directory(where, name)
+
+
+def report(site: str, **opens: int) -> LoadReport:
+    """A load report: ``b=3`` means three connections to b/web."""
+    return LoadReport(site, Version(1, 1), {WorkloadId(to, "web"): number for to, number in opens.items()})

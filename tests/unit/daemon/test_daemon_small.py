@@ -1,0 +1,342 @@
+"""The small parts: what is remembered, the queue, problems and their age, links, systemd, the kernel's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from skedge.control.liveness import LinkStats
+from skedge.core.adjacency import AdjacencyView, State
+from skedge.core.desired import Desired
+from skedge.core.model import LinkId
+from skedge.core.reasons import Reason
+from skedge.daemon import inbox as inbox_module
+from skedge.daemon import links, notify, persist
+from skedge.daemon.inbox import Inbox
+from skedge.daemon.kernel import Applied
+from skedge.daemon.problems import Finding, Problems
+from skedge.daemon.worker import Worker
+from tests.fakes.networks import site_config
+from tests.unit.daemon.kit import fake_kernel
+
+LINK = LinkId("a", "b")
+OTHER = LinkId("a", "c")
+UP = LinkStats(True, Reason.NONE, 5.0, 300, 310, 0.01, 40, 39)
+DOWN = LinkStats(False, Reason.PROBE_LOST, 5.0, 0, 0, 1.0, 40, 0)
+
+
+# ---- persist ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    kept = persist.Remembered(7, {"web": 61007})
+    persist.save(tmp_path, kept)
+    assert persist.load(tmp_path) == kept
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_no_file_is_no_memory(tmp_path: Path) -> None:
+    assert persist.load(tmp_path) == persist.Remembered(0, {})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"incarnation": "x"}', '{"ports": {"web": "y"}}', "\x00\xff"])
+def test_a_damaged_file_is_no_memory(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_bytes(text.encode("latin-1"))
+    assert persist.load(tmp_path) == persist.Remembered()
+
+
+def test_a_save_that_cannot_be_made_leaves_the_old_content(tmp_path: Path) -> None:
+    persist.save(tmp_path, persist.Remembered(3))
+    with pytest.raises(OSError):
+        persist.save(tmp_path / "missing", persist.Remembered(4))
+    assert persist.load(tmp_path).incarnation == 3
+
+
+# ---- inbox -----------------------------------------------------------------------------------------------------
+
+
+def test_steps_run_in_order_from_any_thread() -> None:
+    ran: list[tuple[int, str]] = []
+
+    async def main() -> None:
+        queue = Inbox(asyncio.get_running_loop())
+        queue.post(ran.append, (1, threading.current_thread().name))
+        await asyncio.to_thread(queue.post, lambda: ran.append((2, threading.current_thread().name)))
+        await asyncio.sleep(0.01)
+        await queue.run_some(1.0)
+
+    asyncio.run(main())
+    assert [number for number, _ in ran] == [1, 2]
+    assert {name for _, name in ran} == {threading.main_thread().name}
+
+
+def test_a_step_that_raises_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        queue = Inbox(asyncio.get_running_loop())
+        queue.post(lambda: 1 / 0)
+        queue.post(ran.append, 2)
+        await queue.run_some(1.0)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
+    assert ran == [2]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_flood_of_steps_is_handled_in_batches() -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        queue = Inbox(asyncio.get_running_loop())
+        for number in range(inbox_module.BATCH + 3):
+            queue.post(ran.append, number)
+        await queue.run_some(1.0)
+        assert len(ran) == inbox_module.BATCH, "consequences are drawn between batches"
+        await queue.run_some(1.0)
+
+    asyncio.run(main())
+    assert len(ran) == inbox_module.BATCH + 3
+
+
+def test_what_is_there_is_handled_even_when_there_is_no_time_to_wait() -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        queue = Inbox(asyncio.get_running_loop())
+        queue.post(ran.append, 1)
+        await queue.run_some(-1.0)
+
+    asyncio.run(main())
+    assert ran == [1]
+
+
+def test_waiting_ends_when_the_time_is_over() -> None:
+    async def main() -> float:
+        queue = Inbox(asyncio.get_running_loop())
+        start = time.monotonic()
+        await queue.run_some(0.05)
+        await queue.run_some(-1.0)
+        return time.monotonic() - start
+
+    assert 0.04 < asyncio.run(main()) < 1.0
+
+
+# ---- problems --------------------------------------------------------------------------------------------------
+
+
+def test_problems_come_worst_first_then_oldest_with_their_age() -> None:
+    memory = Problems()
+    old, new = Finding("warning", "link a--b", "x"), Finding("warning", "link a--c", "y")
+    bad, note = Finding("error", "service web/tcp", "z"), Finding("info", "sync", "w")
+    memory.update(100.0, [note, old])
+    rows = memory.update(110.0, [new, note, old, bad])
+    assert [(row.severity, row.what, row.since_s) for row in rows] == [
+        ("error", "service web/tcp", 0.0),
+        ("warning", "link a--b", 10.0),
+        ("warning", "link a--c", 0.0),
+        ("info", "sync", 10.0),
+    ]
+
+
+def test_a_problem_that_comes_back_is_new() -> None:
+    memory = Problems()
+    one = Finding("error", "x", "y")
+    memory.update(1.0, [one])
+    memory.update(2.0, [])
+    assert memory.update(9.0, [one])[0].since_s == 0.0
+
+
+def test_another_cause_keeps_the_age() -> None:
+    memory = Problems()
+    memory.update(1.0, [Finding("warning", "link a--b", "probe-lost")])
+    row = memory.update(4.0, [Finding("error", "link a--b", "no-carrier")])[0]
+    assert (row.severity, row.cause, row.since_s) == ("error", "no-carrier", 3.0)
+
+
+# ---- links -----------------------------------------------------------------------------------------------------
+
+
+def adjacency(state: State, full_until: float = 0.0) -> AdjacencyView:
+    return AdjacencyView(LINK, "b", state, 1.0, full_until, 0)
+
+
+def test_facts_join_probes_and_adjacency() -> None:
+    found = links.facts({LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.FULL)})
+    assert found[LINK] == links.LinkFacts(True, Reason.NONE, "full", 300, 0.01, 40, 39, 5.0)
+    assert (found[OTHER].up, found[OTHER].reason, found[OTHER].adjacency) == (False, Reason.PROBE_LOST, "down")
+
+
+@pytest.mark.parametrize(
+    ("stats", "state", "full_until", "up"),
+    [
+        (UP, State.FULL, 1000.0, True),
+        (DOWN, State.FULL, 1000.0, False),
+        (UP, State.DOWN, 990.0, True),  # the far controller restarts, its kernel answers
+        (UP, State.EXCHANGE, 990.0, True),
+        (DOWN, State.DOWN, 990.0, False),
+        (UP, State.DOWN, 900.0, False),  # the hold time is over
+    ],
+)
+def test_a_link_is_used_while_its_far_kernel_answers_and_its_controller_was_heard(
+    stats: LinkStats, state: State, full_until: float, up: bool
+) -> None:
+    used = links.used({LINK: stats}, {LINK: adjacency(state, full_until)}, 1000.0, 60.0)
+    assert used[LINK].up is up
+
+
+def test_sync_waits_for_links_that_answer_but_were_not_heard() -> None:
+    configured = {LINK: "b", OTHER: "c"}
+    assert links.waiting(configured, {LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.EXCHANGE)}) == {LINK}
+    assert links.waiting(configured, {LINK: UP}, {LINK: adjacency(State.FULL)}) == frozenset()
+    assert links.waiting(configured, {LINK: UP}, {}) == {LINK}
+
+
+def test_a_link_is_undecided_until_it_answers_or_enough_probes_were_lost() -> None:
+    configured = {LINK: "b", OTHER: "c"}
+    fresh = replace(DOWN, sent=links.VERDICT_PROBES - 1)
+    assert links.undecided(configured, {LINK: fresh}) == {LINK, OTHER}
+    assert links.undecided(configured, {LINK: UP, OTHER: DOWN}) == frozenset()
+
+
+# ---- notify ----------------------------------------------------------------------------------------------------
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+        notifier = notify.Notifier()
+        assert notifier.watchdog_s == 5.0
+        notifier.ready("2 sites")
+        assert systemd.recv(100) == b"READY=1\nSTATUS=2 sites"
+        before = time.monotonic_ns() // 1000
+        notifier.reloading()
+        first, _, stamp = systemd.recv(100).decode().partition("\nMONOTONIC_USEC=")
+        assert first == "RELOADING=1"
+        assert before <= int(stamp) <= time.monotonic_ns() // 1000
+        notifier.alive()
+        assert systemd.recv(100) == b"WATCHDOG=1"
+        notifier.stopping()
+        assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    notifier = notify.Notifier()
+    assert notifier.watchdog_s is None
+    notifier.ready("x")
+
+
+# ---- worker ----------------------------------------------------------------------------------------------------
+
+
+class SlowKernel:
+    """Applies what it is told, as slowly as a lock allows."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.free.set()
+        self.seen: list[tuple[str, bool]] = []
+        self.threads: set[str] = set()
+        self.result = Applied()
+
+    def apply(self, config: object, desired: Desired, *, allow_delete: bool) -> Applied:
+        self.free.wait(5)
+        self.threads.add(threading.current_thread().name)
+        self.seen.append((next(iter(desired.addresses), ""), allow_delete))
+        return self.result
+
+
+async def _working(kernel: SlowKernel, applied: list[Applied]) -> tuple[Worker, asyncio.Task[None]]:
+    worker = Worker(kernel, lambda one, _took: applied.append(one))  # type: ignore[arg-type]
+    return worker, asyncio.create_task(worker.run())
+
+
+def test_wishes_that_pile_up_become_the_newest_one() -> None:
+    kernel, applied = SlowKernel(), list[Applied]()
+    config = site_config("a")
+
+    async def main() -> None:
+        worker, task = await _working(kernel, applied)
+        kernel.free.clear()
+        worker.want(config, Desired(addresses={"1": "lo"}), allow_delete=False)
+        await asyncio.sleep(0.02)
+        for number in range(2, 9):
+            worker.want(config, Desired(addresses={str(number): "lo"}), allow_delete=True)
+        assert worker.busy_since is not None
+        kernel.free.set()
+        while len(applied) < 2:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        assert worker.busy_since is None
+        task.cancel()
+        worker.close()
+
+    asyncio.run(main())
+    assert kernel.seen == [("1", False), ("8", True)]
+    assert len(kernel.threads) == 1
+
+
+def test_a_failure_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skedge.daemon.worker.RETRY_S", 0.03)
+    kernel, applied = SlowKernel(), list[Applied]()
+    kernel.result = Applied(failed={"route 1": "refused"})
+
+    async def main() -> None:
+        worker, task = await _working(kernel, applied)
+        worker.want(site_config("a"), Desired(), allow_delete=True)
+        while len(applied) < 3:
+            await asyncio.sleep(0.005)
+        kernel.result = Applied()
+        while applied[-1].failed:
+            await asyncio.sleep(0.005)
+        count = len(applied)
+        await asyncio.sleep(0.1)
+        assert len(applied) == count, "no failure, no hurry"
+        task.cancel()
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_the_kernel_is_compared_again_without_a_new_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skedge.daemon.worker.FULL_S", 0.03)
+    kernel, applied = SlowKernel(), list[Applied]()
+
+    async def main() -> None:
+        worker, task = await _working(kernel, applied)
+        worker.again()
+        await asyncio.sleep(0.1)
+        assert applied == [], "nothing is wanted yet"
+        worker.want(site_config("a"), Desired(), allow_delete=True)
+        while len(applied) < 3:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_a_call_returns_what_the_kernel_says() -> None:
+    async def main() -> tuple[int, bool]:
+        fake = fake_kernel()
+        fake.engine.drift = 3
+        worker = Worker(fake.kernel, lambda _applied, _took: None)
+        try:
+            return await worker.call(fake.kernel.engine.reconcile_counts), bool(await worker.call(fake.kernel.drops))
+        finally:
+            worker.close()
+
+    assert asyncio.run(main()) == (3, False)
