@@ -180,10 +180,25 @@ class Receipt:
 class Engine(TypingProtocol):
     """A balancing engine: three drivers and the counters behind them."""
 
-    name: str
-    services: Driver[ServiceKey, ServiceTable]
-    listeners: Driver[ListenerKey, ServiceKey]
-    endpoints: Driver[EndpointKey, Endpoint]
+    @property
+    def name(self) -> str:
+        """``ebpf`` or ``ipvs``."""
+        ...
+
+    @property
+    def services(self) -> Driver[ServiceKey, ServiceTable]:
+        """The candidates of each service."""
+        ...
+
+    @property
+    def listeners(self) -> Driver[ListenerKey, ServiceKey]:
+        """Which service each listener address stands for."""
+        ...
+
+    @property
+    def endpoints(self) -> Driver[EndpointKey, Endpoint]:
+        """What this site publishes to the others."""
+        ...
 
     def counts(self) -> Mapping[tuple[ServiceKey, WorkloadId], Counts]:
         """Return this site's counters of every workload it has a slot for."""

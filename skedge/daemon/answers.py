@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from skedge.core.errors import ApiError, SkedgeError
 from skedge.core.model import Protocol
@@ -52,7 +53,7 @@ class Answers:
             desired=at.desired,
             applied=at.applied,
             link_rows=self.link_rows(),
-            refusals=at.refusals,
+            refusals=at.refusals.recent(),
             synced=at.synced,
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
@@ -109,7 +110,8 @@ class Answers:
                 found_rows = rows.connections(receipts, limit, _since_boot())
                 return Rows(connections=tuple(found_rows[:limit]), truncated=len(found_rows) > limit)
             case "drops":
-                return Rows(drops=tuple(rows.drops(await at.worker.call(at.worker.kernel.drops))))
+                counted = Counter(await at.worker.call(at.worker.kernel.drops)) + at.refusals.counts
+                return Rows(drops=tuple(rows.drops(counted)))
         raise ApiError(f"show {request.what!r} is not known to this controller ({SOFTWARE})")
 
     async def _connection(self, request: Request) -> Rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
 from math import inf
@@ -26,6 +25,7 @@ from skedge.daemon.counting import Counting, Tally
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied, Kernel
 from skedge.daemon.notify import Notifier
+from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import Heard, State
 from skedge.daemon.wires import Wires
 from skedge.daemon.worker import Worker
@@ -78,7 +78,7 @@ class Controller:
         self.desired = Desired()
         self.synced = self.ready = False
         self.config_error = ""
-        self.refusals: deque[tuple[float, Reason, str]] = deque(maxlen=50)
+        self.refusals = Refusals()
         self._spf = Backoff()
         self._say_links = self._say_services = self._wish = self._others = True
         self._say_rtt_at, self._load_from = now + RTT_SAY_S, inf
@@ -313,8 +313,7 @@ class Controller:
         for link, reason in output.reset:
             self.wires.bus.reset(link, reason)
         for reason, text in output.problems:
-            log.warning("reason=%s %s", reason.word, text)
-            self.refusals.append((now, reason, text))
+            self.refusals.add(now, reason, text)
         if output.changed:
             self._spf.event(now)
         if self.flooder.incarnation != self._remembered:

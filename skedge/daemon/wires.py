@@ -17,7 +17,7 @@ from skedge.core import names
 from skedge.core.desired import link_id
 from skedge.core.errors import DataplaneError
 from skedge.core.messages import Key, Kind
-from skedge.core.model import Connector, Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
+from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.state import Target
 from skedge.dataplane.hostinfo import HostWatch
 from skedge.dataplane.sockdiag import ListenWatch
@@ -128,7 +128,6 @@ class Wires:
         own = {
             WorkloadId(config.site, connector.name): HealthTarget(connector.host, connector.port, connector.health)
             for connector in config.connectors
-            if _checked(connector)
         }
         self._health.set_targets({**self._suspended, **own})
 
@@ -171,10 +170,6 @@ class Wires:
     def _rtt(self, link: LinkId) -> float:
         stats = self._prober.snapshot().get(link)
         return stats.rtt_us / 1e6 if stats else 0.0
-
-
-def _checked(connector: Connector) -> bool:
-    return connector.health.type is not HealthType.NONE
 
 
 def _ends(config: SiteConfig, link: Link) -> tuple[str, str, str]:
