@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 
@@ -14,6 +15,7 @@ from skedge.daemon.controller import SOFTWARE, Controller
 from skedge.daemon.problems import Problems
 
 LIMIT_MAX = 10_000
+LOOK_S = 2.0
 
 
 class Answers:
@@ -22,6 +24,12 @@ class Answers:
     def __init__(self, controller: Controller) -> None:
         self._at = controller
         self._problems = Problems()
+
+    async def watch(self) -> None:
+        """Look at the problems every few seconds, asked or not: so that each knows since when it is there."""
+        while True:
+            self.status()
+            await asyncio.sleep(LOOK_S)
 
     async def answer(self, request: Request) -> Answer:
         """Return the document asked for, or a sentence in ``error``."""

@@ -65,8 +65,10 @@ async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, pi
         metrics.serve(controller, answers, first.metrics)
     except OSError as error:
         log.error("metrics: cannot listen on %s:%d: %s", first.metrics.address, first.metrics.port, error.strerror)
+    looking = asyncio.create_task(answers.watch())
     try:
         await controller.run()
     finally:
+        looking.cancel()
         notifier.stopping()
         await api.close()
