@@ -1,0 +1,471 @@
+"""The controller's life with real flooding and a kernel in memory: when it may speak, when it may delete."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from skedge.core import own
+from skedge.core.errors import SkedgeError
+from skedge.core.model import LinkId, WorkloadId
+from skedge.core.reasons import Reason
+from skedge.core.state import Candidate, Counts, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.daemon import persist
+from tests.unit.control.authority import Authority
+from tests.unit.daemon.kit import LINK_AB, WEB, FakeKernel, document, fake_kernel, report, running, site, write
+
+pytestmark = pytest.mark.usefixtures("wireless")
+
+A, B = WorkloadId("a", "web"), WorkloadId("b", "web")
+LOST = ServiceKey("from-the-life-before")
+
+
+def found_kernel() -> FakeKernel:
+    """What a life before left in the kernel: a route, a service, a listener, a workload of another site."""
+    fake = fake_kernel()
+    target = Target("100.64.9.9", 61009)
+    fake.drivers.routes.objects["100.64.9.9/32"] = "route"
+    fake.drivers.services.objects |= {
+        LOST: ServiceTable(),
+        WEB: ServiceTable((Candidate(B, 10, 1, others=4, target4=target),)),
+    }
+    fake.drivers.listeners.objects[ListenerKey("10.0.0.9", 99)] = LOST
+    return fake
+
+
+def says(at: object) -> dict[str, int]:
+    """Incarnations under which this site's own records are known in its database."""
+    return {
+        str(key.kind): entry.record.version.incarnation
+        for key, entry in at.flooder.database.items()  # type: ignore[attr-defined]
+        if key.site == "a"
+    }
+
+
+def own_records(at: object) -> int:
+    return len([record for record in at.flooder.network_map().links if record == "a"])  # type: ignore[attr-defined]
+
+
+def test_the_normal_way_up(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            assert set(run.at.state.rib.paths) == {"a", "b"}
+            assert run.at.state.rib.path_cost("b") == 10
+            routes = run.kernel.drivers.routes.objects
+            assert len(routes) == 2
+            assert "ready" in run.notifier.said
+            assert run.wires.opened
+            assert ListenerKey("10.0.0.1", 8080) in run.kernel.drivers.listeners.objects
+        assert run.wires.closed
+        assert run.kernel.did("delete") == [], "stopping changes nothing"
+
+    asyncio.run(main())
+
+
+def test_before_sync_nothing_is_deleted_and_nothing_is_said(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        kernel = found_kernel()
+        async with running(tmp_path, authority, kernel=kernel) as run:
+            run.healthy()
+            run.wires.measure(LINK_AB, True)  # b's kernel answers, its controller was not heard
+            await run.until(lambda: run.at.ready)
+            await asyncio.sleep(0.5)
+            assert not run.at.synced
+            assert run.at.ready, "own workloads are balanced all the same"
+            assert kernel.did("delete") == []
+            assert "100.64.9.9/32" in kernel.drivers.routes.objects
+            assert run.candidates() == {"a/web": Reason.NONE, "b/web": Reason.NONE}, "unknown is not gone"
+            assert own_records(run.at) == 0, "the neighbours keep what the life before said"
+            assert kernel.engine.others == [], "and the kernel the load it was told"
+
+            neighbour = run.neighbours["b"]
+            neighbour.connect()
+            neighbour.say()
+            await run.until(lambda: run.at.synced)
+            neighbour.exchange()
+            await run.until(lambda: set(kernel.did("delete")) >= {"100.64.9.9/32", LOST, ListenerKey("10.0.0.9", 99)})
+            assert own_records(run.at) == 1
+
+    asyncio.run(main())
+
+
+def test_a_neighbour_that_never_speaks_is_waited_for_no_longer_than_the_hold_time(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async def main() -> None:
+        kernel = found_kernel()
+        async with running(tmp_path, authority, first=site(tmp_path, hold_time_s=1.0), kernel=kernel) as run:
+            run.healthy()
+            run.wires.measure(LINK_AB, True)
+            took = await run.until(lambda: run.at.synced)
+            assert took > 0.8
+            await run.until(lambda: "100.64.9.9/32" in kernel.did("delete"))
+            assert run.candidates() == {"a/web": Reason.NONE}
+
+    asyncio.run(main())
+
+
+def test_a_link_that_is_down_is_not_waited_for(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            run.healthy()
+            run.wires.measure(LINK_AB, False)
+            assert await run.until(lambda: run.at.synced) < 2.0
+            assert [link.up for link in run.at.state.links_record("x").links] == [False]
+
+    asyncio.run(main())
+
+
+def test_a_link_without_a_verdict_is_waited_for_a_moment(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            run.healthy()
+            took = await run.until(lambda: run.at.synced)
+            assert 0.25 < took < 2.0
+
+    asyncio.run(main())
+
+
+def test_until_health_is_known_balancing_is_left_as_it_was_found(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        kernel = found_kernel()
+        async with running(tmp_path, authority, kernel=kernel) as run:
+            run.wires.measure(LINK_AB, False)
+            await run.until(lambda: "ready" in run.notifier.said)
+            assert kernel.drivers.addresses.objects, "all else is applied"
+            assert [key for kind, of, key in kernel.log if of in ("service", "listener")] == []
+            assert not run.at.ready
+            assert not run.at.synced
+            run.healthy()
+            await run.until(lambda: run.at.ready and run.candidates().get("a/web") is Reason.NONE)
+
+    asyncio.run(main())
+
+
+def test_a_verdict_that_does_not_come_delays_only_so_long(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            run.wires.measure(LINK_AB, False)
+            took = await run.until(lambda: run.at.synced and run.at.ready)
+            assert took > 0.4
+            await run.until(lambda: run.candidates() == {"a/web": Reason.UNHEALTHY})
+
+    asyncio.run(main())
+
+
+def test_every_life_has_a_higher_incarnation(tmp_path: Path, authority: Authority) -> None:
+    async def life() -> int:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            return run.at.flooder.incarnation
+
+    assert [asyncio.run(life()) for _ in range(3)] == [1, 2, 3]
+    assert persist.load(tmp_path / "state").incarnation == 3
+
+
+def test_a_life_that_lost_its_memory_passes_what_its_neighbour_remembers(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as first:
+            neighbour = await first.reach_sync()
+            while first.at.flooder.incarnation < 3:  # as if there had been lives before
+                first.at.flooder._originator._passing = None
+                first.at.flooder._originator.incarnation += 1
+            first.at._configured()
+            first.at.state.config = replace(first.at.state.config, drain=True)
+            await first.until(lambda: neighbour.flooder.network_map().links["a"].drain)
+            memory = neighbour.flooder
+        (tmp_path / "state" / "state.json").unlink()
+        async with running(tmp_path, authority) as second:
+            assert second.at.flooder.incarnation == 1
+            neighbour = second.neighbours["b"]
+            neighbour.flooder = memory
+            memory.adjacency_down(0.0, LINK_AB)
+            second.healthy()
+            second.wires.measure(LINK_AB, True)
+            neighbour.connect()
+            await second.until(lambda: second.at.flooder.incarnation == 4)
+            await second.until(lambda: persist.load(tmp_path / "state").incarnation == 4)
+
+    asyncio.run(main())
+
+
+def test_a_bad_configuration_keeps_the_last_good_one(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            before, configured = run.at.state.config, len(run.wires.configs)
+            run.kernel.log.clear()
+            bad = document()
+            bad["links"][0]["cost"] = 70000
+            write(run.path, bad)
+            run.at.reload()
+            assert "links[0].cost" in run.at.config_error
+            assert run.at.state.config == before
+            assert len(run.wires.configs) == configured
+            await asyncio.sleep(0.1)
+            assert run.kernel.log == []
+            assert run.notifier.said[-1] == "ready" or "reloading" in run.notifier.said
+
+            write(run.path, document(links=[{**document()["links"][0], "cost": 12}]))
+            run.at.reload()
+            assert run.at.config_error == ""
+            assert run.at.state.config.links[0].cost == 12
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"site": "b"}, {"network": "other"}, {"control_port": 7409}, {"overlay_address": "100.64.1.1"}]
+)
+def test_what_only_a_restart_can_change_is_refused(
+    tmp_path: Path, authority: Authority, changes: dict[str, object]
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            changed = document(str(changes.get("site", "a")), **{k: v for k, v in changes.items() if k != "site"})
+            write(run.path, changed)
+            before = run.at.state.config
+            run.at.reload()
+            assert "restart" in run.at.config_error
+            assert run.at.state.config == before
+
+    asyncio.run(main())
+
+
+def test_an_identity_that_cannot_be_read_keeps_configuration_and_identity(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            (tmp_path / "identity-a" / "site.crt").write_text("nothing")
+            write(run.path, document(drain=True))
+            run.at.reload()
+            assert "site.crt" in run.at.config_error
+            assert not run.at.state.config.drain
+            assert run.at.identity.days_left > 300
+
+    asyncio.run(main())
+
+
+def test_a_changed_cost_is_applied_and_said(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            neighbour = await run.reach_sync()
+            write(run.path, document(links=[{**document()["links"][0], "cost": 40}]))
+            run.at.reload()
+            await run.until(lambda: run.at.state.rib.path_cost("b") == 40)
+            await run.until(lambda: run.kernel.drivers.services.objects[WEB].candidates[1].path_cost == 40)
+            neighbour.exchange()
+            assert neighbour.flooder.network_map().links["a"].links[0].cost == 40
+            assert run.kernel.did("delete") == []
+
+    asyncio.run(main())
+
+
+def test_a_lost_stream_leaves_the_link_in_use_for_the_hold_time(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority, first=site(tmp_path, hold_time_s=1.0)) as run:
+            neighbour = await run.reach_sync()
+            run.kernel.log.clear()
+            neighbour.disconnect()  # its controller restarts; its kernel answers the probes
+            await asyncio.sleep(0.4)
+            assert set(run.at.state.rib.paths) == {"a", "b"}
+            assert run.kernel.log == []
+            took = await run.until(lambda: set(run.at.state.rib.paths) == {"a"}, 10.0)
+            assert took > 0.3
+            await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
+
+    asyncio.run(main())
+
+
+def test_a_link_whose_probes_are_lost_is_out_at_once(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            neighbour = await run.reach_sync()
+            neighbour.disconnect()
+            run.wires.measure(LINK_AB, False)
+            took = await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
+            assert took < 1.0
+            assert run.kernel.drivers.routes.objects == {}
+            run.wires.measure(LINK_AB, True)
+            neighbour.connect()
+            await run.until(lambda: run.candidates()["b/web"] is Reason.NONE)
+
+    asyncio.run(main())
+
+
+def test_load_of_others_reaches_the_kernel_and_ends_with_their_reachability(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            neighbour = await run.reach_sync()
+            run.wires.loads.said["b"] = report("b", a=3, b=8)
+            run.at.inbox.post(run.at.load_reported)
+            await run.until(
+                lambda: run.kernel.engine.others and run.kernel.engine.others[-1] == {(WEB, A): 3, (WEB, B): 8}
+            )
+            run.kernel.log.clear()
+            await asyncio.sleep(0.05)
+            assert run.kernel.did("put", "service") == [], "the fast path touches no table"
+            neighbour.disconnect()
+            run.wires.measure(LINK_AB, False)
+            await run.until(lambda: run.kernel.engine.others[-1] == {(WEB, A): 0, (WEB, B): 0})
+
+    asyncio.run(main())
+
+
+def test_after_a_restart_the_kernels_load_of_others_holds_until_they_reported(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skedge.daemon.controller.LOAD_WAIT_S", 0.6)
+
+    async def main() -> None:
+        kernel = found_kernel()
+        async with running(tmp_path, authority, kernel=kernel) as run:
+            await run.reach_sync()
+            others = {str(one.workload): one.others for one in kernel.drivers.services.objects[WEB].candidates}
+            assert others["b/web"] == 4
+            assert kernel.engine.others == []
+            run.wires.loads.said["b"] = report("b", b=6)
+            run.at.inbox.post(run.at.load_reported)
+            await run.until(lambda: kernel.engine.others)
+            assert kernel.engine.others[0] == {(WEB, A): 0, (WEB, B): 6}
+
+    asyncio.run(main())
+
+
+def test_a_workload_that_falls_ill_is_withdrawn_here_and_there(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            neighbour = await run.reach_sync()
+            run.healthy(good=False)
+            await run.until(lambda: run.candidates()["a/web"] is Reason.UNHEALTHY)
+            await run.until(lambda: not neighbour.flooder.network_map().services["a"].workloads[0].healthy)
+            neighbour.say(healthy=False)
+            await run.until(lambda: run.candidates()["b/web"] is Reason.UNHEALTHY)
+            await run.until(lambda: run.kernel.host.aborted)
+            endpoint = Target(neighbour.config.overlay4, own.endpoint_ports(neighbour.config, {})["web"])
+            assert run.kernel.host.aborted == [{endpoint}], "this site's own workload answers by itself"
+
+    asyncio.run(main())
+
+
+def test_a_workload_that_the_kernel_suspended_is_probed_and_resumed(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            run.kernel.engine.out = frozenset({(WEB, B)})
+            await run.until(lambda: B in run.wires.probed)
+            assert set(run.wires.suspensions) == {B}
+            assert run.wires.suspensions[B].port >= 61000
+            run.at.good_probe(B)
+            await run.until(lambda: run.kernel.engine.resumed == [B])
+            run.at.good_probe(A)
+            await asyncio.sleep(0.05)
+            assert run.kernel.engine.resumed == [B], "only what is suspended is resumed"
+
+    asyncio.run(main())
+
+
+def test_counters_are_read_and_reported_and_an_engine_that_fails_is_asked_again(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            run.kernel.engine.unreadable = True
+            await asyncio.sleep(0.5)
+            run.kernel.engine.unreadable = False
+            run.kernel.engine.counted = {(WEB, A): Counts(2, 5, 0)}
+            await run.until(lambda: run.at.state.counts == {(WEB, A): Counts(2, 5, 0)})
+            assert run.at.state.own_open() == {"web": {A: 2}}
+            assert run.wires.reports > 0
+
+    asyncio.run(main())
+    assert caplog.text.count("op=count") == 1, "once a minute at most"
+
+
+def test_drift_is_repaired_and_added_up(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skedge.daemon.counting.DRIFT_S", 0.05)
+
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            run.kernel.engine.drift = 2
+            run.kernel.engine.dropped = {Reason.NO_WORKLOAD: 7}
+            await run.until(lambda: run.at.tally.count_drift_total >= 4)
+            assert run.at.tally.count_drift == 2
+            assert run.at.counting.drops == {Reason.NO_WORKLOAD: 7}
+
+    asyncio.run(main())
+
+
+def test_addresses_of_the_host_are_followed(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            run.kernel.host.found |= {"10.7.7.7/24"}
+            run.at.look_at_host()
+            await run.until(lambda: ListenerKey("10.7.7.7", 8080) in run.kernel.drivers.listeners.objects)
+            run.kernel.host.found -= {"10.7.7.7/24"}
+            run.at.look_at_host()
+            await run.until(lambda: ListenerKey("10.7.7.7", 8080) not in run.kernel.drivers.listeners.objects)
+
+    asyncio.run(main())
+
+
+def test_the_watchdog_is_patted_until_the_kernels_thread_is_stuck(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.until(lambda: run.notifier.said.count("alive") >= 3)
+            run.at.worker.busy_since = -1000.0
+            count = run.notifier.said.count("alive")
+            await asyncio.sleep(0.2)
+            assert run.notifier.said.count("alive") <= count + 1
+
+    asyncio.run(main())
+
+
+def test_what_ends_the_loop_ends_the_daemon(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+
+            def broken() -> float:
+                raise SkedgeError("the loop is broken")
+
+            run.at.flooder.next_deadline = lambda _now: broken()  # type: ignore[method-assign]
+            run.at.inbox.post(lambda: None)
+            await asyncio.sleep(0.2)
+
+    with pytest.raises(SkedgeError, match="the loop is broken"):
+        asyncio.run(main())
+
+
+def test_a_state_directory_that_is_gone_stops_nothing(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            for file in (tmp_path / "state").iterdir():
+                file.unlink()
+            (tmp_path / "state").rmdir()
+            run.at.reload()
+            await asyncio.sleep(0.05)
+            assert run.at.config_error == ""
+
+    asyncio.run(main())
+
+
+def test_a_link_taken_out_of_the_configuration_is_gone_from_the_kernel(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            assert len(run.kernel.drivers.links.objects) == 1
+            write(run.path, document(links=[]))
+            run.at.reload()
+            await run.until(lambda: run.kernel.drivers.links.objects == {})
+            await run.until(lambda: run.candidates() == {"a/web": Reason.NONE, "b/web": Reason.UNREACHABLE})
+            assert LinkId("a", "b") not in run.at.state.links_used
+
+    asyncio.run(main())
