@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from skedge.core.describe import describe
 from skedge.core.desired import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig, WorkloadId
@@ -125,8 +126,8 @@ class Kernel:
                 failed[fixture.name] = str(error)
         reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
         for kind, report in reports.items():
-            changed += [f"{kind} {key}" for key in report.changed]
-            failed.update({f"{kind} {key}": str(error) for key, error in report.failed.items()})
+            changed += [f"{kind} {describe(key)}" for key in report.changed]
+            failed.update({f"{kind} {describe(key)}": str(error) for key, error in report.failed.items()})
             if report.unread is not None:
                 failed[kind] = str(report.unread)
         try:

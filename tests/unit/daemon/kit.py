@@ -344,10 +344,12 @@ class Running:
     neighbours: dict[str, Neighbour] = field(default_factory=dict)
 
     async def until(self, condition: Callable[[], object], within: float = 5.0) -> float:
-        """Wait for a condition; return the seconds it took."""
+        """Wait for a condition while the neighbours live on; return the seconds it took."""
         start = time.monotonic()
         while not condition():
             assert time.monotonic() - start < within, f"not within {within} s"
+            for neighbour in self.neighbours.values():
+                neighbour.exchange()
             await asyncio.sleep(0.005)
         return time.monotonic() - start
 
