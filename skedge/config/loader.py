@@ -179,7 +179,6 @@ def build(spec: SiteSpec) -> SiteConfig:
         drain=spec.drain,
         overload=spec.overload,
         metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
-        log_placements=spec.log_placements,
     )
 
 

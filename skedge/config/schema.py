@@ -134,4 +134,3 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     control_port: Port = 7401
     load_port: Port = 7402
     metrics: MetricsSpec = MetricsSpec()
-    log_placements: bool = False

@@ -170,7 +170,6 @@ class SiteConfig:
     drain: bool = False
     overload: bool = False
     metrics: Metrics = Metrics()
-    log_placements: bool = False
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------

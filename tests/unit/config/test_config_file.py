@@ -70,7 +70,6 @@ def test_full_file() -> None:
         control_port=7501,
         load_port=7502,
         metrics=Metrics("::1", 0),
-        log_placements=True,
     )
 
 
