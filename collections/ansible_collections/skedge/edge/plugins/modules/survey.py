@@ -164,7 +164,7 @@ class Survey:
         """Return everything that is there, by kind."""
         return {
             "files": files(TREES),
-            "units": self._lines("systemctl", "list-unit-files", "--no-legend", "--plain"),
+            "units": [line for line in self._lines("systemctl", "list-unit-files", "--no-legend", "--plain") if "transient" not in line],
             "users": sorted(user.pw_name for user in pwd.getpwall())
             + sorted(group.gr_name for group in grp.getgrall()),
             "devices": self.devices(),
