@@ -52,7 +52,7 @@ def test_counted_before_it_is_established(site: Site) -> None:
         assert site.suspended() == set()  # the clients gave up at once: that says nothing about the workloads
 
 
-class full_backlog:  # noqa: N801
+class full_backlog:
     """A listening socket that answers no SYN, because its queue is full."""
 
     def __init__(self, address: str = "127.0.0.1") -> None:
