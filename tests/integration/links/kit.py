@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -21,6 +21,7 @@ from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.endpoints import EndpointDriver
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
+from skedge.dataplane.loader import source_text
 from skedge.dataplane.netlink import Netlink
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver, wanted
@@ -31,7 +32,6 @@ NETWORK = "linktest"
 CIDR = "100.64.0.0/10"
 CONTROL_PORT, LOAD_PORT = 7401, 7402
 ENDPOINT_PORTS = (61000, 62999)
-BPF_DIR = Path(__file__).resolve().parents[3] / "skedge" / "bpf"
 _CLONE_NEWNET = 0x40000000
 
 LOAD_SCRIPT = """
@@ -51,23 +51,8 @@ def run(*command: str, check: bool = True, **options) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, check=check, **options)
 
 
-def _flat(name: str, seen: set[str]) -> str:
-    """Return a C file with its own headers in their places: bcc rewrites map calls in the main file only."""
-    lines = []
-    for line in (BPF_DIR / name).read_text().splitlines():
-        found = re.match(r'#include "([^"]+)"', line)
-        if found is None:
-            lines.append(line)
-        elif found[1] not in seen:
-            seen.add(found[1])
-            lines.append(_flat(found[1], seen))
-    return "\n".join(lines) + "\n"
-
-
 def load_programs(pin_dir: str) -> None:
-    import json
-
-    programs = {name: _flat(f"{name}.c", set()) for name in ("link_ingress", "link_egress")}
+    programs = {name: source_text(f"{name}.c") for name in ("link_ingress", "link_egress")}
     result = run(
         sys.executable, "-c", LOAD_SCRIPT, input=json.dumps({"pin_dir": pin_dir, "programs": programs}), check=False
     )
