@@ -124,10 +124,15 @@ def take() -> dict[str, str]:
 
 def compare(before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Return one line a difference."""
-    lines = [f"new: {key} {after[key]}".rstrip() for key in sorted(after.keys() - before.keys())]
-    lines += [f"gone: {key} {before[key]}".rstrip() for key in sorted(before.keys() - after.keys())]
+    lines = [f"new: {key} {after[key]}".rstrip() for key in _tops(after.keys() - before.keys())]
+    lines += [f"gone: {key} {before[key]}".rstrip() for key in _tops(before.keys() - after.keys())]
     both = sorted(before.keys() & after.keys())
     return lines + [f"changed: {key}: {before[key]} => {after[key]}" for key in both if before[key] != after[key]]
+
+
+def _tops(keys: set[str]) -> list[str]:
+    """Leave out what lies below a directory that is new or gone itself."""
+    return sorted(k for k in keys if not (k.startswith("file ") and k.rpartition("/")[0] in keys))
 
 
 def main() -> int:

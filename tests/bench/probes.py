@@ -1,0 +1,107 @@
+"""Running the small C program in the lab's hosts: with skedge's programs around it, or outside of their cgroup.
+
+Client and server keep to a processor each. A process "inside" is in the host's cgroup, where the programs are attached;
+one "outside" shares the host's network namespace only, so the same path can be measured without skedge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.host import Host
+from tests.lab.lab import Lab
+from tests.lab.sh import LabError, run
+
+SOURCE = Path(__file__).with_name("wire.c")
+SERVER_CPU, CLIENT_CPU = "0", str(min(1, (os.cpu_count() or 1) - 1))
+
+
+def build(directory: Path) -> Path:
+    """Compile the program, once."""
+    program = directory / "wire"
+    if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
+        directory.mkdir(parents=True, exist_ok=True)
+        run("gcc", "-O2", "-Wall", "-pthread", "-o", program, SOURCE)
+    return program
+
+
+def attached_cgroup(host: Host) -> Path:
+    """Return the root of the host's cgroup2 as it sees it, from outside: where its programs are attached."""
+    leader = host.leader()
+    if not leader:
+        raise LabError(f"{host.name} does not run")
+    for line in Path(f"/proc/{leader}/cgroup").read_text().splitlines():
+        if line.startswith("0::"):  # …/payload/init.scope
+            inner = host.cgroup.parents[2] / line[4:]
+            return inner.parent
+    raise LabError(f"{host.name}: its systemd is in no cgroup2")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs: in a host's namespace, inside or outside of the cgroup with the programs."""
+
+    host: Host
+    inside: bool
+    cgroup: Path
+
+    def argv(self, cpu: str, *argv: str | Path) -> list[str]:
+        """Return a command line that runs there, on one processor."""
+        namespace = f"/run/netns/{self.host.plan.namespace(self.host.name)}"
+        enter = f'echo $$ > {self.cgroup}/cgroup.procs; exec nsenter --net={namespace} taskset -c {cpu} "$@"'
+        return ["sh", "-ec", enter, "sh", *map(str, argv)]
+
+    def measure(self, program: Path, *words: object) -> list[float]:
+        """Run the client there and return the numbers that it prints."""
+        return [float(word) for word in run(*self.argv(CLIENT_CPU, program, *map(str, words))).split()]
+
+
+@contextlib.contextmanager
+def places(host: Host) -> Iterator[tuple[Place, Place]]:
+    """Give the two places on a host, and take their cgroups away afterwards."""
+    made = [attached_cgroup(host) / "bench", host.cgroup / "bench-outside"]
+    try:
+        for group in made:
+            group.mkdir(exist_ok=True)
+        yield Place(host, True, made[0]), Place(host, False, made[1])
+    finally:
+        for group in made:
+            if group.exists():
+                (group / "cgroup.kill").write_text("1")
+                for _ in range(50):
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+                        break
+                    time.sleep(0.1)
+
+
+def serve(place: Place, program: Path, port: int) -> None:
+    """Start the server there; it ends with the place's cgroup."""
+    subprocess.Popen(place.argv(SERVER_CPU, program, "serve", str(port)), stdin=subprocess.DEVNULL)
+
+
+def at_rest(lab: Lab, host: str, seconds: float) -> tuple[float, float]:
+    """Return the controller's share of one processor (percent) and its resident memory (MiB), over some seconds."""
+    pid = lab.ssh(host, "systemctl show -p MainPID --value skedge").stdout.strip()
+    read = f"cat /proc/{pid}/stat /proc/{pid}/status"
+
+    def look() -> tuple[float, float, float]:
+        text = lab.ssh(host, f"cut -d' ' -f1 /proc/uptime; {read}").stdout.splitlines()
+        fields = text[1].rsplit(")", 1)[1].split()
+        memory = next(line for line in text if line.startswith("VmRSS"))
+        return (
+            float(text[0]),
+            (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+            int(memory.split()[1]) / 1024,
+        )
+
+    begin = look()
+    time.sleep(seconds)
+    end = look()
+    return 100 * (end[1] - begin[1]) / (end[0] - begin[0]), end[2]
