@@ -34,7 +34,9 @@ def rows(text: str) -> Iterator[tuple[str, str, str]]:
         elif re.fullmatch(r"\| (variable|key) \| type \| default \| meaning \|", line):
             wanted = True
         elif wanted and line.startswith("| `"):
-            name, kind, default, _ = [part.strip().replace("\\|", "|") for part in re.split(r" (?<!\\)\| ", line.strip("|"))][:4]
+            name, kind, default, _ = [
+                part.strip().replace("\\|", "|") for part in re.split(r" (?<!\\)\| ", line.strip("|"))
+            ][:4]
             yield heading, name.strip(" `"), f"{kind} {default}"
 
 
@@ -47,7 +49,7 @@ def cell(option: dict[str, Any]) -> str:
     if option.get("required"):
         return f"{kind} required"
     if "default" not in option:
-        return f"{kind} –"
+        return f"{kind} none"
     value = option["default"]
     text = json.dumps(value).replace('"', "") if isinstance(value, bool | list | dict) else str(value) or '""'
     return f"{kind} `{text}`"
@@ -87,7 +89,9 @@ def test_the_parser_has_the_same_keys_and_defaults():
     assert set(topology.SITE_KEYS) == fields.keys() - {"version"}
     for key in set(topology.SITE_KEYS) - {"network", "site"}:
         default = msgspec.to_builtins(schema.SiteSpec(network="n", site="s"))[key]
-        assert msgspec.to_builtins(DEFAULTS[f"skedge_{key}"]) == (list(default) if isinstance(default, tuple) else default)
+        assert msgspec.to_builtins(DEFAULTS[f"skedge_{key}"]) == (
+            list(default) if isinstance(default, tuple) else default
+        )
 
 
 STRUCTS = {

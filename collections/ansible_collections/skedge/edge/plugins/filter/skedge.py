@@ -35,7 +35,7 @@ def skedge_overlays(config: dict[str, Any]) -> list[str]:
 
 
 def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
-    """Return every problem that pre-flight found, one sentence each with its host; also of hosts that did not answer."""
+    """Return every problem that pre-flight found, one sentence each; also of hosts that do not answer."""
     problems = []
     for host in hosts:
         result = hostvars[host].get(variable) or {}
@@ -44,8 +44,8 @@ def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) ->
             said = _last_line(result.get("msg"))
             address = hostvars[host].get("ansible_host") or host
             problems.append(
-                f"{host}: the control node cannot log in to {address} ({said}); start the host, or correct ansible_host, "
-                "ansible_user or its key"
+                f"{host}: the control node cannot log in to {address} ({said}); start the host, "
+                "or correct ansible_host, ansible_user or its key"
             )
         elif result.get("failed") or "problems" not in result:
             said = _last_line(result.get("msg") or result.get("module_stderr"))

@@ -81,8 +81,8 @@ def ports(site, sockets, programs):
             who = "%s (pid %d)" % (name, pid) if pid else name
             shown = "[%s]" % bound.address if ":" in bound.address else bound.address
             problems.append(
-                "port %d/%s of %s is held by %s on %s:%d; stop that program, bind it to another port, or give another port"
-                % (port, protocol, what, who, shown, port)
+                "port %d/%s of %s is held by %s on %s:%d; stop that program, bind it to another port, "
+                "or give another port" % (port, protocol, what, who, shown, port)
             )
     return problems
 
@@ -94,7 +94,7 @@ def routes(overlays, table):
     for route in table:
         device = route.get("dev", "")
         ours = device.startswith(OUR_PREFIX) or str(route.get("table", "")) == str(OUR_TABLE)
-        if ours or route.get("dst") in (None, "default") or route.get("table") == "local" and device == "lo":
+        if ours or route.get("dst") in (None, "default") or (route.get("table") == "local" and device == "lo"):
             continue
         try:
             destination = ipaddress.ip_network(route["dst"].split()[-1])
@@ -103,21 +103,22 @@ def routes(overlays, table):
         for overlay in ranges:
             if destination.version == overlay.version and destination.prefixlen and destination.overlaps(overlay):
                 problems.append(
-                    "its route %s%s overlaps the overlay %s; give skedge_overlay_cidr a range that no host has a route into"
+                    "its route %s%s overlaps the overlay %s; "
+                    "give skedge_overlay_cidr a range that no host has a route into"
                     % (destination, " dev %s" % device if device else "", overlay)
                 )
     return problems
 
 
 def addresses(site, own):
-    """Return every link whose own end is not an address of this host, and devices of direct links that are not there."""
+    """Return every link whose own end is not an address of this host, and devices that are not there."""
     problems = []
     for link in site.get("links", []):
         local, device = link.get("local", ""), link.get("device", "")
         if local and local not in own["addresses"]:
             problems.append(
-                "%s, its end of the link to %s, is not an address of this host (it has %s); set skedge_underlay_address, "
-                "or skedge_local_address where the neighbours see another one"
+                "%s, its end of the link to %s, is not an address of this host (it has %s); set "
+                "skedge_underlay_address, or skedge_local_address where the neighbours see another one"
                 % (local, link["to"], _some(own["addresses"]))
             )
         if device and device not in own["devices"]:

@@ -17,7 +17,7 @@ FAMILIES = ("ip", "ip6", "inet")
 
 def nft_problems(ruleset, tunnel_ports):
     """Return a sentence for each nftables base chain that drops what links need."""
-    items = [item for item in ruleset.get("nftables", [])]
+    items = ruleset.get("nftables", [])
     chains = [item["chain"] for item in items if "chain" in item]
     rules = {}
     for item in items:
@@ -107,7 +107,7 @@ def _accepts_devices(rule):
 def _accepts_udp(rule, port):
     if not any("accept" in part for part in rule):
         return False
-    matches = dict((kind, value) for kind, value in _matches(rule))
+    matches = dict(_matches(rule))
     if _unconditional(rule):
         return True
     if "dport" in matches:

@@ -40,8 +40,8 @@ def parse_ports(text):
     ports = set()
     for part in text.replace(" ", "").split(","):
         if part:
-            first, _, last = part.partition("-")
-            ports.update(range(int(first), int(last or first) + 1))
+            first, dash, last = part.partition("-")
+            ports.update(range(int(first), int(last if dash else first) + 1))
     if ports and not 1 <= min(ports) <= max(ports) <= 65535:
         raise ValueError(text)
     return ports

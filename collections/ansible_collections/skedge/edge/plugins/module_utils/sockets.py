@@ -10,6 +10,7 @@ import struct
 
 TCP_LISTEN = "0A"
 UDP_BOUND = "07"
+EVERY = ("0.0.0.0", "::")  # noqa: S104 - what a socket may be bound to
 
 
 class Bound:
@@ -23,7 +24,7 @@ class Bound:
 
     def overlaps(self, address):
         """Return whether a listener on that address ("*" for all) would catch this socket's clients."""
-        return address == "*" or self.address in ("0.0.0.0", "::") or self.address == address
+        return address == "*" or self.address in EVERY or self.address == address
 
 
 def decode_address(text):

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: certificate
 short_description: Sign or revoke the certificate of a site
 description:
-  - Signs the host's request with the network's own authority, a directory on the control node that is made on first use.
+  - Signs the host's request with the network's own authority, a directory on the control node, made on first use.
   - Signs again when less than a third of the validity is left, or when the host has another key; then the old
     certificate is revoked.
   - Runs on the control node only. The private keys of hosts are never seen by it.

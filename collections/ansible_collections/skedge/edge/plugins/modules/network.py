@@ -6,14 +6,14 @@ DOCUMENTATION = r"""
 module: network
 short_description: Set the host's network up for links, with a way back
 description:
-  - Turns forwarding on, spreads flows over equal paths, reserves the ports of endpoints, and tells systemd-networkd (where it
-    runs) to leave foreign routes alone. What was set before is recorded, so that O(state=absent) restores it.
+  - Turns forwarding on, spreads flows over equal paths, reserves the ports of endpoints, and tells systemd-networkd
+    (where it runs) to leave foreign routes alone. What was set before is recorded, so that O(state=absent) restores it.
   - Before it changes anything it arms a timer on the host that takes the step back. The control node cancels it with
     O(state=confirmed) once it has reached the host again.
 options:
   state:
     description:
-      - V(present) makes the changes and arms the timer, V(confirmed) cancels the timer, V(absent) restores what was before.
+      - V(present) makes the changes and arms the timer, V(confirmed) cancels the timer, V(absent) restores what was.
     type: str
     choices: [present, confirmed, absent]
     default: present
@@ -198,8 +198,8 @@ class Network:
             remove_file(SCRIPT)
             seconds = self.params["revert_s"]
             self.module.fail_json(
-                msg="the host has taken its network step back, as it was not confirmed within %d s; look why the control "
-                "node lost the host, or give a larger skedge_network_revert_s" % seconds
+                msg="the host has taken its network step back, as it was not confirmed within %d s; look why the "
+                "control node lost the host, or give a larger skedge_network_revert_s" % seconds
             )
         if armed and not self.module.check_mode:
             self._disarm()

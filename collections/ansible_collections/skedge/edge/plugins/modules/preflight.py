@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2, for ports that other programs hold (by name), for routes that overlap the overlay, for
-    firewalls that drop tunnel or forwarded traffic (the chain is named, and what to open), and compares the clock.
+  - Looks for root, BTF and cgroup2, for ports that other programs hold (by name), for routes that overlap the overlay,
+    for firewalls that drop tunnel or forwarded traffic (the chain is named, and what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -60,8 +60,8 @@ problems:
   type: list
   elements: str
 host:
-  description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers) (whether
-    the kernel's own are there), C(missing) (packages) and C(unit) (whether the controller's unit is there).
+  description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers)
+    (whether the kernel's own are there), C(missing) (packages) and C(unit) (whether the controller's unit is there).
   returned: success
   type: dict
 """
@@ -154,7 +154,7 @@ def firewall_problems(module, site):
         problems += firewall.iptables_problems(out if code == 0 else "", "iptables-legacy", ports)
     manager = next((name for name in ("firewalld", "ufw") if active(module, name)), "")
     hint = {
-        "firewalld": " (firewalld runs: put the devices sk-+ into zone trusted and add the UDP port to the uplink's zone)",
+        "firewalld": " (firewalld runs: put devices sk-+ into zone trusted, add the UDP port to the uplink's zone)",
         "ufw": " (ufw runs: ufw allow in on the sk- devices, ufw route allow between them, ufw allow the UDP port)",
     }.get(manager, "")
     return [problem + hint for problem in problems]

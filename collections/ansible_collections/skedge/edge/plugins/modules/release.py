@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: release
 short_description: Install one version of the controller beside the running one, and switch to it
 description:
-  - Each version is a virtual environment of its own below C(versions/), made from the wheels of a bundle without any package index;
-    C(venv) is a link to the one in use. The running controller's version is not touched.
+  - Each version is a virtual environment of its own below C(versions/), made from the wheels of a bundle without any
+    package index; C(venv) is a link to the one in use. The running controller's version is not touched.
   - Without O(archive) it only tells whether the bundle is needed.
 options:
   digest:

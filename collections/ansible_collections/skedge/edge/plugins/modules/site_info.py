@@ -69,8 +69,8 @@ site:
   returned: when asked for
   type: dict
 sites:
-  description: Every site of the network as this site sees it. RV(links), RV(routes), RV(services), RV(listeners), RV(connections)
-    and RV(drops) are lists of the same kind.
+  description: Every site of the network as this site sees it. RV(links), RV(routes), RV(services), RV(listeners),
+    RV(connections) and RV(drops) are lists of the same kind.
   returned: when asked for
   type: list
   elements: dict

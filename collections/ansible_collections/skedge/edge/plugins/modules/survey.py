@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: survey
 short_description: List what is on a host, and what of it is skedge's
 description:
-  - Lists files, units, users, devices, addresses, routes, rules, nftables, pinned eBPF objects and sysctls of a host, as lines that
-    can be compared before an installation and after a removal.
+  - Lists files, units, users, devices, addresses, routes, rules, nftables, pinned eBPF objects and
+    sysctls of a host, as lines that can be compared before an installation and after a removal.
   - RV(ours) holds the lines that are recognisably skedge's, which C(remove.yml) leaves none of.
 options:
   snapshot:
@@ -63,7 +63,8 @@ TREES = ("/etc", "/opt", "/usr/local", "/var/lib", "/lib/modules")
 # What the system itself rewrites at any time.
 NOISE = (
     "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-", "/etc/.pwd.lock",
-    "/etc/ld.so.cache", "/etc/mtab", "/etc/resolv.conf", "/etc/machine-id", "/var/lib/systemd", "/var/lib/dbus", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/private",
+    "/etc/ld.so.cache", "/etc/mtab", "/etc/resolv.conf", "/etc/machine-id", "/var/lib/systemd", "/var/lib/dbus",
+    "/var/lib/apt", "/var/lib/dpkg", "/var/lib/private",
     "/var/lib/dhcp", "/var/lib/chrony", "/var/lib/logrotate", "/var/lib/misc",
 )  # fmt: skip
 OUR_TABLE = 7400
@@ -164,7 +165,11 @@ class Survey:
         """Return everything that is there, by kind."""
         return {
             "files": files(TREES),
-            "units": [line for line in self._lines("systemctl", "list-unit-files", "--no-legend", "--plain") if "transient" not in line],
+            "units": [
+                line
+                for line in self._lines("systemctl", "list-unit-files", "--no-legend", "--plain")
+                if "transient" not in line
+            ],
             "users": sorted(user.pw_name for user in pwd.getpwall())
             + sorted(group.gr_name for group in grp.getgrall()),
             "devices": self.devices(),

@@ -80,7 +80,8 @@ def complete(
 def _contradictions(link_id: LinkId, ends: Mapping[str, dict[str, Any]], by_site: Mapping[str, Host]) -> list[str]:
     errors = []
     first = next(iter(ends))
-    where = f"{by_site[first].where('skedge_links')}: skedge_links: the link to {link_id.far_end(first)} named {link_id.name}"
+    file = by_site[first].where("skedge_links")
+    where = f"{file}: skedge_links: the link to {link_id.far_end(first)} named {link_id.name}"
     if len(ends) == 2:
         one, two = ends.values()
         for key in ("transport", "port", "mtu"):

@@ -17,6 +17,7 @@ from ipaddress import IPv4Network, ip_address
 from typing import Any
 
 from ansible_collections.skedge.edge.plugins.plugin_utils.links import complete, own_links
+
 from skedge.config import from_dict, problems
 from skedge.core.errors import ConfigError
 from skedge.core.model import LinkId, SiteConfig
@@ -32,8 +33,9 @@ SITE_KEYS = (
 )  # fmt: skip
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
-    "underlay_address", "local_address", "ca_dir", "bundle_dir", "source_dir", "certificate_days", "gate_timeout_s", "network_revert_s",
-    "preflight_skip", "reserved_ports", "manage_packages", "serial", "drain_wait_s",
+    "underlay_address", "local_address", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
+    "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
+    "manage_packages", "serial", "drain_wait_s",
 )  # fmt: skip
 # Values that must be the same at every site of a network.
 SHARED_KEYS = ("network", "overlay_cidr", "control_port", "load_port")
@@ -158,7 +160,8 @@ def _same_site(hosts: list[Host]) -> Iterator[str]:
         by_site[host.site].append(host)
     for site, (first, *others) in by_site.items():
         for host in others:
-            yield f"{host.where('skedge_site')}: skedge_site: {site} is already the site of {first.name}; give another name"
+            where = f"{host.where('skedge_site')}: skedge_site"
+            yield f"{where}: {site} is already the site of {first.name}; give another name"
 
 
 def _shared_values(hosts: list[Host], drafts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -224,8 +227,8 @@ def _underlay_in_overlay(host: Host, config: SiteConfig) -> Iterator[str]:
             address = ip_address(text) if text else None
             if address is not None and address.version == 4 and address in overlay:
                 yield (
-                    f"{host.where('skedge_links')}: skedge_links: {key} address {text} of the link to {link.to} is inside "
-                    f"skedge_overlay_cidr {overlay}; give skedge_overlay_cidr a range that the hosts do not use"
+                    f"{host.where('skedge_links')}: skedge_links: {key} address {text} of the link to {link.to} is "
+                    f"inside skedge_overlay_cidr {overlay}; give skedge_overlay_cidr a range that the hosts do not use"
                 )
 
 

@@ -1,0 +1,197 @@
+"""The parts of the modules that decide what to change on a host."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.skedge.edge.plugins.module_utils import hostnetwork as net
+from ansible_collections.skedge.edge.plugins.modules import headers, release
+from ansible_collections.skedge.edge.plugins.plugin_utils import bundle
+
+# ---- network ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "8080", "8080,61000-65535", "1-3,5,65535"])
+def test_reserved_ports_survive_reading_and_writing(text: str):
+    assert net.format_ports(net.parse_ports(text)) == text
+
+
+@pytest.mark.parametrize("text", ["x", "0", "70000", "5-"])
+def test_what_is_no_list_of_ports_is_refused(text: str):
+    with pytest.raises(ValueError):
+        net.parse_ports(text)
+
+
+def wanted(
+    values: dict[str, str], ra: list[str] | None = None, written: dict[str, str] | None = None
+) -> dict[str, str]:
+    return net.wanted("61000-65535", lambda key: values.get(key), ra or [], written or {})
+
+
+def test_reserved_ports_are_merged_with_those_of_others():
+    assert wanted({net.RESERVED: "8080,60000-61005"})[net.RESERVED] == "8080,60000-65535"
+    again = wanted({net.RESERVED: "8080,60000-65535"})
+    assert again[net.RESERVED] == "8080,60000-65535"
+
+
+def test_an_uplink_keeps_its_router_advertisements_and_is_set_before_forwarding():
+    values = wanted({}, ra=["eth0.5"])
+    order = list(values)
+    assert values["net/ipv6/conf/eth0.5/accept_ra"] == "2"
+    assert order.index("net/ipv6/conf/eth0.5/accept_ra") < order.index("net.ipv6.conf.all.forwarding")
+    kept = wanted({"net/ipv6/conf/eth0.5/accept_ra": "2"}, written=net.parse_file(net.render(values)))
+    assert kept == values  # a second run changes nothing, though the interface has accept_ra 2 now
+
+
+def test_interfaces_with_a_default_route_by_advertisement():
+    route = "0" * 32 + " 00 " + "0" * 32 + " 00 fe800000000000000000000000000001 00000400 00000001 00000000 {} {}"
+    table = "\n".join(
+        [route.format("00450003", "eth0"), route.format("00450003", "eth1"), route.format("00000003", "eth2")]
+    )
+    assert net.interfaces_with_ra(table, {"eth0": "1", "eth1": "2", "eth2": "1"}.get) == ["eth0"]
+
+
+def test_the_way_back_restores_values_and_files(tmp_path: Path):
+    value, kept, made = tmp_path / "value", tmp_path / "kept", tmp_path / "made"
+    for path, text in ((value, "1\n"), (kept, "new\n"), (made, "new\n")):
+        path.write_text(text)
+    script = net.revert_script({str(value): "0"}, {str(kept): "old 'quoted' $HOME\n", str(made): None}, networkd=False)
+    subprocess.run(["sh", "-c", script], check=True)
+    assert value.read_text() == "0\n"
+    assert kept.read_text() == "old 'quoted' $HOME\n"
+    assert not made.exists()
+
+
+# ---- headers ---------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_headers_are_chosen_with_their_common_part():
+    trees = [f"/usr/src/linux-headers-6.1.0-{n}-{kind}" for n in (9, 25) for kind in ("amd64", "common")]
+    assert headers.choose(trees) == {
+        "build": "/usr/src/linux-headers-6.1.0-25-amd64",
+        "source": "/usr/src/linux-headers-6.1.0-25-common",
+    }
+    assert headers.choose(["/usr/src/linux-headers-6.8.0-generic"])["source"] == "/usr/src/linux-headers-6.8.0-generic"
+    assert headers.choose([]) == {}
+
+
+# ---- releases --------------------------------------------------------------------------------------------------
+
+
+class Failed(Exception):
+    pass
+
+
+def a_release(root: Path, digest: str, *, check: bool = False) -> release.Release:
+    def fail_json(msg: str) -> None:
+        raise Failed(msg)
+
+    params = {"root": str(root), "digest": digest, "command": str(root / "bin-skedge")}
+    return release.Release(SimpleNamespace(params=params, check_mode=check, fail_json=fail_json))
+
+
+def complete(root: Path, digest: str) -> None:
+    (root / "versions" / digest).mkdir(parents=True)
+    (root / "versions" / digest / ".complete").write_text(digest)
+
+
+def test_switching_is_one_step_and_said_only_once(tmp_path: Path):
+    complete(tmp_path, "one")
+    assert a_release(tmp_path, "one", check=True).switch()
+    assert not (tmp_path / "venv").exists()
+    assert a_release(tmp_path, "one").switch()
+    assert a_release(tmp_path, "one").in_use() == "one"
+    assert not a_release(tmp_path, "one").switch()
+    complete(tmp_path, "two")
+    assert a_release(tmp_path, "two").switch()
+    assert [Path(path).name for path in a_release(tmp_path, "two").unused()] == ["one"]
+
+
+def test_something_of_another_owner_is_not_replaced(tmp_path: Path):
+    complete(tmp_path, "one")
+    (tmp_path / "bin-skedge").write_text("another program")
+    with pytest.raises(Failed, match="is there and not ours; move it away"):
+        a_release(tmp_path, "one").switch()
+
+
+def test_a_bundle_with_a_path_outside_is_refused(tmp_path: Path):
+    tar_path = tmp_path / "x.tar"
+    with tarfile.open(tar_path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../../evil"))
+    with pytest.raises(Failed, match="no plain file"):
+        a_release(tmp_path, "one").install(str(tar_path))
+    assert not (tmp_path / "versions/one.wheels").exists()
+
+
+# ---- bundle ----------------------------------------------------------------------------------------------------
+
+TARGET = bundle.Target("3.11", "x86_64", "2.36")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    (root / "skedge/bpf").mkdir(parents=True)
+    (root / "pyproject.toml").write_text('[project]\nname = "skedge"\ndependencies = ["click>=8", "sdnotify>=0.3"]\n')
+    (root / "README.md").write_text("x")
+    (root / "skedge/a.py").write_text("A = 1\n")
+    (root / "skedge/bpf/b.h").write_text("/* b */\n")
+    return root
+
+
+@pytest.mark.parametrize("changed", ["skedge/a.py", "skedge/bpf/b.h", "pyproject.toml", "README.md"])
+def test_another_source_is_another_bundle(project: Path, changed: str):
+    before = bundle.digest(project, TARGET)
+    assert bundle.digest(project, TARGET) == before
+    (project / changed).write_text((project / changed).read_text() + "\n")
+    assert bundle.digest(project, TARGET) != before
+
+
+def test_another_kind_of_host_is_another_bundle_but_tests_are_no_source(project: Path):
+    before = bundle.digest(project, TARGET)
+    assert bundle.digest(project, bundle.Target("3.12", "x86_64", "2.36")) != before
+    assert bundle.digest(project, bundle.Target("3.11", "aarch64", "2.36")) != before
+    (project / "tests").mkdir()
+    (project / "tests/t.py").write_text("x")
+    assert bundle.digest(project, TARGET) == before
+
+
+def test_platforms_are_those_that_the_c_library_runs():
+    tags = TARGET.platforms()
+    assert tags[0] == "manylinux_2_36_x86_64"
+    assert "manylinux_2_17_x86_64" in tags
+    assert not any(tag.startswith("manylinux_2_37") for tag in tags)
+
+
+def test_wheels_are_fetched_once_and_our_own_code_downloads_nothing(project: Path, tmp_path: Path, monkeypatch):
+    calls: list[str] = []
+
+    def pip(*arguments: Any) -> None:
+        words = [str(a) for a in arguments]
+        calls.append(words[0] + (" offline" if "--no-index" in words else ""))
+        out = Path(words[words.index("--dest" if "--dest" in words else "--wheel-dir") + 1])
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"w{len(calls)}.whl").write_text(words[-1])
+
+    monkeypatch.setattr(bundle, "_pip", pip)
+    first = bundle.build(project, tmp_path / "cache", TARGET)
+    assert calls == ["download", "wheel", "download", "wheel offline"]
+    assert bundle.build(project, tmp_path / "cache", TARGET) == first
+    assert len(calls) == 4
+    (project / "skedge/a.py").write_text("A = 2\n")
+    second = bundle.build(project, tmp_path / "cache", TARGET)
+    assert calls[4:] == ["wheel offline"]
+    assert second != first
+    with tarfile.open(second) as tar:
+        assert all("/" not in name and name.endswith(".whl") for name in tar.getnames())
+        assert len(tar.getnames()) == 3
+
+
+def test_a_directory_that_is_not_the_project_is_named(tmp_path: Path):
+    with pytest.raises(bundle.BundleError, match="set skedge_source_dir to the project's directory"):
+        bundle.digest(tmp_path, TARGET)
