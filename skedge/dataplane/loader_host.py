@@ -28,7 +28,7 @@ def check(cgroup: str | None) -> Path:
         )
     if cgroup is None:
         return cgroup2_root()
-    if not Path(cgroup, "cgroup.procs").exists() or not Path(cgroup, "cgroup.controllers").exists():
+    if not all(os.path.exists(f"{cgroup}/cgroup.{name}") for name in ("procs", "controllers")):
         raise HostError(f"--cgroup {cgroup}: not a cgroup2 directory; see `findmnt -t cgroup2`")
     return Path(cgroup)
 

@@ -1,0 +1,186 @@
+"""The layouts in Python are those of bpf/structs.h, and the constants those of the headers."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from skedge.core.model import Protocol
+from skedge.core.reasons import Reason
+from skedge.core.state import ListenerKey, ServiceKey, Target
+from skedge.dataplane import ebpf_structs as layout
+from skedge.dataplane.loader import SOURCES, source_text
+from skedge.dataplane.programs import PICK_TEST, PROGRAMS
+
+TYPES: dict[str, type] = {
+    "__u64": ctypes.c_uint64,
+    "__u32": ctypes.c_uint32,
+    "__s32": ctypes.c_int32,
+    "__u16": ctypes.c_uint16,
+    "struct bpf_spin_lock": ctypes.c_uint32,
+    "char": ctypes.c_char,
+}
+CONSTANTS = {
+    name: value
+    for header in ("consts.h", "reasons.h")
+    for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)u?\b", (SOURCES / header).read_text(), re.M)
+}
+
+
+def number(text: str) -> int:
+    return int(CONSTANTS.get(text, text), 0)
+
+
+def c_structs() -> dict[str, type[ctypes.Structure]]:
+    """The C structs as ctypes lays them out: by the same rules of alignment as the compiler."""
+    text = "".join((SOURCES / header).read_text() for header in ("structs.h", "maps.h"))
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    known: dict[str, type] = dict(TYPES)
+    found: dict[str, type[ctypes.Structure]] = {}
+    for name, body in re.findall(r"^struct (\w+) \{(.*?)\};", text, re.M | re.S):
+        fields: list[tuple[str, type]] = []
+        for kind, member, length in re.findall(r"((?:struct )?\w+) (\w+)(?:\[(\w+)\])?;", body):
+            base = known[kind]
+            fields.append((member, base * number(length) if length else base))
+        found[name] = known[f"struct {name}"] = type(name, (ctypes.Structure,), {"_fields_": fields})
+    return found
+
+
+STRUCTS = c_structs()
+
+
+def flat(kind: type[ctypes.Structure], base: int = 0) -> list[tuple[int, int]]:
+    """(offset, size) of all members, with nested structs opened and arrays of numbers as one."""
+    found = []
+    for name, member in kind._fields_:  # type: ignore[misc]
+        at = base + getattr(kind, name).offset
+        if issubclass(member, ctypes.Structure):
+            found += flat(member, at)
+        else:
+            found.append((at, ctypes.sizeof(member)))
+    return found
+
+
+def offsets(packed: struct.Struct) -> list[tuple[int, int]]:
+    """(offset, size) of the items of a struct format (without padding, "=")."""
+    found, at = [], 0
+    for count, code in re.findall(r"(\d*)([A-Za-z])", packed.format):
+        for size in [int(count)] if code in "sx" else [struct.calcsize("=" + code)] * int(count or 1):
+            found.append((at, size))
+            at += size
+    return found
+
+
+def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
+    return {at for at, _ in pairs} | {at + size for at, size in pairs}
+
+
+@pytest.mark.parametrize(
+    ("name", "packed", "size"),
+    [
+        ("slot", layout.Service.SLOT, layout.Service.SLOT.size),
+        ("staged_slot", layout.StagedSlot.STRUCT, layout.StagedSlot.STRUCT.size),
+        ("config", layout.Config.STRUCT, layout.Config.SIZE),
+        ("news", layout.NEWS, layout.NEWS.size),
+        ("listener", layout.LISTENER_VALUE, layout.LISTENER_VALUE.size),
+        ("listener_key", layout.LISTENER, layout.LISTENER.size),
+        ("placement_record", layout.PlacementRecord.STRUCT, layout.PlacementRecord.STRUCT.size),
+        ("logged_slot", layout.LoggedPick.SLOT, layout.LoggedPick.SLOT.size),
+        ("service", layout.Service.HEADER, layout.Service.SIZE),
+        ("staged", layout.Staged.HEADER, layout.Staged.SIZE),
+        ("logged_pick", layout.LoggedPick.HEADER, layout.LoggedPick.SIZE),
+        ("service_name", layout.SERVICE_NAME, layout.SERVICE_NAME.size),
+        ("workload_key", layout.WORKLOAD_KEY, layout.WORKLOAD_KEY.size),
+        ("workload_name", layout.WORKLOAD_NAME, layout.WORKLOAD_NAME.size),
+    ],
+)
+def test_layout(name: str, packed: struct.Struct, size: int) -> None:
+    assert ctypes.sizeof(STRUCTS[name]) == size
+    ours, theirs = boundaries(offsets(packed)), boundaries(flat(STRUCTS[name]))
+    # Every member begins where an item begins; a network-order port is two bytes of its four.
+    assert {at for at in theirs if at <= packed.size} <= ours | {packed.size}
+
+
+def test_members_lie_where_they_are_read() -> None:
+    """Offsets by name, so that two members of one size cannot change places unseen."""
+    slot = layout.Service.SLOT.pack(*range(1, 10), b"\1\2\3\4", b"\0\5", b"\0\6", bytes(16), 7, 8)
+    c = STRUCTS["slot"].from_buffer_copy(slot)
+    names = ("path_cost", "capacity", "others", "flags", "mine", "last", "chosen", "refused", "suspended")
+    assert [getattr(c, name) for name in names] == list(range(1, 10))
+    assert c.generation == 7
+    staged = layout.StagedSlot(1, 2, 3, 4, 5, Target("1.2.3.4", 6), Target("::7", 8), 9, 10, -11)
+    s = STRUCTS["staged_slot"].from_buffer_copy(staged.pack())
+    fields = ("apply", "path_cost", "capacity", "others", "flags", "generation", "rank", "delta")
+    assert [getattr(s, name) for name in fields] == [1, 2, 3, 4, 5, 9, 10, -11]
+    assert bytes(s.addr6)[-1] == 7
+    config = STRUCTS["config"].from_buffer_copy(layout.Config(1, 2, 3, 4, b"\5\0\0\0", bytes(16)).pack())
+    assert [config.netns_cookie, config.digest, config.port_limit, config.sweep_before, config.overlay4] == [
+        *(1, 2, 3, 4, 5)
+    ]
+
+
+def test_a_record_is_read_member_by_member() -> None:
+    record = STRUCTS["placement_record"]()
+    record.cookie, record.client_port = 1, 2
+    at = record.placement
+    word = layout.PLACED_VALID | 5 << 32 | 700 << 8 | 9
+    at.placed, at.placed_at, at.version, at.choice, at.reason, at.protocol = word, 3, 4, 5, 13, 17
+    at.listener_port = int.from_bytes((8080).to_bytes(2), "little")
+    at.target_port = int.from_bytes((61000).to_bytes(2), "little")
+    for weighed, first in ((at.winner, 10), (at.runner, 20)):
+        weighed.slot, weighed.path_cost, weighed.capacity, weighed.open = range(first, first + 4)
+    (read,) = layout.PlacementRecord.unpack_all(bytes(record))
+    assert (read.service, read.slot, read.generation) == (700, 9, 5)
+    assert (read.cookie, read.client_port, read.placed_at, read.version, read.choice, read.reason) == (
+        1,
+        2,
+        3,
+        4,
+        5,
+        13,
+    )
+    assert (read.listener.port, read.listener.protocol, read.target.port) == (8080, Protocol.UDP, 61000)
+    assert (read.winner, read.runner) == (layout.Weighed(10, 11, 12, 13), layout.Weighed(20, 21, 22, 23))
+
+
+def test_constants_are_those_of_the_headers() -> None:
+    flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
+    same = {"LOCAL": "SLOT_LOCAL", "OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
+    same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
+    same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
+    for ours, theirs in same.items():
+        assert getattr(layout, ours) == number(theirs), ours
+    assert (number("CLASS_SMALL"), number("CLASS_MEDIUM"), number("MAX_WORKLOADS")) == layout.SIZES
+
+
+def test_reasons_are_those_of_the_core() -> None:
+    codes = {name[7:]: number(value) for name, value in CONSTANTS.items() if name.startswith("REASON_")}
+    assert codes.pop("NONE") == 0
+    assert len(codes) > 5
+    for name, code in codes.items():
+        assert Reason[name].code == code
+    assert all(reason.code < number("REASONS") for reason in Reason)
+
+
+@pytest.mark.parametrize(
+    ("pack", "unpack", "value"),
+    [
+        (layout.pack_address, layout.unpack_address, "127.0.0.1"),
+        (layout.pack_address, layout.unpack_address, "fd00::1"),
+        (layout.pack_listener, layout.unpack_listener, ListenerKey("::1", 65535, Protocol.UDP)),
+        (layout.pack_service_name, layout.unpack_service_name, ServiceKey("n" * 63, Protocol.UDP)),
+    ],
+)
+def test_round_trip(pack: Callable[[object], bytes], unpack: Callable[[bytes], object], value: object) -> None:
+    assert unpack(pack(value)) == value
+
+
+def test_every_program_is_in_its_file_and_no_file_is_long() -> None:
+    for program in (*PROGRAMS, PICK_TEST):
+        assert re.search(rf"^int {program.function}\(", source_text(program.source), re.M), program
+    for path in SOURCES.iterdir():
+        assert len(path.read_text().splitlines()) < 300, path
