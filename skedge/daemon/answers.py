@@ -144,7 +144,7 @@ class Answers:
 
     async def _plan(self) -> PlanReport:
         at = self._at
-        steps = await at.worker.call(at.worker.kernel.plan, at.state.desired(), allow_delete=at.synced)
+        steps = await at.worker.call(at.worker.kernel.plan, at.wanted(), allow_delete=at.deleting)
         return PlanReport(steps)
 
 

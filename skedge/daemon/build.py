@@ -36,7 +36,7 @@ def build_kernel(config: SiteConfig, pin_dir: Path) -> Kernel:
         services=engine.services,
         listeners=engine.listeners,
     )
-    return Kernel(drivers, engine, [_Rules(netlink), _Check(check), _Guard(guard)], _Host(netlink))
+    return Kernel(drivers, engine, [_Rules(netlink), _Check(check), _Guard(guard), _Sources(engine)], _Host(netlink))
 
 
 class _Host:
@@ -107,3 +107,18 @@ class _Guard:
             return {Reason.WRONG_TUNNEL_PEER: self._guard.dropped()}
         except DataplaneError:
             return {}
+
+
+class _Sources:
+    """The addresses that a client may be bound to and still reach other sites."""
+
+    name = "source addresses"
+
+    def __init__(self, engine: EbpfEngine) -> None:
+        self._engine = engine
+
+    def ensure(self, config: SiteConfig) -> bool:
+        return self._engine.configure(config.overlay4, config.overlay6)
+
+    def drops(self) -> Mapping[Reason, int]:
+        return {}

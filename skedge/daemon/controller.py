@@ -36,6 +36,7 @@ SOFTWARE = f"skedge {__version__}"
 HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this site says
 PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
 UNSYNCED_LOOK_S = 0.05
+DELETE_WAIT_S = 1.0  # after sync: sites that restarted at the same time may still be about to speak
 LOAD_WAIT_S = 2.0  # after sync every site that has anything open has reported: until then the kernel's numbers hold
 RTT_SAY_S = 10.0
 
@@ -76,12 +77,12 @@ class Controller:
         self.counting = Counting(self)
         self.applied = Applied()
         self.desired = Desired()
-        self.synced = self.ready = False
+        self.synced = self.ready = self.deleting = False
         self.config_error = ""
         self.refusals = Refusals()
         self._spf = Backoff()
         self._say_links = self._say_services = self._wish = self._others = True
-        self._say_rtt_at, self._load_from = now + RTT_SAY_S, inf
+        self._say_rtt_at, self._load_from, self._delete_from = now + RTT_SAY_S, inf, inf
         self._stop = asyncio.Event()
         self._balancing = self._told_systemd = False
         self._background: set[asyncio.Task[object]] = set()
@@ -165,22 +166,23 @@ class Controller:
 
     def _deadline(self, now: float) -> float:
         look = inf if self.synced and self._balancing else now + UNSYNCED_LOOK_S
-        load = self._load_from if self._others else inf
-        return min(self.flooder.next_deadline(now), self._spf.deadline, self._say_rtt_at, look, load, now + 5.0)
+        later = (self._load_from if self._others else inf, inf if self.deleting else self._delete_from)
+        return min(self.flooder.next_deadline(now), self._spf.deadline, self._say_rtt_at, look, *later, now + 5.0)
 
     def _settle(self, now: float) -> None:
         """Draw the consequences of what came in."""
         if now >= self.flooder.next_deadline(now):
             self._flood(self.flooder.tick(now))
         self._look_at_links(now)
-        if not self.synced:
-            self._synced(now)
+        came = not self.synced and self._synced(now)
         self._say(now)
-        if self._spf.due(now):
+        if came or self._spf.due(now):
             self._spf.done()
             self.state.recompute(self.flooder.network_map())
             self.tally.spf_runs += 1
             self._wish = self._others = True
+        if not self.deleting and now >= self._delete_from:
+            self.deleting = self._wish = True
         if self._wish or (not self._balancing and self._health_known(now)):
             self._wish = False
             self._want(now)
@@ -199,21 +201,25 @@ class Controller:
             self._say_links = True
             self._say_rtt_at = now + RTT_SAY_S
 
-    def _synced(self, now: float) -> None:
-        """Decide whether every configured adjacency was heard (or will not be): only then may anything be deleted."""
+    def _synced(self, now: float) -> bool:
+        """Decide whether every configured adjacency was heard (or will not be); return whether that came just now.
+
+        Paths must be computed with what was heard before anything else follows: nothing may be deleted for a map
+        that lacks this site's own links.
+        """
         stats, configured = self.wires.link_stats(), self.state.configured_links()
         age = now - self.started
         waits = links.waiting(configured, stats, self.flooder.adjacencies(now))
         undecided = links.undecided(configured, stats) if age < PROBE_WAIT_S else frozenset()
         if (waits or undecided) and age < self.state.config.hold_time_s:
-            return
+            return False
         if not self._health_known(now):
-            return
+            return False
         self.synced = True
-        self._load_from = now + LOAD_WAIT_S
+        self._delete_from, self._load_from = now + DELETE_WAIT_S, now + LOAD_WAIT_S
         log.info("op=synced after_s=%.2f links=%d", age, len(configured))
         self._say_links = self._say_services = self._wish = True
-        self._spf.event(now)
+        return True
 
     def _health_known(self, now: float) -> bool:
         return self.state.health_known() or now - self.started > HEALTH_WAIT_S
@@ -234,11 +240,13 @@ class Controller:
     def _want(self, now: float) -> None:
         """Tell the kernel's thread what should be. Until health is known, balancing is left as it was found."""
         self.desired = self.state.desired()
-        wanted = self.desired
         self._balancing = self._health_known(now)
-        if not self._balancing:
-            wanted = replace(wanted, services={}, listeners={})
-        self.worker.want(self.state.config, wanted, allow_delete=self.synced)
+        self.worker.want(self.state.config, self.wanted(), allow_delete=self.deleting)
+
+    def wanted(self) -> Desired:
+        """Return what the next reconcile run would make so."""
+        desired = self.state.desired()
+        return desired if self._balancing else replace(desired, services={}, listeners={})
 
     # ---- events ---------------------------------------------------------------------------------------------------
 

@@ -189,6 +189,10 @@ class Site:
         assert answer is not None
         return answer
 
+    def at_rest(self) -> bool:
+        """Whether the kernel has all that the daemon wants."""
+        return self.plan().steps == ()
+
     # ---- workload and clients ----
 
     def serve(self) -> None:
@@ -309,6 +313,7 @@ class Line:
         for name in sites:
             site = self.sites[name]
             until(lambda site=site: set(site.reasons().values()) == {"none"}, 15, f"all workloads usable at {name}")
+            until(site.at_rest, 10, f"{name} at rest")
             until(lambda site=site: not any(site.opens().values()), 10, f"nothing open at {name}")
             until(lambda site=site: not any(site.others().values()), 10, f"no load of others at {name}")
 

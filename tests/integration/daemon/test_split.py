@@ -111,3 +111,17 @@ def test_what_is_not_published_is_dropped_at_the_link_and_counted(line: Line) ->
     assert drops["not-published"] >= 1
     server.kill()
     server.wait(10)
+
+
+def test_a_client_bound_to_an_address_that_stays_here_sees_only_this_site(line: Line, clients: Clients) -> None:
+    a = line.sites["a"]
+    assert clients.open(15) == {"a": 13, "b": 2}
+    overlay = a.rows("site")[0].overlay4
+    script = (
+        "import socket, sys; s = socket.create_connection(('127.0.0.1', 8080), 3, (sys.argv[1], 0));"
+        " s.sendall(b'?'); print(s.recv(9).decode())"
+    )
+    for source, server in (("127.0.0.1", "a"), (overlay, "b")):
+        asked = a.spawn("/usr/bin/python3", "-c", script, source, log=a.directory / f"{source}.log")
+        assert asked.wait(10) == 0
+        assert (a.directory / f"{source}.log").read_text().strip() == server, source

@@ -19,4 +19,5 @@ def wireless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "HEALTH_WAIT_S", 0.5)
     monkeypatch.setattr(controller, "PROBE_WAIT_S", 0.3)
     monkeypatch.setattr(controller, "UNSYNCED_LOOK_S", 0.01)
+    monkeypatch.setattr(controller, "DELETE_WAIT_S", 0.05)
     monkeypatch.setattr(controller, "LOAD_WAIT_S", 0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,33 @@ def test_before_sync_nothing_is_deleted_and_nothing_is_said(tmp_path: Path, auth
             neighbour.exchange()
             await run.until(lambda: set(kernel.did("delete")) >= {"100.64.9.9/32", LOST, ListenerKey("10.0.0.9", 99)})
             assert own_records(run.at) == 1
+
+    asyncio.run(main())
+
+
+def test_the_next_life_adopts_what_it_finds_and_changes_nothing(tmp_path: Path, authority: Authority) -> None:
+    """Also when the neighbour's records come in a burst, so that path computation is paced."""
+
+    async def main() -> None:
+        kernel = fake_kernel()
+        async with running(tmp_path, authority, kernel=kernel) as run:
+            await run.reach_sync()
+            await run.until(lambda: run.at.deleting)
+        kernel.log.clear()
+        async with running(tmp_path, authority, kernel=kernel) as run:
+            neighbour = run.neighbours["b"]
+            neighbour.config = replace(neighbour.config, overload=False)
+            neighbour.say()
+            neighbour.connect()
+            run.wires.measure(LINK_AB, True)
+            await asyncio.sleep(0.1)  # health is not known yet: the map is there, sync is not
+            assert set(run.at.flooder.network_map().links) == {"b"}
+            for _ in range(3):
+                run.at._spf.event(time.monotonic())
+            run.healthy()
+            await run.until(lambda: run.at.deleting)
+            await asyncio.sleep(0.3)
+            assert kernel.log == []
 
     asyncio.run(main())
 

@@ -1,0 +1,358 @@
+"""What follows from the facts: state, the rows that show it, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from skedge.control.liveness import LinkStats
+from skedge.core.desired import Desired
+from skedge.core.lsdb import Database
+from skedge.core.model import Connector, Health, HealthType, LinkId, LoadReport, Version, WorkloadId
+from skedge.core.own import Liveness, endpoint_ports
+from skedge.core.reasons import Reason
+from skedge.core.report import LinkRow
+from skedge.core.state import Counts, ListenerKey, Protocol, Receipt, ServiceKey, Target
+from skedge.daemon import checks, links, rows
+from skedge.daemon.kernel import Applied
+from skedge.daemon.state import Heard, State, usable_targets
+from tests.fakes.networks import configs, connector, map_of
+
+WEB = ServiceKey("web")
+LINE = configs([("A", "B", 10), ("B", "C", 20)], "ABC")
+TWINS = configs([("A", "B", 10), ("A", "C", 10)], "BC")
+A, B, C = (WorkloadId(site, "web") for site in "ABC")
+
+
+def state_of(networks: Mapping[str, object] = LINE, site: str = "A") -> State:
+    """A site that is in sync and whose workloads are healthy."""
+    all_configs = dict(networks)
+    config = all_configs[site]
+    state = State(config, {})  # type: ignore[arg-type]
+    state.set_config(config, {})  # type: ignore[arg-type]
+    state.health = {one.name: True for one in config.connectors}  # type: ignore[attr-defined]
+    state.recompute(map_of(all_configs))  # type: ignore[arg-type]
+    state.host_addresses = ("10.0.0.1",)
+    return state
+
+
+def hear(state: State, site: str, opens: Mapping[WorkloadId, int], at: float = 90.0) -> None:
+    state.heard[site] = Heard(LoadReport(site, Version(1, 1), dict(opens)), at)
+
+
+# ---- state -----------------------------------------------------------------------------------------------------
+
+
+def test_others_are_the_reports_of_reachable_sites_summed() -> None:
+    state = state_of()
+    hear(state, "B", {A: 3, C: 1})
+    hear(state, "C", {A: 2, C: 9})
+    hear(state, "Z", {A: 100})
+    hear(state, "A", {A: 100})
+    assert state.others() == {(WEB, A): 5, (WEB, B): 0, (WEB, C): 10}
+    state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
+    assert state.others() == {(WEB, A): 3, (WEB, B): 0, (WEB, C): 1}, "a dead site's contribution ends"
+
+
+def test_only_services_listened_to_here_have_others() -> None:
+    state = state_of()
+    state.config = replace(state.config, listeners=())
+    hear(state, "B", {A: 3})
+    assert state.others() == {}
+
+
+def test_the_age_of_others_is_that_of_the_oldest_report_that_counts() -> None:
+    state = state_of()
+    hear(state, "B", {A: 3}, at=90.0)
+    hear(state, "C", {A: 2, B: 0}, at=95.0)
+    assert state.others_age(A, 100.0) == 10.0
+    assert state.others_age(B, 100.0) is None
+
+
+def test_own_open_connections_are_reported_by_service() -> None:
+    state = state_of()
+    udp = ServiceKey("web", Protocol.UDP)
+    state.counts = {(WEB, A): Counts(2), (udp, A): Counts(1), (WEB, B): Counts(0, 5), (ServiceKey("x"), C): Counts(4)}
+    assert state.own_open() == {"web": {A: 3}, "x": {C: 4}}
+
+
+def test_load_readers_are_reachable_sites_with_a_listener_in_common() -> None:
+    networks = dict(LINE)
+    networks["B"] = replace(networks["B"], listeners=())
+    state = state_of(networks)
+    assert state.load_readers() == {"C": frozenset({"web"})}
+    state.recompute(map_of(networks, down=[LinkId("A", "B")]))
+    assert state.load_readers() == {}
+
+
+def test_health_is_known_when_every_checked_workload_has_a_verdict() -> None:
+    state = state_of()
+    unchecked = connector("free", health=Health(HealthType.NONE))
+    state.set_config(replace(state.config, connectors=(connector(), unchecked)), state.ports)
+    state.health = {}
+    assert not state.health_known()
+    state.health = {"web": False}
+    assert state.health_known()
+
+
+def test_a_new_configuration_forgets_what_is_gone_and_keeps_ports() -> None:
+    state = state_of()
+    port = state.ports["web"]
+    state.links_used = {LinkId("A", "B"): Liveness(True)}
+    state.health = {"web": True, "old": True}
+    state.set_config(replace(state.config, links=()), state.ports)
+    assert (state.links_used, state.health, state.ports["web"]) == ({}, {"web": True}, port)
+
+
+def test_a_site_without_a_map_knows_itself() -> None:
+    state = State(LINE["A"], {})
+    state.set_config(LINE["A"], {})
+    assert set(state.desired().services[WEB].candidates[0:1]) == set(state.desired().services[WEB].candidates)
+    assert [one.workload for one in state.desired().services[WEB].candidates] == [A]
+    assert state.desired().routes == {}
+
+
+def test_usable_targets_are_the_endpoints_of_other_sites_that_serve() -> None:
+    state = state_of()
+    ports = endpoint_ports(LINE["B"], {})
+    expected = {Target(LINE[site].overlay4, ports["web"]) for site in "BC"}
+    assert {target for target in usable_targets(state.desired()) if "." in target.address} == expected
+    assert usable_targets(Desired()) == frozenset()
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------
+
+
+def test_explain_gives_every_part_of_the_perceived_cost() -> None:
+    state = state_of()
+    state.counts = {(WEB, A): Counts(9, 20, 1, 7), (WEB, B): Counts(1)}
+    hear(state, "C", {B: 4, C: 2})
+    found = rows.explain(state, WEB, "A", 100.0)
+    by_site = {row.site: row for row in found.candidates}
+    assert found.winner == "A/web"
+    assert [row.site for row in found.candidates if row.winner] == ["A"]
+    a, b, c = (by_site[site] for site in "ABC")
+    assert (a.path_cost, a.open, a.others, a.perceived, a.path, a.chosen, a.refused) == (0, 9, 0, "9/1", ("A",), 20, 1)
+    assert (b.path_cost, b.open, b.others, b.others_age_s, b.perceived) == (10, 1, 4, 10.0, "15/1")
+    assert (c.path_cost, c.perceived_float, c.path) == (30, 32.0, ("A", "B", "C"))
+    assert a.target == "127.0.0.1:9090"
+
+
+def test_explain_breaks_ties_as_the_kernel_does() -> None:
+    state = state_of(TWINS)
+    state.counts = {(WEB, B): Counts(3, 3, 0, 8), (WEB, C): Counts(3, 3, 0, 5)}
+    assert rows.explain(state, WEB, "A", 1.0).winner == "C/web", "the least recently chosen"
+    state.counts = {(WEB, B): Counts(3, 3, 0, 8), (WEB, C): Counts(3, 3, 0, 9)}
+    assert rows.explain(state, WEB, "A", 1.0).winner == "B/web"
+
+
+def test_explain_gives_the_reason_of_each_candidate_that_is_out() -> None:
+    networks = configs([("A", "B", 10), ("B", "C", 20)], "ABC", drain=["B"])
+    state = state_of(networks)
+    state.recompute(map_of(networks, down=[LinkId("B", "C")]))
+    state.health = {"web": False}
+    found = rows.explain(state, WEB, "A", 1.0)
+    assert {row.site: row.reason for row in found.candidates} == {"A": "unhealthy", "B": "drained", "C": "unreachable"}
+    assert {row.site: row.path_cost for row in found.candidates} == {"A": 0, "B": 10, "C": None}
+    assert (found.winner, found.reason) == (None, "no-workload")
+
+
+def test_explain_takes_a_suspended_workload_last() -> None:
+    state = state_of()
+    state.suspended = frozenset({(WEB, A)})
+    found = rows.explain(state, WEB, "A", 1.0)
+    assert found.winner == "B/web"
+    assert found.candidates[0].reason == "suspended"
+    state.suspended = frozenset({(WEB, A), (WEB, B), (WEB, C)})
+    assert rows.explain(state, WEB, "A", 1.0).winner == "A/web", "all suspended: the suspension is ignored"
+
+
+def test_explain_from_another_site_sees_it_with_that_sites_eyes() -> None:
+    state = state_of()
+    state.counts = {(WEB, A): Counts(30)}
+    hear(state, "C", {C: 5})
+    state.suspended = frozenset({(WEB, C)})
+    found = rows.explain(state, WEB, "C", 100.0)
+    by_site = {row.site: row for row in found.candidates}
+    assert {site: row.path_cost for site, row in by_site.items()} == {"A": 30, "B": 20, "C": 0}
+    assert (by_site["A"].open, by_site["A"].others) == (0, 30)
+    assert (by_site["C"].open, by_site["C"].others, by_site["C"].reason) == (5, 0, "none")
+    assert found.winner == "C/web"
+
+
+def test_sites_come_with_this_one_first() -> None:
+    state = state_of(site="B")
+    state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
+    empty = SimpleNamespace(get=lambda _key: None)
+    found = rows.sites(state, cast(Database, empty), engine="ebpf", certificate_days=300.04, software="skedge 1")
+    assert [(row.name, row.here, row.reachable, row.path_cost, row.workloads) for row in found] == [
+        ("B", True, True, 0, 1),
+        ("A", False, True, 10, 1),
+        ("C", False, False, None, 1),
+    ]
+    assert (found[0].engine, found[0].certificate_days, found[0].overlay4) == ("ebpf", 300.0, LINE["B"].overlay4)
+    assert found[1].certificate_days is None
+
+
+def test_links_say_why_they_are_not_used() -> None:
+    state = state_of(site="B")
+    state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
+    up = links.LinkFacts(True, Reason.NONE, "full", 1500, 0.25, 40, 30, 60.0)
+    lost = links.LinkFacts(False, Reason.PROBE_LOST, "down", 0, 1.0, 40, 0, 70.0)
+    a, c = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): lost}, 100.0)
+    assert (a.to, a.up, a.state, a.rtt_ms, a.loss, a.since_s, a.reason) == ("A", True, "full", 1.5, 0.25, 40.0, "none")
+    assert (c.to, c.up, c.rtt_ms, c.reason, c.cost) == ("C", False, None, "probe-lost", 20)
+
+
+def test_a_link_that_only_this_end_uses_is_one_way() -> None:
+    networks = dict(LINE)
+    network_map = map_of(LINE)
+    far = network_map.links["A"]
+    deaf = replace(far, links=tuple(replace(link, up=False) for link in far.links))
+    state = state_of(networks, "B")
+    state.recompute(replace(network_map, links={**network_map.links, "A": deaf}))
+    up = links.LinkFacts(True, Reason.NONE, "full", 100, 0.0, 9, 9, 0.0)
+    row = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): up}, 1.0)[0]
+    assert (row.up, row.reason) == (False, "one-way")
+
+
+def test_routes_tell_whether_the_kernel_has_them() -> None:
+    state = state_of()
+    desired = state.desired()
+    some = dict(list(desired.routes.items())[:1])
+    found = rows.routes(state, desired, some)
+    assert sum(row.installed for row in found) == 1
+    assert {(row.site, row.path_cost) for row in found} == {("B", 10), ("C", 30)}
+
+
+def test_listeners_have_their_concrete_addresses() -> None:
+    state = state_of()
+    (row,) = rows.listeners(state, state.desired())
+    assert row.addresses == ("10.0.0.1", "127.0.0.1", "::1")
+    assert (row.healthy_workloads, row.reason) == (3, "none")
+    (row,) = rows.listeners(state, Desired())
+    assert (row.addresses, row.healthy_workloads, row.reason) == ((), 0, "no-workload")
+
+
+def test_services_of_others_are_shown_too() -> None:
+    networks = dict(LINE)
+    extra = Connector("mail", "mail", "127.0.0.1", 25)
+    networks["C"] = replace(networks["C"], connectors=(*networks["C"].connectors, extra))
+    found = rows.services(state_of(networks), 1.0)
+    assert [(row.service, row.listened_here, len(row.candidates)) for row in found] == [
+        ("mail", False, 1),
+        ("web", True, 3),
+    ]
+
+
+def receipt(port: int, placed_at: float = 50.0) -> Receipt:
+    listener = ListenerKey("10.0.0.1", 8080)
+    return Receipt(f"10.0.0.7:{port}", listener, WEB, B, 4, 10, (11, 1), A, (12, 1), placed_at, port)
+
+
+def test_connections_are_receipts_up_to_a_limit() -> None:
+    found = rows.connections((receipt(port) for port in range(10)), 3, 60.0)
+    assert len(found) == 4, "one more tells that there are more"
+    one = found[0]
+    assert (one.client, one.listener, one.workload, one.age_s) == ("10.0.0.7:0", "10.0.0.1:8080/tcp", "B/web", 10.0)
+    assert (one.perceived, one.runner_up, one.runner_up_perceived, one.reason) == ("11/1", "A/web", "12/1", "none")
+    chosen = rows.connections((receipt(port) for port in range(10)), 3, 60.0, client="10.0.0.7:8")
+    assert [row.client for row in chosen] == ["10.0.0.7:8"]
+
+
+def test_drops_come_most_frequent_first_without_zeros() -> None:
+    found = rows.drops({Reason.NO_SOCKET: 1, Reason.NOT_PUBLISHED: 5, Reason.MALFORMED: 0})
+    assert [(row.reason, row.count) for row in found] == [("not-published", 5), ("no-socket", 1)]
+
+
+# ---- what is wrong ---------------------------------------------------------------------------------------------
+
+
+def look(state: State, **changes: object) -> checks.Look:
+    plain = checks.Look(
+        now=100.0,
+        state=state,
+        desired=state.desired(),
+        applied=Applied(),
+        link_rows=[],
+        refusals=[],
+        synced=True,
+        config_error="",
+        certificate_days=300.0,
+        drift=0,
+        stream_causes={},
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def link_row(up: bool, adjacency: str = "full", reason: str = "none") -> LinkRow:
+    return LinkRow("A--B", "B", "sk-b", "vxlan", 10, up, adjacency, 0.1, 0.0, 9, 9, 1.0, reason)
+
+
+def problems(made: checks.Look) -> dict[str, tuple[str, str]]:
+    return {finding.what: (finding.severity, finding.cause) for finding in checks.findings(made)}
+
+
+def test_nothing_is_wrong_with_a_good_network() -> None:
+    assert checks.findings(look(state_of(), link_rows=[link_row(True)])) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "severity", "word"),
+    [
+        ({"config_error": "x.yaml: links: bad"}, "configuration", "error", "x.yaml: links: bad"),
+        ({"synced": False}, "sync", "info", "nothing is deleted"),
+        ({"certificate_days": 12.4}, "certificate", "warning", "12 days"),
+        ({"certificate_days": -1.0}, "certificate", "error", "deploy"),
+        ({"drift": 2}, "counters", "warning", "2"),
+        ({"link_rows": [link_row(False, "down", "probe-lost")]}, "link A--B", "warning", "probe-lost"),
+        ({"link_rows": [link_row(True, "init")]}, "adjacency A--B", "warning", "not been heard"),
+        (
+            {"link_rows": [link_row(True, "down")], "stream_causes": {"A--B": "wrong certificate"}},
+            "adjacency A--B",
+            "warning",
+            "wrong certificate",
+        ),
+        ({"applied": Applied(failed={"route x": "no device"})}, "route x", "error", "no device"),
+        ({"refusals": [(70.0, Reason.BAD_SIGNATURE, "from B")]}, "control bad-signature", "warning", "from B"),
+    ],
+)
+def test_each_problem_has_its_line(changes: dict[str, object], what: str, severity: str, word: str) -> None:
+    found = problems(look(state_of(), **changes))
+    assert set(found) == {what}
+    assert found[what][0] == severity
+    assert word in found[what][1]
+
+
+def test_old_refusals_are_no_problem_any_more() -> None:
+    assert problems(look(state_of(), refusals=[(30.0, Reason.BAD_SIGNATURE, "from B")])) == {}
+
+
+def test_sites_services_and_workloads_have_their_problems() -> None:
+    state = state_of()
+    state.recompute(map_of(LINE, down=[LinkId("A", "B")]))
+    state.health = {"web": False}
+    state.suspended = frozenset({(WEB, B)})
+    found = problems(look(state))
+    assert found["site B"][0] == found["site C"][0] == "error"
+    assert "127.0.0.1:9090" in found["workload web"][1]
+    assert found["service web/tcp"] == ("error", Reason.NO_WORKLOAD.sentence)
+    assert found["workload B/web of web"][0] == "warning"
+
+
+def test_a_claim_that_is_refused_is_a_problem() -> None:
+    state = state_of()
+    network_map = map_of(LINE)
+    thief = replace(network_map.links["C"], overlay4=LINE["B"].overlay4)
+    state.recompute(replace(network_map, links={**network_map.links, "C": thief}))
+    found = problems(look(state))
+    assert found[f"address C: {LINE['B'].overlay4}"] == ("warning", Reason.DUPLICATE_ADDRESS.sentence)
+
+
+def test_stats_of_a_link_that_is_up_carry_no_reason() -> None:
+    stats = LinkStats(True, Reason.PROBE_LOST, 1.0)
+    assert links.facts({LinkId("A", "B"): stats}, {})[LinkId("A", "B")].reason is Reason.NONE
