@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
 from skedge.dataplane.addresses import AddressDriver
-from skedge.dataplane.links import is_ours
+from skedge.dataplane.linkstate import is_ours
 from skedge.dataplane.netlink import Netlink, kernel_errors
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
