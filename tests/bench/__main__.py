@@ -7,7 +7,7 @@ made within a round and the median over the rounds is shown. Three kinds:
     not ours  the same connection from within skedge's cgroup: what everyone else on the host pays
     through   from within, to the listener, placed and delivered by skedge
 
-Congestion control is cubic at both ends. Numbers go to ``.cache/bench/last.json`` too.
+Streams are sent with cubic. Numbers go to ``.cache/bench/last.json`` too.
 """
 
 from __future__ import annotations
@@ -179,8 +179,6 @@ def transport(bench: Bench, name: str, far: Callable[[], str], targets: bool) ->
     """Deploy one transport and measure all three kinds over it, with offloads and without."""
     bench.deploy(name)
     direct = far()
-    for host in bench.lab.plan.topology.hosts:
-        bench.lab.ssh(host, "sysctl -qw net.ipv4.tcp_congestion_control=cubic")
     with places(bench.lab.host("edge-b")) as (b_in, b_out), places(bench.lab.host("edge-a")) as (a_in, a_out):
         serve(b_in, bench.program, OURS)
         serve(b_out, bench.program, PLAIN)
