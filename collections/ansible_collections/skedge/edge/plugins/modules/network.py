@@ -118,12 +118,13 @@ class Network:
             self._exit(False, before, before)
         if self.module.check_mode:
             self._exit(True, before, {**before, **changes}, new_files)
-        self._record(before)
         networkd = NETWORKD_FILE in new_files
+        taken_back = [*new_files, self.params["record"]]
         script = net.revert_script(
-            {key: before[key] for key in changes}, {p: files_before[p] for p in new_files}, networkd
+            {key: before[key] for key in changes}, {path: read_file(path) for path in taken_back}, networkd
         )
         armed = self._arm(script)
+        self._record(before)
         for path, text in new_files.items():
             write_file(path, text, 0o644)
         for key, value in changes.items():

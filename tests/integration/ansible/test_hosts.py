@@ -1,0 +1,132 @@
+"""What Ansible does to real hosts when something is wrong: it says so and changes nothing, or takes it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import lab as labs
+
+ROOT = Path(__file__).parents[3]
+BIN = Path(sys.executable).parent
+ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_TIMEOUT": "3"}
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[labs.Lab]:
+    """A pair of hosts, gone afterwards."""
+    pair = labs.create(f"t-ans-{os.getpid()}", "pair")
+    try:
+        pair.up()
+        yield pair
+    finally:
+        pair.down()
+
+
+@pytest.fixture
+def inventory(lab: labs.Lab, tmp_path: Path) -> Path:
+    """Two linked sites that offer and listen, for this lab's hosts."""
+    (tmp_path / "hosts.yml").write_text(
+        "skedge_edge:\n  hosts:\n"
+        "    edge-a: {skedge_links: [{to: edge-b}], skedge_listeners: [{service: web, port: 8080}]}\n    edge-b: {}\n"
+    )
+    return tmp_path
+
+
+def run(lab: labs.Lab, program: str, inventory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / program), "-i", str(inventory), "-i", str(lab.directory / "inventory"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+
+
+def module(lab: labs.Lab, inventory: Path, name: str, **arguments: Any) -> dict[str, Any]:
+    """Run one module on edge-a."""
+    words = ("edge-a", "-o", "-m", f"skedge.edge.{name}", "-a", json.dumps(arguments))
+    return json.loads(run(lab, "ansible", inventory, *words).stdout.split("=>", 1)[1])
+
+
+def fingerprint(lab: labs.Lab, host: str) -> str:
+    """Return what a deployment changes first on a host."""
+    look = (
+        "getent passwd skedge; ls -A /opt /etc/sysctl.d /usr/local/bin; cat /proc/sys/net/ipv4/ip_forward; ip -br link"
+    )
+    return lab.ssh(host, look).stdout
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_changed(lab: labs.Lab, inventory: Path):
+    hosts = inventory / "hosts.yml"
+    gone = str(lab.plan.network[99])
+    hosts.write_text(hosts.read_text() + f"    edge-x: {{ansible_host: {gone}, skedge_links: [{{to: edge-b}}]}}\n")
+    lab.ssh("edge-a", "systemd-run -q --unit=squatter python3 -m http.server 8080")
+    lab.ssh("edge-b", "ip link add d0 type bridge; ip link set d0 up; ip route add 100.100.0.0/16 dev d0")
+    lab.ssh("edge-b", "nft 'add table ip f; add chain ip f fw { type filter hook forward priority 0; policy drop; }'")
+    try:
+        before = [fingerprint(lab, host) for host in ("edge-a", "edge-b")]
+        done = run(lab, "ansible-playbook", inventory, "deploy.yml")
+        after = [fingerprint(lab, host) for host in ("edge-a", "edge-b")]
+    finally:
+        lab.ssh("edge-a", "systemctl stop squatter")
+        lab.ssh("edge-b", "nft delete table ip f; ip link del d0")
+    assert done.returncode != 0
+    said = " ".join(done.stdout.split())
+    for sentence in (
+        "Nothing was changed on any host:",
+        "edge-a: port 8080/tcp of the listener of service web is held by python3 (pid",
+        "edge-b: its route 100.100.0.0/16 dev d0 overlaps the overlay 100.64.0.0/10; give skedge_overlay_cidr",
+        "edge-b: nftables chain ip f fw drops forwarded traffic between links by its policy; open it: nft insert rule",
+        f"edge-x: the control node cannot log in to {gone} (",
+    ):
+        assert sentence in said, done.stdout[-4000:]
+    assert after == before
+    assert "changed=0" in said
+    assert not (lab.directory / "ca").exists()
+
+
+def test_an_unknown_neighbour_is_refused_without_contacting_a_host(lab: labs.Lab, inventory: Path):
+    (inventory / "hosts.yml").write_text("skedge_edge: {hosts: {edge-a: {skedge_links: [{to: edge-z}]}}}\n")
+    done = run(lab, "ansible-playbook", inventory, "deploy.yml", "-e", "ansible_host=203.0.113.1")
+    assert done.returncode != 0
+    assert "skedge_links[0].to: 'edge-z' is not a site of this inventory" in " ".join(done.stdout.split())
+
+
+def forwarding(lab: labs.Lab) -> str:
+    return lab.ssh("edge-a", "cat /proc/sys/net/ipv4/ip_forward; ls /etc/sysctl.d/60-skedge.conf 2>&1; true").stdout
+
+
+def test_a_network_step_that_is_not_confirmed_is_taken_back_by_the_host(lab: labs.Lab, inventory: Path):
+    before = forwarding(lab)
+    assert before.startswith("0")
+    predicted = module(lab, inventory, "network", revert_s=3)["changed"]
+    assert predicted
+    assert forwarding(lab).startswith("1")
+    deadline = time.monotonic() + 20
+    while forwarding(lab) != before and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert forwarding(lab) == before
+    refused = module(lab, inventory, "network", state="confirmed", revert_s=3)
+    assert "has taken its network step back" in refused["msg"]
+
+
+def test_a_confirmed_network_step_stays_until_it_is_removed(lab: labs.Lab, inventory: Path):
+    lab.ssh("edge-a", "echo 8080,60000-61005 > /proc/sys/net/ipv4/ip_local_reserved_ports")
+    before = lab.ssh("edge-a", "sysctl -a 2>/dev/null | grep -E 'forward|hash_policy|reserved'").stdout
+    assert module(lab, inventory, "network", revert_s=12)["armed"]
+    armed = time.monotonic()
+    assert module(lab, inventory, "network", state="confirmed")["changed"]
+    assert not module(lab, inventory, "network")["changed"]
+    time.sleep(max(0.0, armed + 14 - time.monotonic()))
+    assert forwarding(lab).startswith("1")
+    assert "8080,60000-65535" in lab.ssh("edge-a", "cat /proc/sys/net/ipv4/ip_local_reserved_ports").stdout
+    assert module(lab, inventory, "network", state="absent")["changed"]
+    assert not module(lab, inventory, "network", state="absent")["changed"]
+    assert lab.ssh("edge-a", "sysctl -a 2>/dev/null | grep -E 'forward|hash_policy|reserved'").stdout == before
+    assert module(lab, inventory, "survey", snapshot=False)["ours"] == []
