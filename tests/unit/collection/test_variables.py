@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.skedge.edge.plugins.module_utils.checks import SKIPPABLE
 from ansible_collections.skedge.edge.plugins.plugin_utils import topology
 
@@ -116,3 +117,11 @@ def test_the_parser_has_the_same_keys_of_items(variable: str):
 def test_checks_that_can_be_skipped_are_the_ones_there_are():
     for entry in ("main", "preflight"):
         assert sorted(SKIPPABLE) == SPECS[entry]["options"]["skedge_preflight_skip"]["choices"]
+
+
+def test_entries_may_leave_out_what_has_a_default():
+    """Ansible fills the keys of a missing dictionary into its default, which all entries of a list share."""
+    connectors = [{"service": name, "host": "127.0.0.1", "port": 9000} for name in ("a", "b", "c")]
+    links = [{"to": "b"}, {"to": "c"}]
+    checked = ArgumentSpecValidator(SPEC).validate({"skedge_connectors": connectors, "skedge_links": links})
+    assert checked.error_messages == []
