@@ -57,10 +57,10 @@ static __always_inline int place(struct bpf_sock *sk, struct config *config, str
 
     if (!placement)
         return REASON_TABLE_FULL;
-    word = pick(listener->service, config, wish->need, wish->prefer6, placement);
+    keep_wish(placement, wish);
+    word = pick(listener->service, config, placement);
     if (!word)
-        return wish->bound && placement->reason == REASON_NO_FAMILY ? REASON_SOURCE_BOUND : placement->reason;
-    keep_listener(placement, &wish->to);
+        return why_not(placement);
     put(placement, word);
     *placed = placement;
     return 0;

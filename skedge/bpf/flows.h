@@ -2,14 +2,26 @@
 #ifndef SKEDGE_FLOWS_H
 #define SKEDGE_FLOWS_H
 
-static __always_inline void keep_listener(struct placement *placement, const struct listener_key *to)
+/* Keep what the socket asked for, before the pick: a target that does not come leaves the old one unreachable. */
+static __always_inline void keep_wish(struct placement *placement, const struct wish *wish)
 {
-    placement->listener[0] = to->addr[0];
-    placement->listener[1] = to->addr[1];
-    placement->listener[2] = to->addr[2];
-    placement->listener[3] = to->addr[3];
-    placement->listener_port = to->port;
-    placement->protocol = to->protocol;
+    placement->listener[0] = wish->to.addr[0];
+    placement->listener[1] = wish->to.addr[1];
+    placement->listener[2] = wish->to.addr[2];
+    placement->listener[3] = wish->to.addr[3];
+    placement->listener_port = wish->to.port;
+    placement->protocol = wish->to.protocol;
+    placement->need = wish->need;
+    placement->prefer6 = wish->prefer6;
+    placement->target_port = 0;
+}
+
+/* Return the reason of a pick that found nobody. */
+static __always_inline int why_not(const struct placement *placement)
+{
+    int bound = placement->reason == REASON_NO_FAMILY && (placement->need & SLOT_LOCAL);
+
+    return bound ? REASON_SOURCE_BOUND : placement->reason;
 }
 
 static __always_inline int same(const __u32 *a, __u32 port, const struct listener_key *key)
@@ -66,10 +78,10 @@ static __always_inline int place_flow(struct bpf_sock *sk, struct config *config
         return 0;
     }
     release(flow, 0);
-    word = pick(listener->service, config, wish->need, wish->prefer6, flow);
+    keep_wish(flow, wish);
+    word = pick(listener->service, config, flow);
     if (!word)
-        return wish->bound && flow->reason == REASON_NO_FAMILY ? REASON_SOURCE_BOUND : flow->reason;
-    keep_listener(flow, &wish->to);
+        return why_not(flow);
     put(flow, word);
     *found = flow;
     return 0;

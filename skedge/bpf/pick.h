@@ -3,14 +3,17 @@
 #ifndef SKEDGE_PICK_H
 #define SKEDGE_PICK_H
 
-/* One side of a comparison, all values below 2^63. number / capacity is the perceived cost. */
+/* One side of a comparison, all values below 2^63. number / capacity is the perceived cost. Cost, capacity and slot
+ * share a word, because the machine has few registers and the scan is as long as what it moves. */
 struct side {
     __u64 number;
-    __u64 capacity;
-    __u64 cost;
+    __u64 key; /* cost << 32 | capacity << 8 | slot */
     __u64 last;
-    __u64 slot;
 };
+
+#define COST_OF(side) ((side).key >> 32)
+#define CAPACITY_OF(side) ((side).key >> 8 & 0xffff)
+#define SLOT_OF(side) ((side).key & 0xff)
 
 /* The two best of a scan, and what the scan saw on its way. */
 struct scan {
@@ -24,11 +27,14 @@ struct scan {
  * step borrows from the next one, so there is no branch: the verifier walks one path through all slots. */
 static __always_inline __u64 before(const struct side *a, const struct side *b)
 {
-    __u64 last = (a->last - b->last) >> 63;
-    __u64 cost = (a->cost - b->cost - last) >> 63;
-    __u64 first = (a->number * b->capacity - b->number * a->capacity - cost) >> 63;
+    __u64 less = a->last - b->last;
 
-    return 0 - first;
+    OPAQUE(less);
+    less = COST_OF(*a) - COST_OF(*b) - (less >> 63);
+    OPAQUE(less);
+    less = a->number * CAPACITY_OF(*b) - b->number * CAPACITY_OF(*a) - (less >> 63);
+    OPAQUE(less);
+    return 0 - (less >> 63);
 }
 
 /* Exchange a and b where mask is all ones. */
@@ -38,10 +44,8 @@ static __always_inline void exchange(struct side *a, struct side *b, __u64 mask)
 
     OPAQUE(mask);
     t = (a->number ^ b->number) & mask, a->number ^= t, b->number ^= t;
-    t = (a->capacity ^ b->capacity) & mask, a->capacity ^= t, b->capacity ^= t;
-    t = (a->cost ^ b->cost) & mask, a->cost ^= t, b->cost ^= t;
+    t = (a->key ^ b->key) & mask, a->key ^= t, b->key ^= t;
     t = (a->last ^ b->last) & mask, a->last ^= t, b->last ^= t;
-    t = (a->slot ^ b->slot) & mask, a->slot ^= t, b->slot ^= t;
 }
 
 /* Weigh one slot for a socket that needs the flags `need`; `limit` connections to one endpoint are the last that
@@ -49,28 +53,26 @@ static __always_inline void exchange(struct side *a, struct side *b, __u64 mask)
 static __always_inline void weigh(const struct slot *slot, __u64 need, __u64 limit, __u64 number, struct scan *scan,
                                   struct side *side)
 {
-    __u64 missing = need & ~(__u64)slot->flags, full;
+    __u64 missing = need & ~(__u64)slot->flags, capacity = slot->capacity, full, cost;
 
     OPAQUE(missing);
     missing = (0 - missing) >> 63;
     OPAQUE(missing);
     full = ((limit - slot->mine) >> 63) & (missing ^ 1);
     OPAQUE(full);
-    side->cost = slot->path_cost + ((__u64)slot->suspended << SUSPENDED_SHIFT) + ((missing | full) << OUT_SHIFT);
-    side->capacity = slot->capacity;
-    side->number = side->cost * side->capacity + slot->mine + slot->others;
+    cost = slot->path_cost + ((__u64)slot->suspended << SUSPENDED_SHIFT) + ((missing | full) << OUT_SHIFT);
+    side->number = cost * capacity + slot->mine + slot->others;
+    side->key = cost << 32 | capacity << 8 | number;
     side->last = slot->last;
-    side->slot = number;
     scan->seen |= slot->flags;
     scan->full |= full;
 }
 
 static __always_inline void nobody(struct side *side)
 {
-    side->number = side->cost = COST_NOBODY;
-    side->capacity = 1;
+    side->number = COST_NOBODY;
+    side->key = COST_NOBODY << 32 | 1 << 8;
     side->last = ~0ull >> 2;
-    side->slot = 0;
 }
 
 /* Find the two best of the first `count` slots; count is a constant, so the loop has a fixed length. The slot's number
@@ -97,15 +99,15 @@ static __always_inline void scan_slots(const struct service *service, __u64 coun
  * through the whole scan, take every value there for precise, and walk the scan again for each way that leads to it. */
 static __always_inline struct slot *slot_of(struct service *service, const struct side *side)
 {
-    *(volatile __u64 *)&service->winner = side->slot;
+    *(volatile __u64 *)&service->winner = SLOT_OF(*side);
     return &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
 }
 
 static __always_inline void keep_weighed(const struct slot *slot, const struct side *side, struct weighed *weighed)
 {
-    weighed->slot = side->slot;
+    weighed->slot = SLOT_OF(*side);
     weighed->path_cost = slot->path_cost;
-    weighed->capacity = side->cost < COST_OUT ? slot->capacity : 0;
+    weighed->capacity = COST_OF(*side) < COST_OUT ? slot->capacity : 0;
     weighed->open = slot->mine + slot->others;
 }
 
@@ -115,8 +117,8 @@ static __always_inline void log_pick(const struct service *service, const struct
 {
     entry->version = service->version;
     entry->choice = service->choices;
-    entry->winner = scan->best.cost < COST_OUT ? scan->best.slot : MAX_WORKLOADS;
-    entry->runner = scan->second.cost < COST_OUT ? scan->second.slot : MAX_WORKLOADS;
+    entry->winner = COST_OF(scan->best) < COST_OUT ? SLOT_OF(scan->best) : MAX_WORKLOADS;
+    entry->runner = COST_OF(scan->second) < COST_OUT ? SLOT_OF(scan->second) : MAX_WORKLOADS;
 #pragma unroll
     for (int i = 0; i < CLASS_SMALL; i++) {
         const struct slot *slot = &service->slots[i];
@@ -174,7 +176,7 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
 #if PICK_LOG_ENTRIES > 1
     log_pick(service, scan, entry);
 #endif
-    if (scan->best.cost >= COST_OUT)
+    if (COST_OF(scan->best) >= COST_OUT)
         return 0;
     keep_weighed(slot_of(service, &scan->second), &scan->second, &placement->runner);
     slot = slot_of(service, &scan->best);
@@ -190,14 +192,15 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
     return slot;
 }
 
-/* Choose a workload of service `id` for a socket that needs the flags `need`, and count it.
- * @target where the connection goes, as ::ffff:a.b.c.d for a target of IPv4
+/* Choose a workload of service `id` for a socket that needs the flags placement->need, and count it. They are taken
+ * from memory, not from where the caller found them: or the verifier would walk the scan once for each way to them.
  * Returns: the placement word (see PLACED_*), with the receipt and the target in `placement`, or 0 with
  * placement->reason NO_WORKLOAD, NO_FAMILY or NO_PORT. */
-static __always_inline __u64 pick(__u32 id, struct config *config, __u32 need, int prefer6, struct placement *placement)
+static __always_inline __u64 pick(__u32 id, struct config *config, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
     __u64 limit = (config->port_limit - 1) & (~0ull >> 2); /* 0, not known, becomes a number that nothing reaches */
+    __u32 need = *(volatile __u32 *)&placement->need;
     struct logged_pick *entry = 0;
     struct scan scan;
     struct slot *slot;
@@ -215,20 +218,20 @@ static __always_inline __u64 pick(__u32 id, struct config *config, __u32 need, i
     bpf_spin_lock(&service->lock);
     slot = choose_and_count(service, &scan, need, limit, entry, placement);
     if (slot) {
-        six = (slot->flags & SLOT_T6) && (prefer6 || !(slot->flags & SLOT_T4));
+        six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
         placement->target[0] = six ? slot->addr6[0] : 0;
         placement->target[1] = six ? slot->addr6[1] : 0;
         placement->target[2] = six ? slot->addr6[2] : MAPPED_PREFIX;
         placement->target[3] = six ? slot->addr6[3] : slot->addr4;
         placement->target_port = six ? slot->port6 : slot->port4;
         word = PLACED_VALID | (__u64)(slot->generation & GENERATION_MASK) << PLACED_GENERATION_SHIFT |
-               id << PLACED_SERVICE_SHIFT | (scan.best.slot & (MAX_WORKLOADS - 1));
+               id << PLACED_SERVICE_SHIFT | SLOT_OF(scan.best);
     }
     bpf_spin_unlock(&service->lock);
     if (scan.full)
         drops_v1.increment(REASON_NO_PORT);
     if (slot)
-        placement->reason = scan.best.cost >= COST_SUSPENDED ? REASON_SUSPENDED : REASON_NONE;
+        placement->reason = COST_OF(scan.best) >= COST_SUSPENDED ? REASON_SUSPENDED : REASON_NONE;
     else if (scan.full)
         placement->reason = REASON_NO_PORT;
     else if (scan.seen & SLOT_IN)

@@ -26,7 +26,9 @@ int skedge_pick_test(struct __sk_buff *skb)
     config = config_v1.lookup(&zero);
     if (!config || bpf_skb_load_bytes(skb, 14, &question, sizeof(question)))
         return 2;
-    word = pick(question.service, config, question.need, question.prefer6, &placement);
+    placement.need = question.need;
+    placement.prefer6 = question.prefer6;
+    word = pick(question.service, config, &placement);
     bpf_skb_store_bytes(skb, 30, &word, sizeof(word), 0);
     bpf_skb_store_bytes(skb, 38, &placement, sizeof(placement), 0);
     return word ? 0 : 1;

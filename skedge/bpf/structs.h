@@ -109,8 +109,10 @@ struct placement {
     __u64 choice;
     struct weighed winner;
     struct weighed runner;
-    __u64 mapped; /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
-    __u64 spare[3];
+    __u32 need;    /* SLOT_*: what a workload had to have for this socket */
+    __u32 prefer6;
+    __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
+    __u64 spare[2];
 };
 struct flows {
     __u64 index; /* of the flow in use, see place_flow() */

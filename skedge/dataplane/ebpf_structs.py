@@ -257,7 +257,7 @@ class PlacementRecord:
     winner: Weighed
     runner: Weighed
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4IQ24s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQ16s")
 
     @classmethod
     def unpack_all(cls, raw: bytes) -> Iterator[PlacementRecord]:
