@@ -46,9 +46,9 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mount -t proc proc /proc; mount -t sysfs sys /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf; mount -t tracefs trace /sys/kernel/tracing
 ln -s /proc/self/fd /dev/fd; ln -s fd/0 /dev/stdin; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr
-mkdir -p /dev/pts /dev/shm /run/layer {repo}
+mkdir -p /dev/pts /dev/shm /run/layer
 mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs tmp /tmp; mount -t tmpfs layer /run/layer
-mkdir -p /run/layer/lower /run/layer/upper /run/layer/work
+mkdir -p {repo} /run/layer/lower /run/layer/upper /run/layer/work
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro repo /run/layer/lower
 mount -t overlay -o lowerdir=/run/layer/lower,upperdir=/run/layer/upper,workdir=/run/layer/work overlay {repo}
 hostname vm; ip link set lo up
