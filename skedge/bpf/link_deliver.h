@@ -231,9 +231,9 @@ INLINE int translate_quoted(struct __sk_buff *skb, const struct packet *p, const
 	struct address from = quoted->from, to = *workload;
 	__u16 old_port = bpf_htons(quoted->from_port), new_port = bpf_htons(workload_port);
 	__u32 size = p->v6 ? 16 : 4, sum_at = p->l4 + 2;
-	__s64 diff = bpf_csum_diff((void *)&from, size, (void *)&to, size, 0);
+	__u32 diff = checksum_change(&from, &to, size);
 
-	if (diff < 0 || bpf_l4_csum_replace(skb, sum_at, old_port, new_port, 2))
+	if (bpf_l4_csum_replace(skb, sum_at, old_port, new_port, 2))
 		return MALFORMED;
 	if (p->v6 ? bpf_l4_csum_replace(skb, sum_at, 0, diff, 0) : bpf_l3_csum_replace(skb, quoted->l3 + 10, 0, diff, 0))
 		return MALFORMED;

@@ -127,6 +127,13 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 	return parse_ports(skb, p);
 }
 
+/* Change of a checksum when ``from`` becomes ``to``, both on the stack. There is no error for these sizes, and none may
+ * be looked for in the sign: Linux 6.1 returns large sums negative. */
+INLINE __u32 checksum_change(struct address *from, struct address *to, __u32 size)
+{
+	return (__u32)bpf_csum_diff((void *)from, size, (void *)to, size, 0);
+}
+
 /* Replace one address and port of a TCP or UDP packet: ``at``/``port_at`` are their offsets, ``old`` their values.
  * Returns 0, or negative when the kernel refused. */
 INLINE int rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u32 port_at, const struct address *old,
@@ -137,9 +144,9 @@ INLINE int rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u3
 	struct address from = *old, to = *new; /* on the stack, where the helpers may read them */
 	__u16 from_port = bpf_htons(old_port), to_port = bpf_htons(new_port);
 	__u32 size = p->v6 ? 16 : 4;
-	__s64 diff = bpf_csum_diff((void *)&from, size, (void *)&to, size, 0);
+	__u32 diff = checksum_change(&from, &to, size);
 
-	if (diff < 0 || bpf_l4_csum_replace(skb, sum_at, 0, diff, sum_flags | BPF_F_PSEUDO_HDR))
+	if (bpf_l4_csum_replace(skb, sum_at, 0, diff, sum_flags | BPF_F_PSEUDO_HDR))
 		return -1;
 	if (bpf_l4_csum_replace(skb, sum_at, from_port, to_port, sum_flags | 2))
 		return -1;

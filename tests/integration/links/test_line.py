@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import threading
 import time
@@ -97,11 +98,14 @@ def test_a_workload_of_the_other_family_only_is_no_workload(line: Line) -> None:
 def _open_ports(site: Site, address: str) -> set[int]:
     """Send a SYN to every port from a raw view: connect without waiting, see who answered."""
     found: set[int] = set()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    batch = min(4096, hard - 200)
 
     def sweep() -> None:
-        for start in range(1, 65536, 4096):
+        for start in range(1, 65536, batch):
             waiting = {}
-            for port in range(start, min(start + 4096, 65536)):
+            for port in range(start, min(start + batch, 65536)):
                 made = client(address)
                 made.setblocking(False)
                 if made.connect_ex((address, port)) == errno.EINPROGRESS:
@@ -114,6 +118,7 @@ def _open_ports(site: Site, address: str) -> set[int]:
                 made.close()
 
     site.ns(sweep)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return found
 
 
