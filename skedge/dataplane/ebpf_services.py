@@ -7,7 +7,7 @@ where the last one stopped. A workload that leaves a table keeps its slot, retir
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 
 from skedge.core.errors import DataplaneError
@@ -68,7 +68,7 @@ class ServiceDriver:
             self._write(key, ident, ServiceTable())
             self._maps.name_service(key, ident | RETIRED)
             self.retired[key] = self.ids.pop(key)
-            self.collect()
+            self._collect(key, ident)
 
     # ---- what the engine asks ----
 
@@ -92,14 +92,21 @@ class ServiceDriver:
     def collect(self) -> None:
         """Give back slots and ids of what is gone and has no open connection any more."""
         for key, ident in list(self.services()):
-            for index, _, slot in list(self.slots(ident)):
-                if not slot.flags & layout.USED and not slot.mine:
-                    self._free(ident, index)
-            if key in self.retired and not self.names.get(ident):
-                self._maps.forget_service(key)
-                del self.retired[key]
+            self._collect(key, ident)
 
     # ---- inner ----
+
+    def _collect(self, key: ServiceKey, ident: int) -> None:
+        self._free_unused(ident)
+        if key in self.retired and not self.names.get(ident):
+            self._maps.forget_service(key)
+            del self.retired[key]
+
+    def _free_unused(self, ident: int, keep: Container[WorkloadId] = ()) -> None:
+        """Free the slots that are retired and no longer counted."""
+        for index, workload, slot in list(self.slots(ident)):
+            if not slot.flags & layout.USED and not slot.mine and workload not in keep:
+                self._free(ident, index)
 
     def _table(self, ident: int) -> ServiceTable:
         found = [_candidate(name, slot) for _, name, slot in self.slots(ident) if slot.flags & layout.USED]
@@ -144,9 +151,7 @@ class ServiceDriver:
 
         A slot that is retired and no longer counted is free too.
         """
-        for index, workload, slot in list(self.slots(ident)):
-            if not slot.flags & layout.USED and not slot.mine and workload not in wanted:
-                self._free(ident, index)
+        self._free_unused(ident, keep=wanted)
         names = self.names.setdefault(ident, {})
         held = set(names.values())
         workloads = [workload for workload in wanted if workload not in held]

@@ -85,6 +85,15 @@ def test_non_blocking(service: Site) -> None:
     assert service.open() == 0
 
 
+def test_fast_open(service: Site) -> None:
+    """A connect inside sendto(2) is a connect."""
+    with socket.socket() as client:
+        client.sendto(b"x", socket.MSG_FASTOPEN, LISTENER)
+        assert service.open() == 1
+        assert client.getpeername() == LISTENER
+    assert service.open() == 0
+
+
 def test_refused_by_the_workload(site: Site) -> None:
     server = site.server()
     site.service([candidate("a", 0, server.target)], LISTENER)
