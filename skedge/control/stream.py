@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import time
@@ -228,5 +229,10 @@ def refusal(error: BaseException, link: LinkId) -> Refused:
             return Refused(Reason.BAD_FRAME, f"{link}: TLS failed: {alert}")
         reason = Reason.REVOKED if "REVOKED" in alert else Reason.BAD_SIGNATURE
         return Refused(reason, f"{link}: the neighbour refuses our certificate: {alert.lower()}")
-    text = "no answer in time" if isinstance(error, TimeoutError) and not error.args else str(error)
+    if isinstance(error, TimeoutError) and not error.args:
+        text = "no answer in time"
+    elif isinstance(error, OSError) and error.errno:
+        text = os.strerror(error.errno)  # asyncio puts the socket's address into the text
+    else:
+        text = str(error) or "the neighbour ended the connection in the handshake"
     return Refused(Reason.NO_ANSWER, f"{link}: {text}")

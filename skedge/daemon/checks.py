@@ -78,7 +78,13 @@ def _services(look: Look) -> Iterator[Finding]:
         if look.state.health.get(connector.name) is False:
             where = f"{connector.host}:{connector.port}"
             yield Finding("error", f"workload {connector.name}", f"unhealthy: the health check of {where} fails")
-    for service, workload in sorted(look.state.suspended):
+    usable = {
+        (key, one.workload)
+        for key, table in look.desired.services.items()
+        for one in table.candidates
+        if one.out is Reason.NONE
+    }  # what is out for a better reason is not waited for
+    for service, workload in sorted(look.state.suspended & usable):
         yield Finding("warning", f"workload {workload} of {service.name}", Reason.SUSPENDED.sentence)
     for skipped in look.desired.skipped:
         yield Finding("warning", f"{skipped.kind} {skipped.key}", skipped.reason.sentence)

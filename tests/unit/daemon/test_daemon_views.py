@@ -336,12 +336,18 @@ def test_sites_services_and_workloads_have_their_problems() -> None:
     state = state_of()
     state.recompute(map_of(LINE, down=[LinkId("A", "B")]))
     state.health = {"web": False}
-    state.suspended = frozenset({(WEB, B)})
+    state.suspended = frozenset({(WEB, A), (WEB, B)})
     found = problems(look(state))
     assert found["site B"][0] == found["site C"][0] == "error"
     assert "127.0.0.1:9090" in found["workload web"][1]
     assert found["service web/tcp"] == ("error", Reason.NO_WORKLOAD.sentence)
-    assert found["workload B/web of web"][0] == "warning"
+    assert not any(what.endswith(" of web") for what in found), "they are out anyway"
+
+
+def test_a_workload_that_only_this_site_holds_for_dead_is_a_problem() -> None:
+    state = state_of()
+    state.suspended = frozenset({(WEB, B)})
+    assert problems(look(state)) == {"workload B/web of web": ("warning", Reason.SUSPENDED.sentence)}
 
 
 def test_a_claim_that_is_refused_is_a_problem() -> None:
