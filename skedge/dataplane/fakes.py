@@ -1,4 +1,4 @@
-"""Drivers in memory, held to the same contract tests as the real ones (tests/contract of the drivers)."""
+"""Drivers in memory, held to the same contract tests as the real ones (tests/unit/dataplane/contract.py)."""
 
 from __future__ import annotations
 

@@ -79,15 +79,19 @@ class Netlink:
         with kernel_errors(f"read {what}"):
             return list(getattr(self.ipr, f"get_{what}")(**match))
 
-    def index(self, device: str) -> int | None:
-        """Return the interface index of a device, None when there is none."""
-        with kernel_errors(f"look up device {device}"):
-            found = self.ipr.link_lookup(ifname=device)
-        return int(found[0]) if found else None
+    @staticmethod
+    def index(device: str) -> int | None:
+        """Return the interface index of a device, None when there is none (an ioctl: a route needs it a hop)."""
+        try:
+            return socket.if_nametoindex(device)
+        except OSError:
+            return None
 
-    def names(self) -> dict[int, str]:
+    @staticmethod
+    def names() -> dict[int, str]:
         """Return the device name of every interface index."""
-        return {int(link["index"]): str(link.get_attr("IFLA_IFNAME")) for link in self.dump("links")}
+        with kernel_errors("list devices"):
+            return dict(socket.if_nameindex())
 
 
 def set_devconf4(index: int, values: Mapping[int, int]) -> None:
