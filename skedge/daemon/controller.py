@@ -13,6 +13,7 @@ from pathlib import Path
 from skedge import __version__, config
 from skedge.control.bodies import BodyCodec
 from skedge.control.identity import Identity
+from skedge.control.identity import load as load_identity
 from skedge.core.backoff import Backoff
 from skedge.core.desired import Desired
 from skedge.core.errors import SkedgeError
@@ -39,6 +40,9 @@ UNSYNCED_LOOK_S = 0.05
 DELETE_WAIT_S = 1.0  # after sync: sites that restarted at the same time may still be about to speak
 LOAD_WAIT_S = 2.0  # after sync every site that has anything open has reported: until then the kernel's numbers hold
 RTT_SAY_S = 10.0
+
+
+NEED_RESTART = ("network", "site", "overlay_cidr", "overlay4", "overlay6", "control_port", "load_port", "metrics")
 
 
 class Controller:
@@ -121,7 +125,8 @@ class Controller:
         self._notifier.reloading()
         try:
             new = config.load(self._path)
-            self._check_same(new)
+            if self._restart_for(new):
+                return
             self.identity.reload()
             self.state.set_config(new, self.state.ports)
         except SkedgeError as error:
@@ -135,11 +140,18 @@ class Controller:
             self._configured()
         self._notifier.ready(self._line())
 
-    def _check_same(self, new: SiteConfig) -> None:
+    def _restart_for(self, new: SiteConfig) -> bool:
+        """End `run` for a change that only a new process can take; systemd starts it, the kernel forwards meanwhile.
+
+        Raises ConfigError when the identity on disk does not fit the new names.
+        """
         old = self.state.config
-        for name in ("network", "site", "control_port", "load_port", "overlay4", "overlay6"):
-            if getattr(old, name) != getattr(new, name):
-                raise SkedgeError(f"{self._path}: {name} changed; restart skedge.service to take it")
+        names = [name for name in NEED_RESTART if getattr(old, name) != getattr(new, name)]
+        if names:
+            load_identity(self.identity.directory, new.network, new.site)
+            log.warning("op=restart changed=%s", ",".join(names))
+            self.stop()
+        return bool(names)
 
     def _configured(self) -> None:
         """Follow a new configuration everywhere."""
@@ -271,11 +283,10 @@ class Controller:
         self._flood(self.flooder.receive(time.monotonic(), link, message))
         self._wake()
 
-    def health_changed(self, workload: WorkloadId, healthy: bool, cause: str, address: str) -> None:
+    def health_changed(self, workload: WorkloadId, healthy: bool, address: str) -> None:
         """Take a verdict of the health checks (own workloads; suspended ones of other sites matter when good)."""
         if workload.site != self.state.config.site:
             return
-        log.info("workload=%s healthy=%s cause=%r", workload, healthy, cause)
         self.state.health[workload.connector] = healthy
         for connector in self.state.config.connectors:
             if connector.name == workload.connector and address:

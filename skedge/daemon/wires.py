@@ -136,7 +136,7 @@ class Wires:
         self._at.inbox.post(self._at.link_changed, link, status.up, status.reason)
 
     def _health_changed(self, workload: WorkloadId, state: HealthState) -> None:
-        self._at.inbox.post(self._at.health_changed, workload, state.healthy, state.cause, state.address)
+        self._at.inbox.post(self._at.health_changed, workload, state.healthy, state.address)
 
     def _good(self, workload: WorkloadId) -> None:
         self._at.good_probe(workload)

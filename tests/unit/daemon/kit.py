@@ -342,6 +342,7 @@ class Running:
     notifier: FakeNotifier
     path: Path
     neighbours: dict[str, Neighbour] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
 
     async def until(self, condition: Callable[[], object], within: float = 5.0) -> float:
         """Wait for a condition while the neighbours live on; return the seconds it took."""
@@ -356,7 +357,7 @@ class Running:
     def healthy(self, connector: str = "web", good: bool = True) -> None:
         """Let the health check of an own workload say something."""
         workload = WorkloadId(self.at.state.config.site, connector)
-        self.at.inbox.post(self.at.health_changed, workload, good, "" if good else "refused", "127.0.0.1")
+        self.at.inbox.post(self.at.health_changed, workload, good, "127.0.0.1")
 
     def candidates(self) -> dict[str, Reason]:
         """What the kernel may choose among, and why not."""
@@ -402,7 +403,7 @@ async def running(
     found = Running(controller, controller.wires, kernel, notifier, path)  # type: ignore[arg-type]
     there = load_identity(directory(tmp_path, authority, "b"), NETWORK, "b")
     found.neighbours["b"] = Neighbour(controller, there, site(tmp_path, "b"), LINK_AB)
-    task = asyncio.create_task(controller.run())
+    task = found.task = asyncio.create_task(controller.run())
     try:
         await asyncio.sleep(0)
         yield found

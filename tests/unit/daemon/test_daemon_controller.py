@@ -247,19 +247,35 @@ def test_a_bad_configuration_keeps_the_last_good_one(tmp_path: Path, authority: 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"site": "b"}, {"network": "other"}, {"control_port": 7409}, {"overlay_address": "100.64.1.1"}]
+    "changes", [{"control_port": 7409}, {"overlay_address": "100.64.1.1"}, {"metrics": {"port": 9777}}]
 )
-def test_what_only_a_restart_can_change_is_refused(
+def test_what_only_a_new_process_can_take_ends_this_one(
     tmp_path: Path, authority: Authority, changes: dict[str, object]
 ) -> None:
     async def main() -> None:
         async with running(tmp_path, authority) as run:
-            changed = document(str(changes.get("site", "a")), **{k: v for k, v in changes.items() if k != "site"})
-            write(run.path, changed)
+            write(run.path, document(**changes))
+            run.kernel.log.clear()
+            run.at.reload()
+            await asyncio.wait_for(run.task, 5)
+            assert run.at.config_error == ""
+            assert run.kernel.did("delete") == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("changes", [{"site": "b"}, {"network": "other"}])
+def test_a_name_that_the_identity_does_not_fit_is_refused(
+    tmp_path: Path, authority: Authority, changes: dict[str, object]
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            write(run.path, document(str(changes.get("site", "a")), **{k: v for k, v in changes.items() if k != "site"}))
             before = run.at.state.config
             run.at.reload()
-            assert "restart" in run.at.config_error
+            assert "site.crt" in run.at.config_error
             assert run.at.state.config == before
+            assert not run.task.done()
 
     asyncio.run(main())
 
