@@ -344,7 +344,7 @@ class Running:
     neighbours: dict[str, Neighbour] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
-    async def until(self, condition: Callable[[], object], within: float = 5.0) -> float:
+    async def until(self, condition: Callable[[], object], within: float = 15.0) -> float:
         """Wait for a condition while the neighbours live on; return the seconds it took."""
         start = time.monotonic()
         while not condition():
