@@ -270,7 +270,8 @@ def test_a_name_that_the_identity_does_not_fit_is_refused(
 ) -> None:
     async def main() -> None:
         async with running(tmp_path, authority) as run:
-            write(run.path, document(str(changes.get("site", "a")), **{k: v for k, v in changes.items() if k != "site"}))
+            others = {key: value for key, value in changes.items() if key != "site"}
+            write(run.path, document(str(changes.get("site", "a")), **others))
             before = run.at.state.config
             run.at.reload()
             assert "site.crt" in run.at.config_error
