@@ -41,6 +41,8 @@ def findings(look: Look) -> list[Finding]:
 def _controller(look: Look) -> Iterator[Finding]:
     if look.config_error:
         yield Finding("error", "configuration", f"{look.config_error} (the last good one is in force)")
+    if look.state.config.drain:
+        yield Finding("info", "drain", "this site is drained: its workloads get no new connections")
     if not look.synced:
         yield Finding("info", "sync", "waiting for neighbours; nothing is deleted from the kernel until then")
     if look.certificate_days < CERTIFICATE_WARN_DAYS:

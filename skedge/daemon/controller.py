@@ -262,9 +262,9 @@ class Controller:
 
     # ---- events ---------------------------------------------------------------------------------------------------
 
-    def link_changed(self, link: LinkId, up: bool, reason: Reason) -> None:
-        """Take a verdict of the probes."""
-        log.info("link=%s up=%s reason=%s", link, up, reason.word)
+    def links_changed(self) -> None:
+        """Look at the links again: the probes have a verdict (which they logged)."""
+        self._wake()
 
     def stream_up(self, link: LinkId) -> None:
         """Take a new control stream."""

@@ -133,7 +133,7 @@ class Wires:
 
     def _probed(self, link: LinkId, status: LinkStatus) -> None:
         self.bus.set_up(link, status.up)
-        self._at.inbox.post(self._at.link_changed, link, status.up, status.reason)
+        self._at.links_changed()
 
     def _health_changed(self, workload: WorkloadId, state: HealthState) -> None:
         self._at.inbox.post(self._at.health_changed, workload, state.healthy, state.address)

@@ -206,7 +206,7 @@ class FakeWires:
         self.measured[link] = LinkStats(
             up, verdict, time.monotonic(), 250 if up else 0, 250, 0.0, sent, sent if up else 0
         )
-        self._at.inbox.post(self._at.link_changed, link, up, verdict)
+        self._at.links_changed()
 
 
 class Neighbour:
