@@ -33,6 +33,7 @@ CIDR = "100.64.0.0/10"
 CONTROL_PORT, LOAD_PORT = 7401, 7402
 ENDPOINT_PORTS = (61000, 62999)
 _CLONE_NEWNET = 0x40000000
+KERNEL = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 LOAD_SCRIPT = """
 import ctypes, json, os, sys
