@@ -51,7 +51,7 @@ mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs tmp /t
 mkdir -p {repo} /run/layer/lower /run/layer/upper /run/layer/work
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro repo /run/layer/lower
 mount -t overlay -o lowerdir=/run/layer/lower,upperdir=/run/layer/upper,workdir=/run/layer/work overlay {repo}
-hostname vm; ip link set lo up
+hostname vm; ip link set lo up; ulimit -n 65536
 cd {repo}
 bash /run/vm/command.sh </dev/null
 echo $? > /run/vm/exit
