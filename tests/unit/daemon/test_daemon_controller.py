@@ -129,8 +129,8 @@ def test_a_neighbour_that_never_speaks_is_waited_for_no_longer_than_the_hold_tim
         async with running(tmp_path, authority, first=site(tmp_path, hold_time_s=1.0), kernel=kernel) as run:
             run.healthy()
             run.wires.measure(LINK_AB, True)
-            took = await run.until(lambda: run.at.synced)
-            assert took > 0.8
+            await run.until(lambda: run.at.synced)
+            assert time.monotonic() - run.at.started >= 1.0
             await run.until(lambda: "100.64.9.9/32" in kernel.did("delete"))
             assert run.candidates() == {"a/web": Reason.NONE}
 
@@ -142,7 +142,8 @@ def test_a_link_that_is_down_is_not_waited_for(tmp_path: Path, authority: Author
         async with running(tmp_path, authority) as run:
             run.healthy()
             run.wires.measure(LINK_AB, False)
-            assert await run.until(lambda: run.at.synced) < 2.0
+            await run.until(lambda: run.at.synced)
+            assert time.monotonic() - run.at.started < run.at.state.config.hold_time_s
             assert [link.up for link in run.at.state.links_record("x").links] == [False]
 
     asyncio.run(main())
@@ -152,8 +153,8 @@ def test_a_link_without_a_verdict_is_waited_for_a_moment(tmp_path: Path, authori
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             run.healthy()
-            took = await run.until(lambda: run.at.synced)
-            assert 0.25 < took < 2.0
+            await run.until(lambda: run.at.synced)
+            assert 0.3 <= time.monotonic() - run.at.started < run.at.state.config.hold_time_s
 
     asyncio.run(main())
 
@@ -178,8 +179,8 @@ def test_a_verdict_that_does_not_come_delays_only_so_long(tmp_path: Path, author
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             run.wires.measure(LINK_AB, False)
-            took = await run.until(lambda: run.at.synced and run.at.ready)
-            assert took > 0.4
+            await run.until(lambda: run.at.synced and run.at.ready)
+            assert time.monotonic() - run.at.started >= 0.5
             await run.until(lambda: run.candidates() == {"a/web": Reason.UNHEALTHY})
 
     asyncio.run(main())
@@ -314,12 +315,13 @@ def test_a_lost_stream_leaves_the_link_in_use_for_the_hold_time(tmp_path: Path, 
         async with running(tmp_path, authority, first=site(tmp_path, hold_time_s=1.0)) as run:
             neighbour = await run.reach_sync()
             run.kernel.log.clear()
+            gone = time.monotonic()
             neighbour.disconnect()  # its controller restarts; its kernel answers the probes
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.2)
             assert set(run.at.state.rib.paths) == {"a", "b"}
             assert run.kernel.log == []
-            took = await run.until(lambda: set(run.at.state.rib.paths) == {"a"}, 10.0)
-            assert took > 0.3
+            await run.until(lambda: set(run.at.state.rib.paths) == {"a"}, 10.0)
+            assert time.monotonic() - gone > 0.8
             await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
 
     asyncio.run(main())
@@ -331,8 +333,9 @@ def test_a_link_whose_probes_are_lost_is_out_at_once(tmp_path: Path, authority: 
             neighbour = await run.reach_sync()
             neighbour.disconnect()
             run.wires.measure(LINK_AB, False)
-            took = await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
-            assert took < 1.0
+            lost = time.monotonic()
+            await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
+            assert time.monotonic() - lost < run.at.state.config.hold_time_s
             assert run.kernel.drivers.routes.objects == {}
             run.wires.measure(LINK_AB, True)
             neighbour.connect()
