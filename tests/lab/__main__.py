@@ -10,8 +10,8 @@ import os
 import subprocess
 import sys
 
+from tests.lab import image, net, vm
 from tests.lab import lab as labs
-from tests.lab import net
 from tests.lab.sh import LabError
 from tests.lab.topology import DEFAULT_LAB
 
@@ -58,6 +58,8 @@ def _run(args: argparse.Namespace) -> int:
         return _status()
     if args.command == "clean":
         labs.remove_all()
+        image.remove_partial()
+        vm.remove_partial()
         return 0
     if args.command == "up":
         with labs.locked(args.lab):

@@ -134,3 +134,9 @@ def remove_image(root: Path) -> None:
         raise LabError(f"{root}: something is still mounted below it")
     if root.exists():
         shutil.rmtree(root)
+
+
+def remove_partial() -> None:
+    """Remove what an interrupted build left, with its mounts."""
+    for work in lab_cache().glob("base-*.partial"):
+        remove_image(work)

@@ -154,6 +154,15 @@ def prepare() -> tuple[Path, Path, Path]:
         return tree / "boot" / f"vmlinuz-{release}", initramfs(release, tree), disk(release, tree)
 
 
+def remove_partial() -> None:
+    """Remove what interrupted runs and builds left."""
+    unmount(VM / "merged")
+    for left in [*VM.glob("run-*"), *VM.glob("tmp*"), VM / "merged"]:
+        shutil.rmtree(left, ignore_errors=True)
+    for left in VM.glob("*.new"):
+        left.unlink()
+
+
 def qemu_argv(files: tuple[Path, Path, Path], shared: Path) -> list[str]:
     """Return qemu's command line."""
     image, initrd, root = files
@@ -184,7 +193,8 @@ def run_in_vm(command: str, *, timeout: float = TIMEOUT, keep: Path | None = Non
         (shared / "keep").mkdir()
         (shared / "command.sh").write_text(command + "\n")
         (shared / "init.sh").write_text(INIT.format(repo=shlex.quote(str(REPO))))
-        process = subprocess.Popen(qemu_argv(files, shared), stdin=subprocess.DEVNULL)
+        die_with_us = ["setpriv", "--pdeathsig", "KILL"]
+        process = subprocess.Popen([*die_with_us, *qemu_argv(files, shared)], stdin=subprocess.DEVNULL)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
