@@ -60,7 +60,7 @@ class LossWindow:
     def __init__(self) -> None:
         self._long: deque[bool] = deque(maxlen=LONG_WINDOW)
         self._short: deque[bool] = deque(maxlen=SHORT_WINDOW)
-        self._long_lost = 0
+        self._long_lost = self._short_lost = 0
 
     def add(self, lost: bool) -> None:
         """Note one probe's outcome."""
@@ -68,7 +68,10 @@ class LossWindow:
             self._long_lost -= self._long[0]
         self._long.append(lost)
         self._long_lost += lost
+        if len(self._short) == SHORT_WINDOW:
+            self._short_lost -= self._short[0]
         self._short.append(lost)
+        self._short_lost += lost
 
     @property
     def loss(self) -> float:
@@ -86,7 +89,7 @@ class LossWindow:
         bound = (self._long_lost + 3 + 2 * math.sqrt(self._long_lost)) / len(self._long)
         if not self._long_lost:
             bound = min(bound, UNKNOWN_LOSS)
-        return min(1.0, max(bound, sum(self._short) / len(self._short)))
+        return min(1.0, max(bound, self._short_lost / len(self._short)))
 
     def needed(self, configured: int) -> int:
         """Return how many lost in a row mean down: the least k >= configured with loss^k <= FALSE_DOWN, capped."""
@@ -173,14 +176,21 @@ class Liveness:
                 self._given_up.popitem(last=False)
             self._run += 1
             self._rise = 0
-        if self._up and self._run >= self.needed():
+        if self._up and self._run >= self.probe.lost and self._run >= self.needed():
             return self._change(False, Reason.PROBE_LOST, now)
         return None
 
+    @property
+    def waits(self) -> bool:
+        """Tell whether any answer is still waited for."""
+        return bool(self._outstanding)
+
     def judge_at(self) -> float:
         """Return when `tick` could find the link down if nothing comes back (inf: not before more is sent)."""
+        if not self._up or self._run + len(self._outstanding) < self.probe.lost:
+            return math.inf  # at least so many are needed, and this is asked twice a probe
         missing = self.needed() - self._run
-        if not self._up or not 0 < missing <= len(self._outstanding):
+        if not 0 < missing <= len(self._outstanding):
             return math.inf
         _before, after = next(islice(self._outstanding.values(), missing - 1, None))
         return after + self.grace()

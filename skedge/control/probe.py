@@ -133,14 +133,16 @@ class Prober:
         """Wait for the next probe, judgement or answer; then read all answers *before* judging what is lost."""
         dues = (min(target.next_at, target.liveness.judge_at()) for target in self._targets.values())
         due = min(dues, default=time.monotonic() + IDLE_S)
-        self._selector.select(max(0.0, due - time.monotonic()))
-        with contextlib.suppress(BlockingIOError):
-            self._wake_out.recv(4096)
+        ready = {key.fileobj for key, _ in self._selector.select(max(0.0, due - time.monotonic()))}
+        if self._wake_out in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4096)
         while self._commands:
             self._commands.popleft()()
         now = time.monotonic()  # whatever arrived until here is read below
         for target in list(self._targets.values()):
-            self._drain(target, now)
+            if target.sock in ready or target.liveness.waits:
+                self._drain(target, now)
             self._tell(target, target.liveness.tick(now))
             if now >= target.next_at:
                 self._probe(target)

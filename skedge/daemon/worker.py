@@ -18,7 +18,7 @@ T = TypeVar("T")
 log = logging.getLogger("skedge.kernel")
 
 RETRY_S = 1.0
-FULL_S = 30.0  # a full read-and-compare at least so often: state that can drift is re-read
+FULL_S = 60.0  # a full read-and-compare at least so often: state that can drift is re-read
 
 
 class Worker:
@@ -47,7 +47,7 @@ class Worker:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
     async def run(self) -> None:
-        """Reconcile whenever something is wanted, after a failure a second later, and every 30 s anyway."""
+        """Reconcile whenever something is wanted, after a failure a second later, and every minute anyway."""
         timeout = FULL_S
         while True:
             try:
