@@ -22,6 +22,7 @@ from tests.lab.topology import Plan
 
 WORKLOADS = REPO / "tests" / "workloads"
 WORKLOADS_INSIDE = "/opt/lab"
+PROPAGATE = Path("/run/systemd/nspawn/propagate")  # nspawn leaves a directory a machine there
 
 
 def cgroup_roots() -> list[Path]:
@@ -125,7 +126,7 @@ class Host:
         return 0
 
     def start(self) -> None:
-        """Boot it; returns at once."""
+        """Boot it; returns as soon as its processes are in its cgroup (`running`), or ended before that."""
         if self.running():
             return
         for group in self.cgroups:
@@ -142,10 +143,12 @@ class Host:
         ]  # fmt: skip
         env = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network", "SYSTEMD_NSPAWN_LOCK": "0"}
         with self.console.open("ab") as out:
-            subprocess.Popen(
+            made = subprocess.Popen(
                 ["sh", "-ec", f'{enter} exec "$@"', "sh", *argv],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True,
             )  # fmt: skip
+        while not self.running() and made.poll() is None:
+            time.sleep(0.01)
 
     def power_off(self, timeout: float = 20) -> None:
         """Shut it down as its power button would, then without asking."""
@@ -180,6 +183,7 @@ class Host:
         unmount(self.bpffs)
         if self.directory.exists():
             shutil.rmtree(self.directory)
+        shutil.rmtree(PROPAGATE / f"{self.plan.tag}-{self.name}", ignore_errors=True)
 
 
 def _inner_pids(pid: int) -> list[int]:
