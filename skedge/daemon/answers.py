@@ -15,7 +15,7 @@ from skedge.daemon.controller import SOFTWARE, Controller
 from skedge.daemon.problems import Problems
 
 LIMIT_MAX = 10_000
-LOOK_S = 2.0
+LOOK_S = 5.0
 
 
 class Answers:
