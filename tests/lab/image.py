@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.lab.sh import CACHE, LabError, mounted, run, say, show, unmount
 
 SUITE = "bookworm"
-MIRROR = os.environ.get("LAB_MIRROR", "http://deb.debian.org/debian")
+MIRROR = os.environ.get("LAB_MIRROR", "")  # debootstrap knows the distribution's own
 PACKAGES = [
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "sudo", "kmod", "udev", "ca-certificates"),
     *("python3", "python3-venv", "python3-pip", "python3-bpfcc", "python3-systemd", "python3-yaml"),
@@ -64,7 +64,7 @@ def _build(root: Path) -> None:
     work, log = root.with_name(root.name + ".partial"), root.with_name(root.name + ".log")
     remove_image(work)
     say(f"base image: debootstrap {SUITE} (once, about two minutes; log: {log})")
-    show(["debootstrap", "--variant=minbase", SUITE, work, MIRROR], log)
+    show(["debootstrap", "--variant=minbase", SUITE, work, *([MIRROR] if MIRROR else [])], log)
     _copy_apt_sources(work)
     say(f"base image: installing {len(PACKAGES)} packages")
     try:
