@@ -1,17 +1,21 @@
 /* Delivery to local sockets: which packets of the overlay have one, and how an endpoint's reach the workload's.
  *
  * A new connection is handed to the workload's listening socket as it is (bpf_sk_assign): the socket that comes of it
- * has the endpoint's own address, and the kernel finds it by itself from then on. Where that cannot be, destination
- * address and port are rewritten without any state, and link_egress writes the endpoint back as the source:
- *  - SO_REUSEPORT sockets before Linux 6.6, which bpf_sk_assign refuses;
- *  - a SYN to an old connection of the same ports in TIME_WAIT: the kernel recycles it only where it finds a listener
- *    under the packet's own destination (else the client needs a second SYN, ten milliseconds later). */
+ * has the endpoint's own address, and the kernel finds it by itself from then on. SO_REUSEPORT sockets before Linux 6.6
+ * cannot be assigned: for them destination address and port are rewritten without any state, and link_egress writes the
+ * endpoint back as the source. Their endpoint is marked, so that link_fast.h leaves its packets to the checks here. */
 #ifndef SKEDGE_LINK_DELIVER_H
 #define SKEDGE_LINK_DELIVER_H
 
 #define STATE_LISTEN 10
 #define STATE_TIME_WAIT 6
 #define ESOCKTNOSUPPORT 94
+#define RECYCLED_MARK 0x736b7477u /* skb->mark of a SYN that comes in for the second time */
+
+/* Offsets in the running kernel's structs, found in its BTF by the loader. */
+#ifndef OFF_TIME_WAIT_NEXT
+#error "the loader defines OFF_TIME_WAIT_NEXT, OFF_HALF_OPEN and OFF_MAX_ACK_BACKLOG"
+#endif
 
 /* Fill the tuple that a socket is looked up by, towards ``to``:``to_port``; returns its size. */
 INLINE __u32 tuple(struct bpf_sock_tuple *t, const struct packet *p, const struct address *to, __u16 to_port)
@@ -28,6 +32,43 @@ INLINE __u32 tuple(struct bpf_sock_tuple *t, const struct packet *p, const struc
 	t->ipv4.sport = bpf_htons(p->from_port);
 	t->ipv4.dport = bpf_htons(to_port);
 	return sizeof(t->ipv4);
+}
+
+/* Read a number of the kernel's struct sock; see sock_byte() of socket.h for the copied pointer. */
+INLINE __u32 sock_number(struct bpf_sock *sk, __u32 offset)
+{
+	struct bpf_sock *pointer = sk;
+	__u64 address = 0;
+	__u32 number = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), &pointer);
+	bpf_probe_read_kernel(&number, sizeof(number), (void *)(address + offset));
+	return number;
+}
+
+INLINE __u32 mark_of(__u32 port)
+{
+	__u32 *mark = endpoint_marks_v1.lookup(&port);
+
+	return mark ? *mark : 0;
+}
+
+/* Let the checks see all packets to an endpoint from now on. */
+INLINE void mark_for_lookup(__u32 port)
+{
+	__u32 *mark = endpoint_marks_v1.lookup(&port);
+
+	if (mark)
+		*mark = MARK_PUBLISHED | MARK_LOOKUP;
+}
+
+/* Whether the listener may answer this SYN, or one that comes at the same time, with a cookie: its queue of half open
+ * connections fills up. Then the last packet of the handshake finds no socket. */
+INLINE int may_send_cookie(const struct link_config *config, struct bpf_sock *listener)
+{
+	__u32 limit = sock_number(listener, OFF_MAX_ACK_BACKLOG);
+
+	return config->cookies_always || limit < 64 || sock_number(listener, OFF_HALF_OPEN) >= limit / 4;
 }
 
 /* State of the TCP socket that packets to ``to``:``to_port`` reach, 0 for none. */
@@ -90,7 +131,8 @@ INLINE int rewritten(struct __sk_buff *skb, const struct packet *p, const struct
 
 /* Hand a SYN to the workload's listening socket. Returns 0, -1 when there is none, or why the kernel refused.
  * (Twins for TCP and UDP: one call site with either helper becomes an indirect call, which BPF has not.) */
-INLINE int assign_tcp(struct __sk_buff *skb, const struct packet *p, const struct endpoint *e)
+INLINE int assign_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
+		      const struct endpoint *e)
 {
 	struct bpf_sock_tuple t = {};
 	struct address to;
@@ -102,6 +144,8 @@ INLINE int assign_tcp(struct __sk_buff *skb, const struct packet *p, const struc
 	if (!sk)
 		return -1;
 	error = sk->state == STATE_LISTEN ? bpf_sk_assign(skb, sk, 0) : -1;
+	if (!error && may_send_cookie(config, sk))
+		mark_for_lookup(p->to_port);
 	bpf_sk_release(sk);
 	return error;
 }
@@ -147,39 +191,107 @@ INLINE int assign_cookie(struct __sk_buff *skb, const struct packet *p, const st
 	return error;
 }
 
-/* A TCP packet to this site's overlay address. */
+/* The sequence number that an old connection in TIME_WAIT would take next; 0 with *found unset when there is none. */
+INLINE __u32 old_sequence(struct __sk_buff *skb, const struct packet *p, int *found)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, &t, tuple(&t, p, &p->to, p->to_port), BPF_F_CURRENT_NETNS, 0);
+	__u32 next = 0;
+
+	if (!sk)
+		return 0;
+	if (sk->state == STATE_TIME_WAIT) {
+		next = sock_number(sk, OFF_TIME_WAIT_NEXT);
+		*found = 1;
+	}
+	bpf_sk_release(sk);
+	return next;
+}
+
+/* A SYN to an old connection of the same ports in TIME_WAIT. The kernel would recycle that only where it finds a
+ * listener under the packet's own destination, and lets nobody in beside it. So the SYN comes in once more, behind
+ * itself made into the reset that ends the old connection (RFC 1337 names the hazard; the kernel's own checks of time
+ * stamps hold for the reset too). What is still in TIME_WAIT then is left to the kernel. */
+INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 sequence = 0, next, mark = skb->mark;
+	__u16 flags = 0, reset;
+	int found = 0;
+
+	if (mark == RECYCLED_MARK)
+		return 0;
+	next = bpf_htonl(old_sequence(skb, p, &found));
+	if (!found || bpf_skb_load_bytes(skb, p->l4 + 4, &sequence, 4) || bpf_skb_load_bytes(skb, p->l4 + 12, &flags, 2))
+		return 0;
+	skb->mark = RECYCLED_MARK;
+	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+		return 0;
+	skb->mark = mark;
+	reset = flags ^ bpf_htons(TCP_SYN | TCP_RST);
+	if (bpf_l4_csum_replace(skb, p->l4 + 16, sequence, next, 4) || bpf_l4_csum_replace(skb, p->l4 + 16, flags, reset, 2))
+		return MALFORMED;
+	if (bpf_skb_store_bytes(skb, p->l4 + 4, &next, 4, 0) || bpf_skb_store_bytes(skb, p->l4 + 12, &reset, 2, 0))
+		return MALFORMED;
+	return 0;
+}
+
+/* A TCP packet to a port of this site's overlay address that is no endpoint. */
+INLINE int stray_tcp(const struct link_config *config, const struct packet *p, int state, int fresh)
+{
+	if (fresh)
+		return NOT_PUBLISHED;
+	if (state == STATE_TIME_WAIT)
+		return 0;
+	/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. */
+	return !state && in_endpoint_range(config, p->from_port) ? REFUSED | NO_SOCKET : NO_SOCKET;
+}
+
+/* Give a packet to the workload by rewriting, if a socket is there under its own address: a listening one, or one that
+ * is not. Returns -1 when there is none. */
+INLINE int rewrite_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
+		       const struct endpoint *e, int listening)
+{
+	struct address to;
+	int state;
+
+	rewritten_address(config, e, p->v6, &to);
+	state = tcp_state(skb, p, &to, e->port);
+	if (!state || (state == STATE_LISTEN) != listening)
+		return -1;
+	return rewritten(skb, p, &to, e->port);
+}
+
+/* A TCP packet to this site's overlay address that link_fast.h did not let pass. */
 INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
+	int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN, error, through;
 	int state = tcp_state(skb, p, &p->to, p->to_port);
-	int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	struct endpoint *e;
-	struct address to;
-	int through, error;
 
 	if (state && state != STATE_LISTEN && state != STATE_TIME_WAIT)
 		return 0;
 	e = find_endpoint(p->to_port, IPPROTO_TCP);
-	if (!e) {
-		if (state == STATE_TIME_WAIT)
-			return 0;
-		if (fresh)
-			return NOT_PUBLISHED;
-		/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. */
-		return !state && in_endpoint_range(config, p->from_port) ? REFUSED | NO_SOCKET : NO_SOCKET;
+	if (!e)
+		return stray_tcp(config, p, state, fresh);
+	if (mark_of(p->to_port) & MARK_LOOKUP) {
+		through = rewrite_tcp(skb, config, p, e, 0);
+		if (through >= 0)
+			return through;
 	}
-	rewritten_address(config, e, p->v6, &to);
-	through = tcp_state(skb, p, &to, e->port);
-	if (through && through != STATE_LISTEN)
-		return rewritten(skb, p, &to, e->port);
 	if (state == STATE_TIME_WAIT)
-		return fresh && through ? rewritten(skb, p, &to, e->port) : 0;
+		return fresh ? recycle(skb, p) : 0;
 	if (!fresh)
 		return assign_cookie(skb, p, e) ? REFUSED | NO_SOCKET : 0;
-	error = assign_tcp(skb, p, e);
+	skb->mark = skb->mark == RECYCLED_MARK ? 0 : skb->mark;
+	error = assign_tcp(skb, config, p, e);
 	if (!error)
 		return 0;
-	if (error == -ESOCKTNOSUPPORT && through)
-		return rewritten(skb, p, &to, e->port);
+	if (error == -ESOCKTNOSUPPORT) {
+		mark_for_lookup(p->to_port);
+		through = rewrite_tcp(skb, config, p, e, 1);
+		if (through >= 0)
+			return through;
+	}
 	return state ? NOT_PUBLISHED : REFUSED | WORKLOAD_CLOSED; /* never to a stranger who bound the endpoint's port */
 }
 

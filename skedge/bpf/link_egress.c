@@ -62,8 +62,8 @@ int link_egress(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	__u32 zero = 0, ifindex = skb->ifindex, offset = ETH_LENGTH;
-	struct link_config *config = link_config_v1.lookup(&zero);
-	struct link_entry *link = link_table_v1.lookup(&ifindex);
+	struct link_config *config = link_config_v2.lookup(&zero);
+	struct link_entry *link = find_link(ifindex);
 	__u32 reason;
 
 	if (!config || !link || skb->ingress_ifindex) /* forwarded packets leave as they came */

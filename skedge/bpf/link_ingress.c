@@ -13,6 +13,7 @@
 #include "link_maps.h"
 #include "link_packet.h"
 #include "link_deliver.h"
+#include "link_fast.h"
 
 #define ICMP6_ECHO_REQUEST 128
 #define ICMP6_ECHO_REPLY 129
@@ -110,12 +111,14 @@ INLINE int check(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	__u32 zero = 0, ifindex = skb->ifindex, offset = 0;
-	struct link_config *config = link_config_v1.lookup(&zero);
-	struct link_entry *link = link_table_v1.lookup(&ifindex);
+	struct link_config *config = link_config_v2.lookup(&zero);
+	struct link_entry *link = find_link(ifindex);
 	int reason;
 
 	if (!config || !link)
 		return NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
+	if (may_pass(skb, config, link))
+		return 0;
 	if (!(link->flags & LINK_L3)) {
 		reason = check_sender(skb, link);
 		if (reason)

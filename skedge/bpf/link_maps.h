@@ -23,6 +23,7 @@ struct link_config {
 	__u16 load_port;
 	__u16 endpoint_low;
 	__u16 endpoint_high;
+	__u32 cookies_always; /* net.ipv4.tcp_syncookies is 2 */
 };
 
 #define LINK_L3 1 /* packets have no Ethernet header (WireGuard, TUN) */
@@ -33,7 +34,13 @@ struct link_entry {
 	struct address peer; /* link-local addresses of this site and of the neighbour */
 	__u8 peer_mac[6];
 	__u16 flags;
+	__u32 ifindex; /* 0: the slot is free */
+	__u32 programs[2]; /* the controller's memory: ids of what is attached, ingress and egress (0: nothing) */
 };
+
+/* An entry lies in the slot of its interface index, or in one of the next ones: an array costs no hash and no call. */
+#define LINK_SLOTS 1024
+#define LINK_PROBES 4
 
 struct endpoint_key {
 	__u16 port; /* HBO */
@@ -53,6 +60,10 @@ struct endpoint {
 	char connector[NAME_SIZE];
 };
 
+/* What is known of a port of this site's overlay addresses over TCP. */
+#define MARK_PUBLISHED 1u /* controller: a published endpoint */
+#define MARK_LOOKUP 2u	  /* program: its packets may need more than the kernel's own lookup, see link_fast.h */
+
 /* A workload's own address and port, as its socket sends; address all 0: bound to every address. */
 struct source_key {
 	struct address host;
@@ -67,13 +78,15 @@ struct udp_client {
 	__u64 spare;
 };
 
-BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v1, 1, PIN_DIR "/link_config_v1");
-/* interface index -> the link */
-BPF_TABLE_PINNED("hash", __u32, struct link_entry, link_table_v1, 1024, PIN_DIR "/link_table_v1");
+BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v2, 1, PIN_DIR "/link_config_v2");
+/* slot -> the link, see find_link() */
+BPF_TABLE_PINNED("array", __u32, struct link_entry, link_table_v2, LINK_SLOTS, PIN_DIR "/link_table_v2");
 /* reason code -> packets */
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v1, 64, PIN_DIR "/link_drops_v1");
 /* published endpoint -> workload */
 BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints_v1, 4096, PIN_DIR "/endpoints_v1");
+/* port (HBO) -> MARK_*; a word a port, so that program and controller never write each other's */
+BPF_TABLE_PINNED("array", __u32, __u32, endpoint_marks_v1, 65536, PIN_DIR "/endpoint_marks_v1");
 /* workload's own address and port -> endpoint port, for replies whose source must be the endpoint */
 BPF_TABLE_PINNED("hash", struct source_key, __u16, endpoint_sources_v1, 8192, PIN_DIR "/endpoint_sources_v1");
 

@@ -7,6 +7,7 @@
 #define ETH_LENGTH 14
 #define IP4_LENGTH 20
 #define IP6_LENGTH 40
+#define TCP_LENGTH 20
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 #define TCP_RST 0x04
@@ -155,6 +156,20 @@ INLINE int rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u3
 	if (bpf_skb_store_bytes(skb, port_at, &to_port, sizeof(to_port), 0))
 		return -1;
 	return bpf_skb_store_bytes(skb, at, &to, size, 0);
+}
+
+/* Return the link that an interface is, 0 for none. */
+INLINE struct link_entry *find_link(__u32 ifindex)
+{
+#pragma unroll
+	for (__u32 i = 0; i < LINK_PROBES; i++) {
+		__u32 slot = (ifindex + i) & (LINK_SLOTS - 1);
+		struct link_entry *link = link_table_v2.lookup(&slot);
+
+		if (link && link->ifindex == ifindex)
+			return link;
+	}
+	return 0;
 }
 
 INLINE void count_reason(__u32 reason)

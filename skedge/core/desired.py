@@ -142,21 +142,27 @@ def routes(config: SiteConfig, rib: Rib, addresses: Mapping[str, SiteAddresses])
     configured = {link_id(config, link) for link in config.links}
     found: dict[str, KernelRoute] = {}
     for site in sorted(rib.paths):
-        hops = tuple(sorted(_next_hop(config, link) for link in rib.next_hops(site) if link in configured))
-        if not hops or site not in addresses:
+        links = [link for link in rib.next_hops(site) if link in configured]
+        if not links or site not in addresses:
             continue
         if addresses[site].v4:
-            found[f"{addresses[site].v4}/32"] = KernelRoute(hops, config.overlay4)
+            found[f"{addresses[site].v4}/32"] = KernelRoute(_next_hops(config, links, 4), config.overlay4)
         if addresses[site].v6:
-            found[f"{addresses[site].v6}/128"] = KernelRoute(hops, config.overlay6)
+            found[f"{addresses[site].v6}/128"] = KernelRoute(_next_hops(config, links, 6), config.overlay6)
     return found
 
 
-def _next_hop(config: SiteConfig, link: LinkId) -> NextHop:
-    neighbour = link.far_end(config.site)
-    return NextHop(
-        names.device_name(config.network, link, config.site), str(names.link_local(config.network, neighbour))
-    )
+def _next_hops(config: SiteConfig, links: Iterable[LinkId], version: int) -> tuple[NextHop, ...]:
+    """Return the next hops of a route of this IP version.
+
+    Links are unnumbered. An IPv6 next hop would do for IPv4 too, but then the kernel writes each packet's Ethernet
+    header anew; a next hop of the packet's own family has it at hand.
+    """
+    hops = []
+    for link in links:
+        via = names.GATEWAY4 if version == 4 else str(names.link_local(config.network, link.far_end(config.site)))
+        hops.append(NextHop(names.device_name(config.network, link, config.site), via))
+    return tuple(sorted(hops))
 
 
 def endpoints(

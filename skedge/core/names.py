@@ -9,6 +9,7 @@ from skedge.core.model import LinkId
 
 PREFIX = "sk-"
 DEVICE_NAME_MAX = 15  # IFNAMSIZ - 1
+GATEWAY4 = "169.254.74.1"  # next hop of IPv4 routes on each of our devices: it only stands for the one neighbour
 SOCKET_MARK = 0x736B  # "sk": SO_MARK of the controller's own sockets, which are never balanced
 
 

@@ -58,7 +58,7 @@ class LinkDevice:
 
 @dataclass(frozen=True, slots=True, order=True)
 class NextHop:
-    """One next hop: the neighbour's link-local address on a device of ours."""
+    """One next hop on a device of ours: the neighbour's link-local address, `names.GATEWAY4` for an IPv4 route."""
 
     device: str
     via: str

@@ -31,8 +31,11 @@ class Cmd(IntEnum):
     MAP_GET_NEXT_KEY = 4
     OBJ_PIN = 6
     OBJ_GET = 7
+    PROG_ATTACH = 8
+    PROG_DETACH = 9
     PROG_TEST_RUN = 10
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
     LINK_UPDATE = 29
@@ -282,6 +285,41 @@ def prog_test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_
     _, after = _bpf("program test run", Cmd.PROG_TEST_RUN, attr)
     retval, size, duration = (struct.unpack_from("=I", after, offset)[0] for offset in (4, 12, 36))
     return TestRun(retval, out.raw[:size], ctx_out.raw[: len(ctx)], duration)
+
+
+# ---- programs on a device (tcx, Linux 6.6 and later) ---------------------------------------------------------------
+
+_BEFORE, _AFTER, _RELATIVE_ID = 0x08, 0x10, 0x20
+_PROGRAMS_MAX = 64  # on one device and direction, a limit of the kernel
+
+
+def device_programs(index: int, attach_type: int) -> list[int]:
+    """Return the ids of the programs attached to an interface, in the order of running. Raises BpfError."""
+    ids = ctypes.create_string_buffer(4 * _PROGRAMS_MAX)
+    attr = struct.pack("=IIIIQII4Q", index, attach_type, 0, 0, _address(ids), _PROGRAMS_MAX, 0, 0, 0, 0, 0)
+    _, after = _bpf("programs of an interface", Cmd.PROG_QUERY, attr)
+    count = struct.unpack_from("=I", after, 24)[0]
+    return list(struct.unpack_from(f"={count}I", ids.raw))
+
+
+def device_attach(index: int, attach_type: int, prog_fd: int, before: int = 0) -> None:
+    """Attach a program to an interface: right before the program with the id ``before``, or before all others."""
+    flags = _BEFORE | (_RELATIVE_ID if before else 0)
+    attr = struct.pack("=6IQ", index, prog_fd, attach_type, flags, 0, before, 0)
+    _bpf("attach to an interface", Cmd.PROG_ATTACH, attr)
+
+
+def device_detach(index: int, attach_type: int, prog_fd: int = 0, after: int = 0) -> None:
+    """Detach a program from an interface: this one, or the one that runs right after the program with that id.
+
+    (A program of which nobody has a descriptor any more can be named by its place only.)
+    """
+    flags = _AFTER | _RELATIVE_ID if after else 0
+    _bpf(
+        "detach from an interface",
+        Cmd.PROG_DETACH,
+        struct.pack("=6IQ", index, prog_fd, attach_type, flags, 0, after, 0),
+    )
 
 
 # ---- links and iterators ----------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ are reached by rewriting, and of all UDP workloads, leave with the endpoint as t
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Set
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from skedge.dataplane.linkfilter import address_bytes
 
 ENDPOINT_MAP = "endpoints_v1"
 SOURCE_MAP = "endpoint_sources_v1"
+MARK_MAP = "endpoint_marks_v1"
+_PUBLISHED = 1
 NAME_MAX = 63
 _KEY = struct.Struct("=HBx")
 _VALUE = struct.Struct("=16sHB5x64s64s")
 _SOURCE = struct.Struct("=16sHBB")
 _PORT = struct.Struct("=H")
+_WORD = struct.Struct("=I")
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17}
 _PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
 _ANY = bytes(16)
@@ -39,14 +43,17 @@ class EndpointDriver:
         return bpfsys.Fd(bpfsys.obj_get(str(self._pins / name)))
 
     def read(self) -> Mapping[EndpointKey, Endpoint]:
-        """Return all published endpoints. One whose reply addresses are missing has port 0 (so it is put again)."""
+        """Return all published endpoints. One that lacks reply addresses or mark has port 0, so it is put again."""
         found = self._published()
         with self._map(SOURCE_MAP) as fd:
             known = {key for key, _ in bpfsys.map_items(fd, _SOURCE.size, _PORT.size)}
         return {
-            key: value if _sources(key, value) <= known else Endpoint(value.workload, value.host, 0)
+            key: value if self._whole(key, value, known) else Endpoint(value.workload, value.host, 0)
             for key, value in found.items()
         }
+
+    def _whole(self, key: EndpointKey, value: Endpoint, known: Set[bytes]) -> bool:
+        return _sources(key, value) <= known and (key.protocol is not Protocol.TCP or self._mark(key.port) != 0)
 
     def _published(self) -> dict[EndpointKey, Endpoint]:
         with self._map(ENDPOINT_MAP) as fd:
@@ -63,6 +70,8 @@ class EndpointDriver:
             for source in _sources(key, value):
                 if bpfsys.map_lookup(fd, source, _PORT.size) is None:
                     bpfsys.map_update(fd, source, _PORT.pack(key.port))
+        if key.protocol is Protocol.TCP and not self._mark(key.port):
+            self._set_mark(key.port, _PUBLISHED)  # before the programs may mark it themselves
         with self._map(ENDPOINT_MAP) as fd:
             bpfsys.map_update(fd, _KEY.pack(key.port, _NUMBERS[key.protocol]), packed)
 
@@ -73,6 +82,8 @@ class EndpointDriver:
             return
         with self._map(ENDPOINT_MAP) as fd:
             bpfsys.map_delete(fd, _KEY.pack(key.port, _NUMBERS[key.protocol]))
+        if key.protocol is Protocol.TCP:
+            self._set_mark(key.port, 0)
         self._forget_sources(key, have[key], None)
         # Another endpoint of the same workload address takes over what this one had written first.
         for other, endpoint in have.items():
@@ -85,6 +96,15 @@ class EndpointDriver:
             for source in _sources(key, before) - keep:
                 if bpfsys.map_lookup(fd, source, _PORT.size) == _PORT.pack(key.port):
                     bpfsys.map_delete(fd, source)
+
+    def _mark(self, port: int) -> int:
+        """Return what the programs know of a port: 0 no endpoint, 1 published, more when they marked it themselves."""
+        with self._map(MARK_MAP) as fd:
+            return int.from_bytes(bpfsys.map_lookup(fd, _WORD.pack(port), _WORD.size) or b"", sys.byteorder)
+
+    def _set_mark(self, port: int, mark: int) -> None:
+        with self._map(MARK_MAP) as fd:
+            bpfsys.map_update(fd, _WORD.pack(port), _WORD.pack(mark))
 
     @staticmethod
     def _refuse_shared(key: EndpointKey, value: Endpoint, have: Mapping[EndpointKey, Endpoint]) -> None:

@@ -6,25 +6,29 @@ The layouts are those of bpf/link_maps.h. Before a device is in the link table, 
 from __future__ import annotations
 
 import hashlib
+import platform
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 
-from skedge.core.model import SiteConfig
+from skedge.core.model import Protocol, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.state import LinkDevice
-from skedge.dataplane import bpfsys, tc
+from skedge.dataplane import bpfsys
+from skedge.dataplane.hooks import Hooks
+from skedge.dataplane.linktable import TABLE_MAP, LinkTable, pack_entry
 from skedge.dataplane.netlink import Netlink
 
-CONFIG_MAP = "link_config_v1"
-TABLE_MAP = "link_table_v1"
+CONFIG_MAP = "link_config_v2"
 DROPS_MAP = "link_drops_v1"
-_CONFIG = struct.Struct("=16s16s16s16s16s4H")
-_ENTRY = struct.Struct("=16s16s6sH")
+PINS = {"ingress": "link_ingress_v1", "egress": "link_egress_v1"}
+_CONFIG = struct.Struct("=16s16s16s16s16s4HI")
 _REASONS = 64
+_SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 L3 = 1
 
 
@@ -53,6 +57,7 @@ class FilterConfig:
     control_port: int
     load_port: int
     endpoint_ports: tuple[int, int]
+    udp: bool = True  # any listener or connector of UDP
 
     @classmethod
     def of_site(cls, config: SiteConfig) -> FilterConfig:
@@ -65,10 +70,11 @@ class FilterConfig:
             config.control_port,
             config.load_port,
             config.endpoint_ports,
+            Protocol.UDP in {*(one.protocol for one in config.listeners), *(one.protocol for one in config.connectors)},
         )
 
-    def pack(self) -> bytes:
-        """Return the value of the configuration map."""
+    def pack(self, *, cookies_always: bool = False) -> bytes:
+        """Return the value of the configuration map; ``cookies_always``: the host answers every SYN with a cookie."""
         network4, network6 = ip_network(self.network4), ip_network(self.network6)
         if not isinstance(network6, IPv6Network) or network6.prefixlen != 48:
             raise ValueError(f"{self.network6} is not an IPv6 /48")
@@ -81,16 +87,32 @@ class FilterConfig:
             self.control_port,
             self.load_port,
             *self.endpoint_ports,
+            cookies_always,
         )
 
 
-def _entry(device: LinkDevice, l3: bool) -> bytes:
+def _cookies_always() -> bool:
+    try:
+        return _SYNCOOKIES.read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        return True
+
+
+def _needs_egress(udp: bool) -> bool:
+    """Return whether packets must be looked at as they leave: UDP, and SO_REUSEPORT listeners before Linux 6.6."""
+    version = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
+    return udp or version < (6, 6)
+
+
+def _entry(device: LinkDevice, l3: bool, index: int, programs: Sequence[int]) -> bytes:
     """Return the link table's value for a device."""
-    return _ENTRY.pack(
+    return pack_entry(
         address_bytes(device.link_local),
         address_bytes(device.peer_link_local),
         link_mac(device, device.peer_link_local),
         L3 if l3 else 0,
+        index,
+        programs,
     )
 
 
@@ -99,38 +121,54 @@ class LinkFilter:
 
     def __init__(self, pin_dir: str, netlink: Netlink) -> None:
         self._pins = Path(pin_dir)
-        self._netlink = netlink
+        self._hooks = Hooks(netlink, pin_dir, PINS)
+        self._table = LinkTable(self._pins / TABLE_MAP)
+        self._directions = frozenset(PINS)
 
     def _map(self, name: str) -> bpfsys.Fd:
         return bpfsys.Fd(bpfsys.obj_get(str(self._pins / name)))
 
     def configure(self, config: FilterConfig) -> None:
         """Tell the programs about this site. Raises DataplaneError."""
+        self._decide(config)
         with self._map(CONFIG_MAP) as fd:
-            bpfsys.map_update(fd, bytes(4), config.pack())
+            bpfsys.map_update(fd, bytes(4), config.pack(cookies_always=_cookies_always()))
 
     def configured(self, config: FilterConfig) -> bool:
         """Return whether the programs have exactly this configuration."""
+        self._decide(config)
         with self._map(CONFIG_MAP) as fd:
-            return bpfsys.map_lookup(fd, bytes(4), _CONFIG.size) == config.pack()
+            return bpfsys.map_lookup(fd, bytes(4), _CONFIG.size) == config.pack(cookies_always=_cookies_always())
+
+    def _decide(self, config: FilterConfig) -> None:
+        """Decide which directions need a program: each costs every packet."""
+        self._directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
 
     def protect(self, index: int, device: LinkDevice, *, l3: bool = False) -> None:
         """Put a device under the check: its far end into the table, the programs onto the interface."""
-        with self._map(TABLE_MAP) as fd:
-            bpfsys.map_update(fd, struct.pack("=I", index), _entry(device, l3))
-        tc.attach(self._netlink, index, str(self._pins))
+        before = self._table.programs(index)
+        self._table.put(index, _entry(device, l3, index, before))
+        ids = self._hooks.attach(index, self._directions, before)
+        self._table.put(index, _entry(device, l3, index, [ids.get(direction, 0) for direction in PINS]))
 
     def protected(self, index: int, device: LinkDevice, *, l3: bool = False) -> bool:
         """Return whether the device is under the check, with the pinned programs of now."""
-        with self._map(TABLE_MAP) as fd:
-            if bpfsys.map_lookup(fd, struct.pack("=I", index), _ENTRY.size) != _entry(device, l3):
-                return False
-        return tc.attached(index) == tc.pinned(str(self._pins))
+        programs = self._table.programs(index)
+        if self._table.get(index) != _entry(device, l3, index, programs):
+            return False
+        return self._hooks.right(index, self._directions, programs)
+
+    def attached(self, index: int) -> Mapping[str, tuple[int, ...]]:
+        """Return the ids of our programs on an interface by direction."""
+        return self._hooks.attached(index, self._table.programs(index))
+
+    def detach(self, index: int, *directions: str) -> None:
+        """Take the programs of these directions off an interface (all when none is named)."""
+        self._hooks.detach(index, directions or tuple(PINS))
 
     def forget(self, index: int) -> None:
         """Take an interface out of the table; its program then lets nothing in."""
-        with self._map(TABLE_MAP) as fd:
-            bpfsys.map_delete(fd, struct.pack("=I", index))
+        self._table.delete(index)
 
     def drops(self) -> Mapping[Reason, int]:
         """Return how many packets were refused, by reason, since the maps were made."""

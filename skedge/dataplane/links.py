@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Transport
-from skedge.core.names import PREFIX
+from skedge.core.names import GATEWAY4, PREFIX
 from skedge.core.state import LinkDevice
 from skedge.dataplane.linkstate import (
     DEVCONF4,
@@ -83,6 +83,7 @@ class _Kernel:
     names: Mapping[int, str]
     addresses: Mapping[int, str]
     neighbours: Mapping[int, tuple[str, str]]
+    gateways: Mapping[int, tuple[str, str]]
     guarded: Mapping[str, TunnelPeer]
 
 
@@ -143,16 +144,21 @@ class LinkDriver:
             for message in self._netlink.dump("addr", family=socket.AF_INET6)
             if message["index"] in ours and message["scope"] == _SCOPE_LINK and message["prefixlen"] == 64
         }
-        neighbours = {
-            message["ifindex"]: (str(message.get_attr("NDA_DST")), str(message.get_attr("NDA_LLADDR")))
-            for message in (self._netlink.dump("neighbours", family=socket.AF_INET6) if ours else [])
-            if message["ifindex"] in ours and message["state"] & _NUD_PERMANENT
-        }
+        neighbours = self._neighbours(socket.AF_INET6, ours)
+        gateways = self._neighbours(socket.AF_INET, ours)
         guarded = (
             self._guard.read() if any(kind(links[name]) == "vxlan" for name in links if is_ours(links[name])) else {}
         )
         names = {link["index"]: name for name, link in links.items()}
-        return _Kernel(links, names, addresses, neighbours, guarded)
+        return _Kernel(links, names, addresses, neighbours, gateways, guarded)
+
+    def _neighbours(self, family: int, indexes: Set[int]) -> Mapping[int, tuple[str, str]]:
+        """Return address and MAC address of the permanent neighbour on each of these interfaces."""
+        return {
+            message["ifindex"]: (str(message.get_attr("NDA_DST")), str(message.get_attr("NDA_LLADDR")))
+            for message in (self._netlink.dump("neighbours", family=family) if indexes else [])
+            if message["ifindex"] in indexes and message["state"] & _NUD_PERMANENT
+        }
 
     def _device(self, name: str, kernel: _Kernel) -> LinkDevice:
         """Return the device as `put` was given it, with an empty ``link_local`` when something of it is missing."""
@@ -171,6 +177,7 @@ class LinkDriver:
             bool(link["flags"] & IFF_UP)
             and bool(device.link_local and peer)
             and peer_mac == mac_text(device, peer)
+            and kernel.gateways.get(index) == (GATEWAY4, peer_mac)
             and form["mac"] == mac_text(device, device.link_local)
             and kernel.guarded.get(name) == (TunnelPeer.of(device) if device.remote else None)
             and devconf_right(link)
@@ -244,14 +251,15 @@ class LinkDriver:
             address = str(message.get_attr("IFA_ADDRESS"))
             if message["index"] == index and message["scope"] == _SCOPE_LINK and address != want.link_local:
                 ipr.addr("del", index=index, address=address, prefixlen=message["prefixlen"])
-        ipr.neigh(
-            "replace",
-            family=socket.AF_INET6,
-            ifindex=index,
-            dst=want.peer_link_local,
-            lladdr=mac_text(want, want.peer_link_local),
-            state=_NUD_PERMANENT,
-        )
+        for family, neighbour in ((socket.AF_INET6, want.peer_link_local), (socket.AF_INET, GATEWAY4)):
+            ipr.neigh(
+                "replace",
+                family=family,
+                ifindex=index,
+                dst=neighbour,
+                lladdr=mac_text(want, want.peer_link_local),
+                state=_NUD_PERMANENT,
+            )
         for message in self._netlink.dump("neighbours", family=socket.AF_INET6, ifindex=index):
             other = str(message.get_attr("NDA_DST"))
             if message["ifindex"] == index and message["state"] & _NUD_PERMANENT and other != want.peer_link_local:

@@ -68,9 +68,11 @@ def kernel_defines() -> Mapping[str, int]:
     """Return the offsets in the running kernel's struct sock that the programs are compiled with."""
     places = member_places(
         {
-            "sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr"),
-            "sock": ("sk_err", "sk_userlocks"),
+            "sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr", "skc_tw_rcv_nxt"),
+            "sock": ("sk_err", "sk_userlocks", "sk_max_ack_backlog"),
             "tcp_sock": ("total_retrans",),
+            "inet_connection_sock": ("icsk_accept_queue",),
+            "request_sock_queue": ("qlen",),
         }
     )
     only, locks = places["sock_common", "skc_ipv6only"], places["sock", "sk_userlocks"]
@@ -82,6 +84,10 @@ def kernel_defines() -> Mapping[str, int]:
         "OFF_SK_ERR": places["sock", "sk_err"].byte,
         "OFF_TOTAL_RETRANS": places["tcp_sock", "total_retrans"].byte,
         "OFF_RCV_SADDR6": places["sock_common", "skc_v6_rcv_saddr"].byte,
+        "OFF_TIME_WAIT_NEXT": places["sock_common", "skc_tw_rcv_nxt"].byte,
+        "OFF_MAX_ACK_BACKLOG": places["sock", "sk_max_ack_backlog"].byte,
+        "OFF_HALF_OPEN": places["inet_connection_sock", "icsk_accept_queue"].byte
+        + places["request_sock_queue", "qlen"].byte,
     }
 
 

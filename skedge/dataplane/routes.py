@@ -1,7 +1,8 @@
 """Routes to the overlay addresses of the other sites, in our own table with our own protocol number.
 
-IPv4 routes point at IPv6 next hops (RTA_VIA): the links are unnumbered. Every route names our own overlay address as
-its source; without it the kernel would take the egress device's.
+Links are unnumbered, so an IPv4 next hop is "on link" though no address of the device says so; one of IPv6 may serve an
+IPv4 route too (RTA_VIA). Every route names our own overlay address as its source; without it the kernel would take the
+egress device's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -19,6 +20,7 @@ from skedge.core.state import KernelRoute, NextHop
 from skedge.dataplane.netlink import PROTOCOL, TABLE, Netlink, kernel_errors
 
 _UNICAST = 1
+_ONLINK = 4
 METRIC = 1024  # the kernel's own default for IPv6; said, so that a replace names the same route
 
 
@@ -76,6 +78,8 @@ class RouteDriver:
             raise DataplaneError(f"route to {key}: there is no device {hop.device}")
         if version == 6:
             return {"oif": index, "gateway": hop.via}
+        if ip_address(hop.via).version == 4:
+            return {"oif": index, "gateway": hop.via, "flags": _ONLINK}
         return {"oif": index, "via": {"family": socket.AF_INET6, "addr": hop.via}}
 
 

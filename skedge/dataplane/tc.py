@@ -1,4 +1,4 @@
-"""The packet programs on a device: clsact with one direct-action filter a direction, known by place and name."""
+"""The packet programs on a device through tc: clsact with a direct-action filter a direction, known by its name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import errno
 import socket
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from skedge.dataplane import bpfsys
 from skedge.dataplane.netlink import Netlink, attributes, kernel_errors, request
 
 PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
-PINS = {"ingress": "link_ingress_v1", "egress": "link_egress_v1"}
 NAME = "skedge"
 PRIORITY = 74
 HANDLE = 1
@@ -22,15 +19,6 @@ _ETH_P_ALL = 3
 _RTM_NEWTFILTER, _RTM_GETTFILTER = 44, 46
 _TCMSG = 20  # size of struct tcmsg
 _TCA_OPTIONS, _TCA_BPF_NAME, _TCA_BPF_ID = 2, 7, 11
-
-
-def pinned(pin_dir: str) -> Mapping[str, int]:
-    """Return the kernel's id of the pinned program of each direction. Raises DataplaneError."""
-    ids = {}
-    for direction, pin in PINS.items():
-        with bpfsys.Fd(bpfsys.obj_get(str(Path(pin_dir) / pin))) as fd:
-            ids[direction] = bpfsys.prog_id(fd)
-    return ids
 
 
 def attached(index: int) -> Mapping[str, int]:
@@ -62,37 +50,31 @@ def _filters(body: bytes) -> list[bytes]:
         raise
 
 
-def attach(netlink: Netlink, index: int, pin_dir: str) -> None:
-    """Attach the pinned programs to the interface; another version of ours is replaced without a gap."""
-    have = attached(index)
+def attach(netlink: Netlink, index: int, direction: str, prog_fd: int) -> None:
+    """Attach the program to the interface; another one of ours is replaced without a gap."""
     _add_clsact(netlink, index)
-    for direction, pin in PINS.items():
-        with bpfsys.Fd(bpfsys.obj_get(str(Path(pin_dir) / pin))) as fd:
-            if have.get(direction) == bpfsys.prog_id(fd):
-                continue
-            with kernel_errors(f"attach {pin} to interface {index}"):
-                netlink.ipr.tc(
-                    "replace-filter",
-                    "bpf",
-                    index,
-                    HANDLE,
-                    fd=fd,
-                    name=NAME,
-                    parent=PARENTS[direction],
-                    prio=PRIORITY,
-                    protocol=_ETH_P_ALL,
-                    classid=1,
-                    direct_action=True,
-                )
+    with kernel_errors(f"attach the {direction} program to interface {index}"):
+        netlink.ipr.tc(
+            "replace-filter",
+            "bpf",
+            index,
+            HANDLE,
+            fd=prog_fd,
+            name=NAME,
+            parent=PARENTS[direction],
+            prio=PRIORITY,
+            protocol=_ETH_P_ALL,
+            classid=1,
+            direct_action=True,
+        )
 
 
-def detach(netlink: Netlink, index: int) -> None:
-    """Remove our filters from the interface; a clsact qdisc stays, others may use it."""
-    for direction in attached(index):
-        with kernel_errors(f"detach {PINS[direction]} from interface {index}"):
-            netlink.ipr.tc(
-                "del-filter", "bpf", index, HANDLE, parent=PARENTS[direction], prio=PRIORITY, protocol=_ETH_P_ALL
-            )
+def detach(netlink: Netlink, index: int, direction: str) -> None:
+    """Remove our filter from the interface; a clsact qdisc stays, others may use it."""
+    with kernel_errors(f"detach the {direction} program from interface {index}"):
+        netlink.ipr.tc(
+            "del-filter", "bpf", index, HANDLE, parent=PARENTS[direction], prio=PRIORITY, protocol=_ETH_P_ALL
+        )
 
 
 def _add_clsact(netlink: Netlink, index: int) -> None:

@@ -72,8 +72,9 @@ class Line:
 
     def _route(self, at: Site, via: str, *to: Site) -> None:
         hop = NextHop(at.device(via), str(names.link_local(NETWORK, via)))
+        gateway = NextHop(at.device(via), names.GATEWAY4)
         for far in to:
-            at.ns(at.routes.put, f"{far.overlay4}/32", KernelRoute((hop,), at.overlay4))
+            at.ns(at.routes.put, f"{far.overlay4}/32", KernelRoute((gateway,), at.overlay4))
             at.ns(at.routes.put, f"{far.overlay6}/128", KernelRoute((hop,), at.overlay6))
 
     def close(self) -> None:

@@ -17,11 +17,12 @@ from typing import TypeVar
 from skedge.core import names
 from skedge.core.model import LinkId, Transport
 from skedge.core.state import LinkDevice
+from skedge.dataplane import loader_host
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.endpoints import EndpointDriver
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
-from skedge.dataplane.loader import source_text
+from skedge.dataplane.loader import kernel_defines, source_text
 from skedge.dataplane.netlink import Netlink
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver, wanted
@@ -41,7 +42,7 @@ from bcc import BPF, lib
 todo = json.load(sys.stdin)
 os.makedirs(todo["pin_dir"], exist_ok=True)
 for name, text in todo["programs"].items():
-    program = BPF(text=text, cflags=['-DPIN_DIR="%s"' % todo["pin_dir"]])
+    program = BPF(text=text, cflags=['-DPIN_DIR="%s"' % todo["pin_dir"], *todo["defines"]])
     function = program.load_func(name, BPF.SCHED_CLS)
     if lib.bpf_obj_pin(function.fd, ("%s/%s_v1" % (todo["pin_dir"], name)).encode()):
         raise OSError(ctypes.get_errno(), "pin " + name)
@@ -53,10 +54,11 @@ def run(*command: str, check: bool = True, **options) -> subprocess.CompletedPro
 
 
 def load_programs(pin_dir: str) -> None:
+    loader_host.ensure_headers()
     programs = {name: source_text(f"{name}.c") for name in ("link_ingress", "link_egress")}
-    result = run(
-        sys.executable, "-c", LOAD_SCRIPT, input=json.dumps({"pin_dir": pin_dir, "programs": programs}), check=False
-    )
+    defines = [f"-D{name}={value}" for name, value in kernel_defines().items()]
+    todo = {"pin_dir": pin_dir, "programs": programs, "defines": defines}
+    result = run(sys.executable, "-c", LOAD_SCRIPT, input=json.dumps(todo), check=False)
     assert result.returncode == 0, result.stderr[-2000:]
 
 

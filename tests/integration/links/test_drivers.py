@@ -13,13 +13,13 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.state import Endpoint, EndpointKey
-from skedge.dataplane import tc
+from skedge.dataplane import bpfsys, tc, tcx
 from skedge.dataplane.purge import purge
 from skedge.dataplane.rules import RuleDriver, wanted
 from tests.unit.dataplane import samples
 from tests.unit.dataplane.contract import Case, check
 
-from .kit import Site, run
+from .kit import KERNEL, Site, run
 
 PREFIX6 = "fd00:64::/48"
 
@@ -148,9 +148,9 @@ def _put_vxlan(site: Site) -> tuple[str, object]:
         "ip link set sk-far-1 mtu 1290",
         "ip addr flush dev sk-far-1",
         "ip neigh flush dev sk-far-1 nud permanent",
-        "tc filter del dev sk-far-1 ingress",
-        "tc filter del dev sk-far-1 egress",
-        "tc qdisc del dev sk-far-1 clsact",
+        "detach ingress",
+        "detach egress",
+        "detach",
         "sysctl -qw net.ipv4.conf.sk-far-1.rp_filter=1",
         "sysctl -qw net.ipv4.conf.sk-far-1.forwarding=0",
     ],
@@ -158,7 +158,10 @@ def _put_vxlan(site: Site) -> tuple[str, object]:
 def test_damage_is_seen_and_repaired(base: Site, damage: str) -> None:
     key, value = _put_vxlan(base)
     index = base.ns(base.netlink.index, key)
-    base.ns.sh(damage)
+    if damage.startswith("detach"):
+        base.ns(base.filter.detach, index, *damage.split()[1:])
+    else:
+        base.ns.sh(damage)
     assert base.ns(base.links.read)[key] != value
     base.ns(base.links.put, key, value)
     assert base.ns(base.links.read)[key] == value
@@ -220,21 +223,47 @@ def test_the_check_is_on_before_the_device_is_up(base: Site) -> None:
 def test_a_new_version_of_the_programs_replaces_the_old_one(base: Site, bpffs) -> None:
     key, value = _put_vxlan(base)
     index = base.ns(base.netlink.index, key)
-    old = base.ns(tc.attached, index)
+    old = base.ns(base.filter.attached, index)
     run("rm", f"{base.pin_dir}/link_ingress_v1", f"{base.pin_dir}/link_egress_v1")
     from .kit import load_programs
 
     load_programs(base.pin_dir)
     assert base.ns(base.links.read)[key] != value
     base.ns(base.links.put, key, value)
-    new = base.ns(tc.attached, index)
+    new = base.ns(base.filter.attached, index)
     assert base.ns(base.links.read)[key] == value
     assert set(new) == {"ingress", "egress"}
     assert not set(old.values()) & set(new.values())
-    assert base.ns.sh(f"tc filter show dev {key} ingress").count("direct-action") == 1
-    base.ns(tc.detach, base.netlink, index)
-    base.ns(tc.detach, base.netlink, index)
-    assert base.ns(tc.attached, index) == {}
+    assert all(len(ids) == 1 for ids in new.values())
+    assert _programs_on(base, index) == dict.fromkeys(new, 1)
+    base.ns(base.filter.detach, index)
+    base.ns(base.filter.detach, index)
+    assert base.ns(base.filter.attached, index) == {}
+    assert _programs_on(base, index) == {}
+
+
+def _programs_on(base: Site, index: int) -> dict[str, int]:
+    """How many programs there are in all, ours or not."""
+    if tcx.supported():
+        ids = {way: base.ns(bpfsys.device_programs, index, kind) for way, kind in tcx.TYPES.items()}
+        return {way: len(found) for way, found in ids.items() if found}
+    return dict.fromkeys(base.ns(tc.attached, index), 1)
+
+
+def test_only_what_udp_and_old_kernels_need_runs_at_egress(base: Site) -> None:
+    key, value = _put_vxlan(base)
+    index = base.ns(base.netlink.index, key)
+    needed = {"ingress"} if KERNEL >= (6, 6) else {"ingress", "egress"}
+    try:
+        base.filter.configure(replace(base.config, udp=False))
+        assert (base.ns(base.links.read)[key] == value) == (KERNEL < (6, 6))
+        base.ns(base.links.put, key, value)
+        assert base.ns(base.links.read)[key] == value
+        assert set(base.ns(base.filter.attached, index)) == needed
+    finally:
+        base.filter.configure(base.config)
+    base.ns(base.links.put, key, value)
+    assert set(base.ns(base.filter.attached, index)) == {"ingress", "egress"}
 
 
 def test_a_direct_link_leaves_the_operators_device_alone(base: Site) -> None:

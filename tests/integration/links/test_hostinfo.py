@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from skedge.core.state import Target
-from skedge.dataplane import bpfsys, hostinfo, linkfilter, sockdiag
+from skedge.dataplane import bpfsys, hostinfo, linktable, sockdiag
 
 from .kit import ENDPOINT_PORTS, Site, client, listen
 
@@ -109,8 +109,9 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
 
 def test_the_values_fit_the_maps(site: Site) -> None:
     sizes = {
-        "link_config_v1": (4, len(site.config.pack())),
-        "link_table_v1": (4, linkfilter._ENTRY.size),
+        "link_config_v2": (4, len(site.config.pack())),
+        "link_table_v2": (4, linktable.ENTRY.size),
+        "endpoint_marks_v1": (4, 4),
         "link_drops_v1": (4, 8),
         "endpoints_v1": (4, 152),
         "endpoint_sources_v1": (20, 2),
@@ -119,8 +120,8 @@ def test_the_values_fit_the_maps(site: Site) -> None:
         with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/{name}")) as fd:
             info = bpfsys.map_info(fd)
         assert (info.key_size, info.value_size) == (key, value), name
-    with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/link_config_v1")) as fd:
+    with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/link_config_v2")) as fd:
         raw = bpfsys.map_lookup(fd, bytes(4), len(site.config.pack()))
     assert raw is not None
-    assert struct.unpack("=2H", raw[-4:]) == ENDPOINT_PORTS
+    assert struct.unpack("=2H", raw[-8:-4]) == ENDPOINT_PORTS
     assert site.filter.configured(site.config)

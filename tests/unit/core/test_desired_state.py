@@ -22,8 +22,9 @@ LINE = configs([("A", "B", 10), ("B", "C", 20)], "ABC")
 MAP = map_of(LINE)
 
 
-def hop(at: str, link: LinkId) -> NextHop:
-    return NextHop(names.device_name(NETWORK, link, at), str(names.link_local(NETWORK, link.far_end(at))))
+def hop(at: str, link: LinkId, version: int) -> NextHop:
+    via = names.GATEWAY4 if version == 4 else str(names.link_local(NETWORK, link.far_end(at)))
+    return NextHop(names.device_name(NETWORK, link, at), via)
 
 
 def test_addresses_are_the_own_overlay_addresses_on_loopback() -> None:
@@ -33,14 +34,14 @@ def test_addresses_are_the_own_overlay_addresses_on_loopback() -> None:
     }
 
 
-def test_routes_lead_to_every_other_site_over_link_local_next_hops_with_the_own_source() -> None:
-    hops = (hop("A", LinkId("A", "B")),)
+def test_routes_lead_to_every_other_site_over_next_hops_of_their_family_with_the_own_source() -> None:
+    four, six = ((hop("A", LinkId("A", "B"), version),) for version in (4, 6))
     mine = LINE["A"]
     assert desired_at(mine, MAP).routes == {
-        f"{LINE['B'].overlay4}/32": KernelRoute(hops, mine.overlay4),
-        f"{LINE['B'].overlay6}/128": KernelRoute(hops, mine.overlay6),
-        f"{LINE['C'].overlay4}/32": KernelRoute(hops, mine.overlay4),
-        f"{LINE['C'].overlay6}/128": KernelRoute(hops, mine.overlay6),
+        f"{LINE['B'].overlay4}/32": KernelRoute(four, mine.overlay4),
+        f"{LINE['B'].overlay6}/128": KernelRoute(six, mine.overlay6),
+        f"{LINE['C'].overlay4}/32": KernelRoute(four, mine.overlay4),
+        f"{LINE['C'].overlay6}/128": KernelRoute(six, mine.overlay6),
     }
 
 
@@ -49,7 +50,7 @@ def test_equal_paths_give_several_next_hops_sorted() -> None:
                            ("B", "D", 1)])  # fmt: skip
     routes = desired_at(all_configs["A"], map_of(all_configs)).routes
     links = (LinkId("A", "B", "x"), LinkId("A", "B", "y"), LinkId("A", "C"))
-    assert routes[f"{all_configs['D'].overlay4}/32"].next_hops == tuple(sorted(hop("A", link) for link in links))
+    assert routes[f"{all_configs['D'].overlay4}/32"].next_hops == tuple(sorted(hop("A", link, 4) for link in links))
 
 
 def test_a_next_hop_over_a_link_that_is_configured_no_more_is_left_out() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from skedge.core import names
 from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
+from skedge.core.names import GATEWAY4
 from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
 
 NETWORK = "contract"
@@ -44,9 +45,11 @@ def links(underlay: str) -> tuple[dict, dict]:
 
 def routes(first: str, second: str) -> tuple[dict, dict]:
     one, two = NextHop(first, "fe80::1"), NextHop(second, "fe80::2")
+    one4, two4 = NextHop(first, GATEWAY4), NextHop(second, GATEWAY4)
     good = {
-        "100.64.0.2/32": (KernelRoute((one,), OWN4), KernelRoute((one, two), OWN4)),
-        "100.64.0.3/32": (KernelRoute((one, two), OWN4), KernelRoute((two,), OWN4)),
+        "100.64.0.2/32": (KernelRoute((one4,), OWN4), KernelRoute((one4, two4), OWN4)),
+        "100.64.0.3/32": (KernelRoute((one4, two4), OWN4), KernelRoute((two4,), OWN4)),
+        "100.64.0.4/32": (KernelRoute((one,), OWN4), KernelRoute((one4, two4), OWN4)),
         "fd00:64::2/128": (KernelRoute((one,), OWN6), KernelRoute((one, two), OWN6)),
         "fd00:64::3/128": (KernelRoute((one, two), OWN6), KernelRoute((two,), OWN6)),
     }
