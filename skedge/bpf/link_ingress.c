@@ -12,7 +12,10 @@
 #include "link_reasons.h"
 #include "link_maps.h"
 #include "link_packet.h"
+#include "link_sockets.h"
 #include "link_deliver.h"
+#include "link_udp.h"
+#include "link_icmp.h"
 #include "link_fast.h"
 
 #define ICMP6_ECHO_REQUEST 128
@@ -66,25 +69,6 @@ INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *conf
 	if (p->from_port == config->control_port && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return 0;
 	return NOT_NEIGHBOUR;
-}
-
-/* ICMP errors pass when the packet that they quote is from a socket of ours. Anything else is not for the overlay. */
-INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
-{
-	struct packet quoted = {};
-	__u8 type = 0;
-	int error;
-
-	if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
-		return MALFORMED;
-	error = p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
-	if (!error)
-		return NOT_PUBLISHED;
-	if (p->v6 ? parse6(skb, &quoted, p->l4 + 8) : parse4(skb, &quoted, p->l4 + 8))
-		return MALFORMED;
-	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
-		return NO_SOCKET;
-	return parse_ports(skb, &quoted) ? MALFORMED : check_quoted(skb, config, p, &quoted);
 }
 
 /* Traffic between overlay addresses. */

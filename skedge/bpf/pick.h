@@ -204,6 +204,8 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
     struct logged_pick *entry = 0;
     struct scan scan;
     struct slot *slot;
+    struct news *news;
+    __u32 zero = 0;
     __u64 word = 0;
     int six;
 
@@ -228,6 +230,9 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
                id << PLACED_SERVICE_SHIFT | SLOT_OF(scan.best);
     }
     bpf_spin_unlock(&service->lock);
+    news = news_v1.lookup(&zero);
+    if (news)
+        __sync_fetch_and_add(&news->changes, 1);
     if (scan.full)
         drops_v1.increment(REASON_NO_PORT);
     if (slot)

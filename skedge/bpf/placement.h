@@ -26,6 +26,7 @@ static __always_inline void uncount(__u64 word, int refused)
     }
     service->epoch++;
     bpf_spin_unlock(&service->lock);
+    __sync_fetch_and_add(&news->changes, 1);
     if (refused)
         __sync_fetch_and_add(&news->suspensions, 1);
 }

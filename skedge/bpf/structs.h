@@ -83,7 +83,8 @@ struct config {
 struct news {
     __u64 log_position; /* picks logged */
     __u64 suspensions;
-    __u64 spare[2];
+    __u64 changes; /* of any count: the controller reads the services only when this moved */
+    __u64 spare[1];
 };
 
 /* The cost of one side of a choice at the moment of the choice: perceived = path_cost + open / capacity. */

@@ -200,6 +200,10 @@ class Engine(TypingProtocol):
         """What this site publishes to the others."""
         ...
 
+    def revision(self) -> object:
+        """Return what is another value after any change of what `counts` and `suspended` return; cheap to ask."""
+        ...
+
     def counts(self) -> Mapping[tuple[ServiceKey, WorkloadId], Counts]:
         """Return this site's counters of every workload it has a slot for."""
         ...

@@ -113,6 +113,7 @@ class Kernel:
         self._fixtures = fixtures
         self.host = host
         self._usable: frozenset[Target] = frozenset()
+        self._read: tuple[object, Readings] | None = None
 
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
@@ -152,8 +153,11 @@ class Kernel:
         self.engine.set_others(others)
 
     def readings(self) -> Readings:
-        """Read this site's counters."""
-        return Readings(self.engine.counts(), self.engine.suspended())
+        """Read this site's counters; the same object as before while nothing changed."""
+        revision = self.engine.revision()  # before what it stands for
+        if self._read is None or self._read[0] != revision:
+            self._read = revision, Readings(self.engine.counts(), self.engine.suspended())
+        return self._read[1]
 
     def connections(self) -> Sequence[Receipt]:
         """Return the receipts of all open connections placed here."""

@@ -107,8 +107,8 @@ class Fd:
         self.close()
 
 
-def _bpf(what: str, cmd: Cmd, attr: bytes | bytearray) -> tuple[int, bytes]:
-    """Call bpf(2); return its result and the attributes as the kernel left them. Raises BpfError."""
+def call(what: str, cmd: Cmd, attr: bytes | bytearray) -> tuple[int, bytes]:
+    """Call bpf(2); return its result and the attributes as the kernel left them. Raises BpfError with ``what``."""
     number = _SYSCALL.get(platform.machine())
     if number is None:
         raise BpfError(what, errno.ENOSYS)
@@ -138,13 +138,13 @@ def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
 def obj_get(path: str) -> int:
     """Open a pinned map, program or link. Raises BpfError (ENOENT when there is none)."""
     name = _buffer(path.encode() + b"\0")
-    return _bpf(f"open pin {path}", Cmd.OBJ_GET, struct.pack("=QII", _address(name), 0, 0))[0]
+    return call(f"open pin {path}", Cmd.OBJ_GET, struct.pack("=QII", _address(name), 0, 0))[0]
 
 
 def obj_pin(fd: int, path: str) -> None:
     """Pin a map, program or link under a bpffs path. Raises BpfError (EEXIST when the path is taken)."""
     name = _buffer(path.encode() + b"\0")
-    _bpf(f"pin {path}", Cmd.OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
+    call(f"pin {path}", Cmd.OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
 
 
 # ---- maps -------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def obj_pin(fd: int, path: str) -> None:
 def map_info(fd: int) -> MapInfo:
     """Return type, sizes and name of a map."""
     info = ctypes.create_string_buffer(88)
-    _bpf("map info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), _address(info)))
+    call("map info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), _address(info)))
     kind, ident, key, value, entries, flags, name = struct.unpack_from("=6I16s", info.raw)
     return MapInfo(kind, ident, key, value, entries, flags, name.split(b"\0")[0].decode())
 
@@ -169,7 +169,7 @@ def map_lookup(fd: int, key: bytes, value_size: int, flags: MapFlag = MapFlag.AN
     """Return the value of a key, None when absent. ``value_size`` in bytes (per-CPU maps: all blocks)."""
     key_buffer, value = _buffer(key), ctypes.create_string_buffer(value_size)
     try:
-        _bpf(
+        call(
             "map lookup",
             Cmd.MAP_LOOKUP_ELEM,
             struct.pack("=IIQQQ", fd, 0, _address(key_buffer), _address(value), flags),
@@ -184,7 +184,7 @@ def map_lookup(fd: int, key: bytes, value_size: int, flags: MapFlag = MapFlag.AN
 def map_update(fd: int, key: bytes, value: bytes, flags: MapFlag = MapFlag.ANY) -> None:
     """Set the value of a key."""
     key_buffer, value_buffer = _buffer(key), _buffer(value)
-    _bpf(
+    call(
         "map update",
         Cmd.MAP_UPDATE_ELEM,
         struct.pack("=IIQQQ", fd, 0, _address(key_buffer), _address(value_buffer), flags),
@@ -195,7 +195,7 @@ def map_delete(fd: int, key: bytes) -> bool:
     """Delete a key; return whether it was there."""
     key_buffer = _buffer(key)
     try:
-        _bpf("map delete", Cmd.MAP_DELETE_ELEM, struct.pack("=IIQQQ", fd, 0, _address(key_buffer), 0, 0))
+        call("map delete", Cmd.MAP_DELETE_ELEM, struct.pack("=IIQQQ", fd, 0, _address(key_buffer), 0, 0))
     except BpfError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -208,7 +208,7 @@ def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
     key_buffer = None if key is None else _buffer(key)
     following = ctypes.create_string_buffer(key_size)
     try:
-        _bpf(
+        call(
             "map next key",
             Cmd.MAP_GET_NEXT_KEY,
             struct.pack("=IIQQQ", fd, 0, _address(key_buffer), _address(following), 0),
@@ -265,7 +265,7 @@ def _batch(attr: bytes) -> tuple[int, bool]:
 def prog_id(fd: int) -> int:
     """Return the kernel's id of a program."""
     info = ctypes.create_string_buffer(16)
-    _bpf("program info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), _address(info)))
+    call("program info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), _address(info)))
     return int(struct.unpack_from("=II", info.raw)[1])
 
 
@@ -282,44 +282,9 @@ def prog_test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_
         *(fd, 0, len(data), room, _address(data_in), _address(out), repeat, 0),
         *(len(ctx), len(ctx), _address(ctx_in) if ctx else 0, _address(ctx_out) if ctx else 0, 0, 0, 0),
     ) + bytes(4)
-    _, after = _bpf("program test run", Cmd.PROG_TEST_RUN, attr)
+    _, after = call("program test run", Cmd.PROG_TEST_RUN, attr)
     retval, size, duration = (struct.unpack_from("=I", after, offset)[0] for offset in (4, 12, 36))
     return TestRun(retval, out.raw[:size], ctx_out.raw[: len(ctx)], duration)
-
-
-# ---- programs on a device (tcx, Linux 6.6 and later) ---------------------------------------------------------------
-
-_BEFORE, _AFTER, _RELATIVE_ID = 0x08, 0x10, 0x20
-_PROGRAMS_MAX = 64  # on one device and direction, a limit of the kernel
-
-
-def device_programs(index: int, attach_type: int) -> list[int]:
-    """Return the ids of the programs attached to an interface, in the order of running. Raises BpfError."""
-    ids = ctypes.create_string_buffer(4 * _PROGRAMS_MAX)
-    attr = struct.pack("=IIIIQII4Q", index, attach_type, 0, 0, _address(ids), _PROGRAMS_MAX, 0, 0, 0, 0, 0)
-    _, after = _bpf("programs of an interface", Cmd.PROG_QUERY, attr)
-    count = struct.unpack_from("=I", after, 24)[0]
-    return list(struct.unpack_from(f"={count}I", ids.raw))
-
-
-def device_attach(index: int, attach_type: int, prog_fd: int, before: int = 0) -> None:
-    """Attach a program to an interface: right before the program with the id ``before``, or before all others."""
-    flags = _BEFORE | (_RELATIVE_ID if before else 0)
-    attr = struct.pack("=6IQ", index, prog_fd, attach_type, flags, 0, before, 0)
-    _bpf("attach to an interface", Cmd.PROG_ATTACH, attr)
-
-
-def device_detach(index: int, attach_type: int, prog_fd: int = 0, after: int = 0) -> None:
-    """Detach a program from an interface: this one, or the one that runs right after the program with that id.
-
-    (A program of which nobody has a descriptor any more can be named by its place only.)
-    """
-    flags = _AFTER | _RELATIVE_ID if after else 0
-    _bpf(
-        "detach from an interface",
-        Cmd.PROG_DETACH,
-        struct.pack("=6IQ", index, prog_fd, attach_type, flags, 0, after, 0),
-    )
 
 
 # ---- links and iterators ----------------------------------------------------------------------------------------
@@ -328,29 +293,29 @@ def device_detach(index: int, attach_type: int, prog_fd: int = 0, after: int = 0
 def link_create(prog_fd: int, target_fd: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program to a cgroup (or other target) through a link; return the link's descriptor."""
     attr = struct.pack("=IIII", prog_fd, target_fd, attach_type, flags)
-    return _bpf("link create", Cmd.LINK_CREATE, attr)[0]
+    return call("link create", Cmd.LINK_CREATE, attr)[0]
 
 
 def link_create_map_iter(prog_fd: int, map_fd: int) -> int:
     """Attach an iterator program (BPF_TRACE_ITER) to a map; return the link's descriptor."""
     info = _buffer(struct.pack("=I", map_fd))
     attr = struct.pack("=IIIIQI", prog_fd, 0, 28, 0, _address(info), 4) + bytes(4)
-    return _bpf("iterator link create", Cmd.LINK_CREATE, attr)[0]
+    return call("iterator link create", Cmd.LINK_CREATE, attr)[0]
 
 
 def link_update(link_fd: int, prog_fd: int) -> None:
     """Put another program in the place of a link's program, atomically."""
-    _bpf("link update", Cmd.LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
+    call("link update", Cmd.LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
 
 
 def link_detach(link_fd: int) -> None:
     """Detach a link's program now, whoever else holds the link."""
-    _bpf("link detach", Cmd.LINK_DETACH, struct.pack("=I", link_fd))
+    call("link detach", Cmd.LINK_DETACH, struct.pack("=I", link_fd))
 
 
 def _link_info(link_fd: int) -> bytes:
     info = ctypes.create_string_buffer(48)
-    _bpf("link info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", link_fd, len(info), _address(info)))
+    call("link info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", link_fd, len(info), _address(info)))
     return info.raw
 
 
@@ -366,4 +331,4 @@ def link_cgroup_id(link_fd: int) -> int:
 
 def iter_create(link_fd: int) -> int:
     """Return a readable descriptor that runs the iterator once from start to end."""
-    return _bpf("iterator create", Cmd.ITER_CREATE, struct.pack("=II", link_fd, 0))[0]
+    return call("iterator create", Cmd.ITER_CREATE, struct.pack("=II", link_fd, 0))[0]

@@ -102,6 +102,11 @@ class EbpfEngine:
 
     # ---- counters ----
 
+    def revision(self) -> tuple[int, int]:
+        """Return what is another value after any change of what `counts` and `suspended` return; cheap to ask."""
+        with self._lock:
+            return self._maps.changes(), self._maps.applied
+
     def counts(self) -> Mapping[Slot, Counts]:
         """Return this site's counters of every workload that has a slot, those that are gone but still open too."""
         with self._lock:

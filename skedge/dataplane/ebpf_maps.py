@@ -31,6 +31,7 @@ class Maps:
         self._pins = Path(pin_dir)
         self._open: dict[str, bpfsys.Fd] = {}
         self._parsed: dict[int, tuple[bytes, layout.Service]] = {}
+        self.applied = 0
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -67,6 +68,7 @@ class Maps:
     def apply(self, staged: layout.Staged) -> None:
         """Make the programs take a staged table over, in one critical section."""
         bpfsys.map_update(self.fd("staged_v1"), _ZERO, staged.pack())
+        self.applied += 1
         done = bpfsys.prog_test_run(self.fd("apply_v1"), _PACKET + _ID.pack(staged.service) + bytes(46))
         if done.retval != 0:
             raise DataplaneError(f"service id {staged.service}: the apply program refused (code {done.retval})")
@@ -128,6 +130,11 @@ class Maps:
         bpfsys.map_update(self.fd("ports_v1"), index, _WORD.pack(word | bit if used else word & ~bit))
 
     # ---- the rest ----
+
+    def changes(self) -> int:
+        """Return a number that is another one after any change of a count."""
+        raw = bpfsys.map_lookup(self.fd("news_v1"), _ZERO, layout.NEWS.size)
+        return int(layout.NEWS.unpack(raw)[2]) if raw else 0
 
     def config(self) -> layout.Config:
         """Return the configuration."""

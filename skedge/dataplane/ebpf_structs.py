@@ -194,7 +194,7 @@ class Config:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
-NEWS = struct.Struct("=2Q16s")
+NEWS = struct.Struct("=3Q8s")
 LISTENER = struct.Struct("=16s2sHI")
 LISTENER_VALUE = struct.Struct("=II")
 SERVICE_NAME = struct.Struct(f"={NAME_SIZE}sI")

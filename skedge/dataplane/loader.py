@@ -33,6 +33,7 @@ GROUP = "skedge"
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
 _SO_NETNS_COOKIE = 71
 _OURS = re.compile(r"[a-z0-9_]+_v\d+")
+_PINNED_MAP = re.compile(r'PIN_DIR "/([a-z0-9_]+)"')
 _INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
 
@@ -119,6 +120,7 @@ class Loader:
                 self._drop_resized()
                 self._compile_all()
                 self._attach_all()
+                self._remove_outdated()
             self._configure(wanted)
             self._share()
         return not current
@@ -202,6 +204,16 @@ class Loader:
         fresh.unlink(missing_ok=True)
         bpfsys.obj_pin(fd, str(fresh))
         fresh.rename(self.pins / name)
+
+    def _remove_outdated(self) -> None:
+        """Remove pins of ours that this version has no use for: maps and programs of older layouts."""
+        names = {pin for one in self.options.programs for pin in (one.pin, one.link_pin)}
+        for program in self.options.programs:
+            names |= set(_PINNED_MAP.findall(source_text(program.source)))
+        if self.options.programs == PROGRAMS:  # a part of the programs says nothing of the others' maps
+            for pin in self.pins.iterdir():
+                if _OURS.fullmatch(pin.name) and pin.name not in names:
+                    pin.unlink()
 
     def _attach_all(self) -> None:
         target = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY)

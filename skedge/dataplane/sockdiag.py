@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -27,6 +27,7 @@ _SYN_SENT, _CLOSE, _LISTEN = 2, 7, 10
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _ID = struct.Struct(">HH16s16s4x8s")  # ports and addresses in network order; interface 0; cookie as it came
 _FIXED = 72  # size of struct inet_diag_msg
+_EXPIRES = 52  # family, state and identity (addresses, ports, cookie) end here; queue lengths and the like follow
 _SKV6ONLY = 11
 
 
@@ -73,21 +74,24 @@ def _open() -> socket.socket:
 
 def dump(protocol: Protocol, states: int) -> list[SocketInfo]:
     """Return all sockets of both families in the given states (a bit mask). Raises DataplaneError."""
-    found: list[SocketInfo] = []
     with kernel_errors("list sockets"), _open() as connection:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            connection.send(_request(_BY_FAMILY, _DUMP, family, protocol, states, bytes(48)))
-            done = False
-            while not done:
-                for kind, payload in split_messages(connection.recv(1 << 15)):
-                    if kind == _ERROR:
-                        code = -struct.unpack_from("=i", payload)[0]
-                        raise OSError(code, os.strerror(code))
-                    if kind == _DONE:
-                        done = True
-                    elif len(payload) >= _FIXED:
-                        found.append(_parse(payload))
-    return found
+        return [_parse(message) for message in _messages(connection, protocol, states)]
+
+
+def _messages(connection: socket.socket, protocol: Protocol, states: int) -> Iterator[bytes]:
+    """Yield a struct inet_diag_msg with its attributes for each socket. Raises OSError."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        connection.send(_request(_BY_FAMILY, _DUMP, family, protocol, states, bytes(48)))
+        done = False
+        while not done:
+            for kind, payload in split_messages(connection.recv(1 << 15)):
+                if kind == _ERROR:
+                    code = -struct.unpack_from("=i", payload)[0]
+                    raise OSError(code, os.strerror(code))
+                if kind == _DONE:
+                    done = True
+                elif len(payload) >= _FIXED:
+                    yield payload
 
 
 def abort_connecting(targets: Collection[Target]) -> int:
@@ -165,6 +169,7 @@ class ListenWatch:
 
     def __init__(self, interval_s: float = 0.2) -> None:
         self._timer = _timer(interval_s)
+        self._connection = _open()
         self._had = self._listening()
 
     def fileno(self) -> int:
@@ -175,17 +180,32 @@ class ListenWatch:
         """Return address and port of the listening sockets that closed since the last look; never blocks."""
         with suppress(BlockingIOError):
             os.read(self._timer, 8)
-        have = self._listening()
-        closed, self._had = self._had - have, have
-        return closed
+        before, self._had = self._had, self._listening()
+        return frozenset(_local(identity) for identity in before - self._had)
 
     def close(self) -> None:
         """Stop watching."""
         os.close(self._timer)
+        self._connection.close()
 
-    @staticmethod
-    def _listening() -> frozenset[Target]:
-        return frozenset(Target(_plain(info.local.address), info.local.port) for info in listening())
+    def _listening(self) -> frozenset[bytes]:
+        """Return what identifies each socket, in raw form: nearly always nothing has changed, so nothing is parsed."""
+        with kernel_errors("list listening sockets"):
+            try:
+                return frozenset(
+                    message[:2] + message[4:_EXPIRES]
+                    for message in _messages(self._connection, Protocol.TCP, 1 << _LISTEN)
+                )
+            except OSError:
+                self._connection.close()  # what was left unread of this answer must not be taken for the next one's
+                self._connection = _open()
+                raise
+
+
+def _local(identity: bytes) -> Target:
+    """Return address and port of what `ListenWatch` keeps of a socket."""
+    port, _, source, _, _ = _ID.unpack_from(identity, 2)
+    return Target(_plain(_address(identity[0], source)), port)
 
 
 def _timer(interval_s: float) -> int:

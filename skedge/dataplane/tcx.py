@@ -6,13 +6,17 @@ ids that the caller remembers. One is replaced without a gap: the new one is att
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import struct
 from collections.abc import Collection, Mapping
 from functools import cache
 
 from skedge.dataplane import bpfsys
 
 TYPES = {"ingress": 46, "egress": 47}  # BPF_TCX_INGRESS, BPF_TCX_EGRESS of linux/bpf.h
+_BEFORE, _AFTER, _RELATIVE_ID = 0x08, 0x10, 0x20
+_PROGRAMS_MAX = 64  # on one device and direction, a limit of the kernel
 _LOOPBACK = 1
 
 
@@ -20,7 +24,7 @@ _LOOPBACK = 1
 def supported() -> bool:
     """Return whether this kernel has tcx (and this process may use it)."""
     try:
-        bpfsys.device_programs(_LOOPBACK, TYPES["ingress"])
+        programs(_LOOPBACK, TYPES["ingress"])
     except bpfsys.BpfError:
         return False
     return True
@@ -38,7 +42,7 @@ def attached(index: int, ours: Collection[int]) -> Mapping[str, tuple[int, ...]]
 
 def _programs(index: int, kind: int) -> list[int]:
     try:
-        return bpfsys.device_programs(index, kind)
+        return programs(index, kind)
     except bpfsys.BpfError as error:
         if error.errno in (errno.ENODEV, errno.ENOENT):
             return []
@@ -50,17 +54,43 @@ def attach(index: int, direction: str, prog_fd: int, old: Collection[int] = ()) 
     kind, new = TYPES[direction], bpfsys.prog_id(prog_fd)
     before = next((ident for ident in _programs(index, kind) if ident in old and ident != new), 0)
     if new not in _programs(index, kind):
-        bpfsys.device_attach(index, kind, prog_fd, before)
+        _attach(index, kind, prog_fd, before)
     while before:
         ids = _programs(index, kind)
         follower = ids[ids.index(new) + 1 : ids.index(new) + 2]
         if not follower or follower[0] not in old:
             return
-        bpfsys.device_detach(index, kind, after=new)
+        _detach(index, kind, after=new)
 
 
 def detach(index: int, direction: str, prog_fd: int) -> None:
     """Detach the program; one that is not attached is success. Raises BpfError."""
     kind = TYPES[direction]
     if bpfsys.prog_id(prog_fd) in _programs(index, kind):
-        bpfsys.device_detach(index, kind, prog_fd)
+        _detach(index, kind, prog_fd)
+
+
+# ---- system calls ---------------------------------------------------------------------------------------------------
+
+
+def programs(index: int, kind: int) -> list[int]:
+    """Return the ids of all programs attached to an interface, in the order of running. Raises BpfError."""
+    ids = ctypes.create_string_buffer(4 * _PROGRAMS_MAX)
+    attr = struct.pack("=IIIIQII4Q", index, kind, 0, 0, ctypes.addressof(ids), _PROGRAMS_MAX, 0, 0, 0, 0, 0)
+    _, after = bpfsys.call(f"programs of interface {index}", bpfsys.Cmd.PROG_QUERY, attr)
+    count = struct.unpack_from("=I", after, 24)[0]
+    return list(struct.unpack_from(f"={count}I", ids.raw))
+
+
+def _attach(index: int, kind: int, prog_fd: int, before: int) -> None:
+    """Attach a program right before the one with the id ``before``, or before all others (0)."""
+    flags = _BEFORE | (_RELATIVE_ID if before else 0)
+    attr = struct.pack("=6IQ", index, prog_fd, kind, flags, 0, before, 0)
+    bpfsys.call(f"attach to interface {index}", bpfsys.Cmd.PROG_ATTACH, attr)
+
+
+def _detach(index: int, kind: int, prog_fd: int = 0, after: int = 0) -> None:
+    """Detach this program, or the one right after that id: one that nobody can open is named by its place."""
+    flags = _AFTER | _RELATIVE_ID if after else 0
+    attr = struct.pack("=6IQ", index, prog_fd, kind, flags, 0, after, 0)
+    bpfsys.call(f"detach from interface {index}", bpfsys.Cmd.PROG_DETACH, attr)

@@ -57,7 +57,10 @@ def test_the_whole_life(fresh: Host, capsys: pytest.CaptureFixture[str]) -> None
         site = Site(fresh)
         site.service([candidate("a", 0, site.server().target)], LISTENER)
         held = [connect(*LISTENER) for _ in range(3)]
+        with bpfsys.Fd(bpfsys.obj_get(str(fresh.pins / "news_v1"))) as fd:
+            bpfsys.obj_pin(fd, str(fresh.pins / "news_v0"))  # what an older version left
         assert loader.main(["load", "--force", *arguments]) == 0
+        assert not (fresh.pins / "news_v0").exists()
         after = attached(fresh)
         assert after.keys() == first.keys()
         assert not set(after.values()) & set(first.values())

@@ -13,7 +13,7 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.state import Endpoint, EndpointKey
-from skedge.dataplane import bpfsys, tc, tcx
+from skedge.dataplane import tc, tcx
 from skedge.dataplane.purge import purge
 from skedge.dataplane.rules import RuleDriver, wanted
 from tests.unit.dataplane import samples
@@ -245,7 +245,7 @@ def test_a_new_version_of_the_programs_replaces_the_old_one(base: Site, bpffs) -
 def _programs_on(base: Site, index: int) -> dict[str, int]:
     """How many programs there are in all, ours or not."""
     if tcx.supported():
-        ids = {way: base.ns(bpfsys.device_programs, index, kind) for way, kind in tcx.TYPES.items()}
+        ids = {way: base.ns(tcx.programs, index, kind) for way, kind in tcx.TYPES.items()}
         return {way: len(found) for way, found in ids.items() if found}
     return dict.fromkeys(base.ns(tc.attached, index), 1)
 

@@ -51,6 +51,12 @@ class FakeEngine:
         self.others: list[Mapping[Slot, int]] = []
         self.resumed: list[WorkloadId] = []
         self.unreadable = False
+        self._asked = 0
+
+    def revision(self) -> int:
+        """Never the same twice: what a test set must be read."""
+        self._asked += 1
+        return self._asked
 
     def counts(self) -> Mapping[Slot, Counts]:
         if self.unreadable:

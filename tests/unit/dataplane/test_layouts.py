@@ -31,7 +31,7 @@ def test_reason_codes_of_the_programs_are_those_of_the_list() -> None:
 def test_configuration_value() -> None:
     config = SiteConfig("net", "a", "100.64.0.0/10", "100.64.0.1", "fd00::1")
     raw = FilterConfig.of_site(config).pack()
-    assert len(raw) == 5 * 16 + 8
+    assert len(raw) == 5 * 16 + 8 + 4
     assert raw[:16] == bytes([100, 64, 0, 1]) + bytes(12)
     assert raw[32:36] == bytes([100, 64, 0, 0])
     assert raw[48:52] == bytes([255, 192, 0, 0])

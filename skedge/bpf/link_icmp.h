@@ -1,0 +1,78 @@
+/* ICMP errors about packets of this site's sockets and workloads. */
+#ifndef SKEDGE_LINK_ICMP_H
+#define SKEDGE_LINK_ICMP_H
+
+/* Give the packet that an ICMP error quotes the workload's own address and port as its source: under the endpoint's
+ * the kernel would find no socket. The quoted IPv4 header's checksum takes up the change of the address, so the ICMP
+ * checksum sees only the port; over IPv6 it sees both. */
+INLINE int translate_quoted(struct __sk_buff *skb, const struct packet *p, const struct packet *quoted,
+			    const struct address *workload, __u16 workload_port)
+{
+	struct address from = quoted->from, to = *workload;
+	__u16 old_port = bpf_htons(quoted->from_port), new_port = bpf_htons(workload_port);
+	__u32 size = p->v6 ? 16 : 4, sum_at = p->l4 + 2;
+	__u32 diff = checksum_change(&from, &to, size);
+
+	if (bpf_l4_csum_replace(skb, sum_at, old_port, new_port, 2))
+		return MALFORMED;
+	if (p->v6 ? bpf_l4_csum_replace(skb, sum_at, 0, diff, 0) : bpf_l3_csum_replace(skb, quoted->l3 + 10, 0, diff, 0))
+		return MALFORMED;
+	if (bpf_skb_store_bytes(skb, quoted->l4, &new_port, sizeof(new_port), 0))
+		return MALFORMED;
+	return bpf_skb_store_bytes(skb, quoted->l3 + (p->v6 ? 8 : 12), &to, size, 0) ? MALFORMED : 0;
+}
+
+/* ``quoted`` is the packet that an ICMP error is about: it must be from a socket of ours, or of a workload that is
+ * reached by rewriting (or by UDP). */
+INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
+			const struct packet *quoted)
+{
+	struct packet back = {.v6 = quoted->v6, .from = quoted->to, .to = quoted->from};
+	struct endpoint *e;
+	struct address to;
+	int state;
+
+	back.from_port = quoted->to_port;
+	back.to_port = quoted->from_port;
+	if (quoted->protocol == IPPROTO_TCP) {
+		state = tcp_state(skb, &back, &back.to, back.to_port);
+		if (state && state != STATE_LISTEN)
+			return 0;
+	} else if (udp_client(skb, config, &back)) {
+		return 0;
+	}
+	e = find_endpoint(quoted->from_port, quoted->protocol);
+	if (!e)
+		return NO_SOCKET;
+	workload_address(e, p->v6, &to);
+	if (quoted->protocol == IPPROTO_TCP) {
+		rewritten_address(config, e, p->v6, &to);
+		state = tcp_state(skb, &back, &to, e->port);
+		if (!state || state == STATE_LISTEN)
+			return NO_SOCKET;
+	} else if (!to.word[0] && !to.word[3]) {
+		to = quoted->from; /* bound to every address */
+	}
+	return translate_quoted(skb, p, quoted, &to, e->port);
+}
+
+/* ICMP errors pass when the packet that they quote is from a socket of ours. Anything else is not for the overlay. */
+INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+{
+	struct packet quoted = {};
+	__u8 type = 0;
+	int error;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
+		return MALFORMED;
+	error = p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+	if (!error)
+		return NOT_PUBLISHED;
+	if (p->v6 ? parse6(skb, &quoted, p->l4 + 8) : parse4(skb, &quoted, p->l4 + 8))
+		return MALFORMED;
+	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
+		return NO_SOCKET;
+	return parse_ports(skb, &quoted) ? MALFORMED : check_quoted(skb, config, p, &quoted);
+}
+
+#endif

@@ -1,0 +1,62 @@
+/* Delivery of UDP to local sockets. */
+#ifndef SKEDGE_LINK_UDP_H
+#define SKEDGE_LINK_UDP_H
+
+/* Hand a datagram to the workload's socket, as assign_tcp() does. (Twins: one call site with either helper becomes an
+ * indirect call, which BPF has not.) */
+INLINE int assign_udp(struct __sk_buff *skb, const struct packet *p, const struct endpoint *e)
+{
+	struct bpf_sock_tuple t = {};
+	struct address to;
+	struct bpf_sock *sk;
+	int error;
+
+	workload_address(e, p->v6, &to);
+	sk = bpf_sk_lookup_udp(skb, &t, tuple(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return -1;
+	error = bpf_sk_assign(skb, sk, 0);
+	bpf_sk_release(sk);
+	return error;
+}
+
+/* Whether a UDP packet reaches a socket that may have it: one connected to the sender, or one that has sent to an
+ * endpoint before and gets this from the endpoint range. A mere bound socket is some other service of the host. */
+INLINE int udp_client(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+	__u32 size = tuple(&t, p, &p->to, p->to_port);
+	struct bpf_sock *sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	int known;
+
+	if (!sk)
+		return 0;
+	known = sk->dst_port != 0;
+	if (!known && in_endpoint_range(config, p->from_port))
+		known = link_udp_clients_v1.sk_storage_get(sk, 0, 0) != 0;
+	bpf_sk_release(sk);
+	return known;
+}
+
+/* A UDP packet to this site's overlay address. */
+INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+{
+	struct endpoint *e = find_endpoint(p->to_port, IPPROTO_UDP);
+	struct address to;
+	int error;
+
+	if (e) {
+		error = assign_udp(skb, p, e);
+		if (!error)
+			return 0;
+		if (error != -ESOCKTNOSUPPORT)
+			return REFUSED | WORKLOAD_CLOSED;
+		rewritten_address(config, e, p->v6, &to);
+		return rewritten(skb, p, &to, e->port);
+	}
+	if (p->to_port == config->load_port || udp_client(skb, config, p))
+		return 0;
+	return in_endpoint_range(config, p->from_port) ? NO_SOCKET : NOT_PUBLISHED;
+}
+
+#endif
