@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 
 from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
+from skedge.config.policies import listener_services
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import join, shown
 from skedge.core.model import ANY_ADDRESS, SERVICES_MAX, WORKLOADS_PER_SERVICE_MAX, HealthType, Protocol, Transport
@@ -223,6 +224,7 @@ def _listeners(draft: Draft) -> Iterator[Problem]:
             way_out = "stop that unit first and remove the key"
             yield f"{path}.takeover", f"this version does not take a port over from another program; {way_out}"
         yield from _listener_on_own_port(draft, path, listener)
+        yield from listener_services(path, listener)
 
 
 def _listener_on_own_port(draft: Draft, path: str, listener: ListenerSpec) -> Iterator[Problem]:
@@ -277,7 +279,7 @@ def _connectors_as_set(draft: Draft) -> Iterator[Problem]:
 
 
 def _services(draft: Draft) -> Iterator[Problem]:
-    services = {(item.service, item.protocol) for _, item in draft.listeners}
+    services = {(name, item.protocol) for _, item in draft.listeners for name in item.names}
     services |= {(item.service, item.protocol) for _, item in draft.connectors}
     if len(services) > SERVICES_MAX:
         way_out = "give fewer services to this site"

@@ -131,7 +131,7 @@ def services_record(
             for connector in sorted(config.connectors, key=lambda connector: connector.name)
             if connector.name in ports
         ),
-        listens=tuple(sorted({listener.service for listener in config.listeners})),
+        listens=tuple(sorted({share.service for listener in config.listeners for share in listener.shares})),
     )
 
 

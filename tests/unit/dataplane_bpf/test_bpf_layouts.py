@@ -86,7 +86,9 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("staged_slot", layout.StagedSlot.STRUCT, layout.StagedSlot.STRUCT.size),
         ("config", layout.Config.STRUCT, layout.Config.SIZE),
         ("news", layout.NEWS, layout.NEWS.size),
-        ("listener", layout.LISTENER_VALUE, layout.LISTENER_VALUE.size),
+        ("listener", layout.ListenerValue.STRUCT, layout.ListenerValue.STRUCT.size),
+        ("affinity_key", layout.AFFINITY_KEY, layout.AFFINITY_KEY.size),
+        ("affinity", layout.AFFINITY, layout.AFFINITY.size),
         ("listener_key", layout.LISTENER, layout.LISTENER.size),
         ("placement_record", layout.PlacementRecord.STRUCT, layout.PlacementRecord.STRUCT.size),
         ("logged_slot", layout.LoggedPick.SLOT, layout.LoggedPick.SLOT.size),
@@ -150,7 +152,7 @@ def test_a_record_is_read_member_by_member() -> None:
 def test_constants_are_those_of_the_headers() -> None:
     flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
     same = {"LOCAL": "SLOT_LOCAL", "OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
-    same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
+    same |= {name: name for name in ("SCHEDULE_SIZE", "FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
     same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
     for ours, theirs in same.items():
         assert getattr(layout, ours) == number(theirs), ours

@@ -1,0 +1,29 @@
+"""What a map of an older layout holds goes into the one that follows it, so that an upgrade has no gap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skedge.dataplane import bpfsys
+from skedge.dataplane.ebpf_structs import LISTENER, ListenerValue
+
+OBSOLETE = ("listeners_v1", "pick_log_v1")
+_LISTENER_V1_SIZE = 8  # the service id and a spare word
+
+
+def carry_over(pins: Path) -> None:
+    """Fill the new maps, before any program works on them. What a newer controller wrote there already stays."""
+    old = pins / "listeners_v1"
+    if not old.exists():
+        return
+    with bpfsys.Fd(bpfsys.obj_get(str(old))) as source, bpfsys.Fd(bpfsys.obj_get(str(pins / "listeners_v2"))) as to:
+        size = ListenerValue.STRUCT.size
+        for key, value in bpfsys.map_items(source, LISTENER.size, _LISTENER_V1_SIZE):
+            if bpfsys.map_lookup(to, key, size) is None:
+                bpfsys.map_update(to, key, ListenerValue(int.from_bytes(value[:4], "little")).pack())
+
+
+def drop_obsolete(pins: Path) -> None:
+    """Remove the old maps, once no program works on them any more."""
+    for name in OBSOLETE:
+        (pins / name).unlink(missing_ok=True)
