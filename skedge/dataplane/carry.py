@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from skedge.dataplane import bpfsys
-from skedge.dataplane.ebpf_structs import LISTENER, ListenerValue
+from skedge.dataplane.ebpf_structs import LISTENER
+from skedge.dataplane.listener_structs import ListenerValue
 
 OBSOLETE = ("listeners_v1", "pick_log_v1")
 _LISTENER_V1_SIZE = 8  # the service id and a spare word

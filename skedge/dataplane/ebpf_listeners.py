@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+from skedge.core.dispatch import SCHEDULE_SIZE
 from skedge.core.errors import DataplaneError
 from skedge.core.state import Dispatch, ListenerKey, ServiceKey
-from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf_maps import Maps
 from skedge.dataplane.ebpf_services import ServiceDriver
+from skedge.dataplane.listener_structs import ListenerValue
 
 
 class ListenerDriver:
@@ -37,11 +38,11 @@ class ListenerDriver:
             DataplaneError: a service has no table yet, the schedule is too long, or the kernel refused.
         """
         where = f"listener {key.address} port {key.port}"
-        if len(value.schedule) > layout.SCHEDULE_SIZE:
-            raise DataplaneError(f"{where}: {len(value.schedule)} turns are more than {layout.SCHEDULE_SIZE}")
+        if len(value.schedule) > SCHEDULE_SIZE:
+            raise DataplaneError(f"{where}: {len(value.schedule)} turns are more than {SCHEDULE_SIZE}")
         with self._lock:
             schedule = tuple(self._ident(where, service) for service in value.schedule)
-            wanted = layout.ListenerValue(self._ident(where, value.service), schedule, value.affinity_s)
+            wanted = ListenerValue(self._ident(where, value.service), schedule, value.affinity_s)
             try:
                 self._maps.put_listener(key, wanted)
             except ValueError as error:

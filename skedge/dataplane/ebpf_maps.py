@@ -15,6 +15,7 @@ from skedge.core.reasons import Reason
 from skedge.core.state import ListenerKey, ServiceKey
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
+from skedge.dataplane.listener_structs import ListenerValue
 
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
 _REASONS = 128
@@ -107,12 +108,12 @@ class Maps:
 
     # ---- listeners ----
 
-    def listeners(self) -> dict[ListenerKey, layout.ListenerValue]:
+    def listeners(self) -> dict[ListenerKey, ListenerValue]:
         """Return where the connections to each listener go."""
-        items = bpfsys.map_items(self.fd("listeners_v2"), layout.LISTENER.size, layout.ListenerValue.STRUCT.size)
-        return {layout.unpack_listener(key): layout.ListenerValue.unpack(value) for key, value in items}
+        items = bpfsys.map_items(self.fd("listeners_v2"), layout.LISTENER.size, ListenerValue.STRUCT.size)
+        return {layout.unpack_listener(key): ListenerValue.unpack(value) for key, value in items}
 
-    def put_listener(self, key: ListenerKey, value: layout.ListenerValue) -> None:
+    def put_listener(self, key: ListenerKey, value: ListenerValue) -> None:
         """Send connects to this address where the value says."""
         bpfsys.map_update(self.fd("listeners_v2"), layout.pack_listener(key), value.pack())
 

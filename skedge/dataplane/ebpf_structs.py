@@ -20,7 +20,6 @@ from skedge.core.state import ListenerKey, ServiceKey, Target
 MAX_SERVICES = 1024
 MAX_WORKLOADS = 256
 SIZES = (8, 32, 256)
-SCHEDULE_SIZE = 128
 FIRST_CHOICE = 256
 NAME_SIZE = 64
 PLACED_VALID = 1 << 63
@@ -197,8 +196,6 @@ class Config:
 
 NEWS = struct.Struct("=2Q16s")
 LISTENER = struct.Struct("=16s2sHI")
-AFFINITY_KEY = struct.Struct("=I16s")
-AFFINITY = struct.Struct("=QQ")
 SERVICE_NAME = struct.Struct(f"={NAME_SIZE}sI")
 WORKLOAD_KEY = struct.Struct("=II")
 WORKLOAD_NAME = struct.Struct(f"={NAME_SIZE}s{NAME_SIZE}s")
@@ -224,34 +221,6 @@ def unpack_service_name(raw: bytes) -> ServiceKey:
     """Return a service's key in the map of names."""
     name, protocol = SERVICE_NAME.unpack(raw)
     return ServiceKey(unpack_name(name), PROTOCOL_OF[protocol])
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerValue:
-    """Where a listener's connections go, by service ids (struct listener); ``schedule`` holds the turns in use."""
-
-    service: int
-    schedule: tuple[int, ...] = ()
-    affinity_s: int = 0
-
-    STRUCT: ClassVar[struct.Struct] = struct.Struct(f"=IIQII{MAX_SERVICES // 8}s{2 * SCHEDULE_SIZE}s")
-
-    @property
-    def services(self) -> frozenset[int]:
-        """Return all ids that the value names."""
-        return frozenset({self.service, *self.schedule})
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> ListenerValue:
-        """Return the value."""
-        service, affinity_s, _, shares, _, _, schedule = cls.STRUCT.unpack(raw)
-        return cls(service, struct.unpack_from(f"={min(shares, SCHEDULE_SIZE)}H", schedule), affinity_s)
-
-    def pack(self) -> bytes:
-        """Return the bytes of the struct, before its first turn."""
-        members = sum(1 << ident for ident in set(self.schedule)).to_bytes(MAX_SERVICES // 8, "little")
-        turns = struct.pack(f"={len(self.schedule)}H", *self.schedule)
-        return self.STRUCT.pack(self.service, self.affinity_s, 0, len(self.schedule), 0, members, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,4 +332,6 @@ class LoggedPick:
     def unpack(cls, raw: bytes) -> LoggedPick:
         """Return the value."""
         slots = tuple(LoggedSlot(*one) for one in cls.SLOT.iter_unpack(raw[cls.HEADER.size : cls.SIZE]))
-        return cls(*cls.HEADER.unpack_from(raw), slots)
+        sequence, limit, version, choice, sticky, *rest = cls.HEADER.unpack_from(raw)
+        service, need, winner, runner = rest
+        return cls(sequence, limit, version, choice, sticky, service, need, winner, runner, slots)

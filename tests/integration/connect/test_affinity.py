@@ -13,7 +13,7 @@ from skedge.core import balance
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.state import Candidate, Dispatch, ListenerKey, Receipt, ServiceKey
-from skedge.dataplane import bpfsys
+from skedge.dataplane import bpfsys, listener_structs
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.ebpf_maps import Maps
@@ -117,10 +117,14 @@ def _suspend(site: Site, name: str) -> None:
     ident = maps.service_ids()[WEB]
     slot = next(index for index, one in maps.workloads()[ident].items() if one.site == name)
     key = ident.to_bytes(4, "little")
-    raw = bytearray(bpfsys.map_lookup(maps.fd("services_v1"), key, layout.Service.SIZE, flags=bpfsys.MapFlag.LOCK) or b"")
+    raw = bytearray(
+        bpfsys.map_lookup(maps.fd("services_v1"), key, layout.Service.SIZE, flags=bpfsys.MapFlag.LOCK) or b""
+    )
     at = layout.Service.HEADER.size + slot * layout.Service.SLOT.size + 44
     raw[at : at + 4] = (1).to_bytes(4, "little")
-    raw[16:24] = (int.from_bytes(raw[16:24], "little") + 1).to_bytes(8, "little")  # the epoch, as every change raises it
+    raw[16:24] = (int.from_bytes(raw[16:24], "little") + 1).to_bytes(
+        8, "little"
+    )  # the epoch, as every change raises it
     bpfsys.map_update(maps.fd("services_v1"), key, bytes(raw), bpfsys.MapFlag.LOCK)
     maps.close()
     assert site.suspended() == {name}
@@ -239,8 +243,10 @@ def test_a_full_memory_takes_new_clients(site: Site) -> None:
     memory = maps.fd("affinities_v1")
     entries = bpfsys.map_info(memory).max_entries
     for number in range(entries + entries // 4):
-        bpfsys.map_update(memory, layout.AFFINITY_KEY.pack(1023, number.to_bytes(16)), layout.AFFINITY.pack(0, 0))
-    held = sum(1 for _ in bpfsys.map_items(memory, layout.AFFINITY_KEY.size, layout.AFFINITY.size))
+        bpfsys.map_update(
+            memory, listener_structs.AFFINITY_KEY.pack(1023, number.to_bytes(16)), listener_structs.AFFINITY.pack(0, 0)
+        )
+    held = sum(1 for _ in bpfsys.map_items(memory, listener_structs.AFFINITY_KEY.size, listener_structs.AFFINITY.size))
     assert entries // 2 < held <= entries
     maps.close()
     for expected in ("a", "a"):

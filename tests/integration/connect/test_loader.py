@@ -12,7 +12,7 @@ import pytest
 
 from skedge.core.errors import HostError
 from skedge.core.state import ListenerKey
-from skedge.dataplane import bpfsys, loader, loader_host
+from skedge.dataplane import bpfsys, listener_structs, loader, loader_host
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.ebpf_maps import Maps
@@ -121,11 +121,11 @@ def test_listeners_of_the_older_layout_are_carried_over(fresh: Host) -> None:
     assert not pin.exists()
     with fresh.inside():
         maps = Maps(str(fresh.pins))
-        assert maps.listeners() == {ListenerKey(*LISTENER): layout.ListenerValue(7)}
-        maps.put_listener(ListenerKey(*LISTENER), layout.ListenerValue(8, (8, 9), 60))
+        assert maps.listeners() == {ListenerKey(*LISTENER): listener_structs.ListenerValue(7)}
+        maps.put_listener(ListenerKey(*LISTENER), listener_structs.ListenerValue(8, (8, 9), 60))
         fresh.loader.options = replace(fresh.loader.options, force=True)
         fresh.loader.load()
-        assert maps.listeners() == {ListenerKey(*LISTENER): layout.ListenerValue(8, (8, 9), 60)}
+        assert maps.listeners() == {ListenerKey(*LISTENER): listener_structs.ListenerValue(8, (8, 9), 60)}
         maps.close()
 
 
@@ -137,8 +137,8 @@ def test_sizes_of_the_maps_are_those_of_the_layouts(host: Host) -> None:
         "config_v1": layout.Config.SIZE,
         "news_v1": layout.NEWS.size,
         "pick_log_v2": layout.LoggedPick.SIZE,
-        "listeners_v2": layout.ListenerValue.STRUCT.size,
-        "affinities_v1": layout.AFFINITY.size,
+        "listeners_v2": listener_structs.ListenerValue.STRUCT.size,
+        "affinities_v1": listener_structs.AFFINITY.size,
         "workload_names_v1": layout.WORKLOAD_NAME.size,
         "placements_v1": layout.PlacementRecord.STRUCT.size - 32,
     }

@@ -97,7 +97,9 @@ def write(maps: Maps, ident: int, case: Case) -> None:
     bpfsys.map_update(maps.fd("services_v1"), struct.pack("=I", ident), header + b"".join(slots), bpfsys.MapFlag.LOCK)
 
 
-def ask(maps: Maps, ident: int, case: Case, generation: int | None = None) -> tuple[int, layout.Weighed, layout.Weighed, int] | None:
+def ask(
+    maps: Maps, ident: int, case: Case, generation: int | None = None
+) -> tuple[int, layout.Weighed, layout.Weighed, int] | None:
     """Run the pick; return slot, what winner and runner-up weighed, and the reason; None when it refuses."""
     need = layout.IN | {4: layout.T4, 6: layout.T6, None: layout.ANY}[case.family]
     need |= layout.LOCAL if case.bound else 0

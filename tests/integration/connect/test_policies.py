@@ -43,7 +43,9 @@ def follow(site: Site, listener: Listener, *keys: ListenerKey) -> Dispatch:
 
 
 def chosen(site: Site) -> Counter[str]:
-    return Counter({workload.site: count.chosen for (_, workload), count in site.engine.counts().items() if count.chosen})
+    return Counter(
+        {workload.site: count.chosen for (_, workload), count in site.engine.counts().items() if count.chosen}
+    )
 
 
 def test_two_thousand_connections_at_three_to_seven(site: Site) -> None:

@@ -140,7 +140,8 @@ def test_a_star_listener_is_every_address_of_the_host_and_loopback() -> None:
     config = site_config("A", listeners=(Listener("web", 80),))
     addresses = ["10.0.0.1/24", "fd01::0001", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "169.254.1.1", "junk"]
     assert desired.listeners(config, addresses) == {
-        ListenerKey(address, 80): config.listeners[0] for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1")
+        ListenerKey(address, 80): config.listeners[0]
+        for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1")
     }
 
 

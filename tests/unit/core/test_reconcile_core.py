@@ -10,7 +10,7 @@ from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import KINDS, Delta, Drivers, diff, plan, reconcile, reconcile_all
 from skedge.core.report import PlanStep
-from skedge.core.state import Candidate, ListenerKey, ServiceTable
+from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceTable
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.fakes.networks import SERVICE, configs, desired_at, map_of
 
@@ -132,7 +132,7 @@ def test_the_plan_is_what_reconcile_then_does() -> None:
     drivers, log = memory_drivers()
     stale = Candidate(WorkloadId("A", "web"), 0, 1, out=Reason.DRAINED)
     drivers.services.put(SERVICE, ServiceTable((stale,)))
-    drivers.listeners.put(ListenerKey("10.9.9.9", 80), SERVICE)
+    drivers.listeners.put(ListenerKey("10.9.9.9", 80), Dispatch(SERVICE))
     log.clear()
     steps = plan(drivers, WANTED)
     assert log == []
