@@ -25,6 +25,10 @@ UNSUPPORTED_TRANSPORTS = {
     Transport.WIREGUARD: "this version carries links over vxlan and direct only; give transport: vxlan",
 }
 TAKEOVER_SUPPORTED = False
+_CHECKS = {
+    Protocol.TCP: (HealthType.TCP, HealthType.HTTP, HealthType.NONE),
+    Protocol.UDP: (HealthType.SOCKET, HealthType.NONE),
+}
 MTU_MIN = 1280  # RFC 8200: every link that carries IPv6
 LISTENERS_MAX = 4096
 
@@ -264,8 +268,9 @@ def _connectors(draft: Draft) -> Iterator[Problem]:
         elif host.is_link_local:
             yield f"{path}.host", f"{host} is valid on one device only; give another address of the workload"
         kind = connector.health.type
-        if connector.protocol is Protocol.UDP and kind not in (None, HealthType.NONE):
-            yield f"{path}.health.type", f"{kind.value if kind else ''} cannot check a udp workload; give type: none"
+        if kind is not None and kind not in _CHECKS[connector.protocol]:
+            given, fit = kind.value, " or ".join(kind.value for kind in _CHECKS[connector.protocol])
+            yield f"{path}.health.type", f"{given} cannot check a {connector.protocol.value} workload; give type: {fit}"
 
 
 def _connectors_as_set(draft: Draft) -> Iterator[Problem]:

@@ -230,7 +230,7 @@ def _connector(connector: ConnectorSpec) -> Connector:
         protocol=connector.protocol,
         capacity=connector.capacity,
         health=Health(
-            type=health.type or (HealthType.NONE if udp else HealthType.TCP),
+            type=health.type or (HealthType.SOCKET if udp else HealthType.TCP),
             path=health.path,
             interval_s=health.interval_s,
             timeout_s=health.timeout_s,

@@ -99,10 +99,11 @@ class Link:
 
 
 class HealthType(StrEnum):
-    """How a workload's health is measured."""
+    """How a workload's health is measured; ``socket``: a UDP socket of this host is bound to its address and port."""
 
     TCP = "tcp"
     HTTP = "http"
+    SOCKET = "socket"
     NONE = "none"
 
 

@@ -100,8 +100,12 @@ class State:
             self.health,
             self.ports,
             resolved=self.resolved,
-            own_addresses=[address.split("/")[0] for address in self.host_addresses],
+            own_addresses=self.own_addresses(),
         )
+
+    def own_addresses(self) -> list[str]:
+        """Return this host's addresses as literals."""
+        return [address.split("/")[0] for address in self.host_addresses]
 
     def health_known(self) -> bool:
         """Tell whether every checked workload has a verdict."""

@@ -13,10 +13,11 @@ from skedge.core import balance
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.state import Candidate, Dispatch, ListenerKey, Receipt, ServiceKey
-from skedge.dataplane import bpfsys, listener_structs
+from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.ebpf_maps import Maps
+from skedge.dataplane.listener_structs import AFFINITY, AFFINITY_KEY
 
 from .kit import FAR4, HOST6, OVERLAY4, Site, candidate, connect
 
@@ -243,10 +244,8 @@ def test_a_full_memory_takes_new_clients(site: Site) -> None:
     memory = maps.fd("affinities_v1")
     entries = bpfsys.map_info(memory).max_entries
     for number in range(entries + entries // 4):
-        bpfsys.map_update(
-            memory, listener_structs.AFFINITY_KEY.pack(1023, number.to_bytes(16)), listener_structs.AFFINITY.pack(0, 0)
-        )
-    held = sum(1 for _ in bpfsys.map_items(memory, listener_structs.AFFINITY_KEY.size, listener_structs.AFFINITY.size))
+        bpfsys.map_update(memory, AFFINITY_KEY.pack(1023, number.to_bytes(16)), AFFINITY.pack(0, 0))
+    held = sum(1 for _ in bpfsys.map_items(memory, AFFINITY_KEY.size, AFFINITY.size))
     assert entries // 2 < held <= entries
     maps.close()
     for expected in ("a", "a"):

@@ -192,7 +192,7 @@ def test_services_behind_one_listener_are_judged_before_any_host_is_touched():
         " ASCII characters without a space",
     ]
     assert build(line(listeners=[{**good, "policy": "priority"}])).errors == [
-        f"host_vars/edge-a.yml: skedge_listeners[0].services[{index}].weight: priority knows no weights; remove it or give"
-        " policy: weighted"
+        f"host_vars/edge-a.yml: skedge_listeners[0].services[{index}].weight: priority knows no weights; remove it or"
+        " give policy: weighted"
         for index in (0, 1)
     ]

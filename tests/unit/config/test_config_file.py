@@ -74,7 +74,7 @@ def test_full_file() -> None:
                 drain=True,
                 health=Health(HealthType.HTTP, "/healthz", 2.0, 0.5, 3, 2),
             ),
-            Connector("dns", "dns", "::1", 53, protocol=Protocol.UDP, health=Health(HealthType.NONE)),
+            Connector("dns", "dns", "::1", 53, protocol=Protocol.UDP, health=Health(HealthType.SOCKET)),
         ),
         drain=True,
         overload=True,

@@ -308,7 +308,11 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("connectors.0.protocol", "udp"), ("connectors.0.health", {"type": "http"})],
-        "connectors[0].health.type: http cannot check a udp workload; give type: none",
+        "connectors[0].health.type: http cannot check a udp workload; give type: socket or none",
+    ),
+    (
+        [("connectors.0.health", {"type": "socket"})],
+        "connectors[0].health.type: socket cannot check a tcp workload; give type: tcp or http or none",
     ),
 ]
 
