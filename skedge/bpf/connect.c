@@ -8,6 +8,7 @@
 #include "pick.h"
 #include "placement.h"
 #include "socket.h"
+#include "dispatch.h"
 #include "flows.h"
 
 #define ALLOW 1
@@ -31,7 +32,7 @@ static __always_inline struct listener *listener_of(struct bpf_sock_addr *ctx, s
 
     if (!ports || !(*ports >> (port & 63) & 1))
         return 0;
-    listener = listeners_v1.lookup(to);
+    listener = listeners_v2.lookup(to);
     if (!listener || sk->mark == OWN_MARK || bpf_get_netns_cookie(ctx) != config->netns_cookie)
         return 0;
     return listener;
@@ -58,10 +59,11 @@ static __always_inline int place(struct bpf_sock *sk, struct config *config, str
     if (!placement)
         return REASON_TABLE_FULL;
     keep_wish(placement, wish);
-    word = pick(listener->service, config, placement);
+    word = pick(aim(listener, &wish->client, placement), config, placement);
     if (!word)
         return why_not(placement);
     put(placement, word);
+    remember(listener, &wish->client, word);
     *placed = placement;
     return 0;
 }

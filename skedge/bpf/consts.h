@@ -9,6 +9,9 @@
 #define CLASS_MEDIUM 32
 
 #define MAX_LISTENERS 16384
+#define SCHEDULE_SIZE 128 /* turns of a listener that shares its connections out by weight; a power of two */
+#define MEMBER_WORDS 16   /* MAX_SERVICES bits */
+#define MAX_AFFINITIES 65536 /* clients remembered, about 7 MiB; the least recently placed is forgotten first */
 #define PORT_WORDS 2048 /* 65536 bits for TCP, then 65536 for UDP, in 64-bit words */
 #define NAME_SIZE 64
 #define UDP_FLOWS 8 /* listeners that one unconnected UDP socket may talk to at the same time */
@@ -52,6 +55,10 @@
 #define GENERATION_MASK 0x7fffffffu
 
 #define OWN_MARK 0x736bu /* SO_MARK of skedge's own sockets, which are never placed */
+
+/* struct affinity_key.service: of a listener that shares out, beside those of the service alone. */
+#define AFFINITY_SHARED 0x80000000u
+#define NANOSECONDS 1000000000ull
 
 /* Kernel numbers that no UAPI header in use here gives. */
 #define AF_INET_ 2

@@ -79,10 +79,11 @@ static __always_inline int place_flow(struct bpf_sock *sk, struct config *config
     }
     release(flow, 0);
     keep_wish(flow, wish);
-    word = pick(listener->service, config, flow);
+    word = pick(aim(listener, &wish->client, flow), config, flow);
     if (!word)
         return why_not(flow);
     put(flow, word);
+    remember(listener, &wish->client, word);
     *found = flow;
     return 0;
 }

@@ -33,9 +33,14 @@ BPF_TABLE_PINNED("hash", struct workload_key, struct workload_name, workload_nam
 /* port bitmap -> is there any listener on it: spares all other connects the hash lookup. */
 BPF_TABLE_PINNED("array", __u32, __u64, ports_v1, PORT_WORDS, PIN_DIR "/ports_v1");
 
-/* listener's address:port -> service. */
-BPF_TABLE_PINNED("hash", struct listener_key, struct listener, listeners_v1, MAX_LISTENERS, PIN_DIR "/listeners_v1",
+/* listener's address:port -> where its connections go. */
+BPF_TABLE_PINNED("hash", struct listener_key, struct listener, listeners_v2, MAX_LISTENERS, PIN_DIR "/listeners_v2",
                  BPF_F_NO_PREALLOC);
+
+/* client -> the workload that it keeps. An LRU map, not a hash with a sweep: full, it forgets the client that was away
+ * longest, where a hash would remember nobody new; and an entry that is too old is seen to be so when it is read. */
+BPF_TABLE_PINNED("lru_hash", struct affinity_key, struct affinity, affinities_v1, MAX_AFFINITIES,
+                 PIN_DIR "/affinities_v1");
 
 /* 0 -> configuration. */
 BPF_TABLE_PINNED("array", __u32, struct config, config_v1, 1, PIN_DIR "/config_v1");
@@ -51,6 +56,6 @@ PINNED_SK_STORAGE(struct placement, placements_v1, PIN_DIR "/placements_v1");
 PINNED_SK_STORAGE(struct flows, flows_v1, PIN_DIR "/flows_v1");
 
 /* position -> a pick with everything it was decided on. */
-BPF_TABLE_PINNED("array", __u32, struct logged_pick, pick_log_v1, PICK_LOG_ENTRIES, PIN_DIR "/pick_log_v1");
+BPF_TABLE_PINNED("array", __u32, struct logged_pick, pick_log_v2, PICK_LOG_ENTRIES, PIN_DIR "/pick_log_v2");
 
 #endif

@@ -21,6 +21,7 @@ struct scan {
     struct side second;
     __u64 seen;  /* all flags that any slot had */
     __u64 full;  /* nonzero: a slot was left out for want of source ports */
+    __u64 kept;  /* nonzero: the client's workload took the place of the rule's */
 };
 
 /* Return all ones if a comes before b, else 0: by perceived cost, then path cost, then least recently chosen. Each
@@ -84,7 +85,7 @@ static __always_inline void scan_slots(const struct service *service, __u64 coun
 
     nobody(&scan->best);
     nobody(&scan->second);
-    scan->seen = scan->full = 0;
+    scan->seen = scan->full = scan->kept = 0;
 #pragma clang loop unroll(disable)
     for (__u64 i = 0; i < count; i++) {
         struct side side;
@@ -101,6 +102,27 @@ static __always_inline struct slot *slot_of(struct service *service, const struc
 {
     *(volatile __u64 *)&service->winner = SLOT_OF(*side);
     return &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
+}
+
+/* Put the workload that the client had before in the place of the rule's, which becomes the runner-up; if it is still
+ * the same workload, and may be chosen, and is not suspended. */
+static __always_inline void keep_client(struct service *service, struct scan *scan, __u64 need, __u64 limit,
+                                        __u64 sticky)
+{
+    __u64 number = sticky & (MAX_WORKLOADS - 1);
+    struct side side;
+    struct slot *slot;
+
+    *(volatile __u64 *)&service->winner = number;
+    slot = &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
+    weigh(slot, need, limit, number, scan, &side);
+    if ((slot->generation & GENERATION_MASK) != (sticky >> PLACED_GENERATION_SHIFT & GENERATION_MASK))
+        return;
+    if (COST_OF(side) >= COST_SUSPENDED || SLOT_OF(scan->best) == number)
+        return;
+    scan->second = scan->best;
+    scan->best = side;
+    scan->kept = 1;
 }
 
 static __always_inline void keep_weighed(const struct slot *slot, const struct side *side, struct weighed *weighed)
@@ -136,7 +158,7 @@ static __always_inline void log_pick(const struct service *service, const struct
 }
 
 /* Take the next entry of the pick log. */
-static __always_inline struct logged_pick *next_logged(struct config *config, __u32 id, __u32 need)
+static __always_inline struct logged_pick *next_logged(struct config *config, __u32 id, __u32 need, __u64 sticky)
 {
     __u32 index = 0;
     struct news *news = news_v1.lookup(&index);
@@ -147,12 +169,13 @@ static __always_inline struct logged_pick *next_logged(struct config *config, __
         return 0;
     position = __sync_fetch_and_add(&news->log_position, 1);
     index = position & (PICK_LOG_ENTRIES - 1);
-    entry = pick_log_v1.lookup(&index);
+    entry = pick_log_v2.lookup(&index);
     if (entry) {
         entry->sequence = position + 1;
         entry->limit = config->port_limit;
         entry->service = id;
         entry->need = need;
+        entry->sticky = sticky;
     }
     return entry;
 }
@@ -161,7 +184,7 @@ static __always_inline struct logged_pick *next_logged(struct config *config, __
 /* The choice itself, called with the lock held.
  * Returns: the chosen slot, counted, or 0 when nobody may be chosen. */
 static __always_inline struct slot *choose_and_count(struct service *service, struct scan *scan, __u64 need,
-                                                     __u64 limit, struct logged_pick *entry,
+                                                     __u64 limit, __u64 sticky, struct logged_pick *entry,
                                                      struct placement *placement)
 {
     __u64 epoch = *(volatile __u64 *)&service->epoch;
@@ -173,6 +196,8 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
         scan_slots(service, CLASS_MEDIUM, need, limit, scan);
     else
         scan_slots(service, MAX_WORKLOADS, need, limit, scan);
+    if (sticky)
+        keep_client(service, scan, need, limit, sticky);
 #if PICK_LOG_ENTRIES > 1
     log_pick(service, scan, entry);
 #endif
@@ -194,6 +219,7 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
 
 /* Choose a workload of service `id` for a socket that needs the flags placement->need, and count it. They are taken
  * from memory, not from where the caller found them: or the verifier would walk the scan once for each way to them.
+ * So is placement->sticky, a placement word of that service (see aim()): its workload is kept while it may be chosen.
  * Returns: the placement word (see PLACED_*), with the receipt and the target in `placement`, or 0 with
  * placement->reason NO_WORKLOAD, NO_FAMILY or NO_PORT. */
 static __always_inline __u64 pick(__u32 id, struct config *config, struct placement *placement)
@@ -201,6 +227,7 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
     struct service *service = services_v1.lookup(&id);
     __u64 limit = (config->port_limit - 1) & (~0ull >> 2); /* 0, not known, becomes a number that nothing reaches */
     __u32 need = *(volatile __u32 *)&placement->need;
+    __u64 sticky = *(volatile __u64 *)&placement->sticky;
     struct logged_pick *entry = 0;
     struct scan scan;
     struct slot *slot;
@@ -213,12 +240,12 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
     if (!service)
         return 0;
 #if PICK_LOG_ENTRIES > 1
-    entry = next_logged(config, id, need);
+    entry = next_logged(config, id, need, sticky);
     if (!entry)
         return 0;
 #endif
     bpf_spin_lock(&service->lock);
-    slot = choose_and_count(service, &scan, need, limit, entry, placement);
+    slot = choose_and_count(service, &scan, need, limit, sticky, entry, placement);
     if (slot) {
         six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
         placement->target[0] = six ? slot->addr6[0] : 0;
@@ -236,7 +263,9 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
     if (scan.full)
         drops_v1.increment(REASON_NO_PORT);
     if (slot)
-        placement->reason = COST_OF(scan.best) >= COST_SUSPENDED ? REASON_SUSPENDED : REASON_NONE;
+        placement->reason = COST_OF(scan.best) >= COST_SUSPENDED ? REASON_SUSPENDED
+                            : scan.kept                          ? REASON_AFFINITY
+                                                                 : REASON_NONE;
     else if (scan.full)
         placement->reason = REASON_NO_PORT;
     else if (scan.seen & SLOT_IN)

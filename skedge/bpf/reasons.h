@@ -10,6 +10,7 @@
 #define REASON_SUSPENDED 13
 #define REASON_NO_PORT 14
 #define REASON_NO_FAMILY 15
+#define REASON_AFFINITY 16
 #define REASONS 128
 
 #endif

@@ -8,6 +8,7 @@ struct wish {
     __u32 need;    /* SLOT_* */
     int prefer6;
     int bound;     /* to an address that cannot leave the site */
+    struct affinity_key client; /* the address that the socket is bound to, zero where it has none */
 };
 
 /* The destination as listener key; 0.0.0.0 and :: mean loopback, as in the kernel. */
@@ -72,9 +73,18 @@ static __always_inline int unanswered(struct bpf_sock *sk)
     return error ? error != ERR_CONNABORTED : sock_byte(sk, OFF_TOTAL_RETRANS) != 0;
 }
 
+static __always_inline void no_client(struct wish *wish)
+{
+    struct affinity_key none = {};
+
+    wish->client = none;
+}
+
 /* Say what an IPv4 source address allows. */
 static __always_inline void bound4(const struct config *config, __u32 source, struct wish *wish)
 {
+    wish->client.client[2] = MAPPED_PREFIX;
+    wish->client.client[3] = source;
     wish->need = SLOT_IN | SLOT_T4;
     wish->prefer6 = 0;
     wish->bound |= source != config->overlay4;
@@ -85,6 +95,7 @@ static __always_inline void wish4(struct bpf_sock *sk, const struct config *conf
 {
     __u32 source = sk->src_ip4;
 
+    no_client(wish);
     wish->need = SLOT_IN | SLOT_T4;
     wish->prefer6 = 0;
     wish->bound = sk->bound_dev_if != 0;
@@ -101,6 +112,7 @@ static __always_inline void wish6(struct bpf_sock *sk, const struct config *conf
     __u32 source[4] = {sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]};
     __u32 differs;
 
+    no_client(wish);
     wish->need = SLOT_IN | SLOT_ANY;
     wish->prefer6 = !mapped;
     wish->bound = sk->bound_dev_if != 0;
@@ -115,6 +127,10 @@ static __always_inline void wish6(struct bpf_sock *sk, const struct config *conf
         } else {
             differs = (source[0] ^ config->overlay6[0]) | (source[1] ^ config->overlay6[1]) |
                       (source[2] ^ config->overlay6[2]) | (source[3] ^ config->overlay6[3]);
+            wish->client.client[0] = source[0];
+            wish->client.client[1] = source[1];
+            wish->client.client[2] = source[2];
+            wish->client.client[3] = source[3];
             wish->need = SLOT_IN | SLOT_T6;
             wish->prefer6 = 1;
             wish->bound |= differs != 0;
@@ -137,6 +153,7 @@ static __always_inline void wish_mapped(struct bpf_sock *sk, const struct config
 {
     __u32 mapped = sk->src_ip6[2], source = sk->src_ip6[3];
 
+    no_client(wish);
     wish->need = SLOT_IN | SLOT_T4;
     wish->prefer6 = 0;
     wish->bound = sk->bound_dev_if != 0;

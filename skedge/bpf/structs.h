@@ -62,9 +62,25 @@ struct listener_key {
     __u32 port;    /* network byte order, as in struct bpf_sock_addr */
     __u32 protocol;
 };
+/* Where a listener's new connections go: to one service, or (shares > 0) to the services of the schedule in turn. */
 struct listener {
-    __u32 service;
+    __u32 service;    /* shared out: the first one, which the clients' affinity is kept under */
+    __u32 affinity_s; /* seconds for which a client keeps its workload after each connection; 0: not at all */
+    __u64 position;   /* kernel: turns taken */
+    __u32 shares;     /* turns of the schedule that are in use */
     __u32 spare;
+    __u64 members[MEMBER_WORDS]; /* bit a service: is it in the schedule */
+    __u16 schedule[SCHEDULE_SIZE];
+};
+
+/* The workload that a client was last placed on; a process of this host counts as the host itself. */
+struct affinity_key {
+    __u32 service;   /* of the listener, with AFFINITY_SHARED */
+    __u32 client[4]; /* IPv4 as ::ffff:a.b.c.d; zero for a local socket that is bound to no address */
+};
+struct affinity {
+    __u64 word; /* PLACED_* */
+    __u64 seen; /* ns since boot */
 };
 
 /* Written by the loader and the controller only. */
@@ -113,7 +129,8 @@ struct placement {
     __u32 need;    /* SLOT_*: what a workload had to have for this socket */
     __u32 prefer6;
     __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
-    __u64 spare[2];
+    __u64 sticky;  /* what pick() is asked to keep: the placement word that the client had before, 0: nothing */
+    __u64 spare[1];
 };
 struct flows {
     __u64 index; /* of the flow in use, see place_flow() */
@@ -145,6 +162,7 @@ struct logged_pick {
     __u64 limit;
     __u64 version;
     __u64 choice;
+    __u64 sticky; /* as in struct placement */
     __u32 service;
     __u32 need;
     __u32 winner; /* slot, MAX_WORKLOADS when there was none */

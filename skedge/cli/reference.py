@@ -34,6 +34,7 @@ ROWS: list[type] = [
     report.ServiceRow,
     report.CandidateRow,
     report.ListenerRow,
+    report.ListenerServiceRow,
     report.ConnectionRow,
     report.DropRow,
     report.PlanStep,

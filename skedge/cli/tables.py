@@ -121,8 +121,19 @@ SERVICES = (
     Column("OPEN ELSEWHERE", lambda r: str(sum(candidate.others for candidate in r.candidates)), right=True),
     Column("NEXT", _winner),
 )
+
+
+def _listener_services(row: report.ListenerRow) -> str:
+    """Return the service, or each of several with what it gets now."""
+    if len(row.services) < 2:
+        return clean(row.service)
+    return listing(tuple(f"{share.service} {share.share * 100:.0f}%" for share in row.services))
+
+
 LISTENERS = (
-    Column("SERVICE", lambda r: clean(r.service)),
+    Column("SERVICE", _listener_services),
+    Column("POLICY", lambda r: clean(r.policy)),
+    Column("AFFINITY", lambda r: span(r.affinity_s) if r.affinity_s else NOTHING),
     Column("ADDRESS", lambda r: f"[{clean(r.address)}]" if ":" in r.address else clean(r.address)),
     Column("PORT", lambda r: str(r.port), right=True),
     Column("PROTOCOL", lambda r: clean(r.protocol)),
@@ -239,7 +250,25 @@ def explain_text(explain: report.Explain) -> str:
         first = f"the next connection to {service} from {site} goes to {clean(explain.winner)}"
     else:
         first = f"a connection to {service} from {site} is refused ({reason(explain.reason)})"
-    return f"{first}\n\n{table(_CANDIDATES, explain.candidates)}" if explain.candidates else first
+    lines = [first, *(_listener_line(row, explain.service) for row in explain.listeners if _is_special(row))]
+    text = "\n".join(lines)
+    return f"{text}\n\n{table(_CANDIDATES, explain.candidates)}" if explain.candidates else text
+
+
+def _is_special(row: report.ListenerRow) -> bool:
+    return len(row.services) > 1 or row.affinity_s > 0
+
+
+def _listener_line(row: report.ListenerRow, service: str) -> str:
+    """Return what a listener with several services, or with affinity, means for a service, in one line."""
+    address = f"[{row.address}]" if ":" in row.address else row.address
+    parts = []
+    if len(row.services) > 1:
+        share = sum(one.share for one in row.services if one.service == service)
+        parts.append(f"policy {row.policy}, {share * 100:.0f}% of its new connections come to {service} now")
+    if row.affinity_s:
+        parts.append(f"a client keeps its workload for {span(row.affinity_s)}")
+    return clean(f"listener {address}:{row.port}/{row.protocol}: {'; '.join(parts)}")
 
 
 _STEPS = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 
 from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
+from skedge.config.policies import listener_services
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import join, shown
 from skedge.core.model import ANY_ADDRESS, SERVICES_MAX, WORKLOADS_PER_SERVICE_MAX, HealthType, Protocol, Transport
@@ -24,6 +25,10 @@ UNSUPPORTED_TRANSPORTS = {
     Transport.WIREGUARD: "this version carries links over vxlan and direct only; give transport: vxlan",
 }
 TAKEOVER_SUPPORTED = False
+_CHECKS = {
+    Protocol.TCP: (HealthType.TCP, HealthType.HTTP, HealthType.NONE),
+    Protocol.UDP: (HealthType.SOCKET, HealthType.NONE),
+}
 MTU_MIN = 1280  # RFC 8200: every link that carries IPv6
 LISTENERS_MAX = 4096
 
@@ -223,6 +228,7 @@ def _listeners(draft: Draft) -> Iterator[Problem]:
             way_out = "stop that unit first and remove the key"
             yield f"{path}.takeover", f"this version does not take a port over from another program; {way_out}"
         yield from _listener_on_own_port(draft, path, listener)
+        yield from listener_services(path, listener)
 
 
 def _listener_on_own_port(draft: Draft, path: str, listener: ListenerSpec) -> Iterator[Problem]:
@@ -262,8 +268,9 @@ def _connectors(draft: Draft) -> Iterator[Problem]:
         elif host.is_link_local:
             yield f"{path}.host", f"{host} is valid on one device only; give another address of the workload"
         kind = connector.health.type
-        if connector.protocol is Protocol.UDP and kind not in (None, HealthType.NONE):
-            yield f"{path}.health.type", f"{kind.value if kind else ''} cannot check a udp workload; give type: none"
+        if kind is not None and kind not in _CHECKS[connector.protocol]:
+            given, fit = kind.value, " or ".join(kind.value for kind in _CHECKS[connector.protocol])
+            yield f"{path}.health.type", f"{given} cannot check a {connector.protocol.value} workload; give type: {fit}"
 
 
 def _connectors_as_set(draft: Draft) -> Iterator[Problem]:
@@ -277,7 +284,7 @@ def _connectors_as_set(draft: Draft) -> Iterator[Problem]:
 
 
 def _services(draft: Draft) -> Iterator[Problem]:
-    services = {(item.service, item.protocol) for _, item in draft.listeners}
+    services = {(name, item.protocol) for _, item in draft.listeners for name in item.names}
     services |= {(item.service, item.protocol) for _, item in draft.connectors}
     if len(services) > SERVICES_MAX:
         way_out = "give fewer services to this site"

@@ -13,10 +13,21 @@ import yaml
 from skedge.config import walk
 from skedge.config.addresses import canonical
 from skedge.config.checks import Draft, check
-from skedge.config.schema import ConnectorSpec, LinkSpec, SiteSpec
+from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import INVALID
 from skedge.core.errors import ConfigError
-from skedge.core.model import Connector, Health, HealthType, Link, Listener, Metrics, Probe, Protocol, SiteConfig
+from skedge.core.model import (
+    Connector,
+    Health,
+    HealthType,
+    Link,
+    Listener,
+    Metrics,
+    Probe,
+    Protocol,
+    Share,
+    SiteConfig,
+)
 from skedge.core.names import overlay_address, overlay_address6
 
 SIZE_MAX = 4 * 1024 * 1024  # bytes; 1,024 services with listeners and connectors are about a tenth of it
@@ -167,10 +178,7 @@ def build(spec: SiteSpec) -> SiteConfig:
         overlay4=spec.overlay_address or str(overlay_address(network, spec.network, spec.site)),
         overlay6=canonical(spec.overlay_address6) or str(overlay_address6(spec.network, spec.site)),
         links=tuple(_link(link) for link in spec.links),
-        listeners=tuple(
-            Listener(item.service, item.port, canonical(item.address), item.protocol, item.takeover)
-            for item in spec.listeners
-        ),
+        listeners=tuple(_listener(listener) for listener in spec.listeners),
         connectors=tuple(_connector(connector) for connector in spec.connectors),
         endpoint_ports=spec.endpoint_ports,
         control_port=spec.control_port,
@@ -198,6 +206,20 @@ def _link(link: LinkSpec) -> Link:
     )
 
 
+def _listener(listener: ListenerSpec) -> Listener:
+    return Listener(
+        service=listener.names[0],
+        port=listener.port,
+        address=canonical(listener.address),
+        protocol=listener.protocol,
+        takeover=listener.takeover,
+        services=tuple(Share(share.service, share.weight) for share in listener.services),
+        policy=listener.policy,
+        affinity=listener.affinity,
+        affinity_timeout_s=listener.affinity_timeout_s,
+    )
+
+
 def _connector(connector: ConnectorSpec) -> Connector:
     health, udp = connector.health, connector.protocol is Protocol.UDP
     return Connector(
@@ -208,7 +230,7 @@ def _connector(connector: ConnectorSpec) -> Connector:
         protocol=connector.protocol,
         capacity=connector.capacity,
         health=Health(
-            type=health.type or (HealthType.NONE if udp else HealthType.TCP),
+            type=health.type or (HealthType.SOCKET if udp else HealthType.TCP),
             path=health.path,
             interval_s=health.interval_s,
             timeout_s=health.timeout_s,

@@ -10,7 +10,18 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from skedge.core.model import ANY_ADDRESS, CAPACITY_MAX, COST_MAX, HealthType, Protocol, Transport
+from skedge.core.model import (
+    AFFINITY_TIMEOUT_S,
+    ANY_ADDRESS,
+    CAPACITY_MAX,
+    COST_MAX,
+    WEIGHT_MAX,
+    Affinity,
+    HealthType,
+    Policy,
+    Protocol,
+    Transport,
+)
 
 DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"
 _LABEL_HELP = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
@@ -26,6 +37,9 @@ LinkName = Annotated[str, _named("a link name", DNS_LABEL, _LABEL_HELP)]
 ServiceName = Annotated[
     str, _named("a service name", r"^[!-~]{1,63}\Z", "1 to 63 printable ASCII characters without a space")
 ]
+ServiceNameOrNone = Annotated[
+    str, _named("a service name", r"^([!-~]{1,63})?\Z", "1 to 63 printable ASCII characters without a space")
+]
 ConnectorName = Annotated[
     str, _named("a connector name", r"^([!-~]{1,63})?\Z", "1 to 63 printable ASCII characters without a space")
 ]
@@ -40,6 +54,8 @@ HttpPath = Annotated[
 ]
 
 Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
+Weight = Annotated[int, Meta(ge=1, le=WEIGHT_MAX)]
+AffinitySeconds = Annotated[int, Meta(ge=1, le=604_800)]
 Capacity = Annotated[int, Meta(ge=1, le=CAPACITY_MAX)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PortOrOff = Annotated[int, Meta(ge=0, le=65535)]
@@ -74,18 +90,34 @@ class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     probe: ProbeSpec = ProbeSpec()
 
 
-class ListenerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One item of ``listeners``."""
+class ShareSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One item of a listener's ``services``."""
 
     service: ServiceName
+    weight: Weight = 1
+
+
+class ListenerSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One item of ``listeners``: with one ``service``, or with ``services`` and a policy."""
+
+    service: ServiceNameOrNone = ""
+    services: list[ShareSpec] = field(default_factory=list)
+    policy: Policy = Policy.COST
     port: Port
     address: str = ANY_ADDRESS
     protocol: Protocol = Protocol.TCP
+    affinity: Affinity = Affinity.NONE
+    affinity_timeout_s: AffinitySeconds = AFFINITY_TIMEOUT_S
     takeover: UnitName = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Return all services that the item names."""
+        return [*filter(None, [self.service]), *(share.service for share in self.services)]
 
 
 class HealthSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A connector's health check; without ``type`` it is tcp, or none for a udp workload."""
+    """A connector's health check; without ``type`` it is tcp, or socket for a udp workload."""
 
     type: HealthType | None = None
     path: HttpPath = "/"

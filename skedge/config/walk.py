@@ -93,7 +93,11 @@ def _struct(kind: type[Struct], value: Any, path: str, complain: Complain) -> An
         return INVALID
     before = len(value) - sum(1 for key in value if key in kind.__struct_encode_fields__)
     parts = fields(kind, value, path, complain)
-    return INVALID if before or INVALID in parts.values() else kind(**parts)
+    return INVALID if before or any(_invalid(part) for part in parts.values()) else kind(**parts)
+
+
+def _invalid(part: Any) -> bool:
+    return part is INVALID or (isinstance(part, list) and INVALID in part)
 
 
 def _list(item: Any, value: Any, path: str, complain: Complain) -> Any:

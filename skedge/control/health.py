@@ -1,4 +1,4 @@
-"""Health of workloads: TCP connect or HTTP GET at an interval, ``fall`` bad ones in a row mean unhealthy.
+"""Health of workloads: TCP connect, HTTP GET, or a look for a UDP socket; ``fall`` bad ones in a row mean unhealthy.
 
 `Counter` decides and is pure; `HealthMonitor` does the I/O, one task a workload, all in one asyncio loop.
 """
@@ -79,15 +79,17 @@ class HealthMonitor:
     """Probes workloads: this site's connectors, and suspended workloads of other sites at their endpoints.
 
     ``on_change(workload, state)`` when health changes or becomes known, or a healthy one's host has another address;
-    ``on_good(workload)`` at every good probe (which ends a suspension). Both are called in the loop.
+    ``on_good(workload)`` at every good probe (which ends a suspension). ``bound(address, port)`` looks for a UDP socket
+    and raises ProbeFailed when there is none. All are called in the loop.
     """
 
     def __init__(
         self,
         on_change: Callable[[WorkloadId, HealthState], None],
         on_good: Callable[[WorkloadId], None] = lambda _workload: None,
+        bound: Callable[[str, int], None] = lambda _address, _port: None,
     ) -> None:
-        self._on_change, self._on_good = on_change, on_good
+        self._on_change, self._on_good, self._bound = on_change, on_good, bound
         self._checks: dict[WorkloadId, _Check] = {}
 
     def set_targets(self, targets: Mapping[WorkloadId, HealthTarget]) -> None:
@@ -100,7 +102,7 @@ class HealthMonitor:
         for workload, target in targets.items():
             old = self._checks.get(workload)
             if old is None or old.target != target:
-                self._checks[workload] = _Check(workload, target, self._on_change, self._on_good, old)
+                self._checks[workload] = _Check(workload, target, self._on_change, self._on_good, self._bound, old)
 
     def probe_now(self, workload: WorkloadId) -> None:
         """Probe at once (a socket closed, a connect failed), again and again until the suspicion is settled."""
@@ -130,12 +132,13 @@ class _Check:
         target: HealthTarget,
         on_change: Callable[[WorkloadId, HealthState], None],
         on_good: Callable[[WorkloadId], None],
+        bound: Callable[[str, int], None],
         old: _Check | None,
     ) -> None:
         self.workload, self.target = workload, target
         self.urgent = asyncio.Event()
         self.state: HealthState = old.state if old else HealthState(False, False, time.monotonic())
-        self._on_change, self._on_good = on_change, on_good
+        self._on_change, self._on_good, self._bound = on_change, on_good, bound
         self._counter = Counter(target.health.fall, target.health.rise)
         self._resolver = Resolver(target.host, target.port)
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -183,6 +186,10 @@ class _Check:
         if health.type is HealthType.NONE:
             with contextlib.suppress(ProbeFailed):
                 await self._resolver.addresses()
+            return
+        if health.type is HealthType.SOCKET:
+            await self._resolver.addresses()
+            self._bound(self._resolver.last, self.target.port)
             return
         sock = await self._resolver.connect()
         if health.type is HealthType.HTTP:

@@ -23,7 +23,8 @@ Fraction2 = tuple[int, int]
 class Placement:
     """One choice: indexes into the candidates, and what they were chosen on.
 
-    The runner-up may be a suspended candidate, which comes after all others whatever its perceived cost.
+    The runner-up may be a suspended candidate, which comes after all others whatever its perceived cost. ``kept``: the
+    client's own workload is in the place of the rule's choice, which is then the runner-up.
     """
 
     winner: int
@@ -31,6 +32,7 @@ class Placement:
     runner_up: int | None = None
     runner_up_perceived: Fraction2 | None = None
     suspension_ignored: bool = False
+    kept: bool = False
 
 
 def perceived(candidate: Candidate, own_open: int) -> Fraction2:
@@ -65,6 +67,7 @@ def place(
     opens: Sequence[int],
     last_chosen: Sequence[int],
     family: int | None = None,
+    sticky: int | None = None,
 ) -> Placement | None:
     """Choose for one new connection; None when no candidate may be chosen. O(candidates).
 
@@ -73,6 +76,7 @@ def place(
         opens: this site's own open connections to each candidate, in the same order.
         last_chosen: number of the choice that last took each candidate, 0 for never, in the same order.
         family: 4 or 6, the client's address family; None when it does not matter.
+        sticky: the candidate that the client had before; it is chosen while it may be and is not suspended.
     """
     usable = (Reason.NONE, Reason.SUSPENDED)
     costs = {
@@ -93,6 +97,8 @@ def place(
     winner = min(costs, key=key, default=None)
     if winner is None:
         return None
+    if sticky in costs and sticky is not None and sticky != winner and candidates[sticky].out is Reason.NONE:
+        return Placement(sticky, costs[sticky], winner, costs[winner], kept=True)
     second = min((i for i in costs if i != winner), key=key, default=None)
     return Placement(
         winner,
@@ -179,7 +185,8 @@ def replay(
         return f"{receipt.workload} is not in version {receipt.table_version} of {receipt.service.name}"
     if opens is not None:
         zeros = [0] * len(table.candidates)
-        placement = place(table.candidates, opens, zeros if last_chosen is None else last_chosen, family)
+        sticky = rows[receipt.workload] if receipt.reason is Reason.AFFINITY else None
+        placement = place(table.candidates, opens, zeros if last_chosen is None else last_chosen, family, sticky)
         return _differs(receipt, table, placement)
     return _inconsistent(receipt, table, rows)
 
@@ -196,6 +203,7 @@ def _differs(receipt: Receipt, table: ServiceTable, placement: Placement | None)
         ("perceived cost", receipt.perceived, placement.perceived),
         ("runner-up", receipt.runner_up, second),
         ("runner-up's perceived cost", receipt.runner_up_perceived, placement.runner_up_perceived),
+        ("kept for its client", receipt.reason is Reason.AFFINITY, placement.kept),
     )
     return "; ".join(f"{what} is {is_}, the rule says {wanted}" for what, is_, wanted in pairs if is_ != wanted)
 
@@ -216,6 +224,8 @@ def _inconsistent(receipt: Receipt, table: ServiceTable, rows: dict[WorkloadId, 
     second = table.candidates[rows[receipt.runner_up]]
     if not _possible(receipt.runner_up_perceived, second):
         return f"{second.workload}: perceived cost {receipt.runner_up_perceived} does not belong to it"
+    if receipt.reason is Reason.AFFINITY:
+        return f"{receipt.workload} was kept although it is suspended" if winner.out is not Reason.NONE else ""
     suspended = (winner.out is Reason.SUSPENDED) - (second.out is Reason.SUSPENDED)
     dearer = compare(receipt.perceived, receipt.runner_up_perceived) or winner.path_cost - second.path_cost
     difference = suspended or dearer

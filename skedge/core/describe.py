@@ -7,6 +7,7 @@ from functools import singledispatch
 from skedge.core.reasons import Reason
 from skedge.core.state import (
     Candidate,
+    Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
@@ -46,6 +47,14 @@ def _(value: KernelRoute) -> str:
 @describe.register
 def _(value: ServiceKey) -> str:
     return f"{value.name}/{value.protocol.value}"
+
+
+@describe.register
+def _(value: Dispatch) -> str:
+    shares = value.services
+    turns = "+".join(f"{describe(key)}*{turns}" for key, turns in shares.items())
+    text = turns if value.schedule else describe(value.service)
+    return f"{text}, clients kept {value.affinity_s} s" if value.affinity_s else text
 
 
 @describe.register

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from skedge.core import names
-from skedge.core.model import ANY_ADDRESS, Link, LinkId, NetworkMap, SiteConfig, Transport, WorkloadId
+from skedge.core.dispatch import Suspended, Tables, dispatch, listened
+from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener, NetworkMap, SiteConfig, Transport, WorkloadId
 from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
 from skedge.core.own import NO_RESOLVED, services_record, workload_target
 from skedge.core.rib import Rib
 from skedge.core.state import (
+    Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
@@ -28,14 +30,20 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """Everything that the kernel should hold, one mapping a driver; ``skipped`` is what takes no part, and why."""
+    """Everything that the kernel should hold, one mapping a driver; ``skipped`` is what takes no part, and why.
+
+    ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
+    services they use follows from tables, so it is decided again for tables that were merged.
+    """
 
     links: Mapping[str, LinkDevice] = field(default_factory=dict)
     addresses: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, KernelRoute] = field(default_factory=dict)
     endpoints: Mapping[EndpointKey, Endpoint] = field(default_factory=dict)
     services: Mapping[ServiceKey, ServiceTable] = field(default_factory=dict)
-    listeners: Mapping[ListenerKey, ServiceKey] = field(default_factory=dict)
+    listeners: Mapping[ListenerKey, Dispatch] = field(default_factory=dict)
+    choosers: Mapping[ListenerKey, Listener] = field(default_factory=dict)
+    avoided: Suspended = frozenset()
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -49,6 +57,7 @@ def compute(
     health: Mapping[str, bool],
     others: Mapping[tuple[ServiceKey, WorkloadId], int],
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
+    avoided: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
     resolved: Mapping[str, str] = NO_RESOLVED,
 ) -> Desired:
     """Return the desired state of this site.
@@ -61,7 +70,8 @@ def compute(
         endpoint_ports: connector name -> endpoint port, from `own.endpoint_ports`.
         health: connector name -> last verdict of this site's health checks.
         others: open connections of the other sites, as they last reported, summed.
-        suspended: what the data plane suspended at this site.
+        suspended: what the data plane suspended at this site, as the tables shall say it.
+        avoided: the same, where only listeners with several services shall take notice.
         resolved: host name of a connector -> address literal.
     """
     addresses, refused = site_addresses(config, network_map)
@@ -70,16 +80,19 @@ def compute(
     by_service = offers(NetworkMap(network_map.links, {**network_map.services, config.site: own}))
     services: dict[ServiceKey, ServiceTable] = {}
     skipped = list(refused)
-    for key in sorted({ServiceKey(listener.service, listener.protocol) for listener in config.listeners}):
+    for key in sorted(listened(config)):
         services[key], beyond = service_table(key, by_service.get(key, ()), here)
         skipped.extend(beyond)
+    catches = listeners(config, host_addresses)
     return Desired(
         links=link_devices(config),
         addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
         routes=routes(config, rib, addresses),
         endpoints=endpoints(config, endpoint_ports, resolved),
         services=services,
-        listeners=listeners(config, host_addresses),
+        listeners={key: dispatch(listener, services, avoided) for key, listener in catches.items()},
+        choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
+        avoided=avoided,
         skipped=tuple(skipped),
     )
 
@@ -182,19 +195,26 @@ def endpoints(
     }
 
 
-def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[ListenerKey, ServiceKey]:
-    """Return every concrete address:port of this site's listeners; a given address goes before ``*``.
+def redispatched(desired: Desired, tables: Tables) -> Mapping[ListenerKey, Dispatch]:
+    """Return the listeners' wishes where the kernel's tables are these instead of the desired ones."""
+    return {
+        key: dispatch(desired.choosers[key], tables, desired.avoided) if key in desired.choosers else wish
+        for key, wish in desired.listeners.items()
+    }
+
+
+def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[ListenerKey, Listener]:
+    """Return the listener of every concrete address:port of this site; a given address goes before ``*``.
 
     ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
     without a device, and every link device of ours has one.
     """
     every = sorted({*LOOPBACK, *_usable(host_addresses)})
-    found: dict[ListenerKey, ServiceKey] = {}
+    found: dict[ListenerKey, Listener] = {}
     for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
-        service = ServiceKey(listener.service, listener.protocol)
         given = plain_address(listener.address)
         for address in every if listener.address == ANY_ADDRESS else [str(given or listener.address)]:
-            found[ListenerKey(address, listener.port, listener.protocol)] = service
+            found[ListenerKey(address, listener.port, listener.protocol)] = listener
     return found
 
 

@@ -15,6 +15,9 @@ COST_MAX = 65535
 CAPACITY_MAX = 65535
 WORKLOADS_PER_SERVICE_MAX = 256
 SERVICES_MAX = 1024
+LISTENER_SERVICES_MAX = 16
+WEIGHT_MAX = 100
+AFFINITY_TIMEOUT_S = 10_800
 
 EMPTY: Mapping[str, int] = MappingProxyType({})
 
@@ -96,10 +99,11 @@ class Link:
 
 
 class HealthType(StrEnum):
-    """How a workload's health is measured."""
+    """How a workload's health is measured; ``socket``: a UDP socket of this host is bound to its address and port."""
 
     TCP = "tcp"
     HTTP = "http"
+    SOCKET = "socket"
     NONE = "none"
 
 
@@ -118,15 +122,51 @@ class Health:
 ANY_ADDRESS = "*"
 
 
+class Policy(StrEnum):
+    """How a listener chooses among its services; among the workloads of the chosen one the balancing rule holds."""
+
+    COST = "cost"
+    PRIORITY = "priority"
+    WEIGHTED = "weighted"
+
+
+class Affinity(StrEnum):
+    """What keeps a connection at the workload of an earlier one."""
+
+    NONE = "none"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One of several services of a listener; its weight counts with the policy ``weighted`` only."""
+
+    service: str
+    weight: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where clients of this site connect to a service; ``address`` ``*`` means all current addresses of the host."""
+    """Where clients of this site connect; ``address`` ``*`` means all current addresses of the host.
+
+    One service is named by ``service``, several by ``services`` in the order of their priority (``service`` is then
+    the first). A client keeps its workload for ``affinity_timeout_s`` after each of its connections where asked.
+    """
 
     service: str
     port: int
     address: str = ANY_ADDRESS
     protocol: Protocol = Protocol.TCP
     takeover: str = ""
+    services: tuple[Share, ...] = ()
+    policy: Policy = Policy.COST
+    affinity: Affinity = Affinity.NONE
+    affinity_timeout_s: int = AFFINITY_TIMEOUT_S
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """Return all services of the listener."""
+        return self.services or (Share(self.service),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def services_record(
             for connector in sorted(config.connectors, key=lambda connector: connector.name)
             if connector.name in ports
         ),
-        listens=tuple(sorted({listener.service for listener in config.listeners})),
+        listens=tuple(sorted({share.service for listener in config.listeners for share in listener.shares})),
     )
 
 
@@ -143,7 +143,7 @@ def _workload_state(
     own_addresses: Collection[str] | None,
 ) -> WorkloadState:
     target = workload_target(connector, resolved)
-    deliverable = target is not None and (own_addresses is None or _is_own(target, own_addresses))
+    deliverable = target is not None and (own_addresses is None or is_own(target, own_addresses))
     return WorkloadState(
         connector=connector.name,
         service=connector.service,
@@ -157,6 +157,7 @@ def _workload_state(
     )
 
 
-def _is_own(target: Target, own_addresses: Collection[str]) -> bool:
+def is_own(target: Target, own_addresses: Collection[str]) -> bool:
+    """Return whether a target is on this host, by the host's addresses; loopback always is."""
     address = plain_address(target.address)
     return address is not None and (address.is_loopback or address in {plain_address(own) for own in own_addresses})

@@ -24,6 +24,8 @@ class Reason(Enum):
     SUSPENDED = (13, "suspended", "refused or did not answer a connect from here; waiting for a good probe")
     NO_PORT = (14, "no-port", "this site has no source port left towards it")
     NO_FAMILY = (15, "no-family", "not reachable over the client's address family")
+    # placement: another than the cheapest was chosen
+    AFFINITY = (16, "affinity", "kept at the workload that the same client had before")
     # default deny on link devices
     NOT_PUBLISHED = (20, "not-published", "a new connection to something that is not a published endpoint")
     NO_SOCKET = (21, "no-socket", "a packet of no open connection")

@@ -7,15 +7,16 @@ it; the others go on. Before this site is in sync nothing is deleted, neither wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic
 
 from skedge.core.describe import describe
-from skedge.core.desired import Desired
+from skedge.core.desired import Desired, redispatched
 from skedge.core.errors import DataplaneError
 from skedge.core.report import PlanStep
 from skedge.core.state import (
+    Dispatch,
     Driver,
     Endpoint,
     EndpointKey,
@@ -68,7 +69,7 @@ class Drivers:
     routes: Driver[str, KernelRoute]
     endpoints: Driver[EndpointKey, Endpoint]
     services: Driver[ServiceKey, ServiceTable]
-    listeners: Driver[ListenerKey, ServiceKey]
+    listeners: Driver[ListenerKey, Dispatch]
 
 
 # kind as printed -> field of Drivers and Desired, in the order of creation
@@ -130,6 +131,12 @@ def reconcile_all(
     """
     reports: dict[str, Report[Any]] = {kind: Report() for kind in KINDS}
     deltas: dict[str, Delta[Any, Any]] = {}
+    if not allow_delete:
+        try:
+            desired = _unsure(drivers, desired)
+        except DataplaneError as error:
+            reports["listener"].unread = error
+            desired = replace(desired, listeners={}, choosers={})
     for kind, driver, wanted in _each(drivers, desired):
         delta = _read_and_diff(driver, wanted, reports[kind], None if allow_delete else MERGES.get(kind))
         if delta is not None:
@@ -147,6 +154,8 @@ def plan(drivers: Drivers, desired: Desired, *, allow_delete: bool = True) -> tu
     Raises:
         DataplaneError: the kernel could not be read.
     """
+    if not allow_delete:
+        desired = _unsure(drivers, desired)
     creates: list[PlanStep] = []
     deletes: list[PlanStep] = []
     for kind, driver, wanted in _each(drivers, desired):
@@ -159,6 +168,18 @@ def plan(drivers: Drivers, desired: Desired, *, allow_delete: bool = True) -> tu
             gone = [PlanStep("delete", kind, describe(key), before=describe(current[key])) for key in delta.delete]
             deletes[:0] = gone
     return (*creates, *deletes)
+
+
+def _unsure(drivers: Drivers, desired: Desired) -> Desired:
+    """Return the desired state for a kernel whose tables are merged: listeners use the services that these allow."""
+    if not desired.choosers:
+        return desired
+    current = drivers.services.read()
+    tables = {
+        key: keep_candidates(current[key], table) if key in current else table
+        for key, table in desired.services.items()
+    }
+    return replace(desired, listeners=redispatched(desired, tables))
 
 
 def _each(drivers: Drivers, desired: Desired) -> list[tuple[str, Driver[Any, Any], Mapping[Any, Any]]]:

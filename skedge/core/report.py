@@ -120,8 +120,22 @@ class ServiceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerServiceRow:
+    """One service of a listener; ``share`` is the part of the new connections that it gets now, 0 to 1."""
+
+    service: str
+    weight: int
+    share: float
+    healthy_workloads: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerRow:
-    """One configured listener; ``addresses`` are the concrete ones in the kernel."""
+    """One configured listener; ``addresses`` are the concrete ones in the kernel.
+
+    ``service`` is the first of ``services``; ``healthy_workloads`` are those of the services that get connections now.
+    ``policy`` is cost, priority or weighted. ``affinity_s``: so long a client keeps its workload, 0: not at all.
+    """
 
     service: str
     address: str
@@ -130,6 +144,9 @@ class ListenerRow:
     addresses: tuple[str, ...]
     healthy_workloads: int
     reason: str = "none"
+    services: tuple[ListenerServiceRow, ...] = ()
+    policy: str = "cost"
+    affinity_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +194,17 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Explain:
-    """Answer of ``explain SERVICE``: where the next connection from ``site`` goes, and why."""
+    """Answer of ``explain SERVICE``: where the next connection from ``site`` goes, and why.
+
+    ``listeners`` are those of this site that name the service: they say how much comes to it, and who is kept.
+    """
 
     service: str
     site: str
     candidates: tuple[CandidateRow, ...]
     winner: str | None
     reason: str = "none"
+    listeners: tuple[ListenerRow, ...] = ()
     version: int = VERSION
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
@@ -125,6 +126,24 @@ class ListenerKey:
     protocol: Protocol = Protocol.TCP
 
 
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Where a listener's new connections go: all to ``service``, or to the services of ``schedule`` in turn.
+
+    A client keeps its workload for ``affinity_s`` seconds after each of its connections; 0: it does not. With a
+    schedule, ``service`` is the first one configured, which the affinity is kept under.
+    """
+
+    service: ServiceKey
+    schedule: tuple[ServiceKey, ...] = ()
+    affinity_s: int = 0
+
+    @property
+    def services(self) -> Mapping[ServiceKey, int]:
+        """Return the services that get connections now, with their turns."""
+        return Counter(self.schedule or (self.service,))
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class EndpointKey:
     """A published endpoint of this site (its overlay addresses are known to the driver)."""
@@ -191,8 +210,8 @@ class Engine(TypingProtocol):
         ...
 
     @property
-    def listeners(self) -> Driver[ListenerKey, ServiceKey]:
-        """Which service each listener address stands for."""
+    def listeners(self) -> Driver[ListenerKey, Dispatch]:
+        """Where the connections to each listener address go."""
         ...
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 
 from skedge.core.errors import ApiError, SkedgeError
 from skedge.core.model import Protocol
-from skedge.core.report import Answer, Explain, LinkRow, PlanReport, Request, Rows, Status, Sync
+from skedge.core.report import Answer, Explain, LinkRow, ListenerRow, PlanReport, Request, Rows, Status, Sync
 from skedge.core.state import ServiceKey
 from skedge.daemon import checks, links, rows
 from skedge.daemon.controller import SOFTWARE, Controller
@@ -139,8 +140,20 @@ class Answers:
         known = {(row.service, row.protocol) for row in rows.services(state, time.monotonic())}
         for protocol in Protocol:
             if (request.name, protocol.value) in known:
-                return rows.explain(state, ServiceKey(request.name, protocol), site, time.monotonic())
+                explained = rows.explain(state, ServiceKey(request.name, protocol), site, time.monotonic())
+                return replace(explained, listeners=self._listeners_of(request.name, protocol, site))
         raise ApiError(f"no site offers or listens to service {request.name!r}; see: skedge show services")
+
+    def _listeners_of(self, service: str, protocol: Protocol, site: str) -> tuple[ListenerRow, ...]:
+        """Return this site's listeners that name a service; what another site's are set to is not known here."""
+        if site != self._at.state.config.site:
+            return ()
+        found = rows.listeners(self._at.state, self._at.desired)
+        return tuple(
+            row
+            for row in found
+            if row.protocol == protocol.value and service in (share.service for share in row.services)
+        )
 
     async def _plan(self) -> PlanReport:
         at = self._at

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from skedge.core.desired import Desired
+from skedge.core.dispatch import service_keys
 from skedge.core.reasons import Reason
 from skedge.core.report import LinkRow
 from skedge.daemon.kernel import Applied
@@ -73,9 +74,17 @@ def _sites(look: Look) -> Iterator[Finding]:
 
 
 def _services(look: Look) -> Iterator[Finding]:
-    for key, table in sorted(look.desired.services.items()):
-        if not any(one.out is Reason.NONE for one in table.candidates):
-            yield Finding("error", f"service {key.name}/{key.protocol}", Reason.NO_WORKLOAD.sentence)
+    empty = {
+        key
+        for key, table in look.desired.services.items()
+        if not any(one.out is Reason.NONE for one in table.candidates)
+    }
+    for key in sorted(empty):
+        backed = all(
+            key not in keys or not empty.issuperset(keys) for keys in map(service_keys, look.state.config.listeners)
+        )  # every listener that names it has another service, which gets its connections
+        severity = "warning" if backed else "error"
+        yield Finding(severity, f"service {key.name}/{key.protocol}", Reason.NO_WORKLOAD.sentence)
     for connector in look.state.config.connectors:
         if look.state.health.get(connector.name) is False:
             where = f"{connector.host}:{connector.port}"

@@ -258,7 +258,7 @@ class Controller:
     def wanted(self) -> Desired:
         """Return what the next reconcile run would make so."""
         desired = self.state.desired()
-        return desired if self._balancing else replace(desired, services={}, listeners={})
+        return desired if self._balancing else replace(desired, services={}, listeners={}, choosers={})
 
     # ---- events ---------------------------------------------------------------------------------------------------
 
@@ -297,6 +297,12 @@ class Controller:
         """End the suspension of a workload that answers."""
         if any(one == workload for _, one in self.state.suspended):
             self.spawn(self.worker.call(self.worker.kernel.engine.resume, workload))
+
+    def suspensions_changed(self) -> None:
+        """Look again at which services the listeners with several use."""
+        if self.desired.choosers:
+            self._wish = True
+            self._wake()
 
     def load_reported(self) -> None:
         """Take other sites' load reports."""

@@ -71,8 +71,10 @@ class Counting:
 
     def _counted(self, readings: Readings) -> None:
         state = self._at.state
-        news = readings.suspended - state.suspended
+        news, changed = readings.suspended - state.suspended, readings.suspended != state.suspended
         state.counts, state.suspended = readings.counts, readings.suspended
+        if changed:
+            self._at.suspensions_changed()
         self._at.wires.suspended(self._endpoints_of(readings.suspended))
         for service, workload in sorted(news):
             log.info("service=%s workload=%s reason=%s", service.name, workload, Reason.SUSPENDED.word)

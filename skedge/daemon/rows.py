@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from skedge.core import balance, names, rib, spf
 from skedge.core.describe import describe
 from skedge.core.desired import Desired, link_id, view
+from skedge.core.dispatch import dispatch, service_keys
 from skedge.core.lsdb import Database
 from skedge.core.messages import Key, Kind
-from skedge.core.model import Link, LinkId
+from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener
 from skedge.core.overlay import site_addresses
 from skedge.core.reasons import Reason
 from skedge.core.report import (
@@ -19,6 +20,7 @@ from skedge.core.report import (
     Explain,
     LinkRow,
     ListenerRow,
+    ListenerServiceRow,
     RouteRow,
     ServiceRow,
     SiteRow,
@@ -202,22 +204,41 @@ def _candidate(
 
 def listeners(state: State, desired: Desired) -> list[ListenerRow]:
     """Return one row a configured listener."""
-    rows = []
-    for one in state.config.listeners:
-        key = ServiceKey(one.service, one.protocol)
-        addresses = tuple(
-            sorted(
-                at.address
-                for at, service in desired.listeners.items()
-                if service == key and at.port == one.port and one.address in ("*", at.address)
-            )
+    return [_listener(one, state, desired) for one in state.config.listeners]
+
+
+def _listener(one: Listener, state: State, desired: Desired) -> ListenerRow:
+    addresses = {
+        at.address: wish
+        for at, wish in desired.listeners.items()
+        if (at.port, at.protocol) == (one.port, one.protocol)
+        and one.address in (ANY_ADDRESS, at.address)
+        and wish.service in service_keys(one)
+    }
+    wish = next(iter(addresses.values()), dispatch(one, desired.services, state.suspended))
+    shares = {key: turns / sum(wish.services.values()) for key, turns in wish.services.items()}
+    services = tuple(
+        ListenerServiceRow(
+            share.service,
+            share.weight,
+            round(shares.get(key, 0.0), 4),
+            _healthy(desired.services.get(key, ServiceTable())),
         )
-        healthy = _healthy(desired.services.get(key, ServiceTable()))
-        reason = Reason.NONE if healthy else Reason.NO_WORKLOAD
-        rows.append(
-            ListenerRow(one.service, one.address, one.port, one.protocol.value, addresses, healthy, reason.word)
-        )
-    return rows
+        for share, key in zip(one.shares, service_keys(one), strict=True)
+    )
+    healthy = sum(row.healthy_workloads for row in services if row.share)
+    return ListenerRow(
+        service=one.service,
+        address=one.address,
+        port=one.port,
+        protocol=one.protocol.value,
+        addresses=tuple(sorted(addresses)),
+        healthy_workloads=healthy,
+        reason=(Reason.NONE if healthy else Reason.NO_WORKLOAD).word,
+        services=services,
+        policy=one.policy.value,
+        affinity_s=wish.affinity_s,
+    )
 
 
 def _healthy(table: ServiceTable) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from skedge.core import own, rib
 from skedge.core.desired import Desired, compute, link_id
+from skedge.core.dispatch import listened
 from skedge.core.model import (
     LinkId,
     LinksRecord,
@@ -72,7 +73,10 @@ class State:
         self.rib = rib.compute(network_map, self.config.site)
 
     def desired(self) -> Desired:
-        """Return what the kernel should hold. Suspension is the data plane's own, so it takes no part."""
+        """Return what the kernel should hold.
+
+        Suspension is the data plane's own and takes no part in the tables, only in which service a listener uses.
+        """
         return compute(
             self.config,
             self.rib,
@@ -81,6 +85,7 @@ class State:
             endpoint_ports=self.ports,
             health=self.health,
             others=self.others(),
+            avoided=self.suspended,
             resolved=self.resolved,
         )
 
@@ -95,8 +100,12 @@ class State:
             self.health,
             self.ports,
             resolved=self.resolved,
-            own_addresses=[address.split("/")[0] for address in self.host_addresses],
+            own_addresses=self.own_addresses(),
         )
+
+    def own_addresses(self) -> list[str]:
+        """Return this host's addresses as literals."""
+        return [address.split("/")[0] for address in self.host_addresses]
 
     def health_known(self) -> bool:
         """Tell whether every checked workload has a verdict."""
@@ -106,7 +115,7 @@ class State:
 
     def listened(self) -> frozenset[ServiceKey]:
         """Return the services that clients of this site may connect to."""
-        return frozenset(ServiceKey(listener.service, listener.protocol) for listener in self.config.listeners)
+        return listened(self.config)
 
     def reporters(self) -> Iterable[Heard]:
         """Return the last report of every other site that is reachable; a dead site's contribution ends with it."""
@@ -141,7 +150,7 @@ class State:
 
     def load_readers(self) -> Mapping[str, frozenset[str]]:
         """Return the other reachable sites that listen to services of this site's listeners, and to which."""
-        mine = {listener.service for listener in self.config.listeners}
+        mine = {key.name for key in self.listened()}
         return {
             site: shared
             for site, record in self.network_map.services.items()

@@ -13,12 +13,15 @@ from skedge.control.liveness import LinkStats, LinkStatus
 from skedge.control.loads import LoadExchange, LoadPeer
 from skedge.control.probe import ProbeLink, Prober
 from skedge.control.streams import Bus, BusLink
+from skedge.control.workload import ProbeFailed
 from skedge.core import names
 from skedge.core.desired import link_id
 from skedge.core.errors import DataplaneError
 from skedge.core.messages import Key, Kind
 from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
+from skedge.core.own import is_own
 from skedge.core.state import Target
+from skedge.dataplane import sockdiag
 from skedge.dataplane.hostinfo import HostWatch
 from skedge.dataplane.sockdiag import ListenWatch
 
@@ -45,7 +48,7 @@ class Wires:
             rtt=self._rtt,
         )
         self._prober = Prober(asyncio.get_running_loop(), self._probed)
-        self._health = HealthMonitor(self._health_changed, self._good)
+        self._health = HealthMonitor(self._health_changed, self._good, self._bound)
         self.loads = LoadExchange(
             identity,
             config.load_port,
@@ -140,6 +143,15 @@ class Wires:
 
     def _good(self, workload: WorkloadId) -> None:
         self._at.good_probe(workload)
+
+    def _bound(self, address: str, port: int) -> None:
+        """Look for the socket of a UDP workload; of one on another machine it cannot be told. Raises ProbeFailed."""
+        target = Target(address, port)
+        try:
+            if is_own(target, self._at.state.own_addresses()) and not sockdiag.takes_datagrams(target):
+                raise ProbeFailed("no UDP socket is bound to it")
+        except DataplaneError as error:
+            raise ProbeFailed(str(error)) from error
 
     def _listening_closed(self) -> None:
         """Probe own workloads at once whose listening socket may have closed."""

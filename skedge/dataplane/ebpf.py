@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, Driver, Endpoint, EndpointKey, ListenerKey, Receipt, ServiceKey
+from skedge.core.state import Counts, Dispatch, Driver, Endpoint, EndpointKey, ListenerKey, Receipt, ServiceKey
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane import receipts
+from skedge.dataplane.ebpf_listeners import ListenerDriver
 from skedge.dataplane.ebpf_maps import Maps
 from skedge.dataplane.ebpf_services import OTHERS_MAX, ServiceDriver
 from skedge.dataplane.endpoints import EndpointDriver
@@ -25,40 +25,6 @@ _TRIES = 3
 _PROC = Path("/proc/sys/net/ipv4")
 
 Slot = tuple[ServiceKey, WorkloadId]
-
-
-class ListenerDriver:
-    """Driver[ListenerKey, ServiceKey]."""
-
-    def __init__(self, maps: Maps, services: ServiceDriver, lock: threading.RLock) -> None:
-        self._maps = maps
-        self._services = services
-        self._lock = lock
-
-    def read(self) -> Mapping[ListenerKey, ServiceKey]:
-        """Return all listeners whose service has a table."""
-        with self._lock:
-            keys = {ident: key for key, ident in self._services.ids.items()}
-            return {one: keys[ident] for one, ident in self._maps.listeners().items() if ident in keys}
-
-    def put(self, key: ListenerKey, value: ServiceKey) -> None:
-        """Place connects to this address. Raises DataplaneError when the service has no table yet."""
-        with self._lock:
-            ident = self._services.ids.get(value)
-            if ident is None:
-                raise DataplaneError(f"listener {key.address} port {key.port}: service {value.name} has no table yet")
-            try:
-                self._maps.put_listener(key, ident)
-            except ValueError as error:
-                raise DataplaneError(f"listener {key.address} port {key.port}: {error}") from error
-            self._maps.set_port(key.port, key.protocol, True)
-
-    def delete(self, key: ListenerKey) -> None:
-        """Leave connects to this address alone; open connections go on."""
-        with self._lock:
-            self._maps.delete_listener(key)
-            same = any((one.port, one.protocol) == (key.port, key.protocol) for one in self._maps.listeners())
-            self._maps.set_port(key.port, key.protocol, same)
 
 
 class EbpfEngine:
@@ -72,7 +38,7 @@ class EbpfEngine:
         self._maps = Maps(pin_dir)
         self._udp_idle_s = udp_idle_s
         self.services = ServiceDriver(self._maps, self._lock)
-        self.listeners: Driver[ListenerKey, ServiceKey] = ListenerDriver(self._maps, self.services, self._lock)
+        self.listeners: Driver[ListenerKey, Dispatch] = ListenerDriver(self._maps, self.services, self._lock)
         self.endpoints: Driver[EndpointKey, Endpoint] = EndpointDriver(pin_dir)
         self.refresh_port_limit()
 

@@ -15,6 +15,7 @@ from skedge.core.reasons import Reason
 from skedge.core.state import ListenerKey, ServiceKey
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
+from skedge.dataplane.listener_structs import ListenerValue
 
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
 _REASONS = 128
@@ -109,18 +110,18 @@ class Maps:
 
     # ---- listeners ----
 
-    def listeners(self) -> dict[ListenerKey, int]:
-        """Return the service id of each listener."""
-        items = bpfsys.map_items(self.fd("listeners_v1"), layout.LISTENER.size, layout.LISTENER_VALUE.size)
-        return {layout.unpack_listener(key): layout.LISTENER_VALUE.unpack(value)[0] for key, value in items}
+    def listeners(self) -> dict[ListenerKey, ListenerValue]:
+        """Return where the connections to each listener go."""
+        items = bpfsys.map_items(self.fd("listeners_v2"), layout.LISTENER.size, ListenerValue.STRUCT.size)
+        return {layout.unpack_listener(key): ListenerValue.unpack(value) for key, value in items}
 
-    def put_listener(self, key: ListenerKey, service: int) -> None:
-        """Send connects to this address to the service."""
-        bpfsys.map_update(self.fd("listeners_v1"), layout.pack_listener(key), layout.LISTENER_VALUE.pack(service, 0))
+    def put_listener(self, key: ListenerKey, value: ListenerValue) -> None:
+        """Send connects to this address where the value says."""
+        bpfsys.map_update(self.fd("listeners_v2"), layout.pack_listener(key), value.pack())
 
     def delete_listener(self, key: ListenerKey) -> None:
         """Leave connects to this address alone."""
-        bpfsys.map_delete(self.fd("listeners_v1"), layout.pack_listener(key))
+        bpfsys.map_delete(self.fd("listeners_v2"), layout.pack_listener(key))
 
     def set_port(self, port: int, protocol: Protocol, used: bool) -> None:
         """Say whether there is any listener on a port."""
@@ -181,7 +182,7 @@ class Maps:
 
     def picks(self) -> Iterator[layout.LoggedPick]:
         """Yield the picks of the pick log, oldest first; nothing while it is off."""
-        log = self.fd("pick_log_v1")
+        log = self.fd("pick_log_v2")
         items = bpfsys.map_lookup_batch(log, 4, layout.LoggedPick.SIZE, chunk=1024)
         found = [layout.LoggedPick.unpack(value) for _, value in items]
         yield from sorted((one for one in found if one.sequence), key=lambda one: one.sequence)

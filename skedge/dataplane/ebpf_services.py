@@ -118,15 +118,18 @@ class ServiceDriver:
             return self.ids[key]
         if key in self.retired:
             return self.retired[key]
-        taken = {*self.ids.values(), *self.retired.values(), *self._maps.listeners().values()}
-        free = next((ident for ident in range(layout.MAX_SERVICES) if ident not in taken), None)
+        free = self._free_id()
         if free is None:
             self.collect()
-            taken = {*self.ids.values(), *self.retired.values(), *self._maps.listeners().values()}
-            free = next((ident for ident in range(layout.MAX_SERVICES) if ident not in taken), None)
+            free = self._free_id()
         if free is None:
             raise DataplaneError(f"service {key.name}: there are {layout.MAX_SERVICES} services already")
         return free
+
+    def _free_id(self) -> int | None:
+        taken = {*self.ids.values(), *self.retired.values()}
+        taken.update(*(value.services for value in self._maps.listeners().values()))
+        return next((ident for ident in range(layout.MAX_SERVICES) if ident not in taken), None)
 
     def _write(self, key: ServiceKey, ident: int, table: ServiceTable) -> None:
         """Bring a table into the kernel: names first, then everything that is chosen by, at once."""

@@ -196,7 +196,6 @@ class Config:
 
 NEWS = struct.Struct("=3Q8s")
 LISTENER = struct.Struct("=16s2sHI")
-LISTENER_VALUE = struct.Struct("=II")
 SERVICE_NAME = struct.Struct(f"={NAME_SIZE}sI")
 WORKLOAD_KEY = struct.Struct("=II")
 WORKLOAD_NAME = struct.Struct(f"={NAME_SIZE}s{NAME_SIZE}s")
@@ -257,7 +256,7 @@ class PlacementRecord:
     winner: Weighed
     runner: Weighed
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQ16s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQQ8s")
 
     @classmethod
     def unpack_all(cls, raw: bytes) -> Iterator[PlacementRecord]:
@@ -318,19 +317,21 @@ class LoggedPick:
     limit: int
     version: int
     choice: int
+    sticky: int
     service: int
     need: int
     winner: int
     runner: int
     slots: tuple[LoggedSlot, ...]
 
-    HEADER: ClassVar[struct.Struct] = struct.Struct("=4Q4I")
+    HEADER: ClassVar[struct.Struct] = struct.Struct("=5Q4I")
     SLOT: ClassVar[struct.Struct] = struct.Struct("=4I2Q2I")
     SIZE: ClassVar[int] = HEADER.size + SIZES[0] * SLOT.size
 
     @classmethod
     def unpack(cls, raw: bytes) -> LoggedPick:
         """Return the value."""
-        sequence, limit, version, choice, service, need, winner, runner = cls.HEADER.unpack_from(raw)
         slots = tuple(LoggedSlot(*one) for one in cls.SLOT.iter_unpack(raw[cls.HEADER.size : cls.SIZE]))
-        return cls(sequence, limit, version, choice, service, need, winner, runner, slots)
+        sequence, limit, version, choice, sticky, *rest = cls.HEADER.unpack_from(raw)
+        service, need, winner, runner = rest
+        return cls(sequence, limit, version, choice, sticky, service, need, winner, runner, slots)

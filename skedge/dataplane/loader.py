@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from skedge.core.errors import DataplaneError, ExitCode, HostError, SkedgeError
-from skedge.dataplane import bpfsys, ebpf_structs, loader_host
+from skedge.dataplane import bpfsys, carry, ebpf_structs, loader_host
 from skedge.dataplane.btf import member_places
 from skedge.dataplane.programs import PROGRAMS, Program
 
@@ -119,6 +119,7 @@ class Loader:
             if not current:
                 self._drop_resized()
                 self._compile_all()
+                carry.carry_over(self.pins)
                 self._attach_all()
                 self._remove_outdated()
             self._configure(wanted)
@@ -158,7 +159,7 @@ class Loader:
 
     def _drop_resized(self) -> None:
         """Forget a pick log of another size: it is a debugging aid, the only map that may change its size."""
-        pin = self.pins / "pick_log_v1"
+        pin = self.pins / "pick_log_v2"
         if pin.exists():
             with bpfsys.Fd(bpfsys.obj_get(str(pin))) as fd:
                 same = bpfsys.map_info(fd).max_entries == self.options.pick_log

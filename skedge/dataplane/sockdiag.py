@@ -72,16 +72,20 @@ def _open() -> socket.socket:
     return made
 
 
-def dump(protocol: Protocol, states: int) -> list[SocketInfo]:
-    """Return all sockets of both families in the given states (a bit mask). Raises DataplaneError."""
+def dump(protocol: Protocol, states: int, port: int = 0) -> list[SocketInfo]:
+    """Return all sockets of both families in the given states (a bit mask), of one local port where it is given.
+
+    Raises DataplaneError.
+    """
     with kernel_errors("list sockets"), _open() as connection:
-        return [_parse(message) for message in _messages(connection, protocol, states)]
+        return [_parse(message) for message in _messages(connection, protocol, states, port)]
 
 
-def _messages(connection: socket.socket, protocol: Protocol, states: int) -> Iterator[bytes]:
+def _messages(connection: socket.socket, protocol: Protocol, states: int, port: int = 0) -> Iterator[bytes]:
     """Yield a struct inet_diag_msg with its attributes for each socket. Raises OSError."""
+    ident = port.to_bytes(2) + bytes(46)
     for family in (socket.AF_INET, socket.AF_INET6):
-        connection.send(_request(_BY_FAMILY, _DUMP, family, protocol, states, bytes(48)))
+        connection.send(_request(_BY_FAMILY, _DUMP, family, protocol, states, ident))
         done = False
         while not done:
             for kind, payload in split_messages(connection.recv(1 << 15)):
@@ -134,6 +138,13 @@ def listening(protocol: Protocol = Protocol.TCP) -> list[SocketInfo]:
     """Return all sockets of this namespace that take connections (TCP) or datagrams without a peer (UDP)."""
     state = _LISTEN if protocol is Protocol.TCP else _CLOSE
     return [info for info in dump(protocol, 1 << state) if info.remote.port == 0 and info.local.port]
+
+
+def takes_datagrams(target: Target) -> bool:
+    """Return whether a UDP socket of this namespace takes anybody's datagrams to the target. Raises DataplaneError."""
+    bound = [info for info in dump(Protocol.UDP, 1 << _CLOSE, target.port) if info.remote.port == 0]
+    version = ip_address(_plain(target.address)).version
+    return any(_takes(info, version, str(ip_address(_plain(target.address)))) for info in bound)
 
 
 def delivers(workload: Target, listeners: Collection[SocketInfo]) -> tuple[bool, bool]:

@@ -44,7 +44,7 @@ def _measure(site: Site, few: int, many: int) -> tuple[float, float]:
     for _ in range(ROUNDS):
         for number in order.sample(sorted(times), 2):
             ident = services.ids[ServiceKey(f"of-{number}")]
-            question = struct.pack("=4I", ident, layout.IN | layout.T4, 0, 0)
+            question = struct.pack("=4IQ", ident, layout.IN | layout.T4, 0, 0, 0)
             packet = bytes(12) + b"\x08\x00" + question + bytes(ROOM_FOR_ANSWER)
             done = bpfsys.prog_test_run(program, packet, repeat=REPEAT)
             if done.retval != 0:

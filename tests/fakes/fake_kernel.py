@@ -10,7 +10,7 @@ from skedge.core.balance import Ledger
 from skedge.core.desired import Desired
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import EndpointKey, ListenerKey, ServiceKey, Target
+from skedge.core.state import Dispatch, EndpointKey, ListenerKey, ServiceKey, Target
 
 
 class LoopFound(AssertionError):
@@ -34,13 +34,15 @@ class FakeNetwork:
 
     kernels: Mapping[str, Desired]
     ledgers: dict[tuple[str, ServiceKey], Ledger] = field(default_factory=dict)
+    turns: dict[tuple[str, Dispatch], int] = field(default_factory=dict)
 
     def connect(self, site: str, address: str, port: int, protocol: Protocol = Protocol.TCP) -> Verdict:
         """Open and hold one connection from a program at ``site``."""
         kernel = self.kernels[site]
-        service = kernel.listeners.get(ListenerKey(str(ip_address(address)), port, protocol))
-        if service is None:
+        listener = kernel.listeners.get(ListenerKey(str(ip_address(address)), port, protocol))
+        if listener is None:
             return Verdict(reason=Reason.NOT_PUBLISHED)
+        service = self._turn(site, listener)
         family = ip_address(address).version
         candidates = kernel.services[service].candidates
         placement = self.ledgers.setdefault((site, service), Ledger()).place(candidates, family)
@@ -52,6 +54,12 @@ class FakeNetwork:
         if chosen.local:
             return Verdict(chosen.workload, target, frozenset({(site,)}), chosen=chosen.workload)
         return self._deliver(site, target, protocol, chosen.workload)
+
+    def _turn(self, site: str, listener: Dispatch) -> ServiceKey:
+        """The service that is next by the listener's schedule."""
+        turns = listener.schedule or (listener.service,)
+        taken = self.turns[site, listener] = self.turns.get((site, listener), 0) + 1
+        return turns[(taken - 1) % len(turns)]
 
     def _deliver(self, site: str, target: Target, protocol: Protocol, chosen: WorkloadId) -> Verdict:
         paths = self.walk(site, target.address)

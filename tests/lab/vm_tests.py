@@ -19,6 +19,8 @@ WANTED = [
     f"{CONNECT}/test_families.py",
     f"{CONNECT}/test_counts.py",
     f"{CONNECT}/test_pick.py",
+    f"{CONNECT}/test_policies.py",
+    f"{CONNECT}/test_affinity.py",
     f"{LINKS}/test_verdicts.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
     f"{LINKS}/test_line.py::test_reuseport_listeners",

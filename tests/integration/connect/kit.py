@@ -17,7 +17,7 @@ from pathlib import Path
 
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Counts, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.state import Candidate, Counts, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane import loader, loader_host
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.programs import CONNECT_PROGRAMS, PICK_TEST
@@ -208,12 +208,13 @@ class Site:
         *listeners: tuple[str, int],
         name: str = "web",
         protocol: Protocol = Protocol.TCP,
+        affinity_s: int = 0,
     ) -> ServiceKey:
         """Put a service's table and its listeners."""
         key = ServiceKey(name, protocol)
         self.engine.services.put(key, ServiceTable(tuple(sorted(candidates, key=lambda one: one.workload))))
         for address, port in listeners:
-            self.engine.listeners.put(ListenerKey(address, port, protocol), key)
+            self.engine.listeners.put(ListenerKey(address, port, protocol), Dispatch(key, affinity_s=affinity_s))
         return key
 
     def open(self, name: str = "", key: ServiceKey | None = None) -> int:

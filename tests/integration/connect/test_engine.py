@@ -11,7 +11,7 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine
@@ -54,9 +54,19 @@ def test_services_driver(site: Site, check) -> None:
 def test_listeners_driver(site: Site, check) -> None:
     site.service([], name="one")
     site.service([], name="two")
-    one, two = ServiceKey("one"), ServiceKey("two")
-    samples = {ListenerKey(address, 80): (one, two) for address in ("127.0.0.1", "::1", "10.77.0.1")}
-    refused = {ListenerKey("127.0.0.1", 81): ServiceKey("unknown"), ListenerKey("nonsense", 82): one}
+    one, two, unknown = ServiceKey("one"), ServiceKey("two"), ServiceKey("unknown")
+    changes = {
+        "127.0.0.1": (Dispatch(one), Dispatch(two)),
+        "::1": (Dispatch(one, affinity_s=1), Dispatch(one, affinity_s=604_800)),
+        "10.77.0.1": (Dispatch(one, (one, two, two)), Dispatch(one, (two,) * 128, 10_800)),
+    }
+    samples = {ListenerKey(address, 80): change for address, change in changes.items()}
+    refused = {
+        ListenerKey("127.0.0.1", 81): Dispatch(unknown),
+        ListenerKey("127.0.0.1", 82): Dispatch(one, (one, unknown)),
+        ListenerKey("127.0.0.1", 83): Dispatch(one, (one,) * 129),
+        ListenerKey("nonsense", 84): Dispatch(one),
+    }
     check(Case(site.engine.listeners, samples, refused))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from skedge.core.errors import HostError
-from skedge.dataplane import bpfsys, loader, loader_host
+from skedge.core.state import ListenerKey
+from skedge.dataplane import bpfsys, listener_structs, loader, loader_host
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.ebpf_maps import Maps
@@ -106,6 +108,30 @@ def test_a_foreign_program_and_a_foreign_pin_stay(fresh: Host) -> None:
     link.close()
 
 
+def test_listeners_of_the_older_layout_are_carried_over(fresh: Host) -> None:
+    """An upgrade finds pins of the version before: its listeners work on from the first moment."""
+    from bcc import BPF
+
+    pin = fresh.pins / "listeners_v1"
+    fresh.pins.mkdir()
+    declared = "struct v1 { __u32 service; __u32 spare; }; struct key { __u32 addr[4]; __u32 port; __u32 protocol; };"
+    table = f'BPF_TABLE_PINNED("hash", struct key, struct v1, listeners_v1, 16384, "{pin}", BPF_F_NO_PREALLOC);'
+    BPF(text=f"#include <uapi/linux/bpf.h>\n{declared}\n{table}\n".encode()).cleanup()
+    key = layout.pack_listener(ListenerKey(*LISTENER))
+    with bpfsys.Fd(bpfsys.obj_get(str(pin))) as old:
+        bpfsys.map_update(old, key, (7).to_bytes(4, "little") + bytes(4))
+    fresh.load()
+    with fresh.inside():
+        maps = Maps(str(fresh.pins))
+        assert maps.listeners() == {ListenerKey(*LISTENER): listener_structs.ListenerValue(7)}
+        maps.put_listener(ListenerKey(*LISTENER), listener_structs.ListenerValue(8, (8, 9), 60))
+        fresh.loader.options = replace(fresh.loader.options, force=True, programs=PROGRAMS)
+        fresh.loader.load()
+        assert not pin.exists()
+        assert maps.listeners() == {ListenerKey(*LISTENER): listener_structs.ListenerValue(8, (8, 9), 60)}
+        maps.close()
+
+
 def test_sizes_of_the_maps_are_those_of_the_layouts(host: Host) -> None:
     maps = Maps(str(host.pins))
     sizes = {
@@ -113,8 +139,9 @@ def test_sizes_of_the_maps_are_those_of_the_layouts(host: Host) -> None:
         "staged_v1": layout.Staged.SIZE,
         "config_v1": layout.Config.SIZE,
         "news_v1": layout.NEWS.size,
-        "pick_log_v1": layout.LoggedPick.SIZE,
-        "listeners_v1": layout.LISTENER_VALUE.size,
+        "pick_log_v2": layout.LoggedPick.SIZE,
+        "listeners_v2": listener_structs.ListenerValue.STRUCT.size,
+        "affinities_v1": listener_structs.AFFINITY.size,
         "workload_names_v1": layout.WORKLOAD_NAME.size,
         "placements_v1": layout.PlacementRecord.STRUCT.size - 32,
     }

@@ -14,7 +14,7 @@ import pytest
 from skedge.core import balance
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ServiceKey, ServiceTable
+from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf_maps import Maps
 
@@ -24,7 +24,7 @@ CLIENTS = 4
 PICKS = 26_000  # of each client: more than 100,000 in all, fewer than the log has room for
 LOG = 1 << 17
 TCP, UDP = ServiceKey("web"), ServiceKey("web", Protocol.UDP)
-LISTENER = ("127.0.0.1", 8080)
+LISTENER, KEEPING = ("127.0.0.1", 8080), ("127.0.0.1", 8081)  # the second one with affinity
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,13 @@ def udp_client() -> None:
         sockets[i % 16].connect(LISTENER)
 
 
+def kept_client() -> None:
+    """The same through the listener with affinity: a client that is kept, and moved when it must be."""
+    sockets = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(16)]
+    for i in range(PICKS - 1000):
+        sockets[i % 16].connect(KEEPING)
+
+
 def tcp_client() -> None:
     """Open and close real connections, up to eight at a time."""
     held: list[socket.socket] = []
@@ -109,9 +116,10 @@ def test_no_choice_is_stale_and_every_one_is_the_rules(busy: Site) -> None:
     before = {key: tables(busy, key, names) for key in (TCP, UDP)}
     for key, table in before.items():
         busy.service(table, LISTENER, protocol=key.protocol)
+    busy.engine.listeners.put(ListenerKey(*KEEPING, Protocol.UDP), Dispatch(UDP, affinity_s=60))
     maps = Maps(str(busy.host.pins))
     pinned = maps.workloads()
-    children = in_children([*[udp_client] * CLIENTS, tcp_client, tcp_client])
+    children = in_children([*[udp_client] * CLIENTS, kept_client, tcp_client, tcp_client])
     choice, waiting = random.Random(1), set(children)
     until = time.monotonic() + 120
     while waiting and time.monotonic() < until:
@@ -131,6 +139,9 @@ def test_no_choice_is_stale_and_every_one_is_the_rules(busy: Site) -> None:
     ids = {ident: key for key, ident in maps.service_ids().items()}
     assert {ids[one.service] for one in picks} == {TCP, UDP}
     assert len({one.version for one in picks}) >= 5  # they were disturbed
+    kept = [one for one in picks if one.sticky and one.sticky & 0xFF == one.winner]
+    assert len(kept) > 100
+    assert len({one.winner for one in kept}) > 1  # the client was moved when it had to be
     wrong = [one for one in picks if replayed(one, pinned[one.service]) != (one.winner, one.runner)]
     assert wrong == []
     assert all(maps.service(ident).underflow == 0 for ident in ids)
@@ -146,11 +157,18 @@ def replayed(pick: layout.LoggedPick, names: Mapping[int, WorkloadId]) -> tuple[
         for (name, _), slot in zip(rows, slots, strict=True)
     ]
     last = [max(0, slot.last - layout.FIRST_CHOICE + 1) for slot in slots]
-    placement = balance.place(table, [slot.mine for slot in slots], last)
+    sticky = next((row for row, (_, i) in enumerate(rows) if keeps(pick, i)), None)
+    placement = balance.place(table, [slot.mine for slot in slots], last, sticky=sticky)
     if placement is None:
         return layout.MAX_WORKLOADS, layout.MAX_WORKLOADS
     second = layout.MAX_WORKLOADS if placement.runner_up is None else rows[placement.runner_up][1]
     return rows[placement.winner][1], second
+
+
+def keeps(pick: layout.LoggedPick, slot: int) -> bool:
+    """Whether the pick was asked to keep the workload that this slot still is."""
+    same = pick.sticky >> 32 & 0x7FFFFFFF == pick.slots[slot].generation
+    return bool(pick.sticky) and pick.sticky & 0xFF == slot and same
 
 
 def usable(slot: layout.LoggedSlot, need: int) -> Reason:

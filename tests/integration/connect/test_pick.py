@@ -37,6 +37,7 @@ class Case:
     order: tuple[int, ...]  # slot of each candidate
     family: int | None
     bound: bool
+    sticky: int | None = None  # the candidate that the client had before
 
 
 COSTS = st.sampled_from([0, 1, 2, 10, 9999, 65535, (1 << 24) - 1]) | st.integers(0, 100)
@@ -68,7 +69,8 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
     chosen = draw(st.permutations(range(1, number + 1)))
     last = tuple(turn if draw(st.booleans()) else 0 for turn in chosen)
     opens = tuple(draw(OPENS) for _ in made)
-    return Case(tuple(made), opens, last, order, draw(st.sampled_from([4, 6, None])), draw(st.booleans()))
+    sticky = draw(st.none() | st.integers(0, number - 1))
+    return Case(tuple(made), opens, last, order, draw(st.sampled_from([4, 6, None])), draw(st.booleans()), sticky)
 
 
 def write(maps: Maps, ident: int, case: Case) -> None:
@@ -95,16 +97,22 @@ def write(maps: Maps, ident: int, case: Case) -> None:
     bpfsys.map_update(maps.fd("services_v1"), struct.pack("=I", ident), header + b"".join(slots), bpfsys.MapFlag.LOCK)
 
 
-def ask(maps: Maps, ident: int, case: Case) -> tuple[int, layout.Weighed, layout.Weighed, int] | None:
+def ask(
+    maps: Maps, ident: int, case: Case, generation: int | None = None
+) -> tuple[int, layout.Weighed, layout.Weighed, int] | None:
     """Run the pick; return slot, what winner and runner-up weighed, and the reason; None when it refuses."""
     need = layout.IN | {4: layout.T4, 6: layout.T6, None: layout.ANY}[case.family]
     need |= layout.LOCAL if case.bound else 0
-    packet = bytes(12) + b"\x08\x00" + struct.pack("=4I", ident, need, 0, 0) + bytes(8 + ANSWER.size + 40)
+    sticky = 0
+    if case.sticky is not None:
+        generation = case.sticky if generation is None else generation  # `write` gives each its rank
+        sticky = layout.PLACED_VALID | generation << 32 | ident << 8 | case.order[case.sticky]
+    packet = bytes(12) + b"\x08\x00" + struct.pack("=4IQ", ident, need, 0, 0, sticky) + bytes(8 + ANSWER.size + 40)
     done = bpfsys.prog_test_run(maps.fd("pick_test_v1"), packet)
     assert done.retval in (0, 1)
     if done.retval:
         return None
-    word, *rest = ANSWER.unpack_from(done.data, 30)
+    word, *rest = ANSWER.unpack_from(done.data, 38)
     return word & 0xFF, layout.Weighed(*rest[11:15]), layout.Weighed(*rest[15:19]), rest[8]
 
 
@@ -113,7 +121,7 @@ def by_the_rule(case: Case) -> balance.Placement | None:
     seen: Sequence[Candidate] = [
         replace(one, out=Reason.UNREACHABLE) if case.bound and not one.local else one for one in case.candidates
     ]
-    return balance.place(seen, case.opens, case.last, case.family)
+    return balance.place(seen, case.opens, case.last, case.family, case.sticky)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +152,7 @@ def check(maps: Maps, case: Case) -> None:
     if wanted.runner_up is not None:
         assert case.order.index(runner.slot) == wanted.runner_up
     assert (reason == Reason.SUSPENDED.code) == wanted.suspension_ignored
+    assert (reason == Reason.AFFINITY.code) == wanted.kept
     after = maps.service(900)
     assert after.slots[slot].mine == case.opens[wanted.winner] + 1
     assert (after.slots[slot].chosen, after.choices, after.stale) == (6, len(case.candidates) + 1, 0)
@@ -169,6 +178,15 @@ def test_medium_services(maps: Maps, case: Case) -> None:
 @given(case=cases(256))
 def test_large_services(maps: Maps, case: Case) -> None:
     check(maps, case)
+
+
+@settings(RELAXED, max_examples=50)
+@given(case=cases(8))
+def test_a_workload_that_has_the_slot_of_another_is_not_kept(maps: Maps, case: Case) -> None:
+    maps.set_config(maps.config().replace(port_limit=0))
+    write(maps, 900, case)
+    wanted, got = by_the_rule(replace(case, sticky=None)), ask(maps, 900, case, generation=77)
+    assert (got and case.order.index(got[0])) == (wanted and wanted.winner)
 
 
 def test_a_hundred_choices_of_256_workloads(site: Site) -> None:

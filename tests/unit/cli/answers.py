@@ -11,6 +11,7 @@ from skedge.core.report import (
     Explain,
     LinkRow,
     ListenerRow,
+    ListenerServiceRow,
     PlanReport,
     PlanStep,
     Problem,
@@ -100,6 +101,18 @@ CANDIDATES = (
     ),
 )
 
+SHARED = ListenerRow(
+    service="app-new",
+    address="10.0.0.1",
+    port=8081,
+    protocol="tcp",
+    addresses=("10.0.0.1",),
+    healthy_workloads=3,
+    services=(ListenerServiceRow("app-new", 3, 0.3, 1), ListenerServiceRow("backend", 7, 0.7, 2)),
+    policy="weighted",
+    affinity_s=10800,
+)
+
 # what the command is called with -> the field of the answer and the document
 DOCUMENTS = {
     "status": Status(
@@ -130,6 +143,7 @@ DOCUMENTS = {
         listeners=(
             ListenerRow("backend", "*", 8080, "tcp", ("10.0.0.1", "127.0.0.1", "::1"), 2),
             ListenerRow("dns", "fd00::5", 53, "udp", (), 0, "no-workload"),
+            SHARED,
         )
     ),
     "show connections": Rows(
@@ -170,7 +184,7 @@ DOCUMENTS = {
         count_drift=0,
         config_error="/etc/skedge/skedge.yaml: links[0].cost: 0 is not in 1..65535; give an integer from 1 to 65535",
     ),
-    "explain backend": Explain("backend", "edge-a", CANDIDATES, "edge-b/backend"),
+    "explain backend": Explain("backend", "edge-a", CANDIDATES, "edge-b/backend", listeners=(SHARED,)),
     "explain-none backend": Explain("backend", "edge-c", CANDIDATES[2:], None, "no-workload"),
     "plan": PlanReport(
         steps=(

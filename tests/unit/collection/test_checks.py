@@ -62,6 +62,12 @@ def test_a_program_on_a_listeners_port_is_named(address: str):
     assert problem.startswith("port 8080/tcp of the listener of service backend is held by haproxy (pid 812) on ")
 
 
+def test_a_program_on_the_port_of_several_services_is_named_with_all():
+    site = {"listeners": [{"services": [{"service": "app"}, {"service": "app-new"}], "port": 80}]}
+    (problem,) = checks.ports(site, [bound("tcp", "10.0.0.1", 80)], {5: ("nginx", 7)})
+    assert problem.startswith("port 80/tcp of the listener of service app, app-new is held by nginx (pid 7) on ")
+
+
 @pytest.mark.parametrize(
     "other",
     [bound("udp", "0.0.0.0", 8080), bound("tcp", "0.0.0.0", 8081), bound("udp", "0.0.0.0", 4790, inode=99)],

@@ -176,3 +176,23 @@ def test_links_whose_devices_would_have_one_name_are_refused(monkeypatch: pytest
     links = [{"to": "edge-b"}, {"to": "edge-b", "name": "backup"}]
     errors = build([host("edge-a", links=links), host("edge-b")]).errors
     assert "would have the same device as" in errors[0]
+
+
+def test_services_behind_one_listener_are_judged_before_any_host_is_touched():
+    shares = [{"service": "app", "weight": 7}, {"service": "app-new", "weight": 3}]
+    good = {"port": 80, "policy": "weighted", "services": shares, "affinity": "client", "affinity_timeout_s": 60}
+    built = build(line(listeners=[good]))
+    assert built.errors == []
+    (listener,) = from_dict(built.sites["edge-a"], "x").listeners
+    assert [(share.service, share.weight) for share in listener.services] == [("app", 7), ("app-new", 3)]
+    bad = {**good, "policy": "priority", "services": [*shares, {"servise": "x"}]}
+    assert build(line(listeners=[bad])).errors == [
+        "host_vars/edge-a.yml: skedge_listeners[0].services[2].servise: unknown key; did you mean service?",
+        "host_vars/edge-a.yml: skedge_listeners[0].services[2].service: missing; give a service name, 1 to 63 printable"
+        " ASCII characters without a space",
+    ]
+    assert build(line(listeners=[{**good, "policy": "priority"}])).errors == [
+        f"host_vars/edge-a.yml: skedge_listeners[0].services[{index}].weight: priority knows no weights; remove it or"
+        " give policy: weighted"
+        for index in (0, 1)
+    ]

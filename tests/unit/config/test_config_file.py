@@ -11,14 +11,17 @@ from skedge.config.loader import SIZE_MAX
 from skedge.core import names
 from skedge.core.errors import ConfigError, ExitCode
 from skedge.core.model import (
+    Affinity,
     Connector,
     Health,
     HealthType,
     Link,
     Listener,
     Metrics,
+    Policy,
     Probe,
     Protocol,
+    Share,
     SiteConfig,
     Transport,
 )
@@ -51,6 +54,15 @@ def test_full_file() -> None:
         listeners=(
             Listener("backend", 8080),
             Listener("dns", 53, address="fd00::1", protocol=Protocol.UDP),
+            Listener(
+                "app",
+                8081,
+                services=(Share("app", 7), Share("app-new", 3)),
+                policy=Policy.WEIGHTED,
+                affinity=Affinity.CLIENT,
+                affinity_timeout_s=600,
+            ),
+            Listener("app", 8082, services=(Share("app"),), policy=Policy.PRIORITY),
         ),
         connectors=(
             Connector(
@@ -62,7 +74,7 @@ def test_full_file() -> None:
                 drain=True,
                 health=Health(HealthType.HTTP, "/healthz", 2.0, 0.5, 3, 2),
             ),
-            Connector("dns", "dns", "::1", 53, protocol=Protocol.UDP, health=Health(HealthType.NONE)),
+            Connector("dns", "dns", "::1", 53, protocol=Protocol.UDP, health=Health(HealthType.SOCKET)),
         ),
         drain=True,
         overload=True,

@@ -205,6 +205,55 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     # listeners
     (
+        [("listeners.0.service", DELETE)],
+        "listeners[0].service: missing; give the name of a service, or services and a policy",
+    ),
+    (
+        [("listeners.0.services", [{"service": "x"}])],
+        "listeners[0].services: service is there too; give one of the two",
+    ),
+    (
+        [("listeners.0", {"port": 80, "services": [{"service": "x"}, {"service": "y"}]})],
+        "listeners[0].policy: cost is among the workloads of one service, not among services; give policy: priority or"
+        " policy: weighted",
+    ),
+    (
+        [("listeners.0.policy", "weighted")],
+        "listeners[0].services: missing; weighted is among several, give services: [{service: backend}, …]",
+    ),
+    (
+        [("listeners.0", {"port": 80, "policy": "priority", "services": [{"service": "x"}, {"service": "x"}]})],
+        "listeners[0].services[1].service: 'x' is already listeners[0].services[0]; remove one",
+    ),
+    (
+        [("listeners.0", {"port": 80, "policy": "priority", "services": [{"service": "x", "weight": 2}]})],
+        "listeners[0].services[0].weight: priority knows no weights; remove it or give policy: weighted",
+    ),
+    (
+        [("listeners.0", {"port": 80, "policy": "weighted", "services": [{"service": "x", "weight": 0}]})],
+        "listeners[0].services[0].weight: 0 is not in 1..100; give an integer from 1 to 100",
+    ),
+    (
+        [("listeners.0", {"port": 80, "policy": "weighted", "services": [{"service": f"s{i}"} for i in range(17)]})],
+        "listeners[0].services: 17 are more than 16; give fewer",
+    ),
+    (
+        [("listeners.0.policy", "fair")],
+        "listeners[0].policy: 'fair' is not any of cost, priority, weighted; give one of them",
+    ),
+    (
+        [("listeners.0.affinity", "server")],
+        "listeners[0].affinity: 'server' is not any of none, client; give one of them",
+    ),
+    (
+        [("listeners.0.affinity_timeout_s", 60)],
+        "listeners[0].affinity_timeout_s: there is no affinity that could end; give affinity: client too, or remove it",
+    ),
+    (
+        [("listeners.0.affinity", "client"), ("listeners.0.affinity_timeout_s", 0)],
+        "listeners[0].affinity_timeout_s: 0 is not in 1..604800; give an integer from 1 to 604800",
+    ),
+    (
         [("listeners.0.address", "0.0.0.0")],
         "listeners[0].address: 0.0.0.0 is not the address of one host; give a unicast address; for all of this host's"
         " addresses give *",
@@ -259,7 +308,11 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("connectors.0.protocol", "udp"), ("connectors.0.health", {"type": "http"})],
-        "connectors[0].health.type: http cannot check a udp workload; give type: none",
+        "connectors[0].health.type: http cannot check a udp workload; give type: socket or none",
+    ),
+    (
+        [("connectors.0.health", {"type": "socket"})],
+        "connectors[0].health.type: socket cannot check a tcp workload; give type: tcp or http or none",
     ),
 ]
 
@@ -304,6 +357,16 @@ def test_too_many_services_and_workloads() -> None:
     connectors = [{"service": "s", "name": f"c{i}", "host": "127.0.0.1", "port": 9000} for i in range(257)]
     assert problems({**GOOD, "connectors": connectors}, "x") == [
         "x: connectors: 257 connectors of s are more than 256; give fewer, with a higher capacity each"
+    ]
+
+
+def test_services_behind_one_listener_count_too() -> None:
+    listeners = [
+        {"port": 10000 + i, "policy": "priority", "services": [{"service": f"s{i}-{j}"} for j in range(16)]}
+        for i in range(65)
+    ]
+    assert problems({**GOOD, "listeners": listeners, "connectors": []}, "x") == [
+        "x: listeners: with the connectors they name 1040 services of 1024; give fewer services to this site"
     ]
 
 

@@ -263,3 +263,33 @@ def test_a_changed_target_keeps_its_health_until_it_is_probed() -> None:
             assert watch.monitor.snapshot() == {}
 
     asyncio.run(work())
+
+
+def test_a_workload_is_healthy_while_its_socket_is_bound() -> None:
+    asked: list[tuple[str, int]] = []
+    gone = False
+
+    def bound(address: str, port: int) -> None:
+        asked.append((address, port))
+        if gone:
+            raise ProbeFailed("no UDP socket is bound to it")
+
+    async def main() -> None:
+        nonlocal gone
+        changes: list[HealthState] = []
+        monitor = HealthMonitor(lambda _w, state: changes.append(state), bound=bound)
+        monitor.set_targets({W: HealthTarget("localhost", 53, Health(HealthType.SOCKET, interval_s=0.02))})
+        try:
+            async with asyncio.timeout(5):
+                while not changes:
+                    await asyncio.sleep(0.005)
+                assert (changes[0].healthy, changes[0].address) in ((True, "127.0.0.1"), (True, "::1"))
+                gone = True
+                while len(changes) < 2:
+                    await asyncio.sleep(0.005)
+        finally:
+            await monitor.close()
+        assert (changes[1].healthy, changes[1].cause) == (False, "no UDP socket is bound to it")
+        assert set(asked) == {(changes[0].address, 53)}
+
+    asyncio.run(main())

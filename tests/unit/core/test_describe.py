@@ -7,6 +7,7 @@ from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.state import (
     Candidate,
+    Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
@@ -39,6 +40,11 @@ WORKLOAD = WorkloadId("a", "web")
         ),
         (ServiceKey("dns", Protocol.UDP), "dns/udp"),
         (ListenerKey("::1", 80), "[::1]:80/tcp"),
+        (Dispatch(ServiceKey("web")), "web/tcp"),
+        (
+            Dispatch(ServiceKey("a"), (ServiceKey("a"), ServiceKey("b"), ServiceKey("a")), 60),
+            "a/tcp*2+b/tcp*1, clients kept 60 s",
+        ),
         (EndpointKey(61000), "61000/tcp"),
         (Endpoint(WORKLOAD, "::1", 9090), "a/web at [::1]:9090"),
         (ServiceTable(), "no workloads"),

@@ -4,7 +4,7 @@ import pytest
 
 from skedge.core import own
 from skedge.core.errors import ConfigError
-from skedge.core.model import Health, HealthType, Link, LinkId, LinkState, Listener, Protocol
+from skedge.core.model import Health, HealthType, Link, LinkId, LinkState, Listener, Protocol, Share
 from skedge.core.state import Target
 from tests.fakes.networks import connector, site_config
 
@@ -76,10 +76,14 @@ def test_the_services_record_says_what_the_health_checks_say() -> None:
             connector("raw", health=Health(HealthType.NONE), protocol=Protocol.UDP, host="::1"),
             connector("portless"),
         ),
-        listeners=(Listener("web", 80), Listener("db", 81), Listener("web", 82)),
+        listeners=(
+            Listener("web", 80),
+            Listener("db", 81),
+            Listener("web", 82, services=(Share("web"), Share("old"))),
+        ),
     )
     record = own.services_record(config, {"web": True}, {"web": 61001, "new": 61002, "raw": 61003})
-    assert record.listens == ("db", "web")
+    assert record.listens == ("db", "old", "web")
     new, raw, web = record.workloads
     assert (web.connector, web.port, web.capacity, web.healthy, web.drain) == ("web", 61001, 4, True, False)
     assert (new.connector, new.healthy, new.drain) == ("new", False, True)  # not probed yet: not healthy

@@ -10,7 +10,7 @@ from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import KINDS, Delta, Drivers, diff, plan, reconcile, reconcile_all
 from skedge.core.report import PlanStep
-from skedge.core.state import Candidate, ListenerKey, ServiceTable
+from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceTable
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.fakes.networks import SERVICE, configs, desired_at, map_of
 
@@ -79,7 +79,7 @@ def test_a_kernel_that_cannot_be_read_is_left_alone() -> None:
 def test_every_kind_has_a_driver_and_a_desired_mapping() -> None:
     assert list(KINDS) == ORDER
     assert [one.name for one in fields(Drivers)] == list(KINDS.values())
-    assert {one.name for one in fields(Desired)} == {*KINDS.values(), "skipped"}
+    assert {one.name for one in fields(Desired)} == {*KINDS.values(), "choosers", "avoided", "skipped"}
 
 
 def test_all_kinds_are_created_in_order_and_deleted_in_reverse() -> None:
@@ -132,7 +132,7 @@ def test_the_plan_is_what_reconcile_then_does() -> None:
     drivers, log = memory_drivers()
     stale = Candidate(WorkloadId("A", "web"), 0, 1, out=Reason.DRAINED)
     drivers.services.put(SERVICE, ServiceTable((stale,)))
-    drivers.listeners.put(ListenerKey("10.9.9.9", 80), SERVICE)
+    drivers.listeners.put(ListenerKey("10.9.9.9", 80), Dispatch(SERVICE))
     log.clear()
     steps = plan(drivers, WANTED)
     assert log == []

@@ -11,9 +11,9 @@ import pytest
 
 from skedge.core import own
 from skedge.core.errors import SkedgeError
-from skedge.core.model import LinkId, WorkloadId
+from skedge.core.model import Connector, Health, HealthType, LinkId, Listener, Policy, Share, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Counts, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.state import Candidate, Counts, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.daemon import persist
 from tests.unit.control.authority import Authority
 from tests.unit.daemon.kit import LINK_AB, WEB, FakeKernel, document, fake_kernel, report, running, site, write
@@ -33,7 +33,7 @@ def found_kernel() -> FakeKernel:
         LOST: ServiceTable(),
         WEB: ServiceTable((Candidate(B, 10, 1, others=4, target4=target),)),
     }
-    fake.drivers.listeners.objects[ListenerKey("10.0.0.9", 99)] = LOST
+    fake.drivers.listeners.objects[ListenerKey("10.0.0.9", 99)] = Dispatch(LOST)
     return fake
 
 
@@ -414,6 +414,26 @@ def test_a_workload_that_the_kernel_suspended_is_probed_and_resumed(tmp_path: Pa
             run.at.good_probe(A)
             await asyncio.sleep(0.05)
             assert run.kernel.engine.resumed == [B], "only what is suspended is resumed"
+
+    asyncio.run(main())
+
+
+def test_a_suspension_leads_a_listener_to_its_next_service_and_back(tmp_path: Path, authority: Authority) -> None:
+    shares = (Share("far"), Share("web"))
+    listener = Listener("far", 8080, services=shares, policy=Policy.PRIORITY)
+    offered = (*site(tmp_path).connectors, Connector("far", "far", "127.0.0.1", 9099, health=Health(HealthType.NONE)))
+    first = replace(site(tmp_path), listeners=(listener,), connectors=offered)
+    far, at = ServiceKey("far"), ListenerKey("10.0.0.1", 8080)
+
+    async def main() -> None:
+        async with running(tmp_path, authority, first=first) as run:
+            await run.reach_sync()
+            used = run.kernel.drivers.listeners.objects
+            await run.until(lambda: used.get(at) == Dispatch(far))
+            run.kernel.engine.out = frozenset({(far, WorkloadId("a", "far"))})
+            await run.until(lambda: used.get(at) == Dispatch(WEB))
+            run.kernel.engine.out = frozenset()
+            await run.until(lambda: used.get(at) == Dispatch(far))
 
     asyncio.run(main())
 

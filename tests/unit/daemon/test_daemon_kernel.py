@@ -7,7 +7,7 @@ from dataclasses import replace
 from skedge.core.desired import Desired
 from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Counts, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.state import Candidate, Counts, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.daemon.kernel import without_others
 from tests.fakes.networks import configs, desired_at, map_of, site_config
 from tests.unit.daemon.kit import FakeKernel, fake_kernel
@@ -170,6 +170,6 @@ def test_counters_and_what_was_refused_come_from_all_parts() -> None:
 def test_listeners_of_a_config_without_any_leave_nothing() -> None:
     fake = fake_kernel()
     plain = site_config("A")
-    fake.drivers.listeners.objects[ListenerKey("10.0.0.1", 80)] = WEB
+    fake.drivers.listeners.objects[ListenerKey("10.0.0.1", 80)] = Dispatch(WEB)
     fake.kernel.apply(plain, desired_at(plain, map_of({"A": plain})), allow_delete=True)
     assert fake.drivers.listeners.objects == {}

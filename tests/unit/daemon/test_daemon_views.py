@@ -12,7 +12,19 @@ import pytest
 from skedge.control.liveness import LinkStats
 from skedge.core.desired import Desired
 from skedge.core.lsdb import Database
-from skedge.core.model import Connector, Health, HealthType, LinkId, LoadReport, Version, WorkloadId
+from skedge.core.model import (
+    Affinity,
+    Connector,
+    Health,
+    HealthType,
+    LinkId,
+    Listener,
+    LoadReport,
+    Policy,
+    Share,
+    Version,
+    WorkloadId,
+)
 from skedge.core.own import Liveness, endpoint_ports
 from skedge.core.reasons import Reason
 from skedge.core.report import LinkRow
@@ -148,6 +160,54 @@ def test_explain_breaks_ties_as_the_kernel_does() -> None:
     assert rows.explain(state, WEB, "A", 1.0).winner == "C/web", "the least recently chosen"
     state.counts = {(WEB, B): Counts(3, 3, 0, 8), (WEB, C): Counts(3, 3, 0, 9)}
     assert rows.explain(state, WEB, "A", 1.0).winner == "B/web"
+
+
+def sharing(policy: Policy, **changes: object) -> State:
+    """Site A, whose listener has the service ``none`` without any workload, and ``web``."""
+    both = (Share("none", 1), Share("web", 3))
+    listener = replace(Listener("none", 8080, services=both, policy=policy), **changes)  # type: ignore[arg-type]
+    return state_of(LINE | {"A": replace(LINE["A"], listeners=(listener,))})
+
+
+def test_a_listener_shows_its_services_with_what_each_gets() -> None:
+    state = sharing(Policy.WEIGHTED, affinity=Affinity.CLIENT, affinity_timeout_s=60)
+    (row,) = rows.listeners(state, state.desired())
+    assert (row.service, row.policy, row.affinity_s, row.healthy_workloads, row.reason) == (
+        "none",
+        "weighted",
+        60,
+        3,
+        "none",
+    )
+    assert [(one.service, one.weight, one.share) for one in row.services] == [("none", 1, 0.0), ("web", 3, 1.0)]
+    assert row.addresses == ("10.0.0.1", "127.0.0.1", "::1")
+    state = sharing(Policy.PRIORITY)
+    state.recompute(map_of(LINE, down=[LinkId("A", "B")]))
+    state.health = {"web": False}
+    (row,) = rows.listeners(state, state.desired())
+    assert [one.share for one in row.services] == [1.0, 0.0], "none is usable: the first one"
+    assert (row.healthy_workloads, row.reason) == (0, "no-workload")
+
+
+def test_all_services_of_a_listener_are_read_and_told() -> None:
+    state = sharing(Policy.PRIORITY)
+    assert state.listened() == {WEB, ServiceKey("none")}
+    assert state.load_readers() == {"B": frozenset({"web"}), "C": frozenset({"web"})}
+    assert state.services_record().listens == ("none", "web")
+
+
+def test_a_suspension_moves_a_listener_to_its_next_service() -> None:
+    other = connector("other", service="other")
+    config = replace(sharing(Policy.PRIORITY).config, connectors=(other,))
+    listener = replace(config.listeners[0], service="web", services=(Share("web"), Share("other")))
+    state = state_of(LINE | {"A": replace(config, listeners=(listener,))})
+    at, tables = ListenerKey("10.0.0.1", 8080), state.desired().services
+    assert state.desired().listeners[at].service == WEB
+    state.suspended = frozenset({(WEB, B), (WEB, C)})
+    assert state.desired().listeners[at].service == ServiceKey("other")
+    assert state.desired().services == tables
+    state.health["other"] = False
+    assert state.desired().listeners[at].service == WEB, "suspended ones are better than none"
 
 
 def test_explain_gives_the_reason_of_each_candidate_that_is_out() -> None:
@@ -299,6 +359,15 @@ def problems(made: checks.Look) -> dict[str, tuple[str, str]]:
 
 def test_nothing_is_wrong_with_a_good_network() -> None:
     assert checks.findings(look(state_of(), link_rows=[link_row(True)])) == []
+
+
+def test_a_service_without_workloads_is_no_error_while_its_listener_has_another() -> None:
+    state = sharing(Policy.PRIORITY)
+    assert problems(look(state))["service none/tcp"][0] == "warning"
+    state.recompute(map_of(LINE, down=[LinkId("A", "B")]))
+    state.health = {"web": False}
+    assert problems(look(state))["service none/tcp"][0] == "error"
+    assert problems(look(state))["service web/tcp"][0] == "error"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from skedge.core.model import Protocol
 from skedge.core.state import Target
 from skedge.dataplane import sockdiag
 from skedge.dataplane.netlink import attributes, split_messages
@@ -63,3 +64,32 @@ def test_one_inet_diag_message() -> None:
     assert info.local == Target("::1", 9090)
     assert info.v6only
     assert info.cookie == b"cookie!!"
+
+
+@pytest.mark.parametrize(
+    ("bind", "asked", "taken"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "::1", False),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("::", "127.0.0.1", True),
+        ("::", "::1", True),
+        ("::1", "::1", True),
+        ("::1", "127.0.0.1", False),
+    ],
+)
+def test_the_kernel_tells_whether_a_udp_socket_is_bound(bind: str, asked: str, taken: bool) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((bind, 0))
+        port = server.getsockname()[1]
+        assert sockdiag.takes_datagrams(Target(asked, port)) is taken
+        assert [info.local.port for info in sockdiag.dump(Protocol.UDP, 1 << 7, port)] == [port]
+    assert sockdiag.takes_datagrams(Target(asked, port)) is False
+
+
+def test_a_connected_udp_socket_takes_nobody_elses_datagrams() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        one.connect(("127.0.0.1", 9))
+        assert not sockdiag.takes_datagrams(Target("127.0.0.1", one.getsockname()[1]))

@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
+from skedge.core.dispatch import SCHEDULE_SIZE
 from skedge.core.model import Protocol
 from skedge.core.reasons import Reason
 from skedge.core.state import ListenerKey, ServiceKey, Target
 from skedge.dataplane import ebpf_structs as layout
+from skedge.dataplane import listener_structs
 from skedge.dataplane.loader import SOURCES, source_text
 from skedge.dataplane.programs import PICK_TEST, PROGRAMS
 
@@ -86,7 +88,9 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("staged_slot", layout.StagedSlot.STRUCT, layout.StagedSlot.STRUCT.size),
         ("config", layout.Config.STRUCT, layout.Config.SIZE),
         ("news", layout.NEWS, layout.NEWS.size),
-        ("listener", layout.LISTENER_VALUE, layout.LISTENER_VALUE.size),
+        ("listener", listener_structs.ListenerValue.STRUCT, listener_structs.ListenerValue.STRUCT.size),
+        ("affinity_key", listener_structs.AFFINITY_KEY, listener_structs.AFFINITY_KEY.size),
+        ("affinity", listener_structs.AFFINITY, listener_structs.AFFINITY.size),
         ("listener_key", layout.LISTENER, layout.LISTENER.size),
         ("placement_record", layout.PlacementRecord.STRUCT, layout.PlacementRecord.STRUCT.size),
         ("logged_slot", layout.LoggedPick.SLOT, layout.LoggedPick.SLOT.size),
@@ -147,6 +151,22 @@ def test_a_record_is_read_member_by_member() -> None:
     assert (read.winner, read.runner) == (layout.Weighed(10, 11, 12, 13), layout.Weighed(20, 21, 22, 23))
 
 
+def test_a_listener_lies_where_the_programs_read_it() -> None:
+    value = listener_structs.ListenerValue(7, (7, 1023, 7), 60)
+    raw = STRUCTS["listener"].from_buffer_copy(value.pack())
+    assert (raw.service, raw.affinity_s, raw.position, raw.shares) == (7, 60, 0, 3)
+    assert list(raw.members) == [1 << 7, *[0] * 14, 1 << 63]
+    assert list(raw.schedule)[:4] == [7, 1023, 7, 0]
+    assert listener_structs.ListenerValue.unpack(bytes(raw)) == value
+    assert value.services == {7, 1023}
+    pick = STRUCTS["logged_pick"]()
+    pick.sequence, pick.limit, pick.version, pick.choice, pick.sticky = range(1, 6)
+    pick.service, pick.need, pick.winner, pick.runner = range(6, 10)
+    read = layout.LoggedPick.unpack(bytes(pick))
+    assert (read.sequence, read.limit, read.version, read.choice, read.sticky) == (1, 2, 3, 4, 5)
+    assert (read.service, read.need, read.winner, read.runner) == (6, 7, 8, 9)
+
+
 def test_constants_are_those_of_the_headers() -> None:
     flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
     same = {"LOCAL": "SLOT_LOCAL", "OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
@@ -154,6 +174,8 @@ def test_constants_are_those_of_the_headers() -> None:
     same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
     for ours, theirs in same.items():
         assert getattr(layout, ours) == number(theirs), ours
+    assert number("SCHEDULE_SIZE") == SCHEDULE_SIZE
+    assert number("MEMBER_WORDS") * 64 == number("MAX_SERVICES")
     assert (number("CLASS_SMALL"), number("CLASS_MEDIUM"), number("MAX_WORKLOADS")) == layout.SIZES
 
 

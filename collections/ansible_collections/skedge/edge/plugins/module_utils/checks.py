@@ -49,6 +49,11 @@ def clock(host_now, control_now):
     return []
 
 
+def _services(listener):
+    """Return the name of a listener's service, or the names of its services."""
+    return listener.get("service") or ", ".join(share["service"] for share in listener["services"])
+
+
 def ports(site, sockets, programs):
     """Return every port that a listener, the tunnels or the controller need and another program holds.
 
@@ -59,7 +64,7 @@ def ports(site, sockets, programs):
             item.get("protocol", "tcp"),
             item.get("address", "*"),
             item["port"],
-            "the listener of service %s" % item["service"],
+            "the listener of service %s" % _services(item),
         )
         for item in site.get("listeners", [])
     ]

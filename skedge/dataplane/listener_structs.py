@@ -1,0 +1,41 @@
+"""The layouts of listeners and of affinity in bpf/structs.h: packing and unpacking, nothing else."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+from skedge.core.dispatch import SCHEDULE_SIZE
+from skedge.dataplane.ebpf_structs import MAX_SERVICES
+
+AFFINITY_KEY = struct.Struct("=I16s")
+AFFINITY = struct.Struct("=QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerValue:
+    """Where a listener's connections go, by service ids (struct listener); ``schedule`` holds the turns in use."""
+
+    service: int
+    schedule: tuple[int, ...] = ()
+    affinity_s: int = 0
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct(f"=IIQII{MAX_SERVICES // 8}s{2 * SCHEDULE_SIZE}s")
+
+    @property
+    def services(self) -> frozenset[int]:
+        """Return all ids that the value names."""
+        return frozenset({self.service, *self.schedule})
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> ListenerValue:
+        """Return the value."""
+        service, affinity_s, _, shares, _, _, schedule = cls.STRUCT.unpack(raw)
+        return cls(service, struct.unpack_from(f"={min(shares, SCHEDULE_SIZE)}H", schedule), affinity_s)
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct, before its first turn."""
+        members = sum(1 << ident for ident in set(self.schedule)).to_bytes(MAX_SERVICES // 8, "little")
+        turns = struct.pack(f"={len(self.schedule)}H", *self.schedule)
+        return self.STRUCT.pack(self.service, self.affinity_s, 0, len(self.schedule), 0, members, turns)
