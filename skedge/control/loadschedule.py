@@ -1,7 +1,8 @@
 """When to send which site a load report, and what to believe of those that come: pure, ``now`` is monotonic seconds.
 
 On change at once, at most 5 a second to one site and 200 datagrams a second in all (so with many sites the interval
-grows); every second while anything is open, and now and then afterwards, so that a lost datagram heals.
+grows); every second while anything is open, and now and then afterwards, so that a lost datagram heals. A site is told
+of "nothing open" too when it is new here: it may hold what this site said in an earlier life.
 """
 
 from __future__ import annotations
@@ -112,14 +113,11 @@ class LoadSchedule:
         """Return when a site is to be sent to next."""
         spacing = max(SITE_INTERVAL_S, self._cost(listening) * len(self._sites) / RATE)
         open_ = any(service in self._counts for service in listening.services)
-        if listening.dirty and (open_ or listening.ever):
+        if listening.dirty:
             return listening.sent_at + spacing
-        if open_:
+        if open_ or listening.empty_sent <= CLOSED_REPEATS:
             return listening.sent_at + max(REPEAT_S, spacing)
-        if not listening.ever:
-            return inf
-        quick = listening.empty_sent <= CLOSED_REPEATS
-        return listening.sent_at + (max(REPEAT_S, spacing) if quick else QUIET_S)
+        return listening.sent_at + QUIET_S if listening.ever else inf
 
 
 @dataclass(slots=True)

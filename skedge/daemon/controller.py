@@ -38,7 +38,7 @@ HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this si
 PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
 UNSYNCED_LOOK_S = 0.05
 DELETE_WAIT_S = 1.0  # after sync: sites that restarted at the same time may still be about to speak
-LOAD_WAIT_S = 2.0  # after sync every site that has anything open has reported: until then the kernel's numbers hold
+LOAD_WAIT_S = 2.0  # after sync every site has reported: until then a number in the kernel only grows
 RTT_SAY_S = 10.0
 
 
@@ -86,6 +86,7 @@ class Controller:
         self.refusals = Refusals()
         self._spf = Backoff()
         self._say_links = self._say_services = self._wish = self._others = True
+        self._reported = False
         self._say_rtt_at, self._load_from, self._delete_from = now + RTT_SAY_S, inf, inf
         self._stop = asyncio.Event()
         self._balancing = self._told_systemd = False
@@ -199,8 +200,11 @@ class Controller:
             self._wish = False
             self._want(now)
         if self._others and now >= self._load_from:
-            self._others = False
+            self._others = self._reported = False
             self.spawn(self.worker.call(self.worker.kernel.set_others, self.state.others()))
+        elif self._reported and self.synced:
+            self._reported = False
+            self.spawn(self.worker.call(self.worker.kernel.raise_others, self.state.others()))
 
     def _look_at_links(self, now: float) -> None:
         """Take over which links may be used; only a change of up or down is news by itself."""
@@ -307,7 +311,7 @@ class Controller:
     def load_reported(self) -> None:
         """Take other sites' load reports."""
         self.refresh_heard()
-        self._others = True
+        self._others = self._reported = True
 
     def refresh_heard(self) -> None:
         """Take over the last reports and their ages."""

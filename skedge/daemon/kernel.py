@@ -152,6 +152,10 @@ class Kernel:
         self._services.others = others
         self.engine.set_others(others)
 
+    def raise_others(self, others: Mapping[Slot, int]) -> None:
+        """Write the other sites' load where it is more than the kernel has: not every site may have reported yet."""
+        self.engine.set_others(others, only_more=True)
+
     def readings(self) -> Readings:
         """Read this site's counters; the same object as before while nothing changed."""
         revision = self.engine.revision()  # before what it stands for
