@@ -69,9 +69,9 @@ def places(host: Host) -> Iterator[tuple[Place, Place]]:
                     time.sleep(0.1)
 
 
-def serve(place: Place, program: Path, port: int) -> None:
+def serve(place: Place, program: Path, *ports: int) -> None:
     """Start the server there; it ends with the place's cgroup."""
-    subprocess.Popen(place.argv(SERVER_CPU, program, "serve", str(port)), stdin=subprocess.DEVNULL)
+    subprocess.Popen(place.argv(SERVER_CPU, program, "serve", *map(str, ports)), stdin=subprocess.DEVNULL)
 
 
 def at_rest(lab: Lab, host: str, seconds: float) -> tuple[float, float]:

@@ -114,6 +114,8 @@ def _use(lab: labs.Lab, args: argparse.Namespace) -> int:
 
 def _words(argv: list[str]) -> str:
     """Return the rest of a command line as the shell command that it is, as ssh(1) does."""
+    if argv and argv[0].startswith("-") and argv[0] != "--":
+        raise LabError(f"{argv[0]}: options come before the host's name, the command after --")
     return " ".join(argv[1:] if argv[:1] == ["--"] else argv)
 
 
