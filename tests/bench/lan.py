@@ -71,17 +71,23 @@ class LanRow:
         self.bench, self.client, self.ways = bench, client, found
 
     def interleave(self, mode: str, amount: float, rounds: int) -> Found:
-        """Measure every way once a round, in a new order each time; the last number is the processors' time."""
+        """Measure every way once a round, in a new order each time; the last number is the processors' time.
+
+        A way that cannot carry this to its end is a missed target, and the others go on.
+        """
         found: Found = {way.name: [] for way in self.ways}
+        able = list(self.ways)
         order = random.Random(2)
         for number in range(rounds + 1):
-            for way in order.sample(self.ways, len(self.ways)):
+            for way in order.sample(able, len(able)):
                 try:
                     numbers = self._once(way, mode, amount)
                 except LabError as error:
+                    if way.name == "direct":
+                        raise
                     say(str(error))
                     self.bench.row(f"lan: {way.name} carries {mode} to its end", 0, "", "1", False)
-                    self.ways.remove(way)
+                    able.remove(way)
                     del found[way.name]
                     continue
                 if number:  # the first round warms up
@@ -98,11 +104,9 @@ class LanRow:
         """Note each way's ratio to direct; skedge's has a target, and must be better than that of nftables."""
         sign, bound = limit.split()
         got = {
-            way.name: statistics.median(
-                pick(a) / pick(b) for a, b in zip(found[way.name], found["direct"], strict=True)
-            )
-            for way in self.ways
-            if way.name != "direct"
+            name: statistics.median(pick(a) / pick(b) for a, b in zip(rows, found["direct"], strict=True))
+            for name, rows in found.items()
+            if name != "direct"
         }
         for name, value in got.items():
             good = (value <= float(bound) if sign == "<=" else value >= float(bound)) if name == "skedge" else None
