@@ -86,7 +86,7 @@ test: setup ## everything (< 25 min, root); ends with one line that counts what 
 	@$(PY) -m tests.lab.everything
 
 .PHONY: bench
-bench: setup ## cost of a connection, round trip and stream, direct and through a listener (root)
+bench: setup ## cost of a connection, round trip and stream, direct and through a listener, from host and LAN (root)
 	@$(PY) -m tests.bench
 
 # ---- labs ------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ demo: setup ## three edge hosts, deployed with Ansible, balancing 100 held conne
 	@$(PY) -m tests.lab.demo
 
 .PHONY: lab-up lab-down lab-status
-lab-up: setup ## bring up the container lab LAB (TOPOLOGY=line|triangle|pair)
+lab-up: setup ## bring up the container lab LAB (TOPOLOGY=line|triangle|pair|lan)
 	@$(PY) -m tests.lab up --topology $(or $(TOPOLOGY),line)
 lab-down: ## remove the lab LAB
 	@test ! -x $(PY) || $(PY) -m tests.lab down

@@ -7,7 +7,8 @@ made within a round and the median over the rounds is shown. Three kinds:
     not ours  the same connection from within skedge's cgroup: what everyone else on the host pays
     through   from within, to the listener, placed and delivered by skedge
 
-Streams are sent with cubic. Numbers go to ``.cache/bench/last.json`` too.
+Then a client on the LAN behind a host, in four ways (``lan.py``). Streams are sent with cubic. Numbers go to
+``.cache/bench/last.json`` too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.bench import lan as lan_row
 from tests.bench.pick import pick_cost
 from tests.bench.probes import Place, at_rest, build, places, serve
 from tests.lab import lab as labs
@@ -74,12 +76,12 @@ class Bench:
                     found[kind.name].append(numbers)
         return found
 
-    def deploy(self, transport: str) -> None:
+    def deploy(self, transport: str, *extra: str) -> None:
         """Deploy both hosts with that transport of their link, and wait until traffic can go."""
         say(f"bench: deploying with a {transport} link")
         argv = ["ansible-playbook", "-i", INVENTORY, "-i", self.lab.directory / "inventory"]
         done = subprocess.run(
-            [*argv, "-e", f"bench_transport={transport}", "deploy.yml"],
+            [*argv, "-e", f"bench_transport={transport}", *extra, "deploy.yml"],
             cwd=REPO,
             capture_output=True,
             text=True,
@@ -197,28 +199,37 @@ def transport(bench: Bench, name: str, far: Callable[[], str], targets: bool) ->
         offload(bench, on=True)
 
 
+def host_rows(bench: Bench, rest: float) -> None:
+    """Measure clients on the host, over both transports, the controller at rest, and the pick."""
+    plan = bench.lab.plan
+    transport(bench, "direct", lambda: str(plan.segment_address(plan.topology.segments[0], "edge-b")), targets=True)
+    share, memory = at_rest(bench.lab, "edge-a", rest)
+    bench.row("controller at rest, share of one processor", share, "%", "< 1", share < 1)
+    bench.row("controller at rest, resident memory", memory, "MiB", "< 80", memory < 80)
+    few, many = pick_cost()
+    bench.row("pick among 2 workloads", few / 1000, "µs")
+    bench.row("pick among 256 workloads, more than among 2", (many - few) / 1000, "µs", "< 3", many - few < 3000)
+    transport(bench, "vxlan", lambda: plain_vxlan(bench), targets=False)
+
+
 def main() -> int:
     """Run everything; exit code 1 if it could not be measured, 3 if --strict and a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--rest", type=float, default=20.0, help="seconds to watch the controller at rest")
+    parser.add_argument("--only", choices=["host", "lan"], help="clients on the hosts, or on the LAN")
     parser.add_argument("--strict", action="store_true", help="exit code 3 when a target is missed")
     args = parser.parse_args()
     name = os.environ.get("LAB") or "bench"
-    lab = labs.create("bench" if name == "demo" else name, "pair")
+    lab = labs.create("bench" if name == "demo" else name, "lan-pair")
     try:
         lab.up()
         bench = Bench(lab, args.rounds)
         print(f"\nkernel {platform.release()}, {os.cpu_count()} processors, {args.rounds} rounds\n", flush=True)
-        segment = lab.plan.topology.segments[0]
-        transport(bench, "direct", lambda: str(lab.plan.segment_address(segment, "edge-b")), targets=True)
-        share, memory = at_rest(lab, "edge-a", args.rest)
-        bench.row("controller at rest, share of one processor", share, "%", "< 1", share < 1)
-        bench.row("controller at rest, resident memory", memory, "MiB", "< 80", memory < 80)
-        few, many = pick_cost()
-        bench.row("pick among 2 workloads", few / 1000, "µs")
-        bench.row("pick among 256 workloads, more than among 2", (many - few) / 1000, "µs", "< 3", many - few < 3000)
-        transport(bench, "vxlan", lambda: plain_vxlan(bench), targets=False)
+        if args.only != "lan":
+            host_rows(bench, args.rest)
+        if args.only != "host":
+            lan_row.measure(bench)
     except LabError as error:
         say(str(error))
         return 1

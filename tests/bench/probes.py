@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.lab.host import Host
 from tests.lab.lab import Lab
-from tests.lab.sh import LabError, run
+from tests.lab.sh import run
 
 SOURCE = Path(__file__).with_name("wire.c")
 SERVER_CPU, CLIENT_CPU = "0", str(min(1, (os.cpu_count() or 1) - 1))
@@ -29,18 +29,6 @@ def build(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         run("gcc", "-O2", "-Wall", "-pthread", "-o", program, SOURCE)
     return program
-
-
-def attached_cgroup(host: Host) -> Path:
-    """Return the root of the host's cgroup2 as it sees it, from outside: where its programs are attached."""
-    leader = host.leader()
-    if not leader:
-        raise LabError(f"{host.name} does not run")
-    for line in Path(f"/proc/{leader}/cgroup").read_text().splitlines():
-        if line.startswith("0::"):  # …/payload/init.scope
-            inner = host.cgroup.parents[2] / line[4:]
-            return inner.parent
-    raise LabError(f"{host.name}: its systemd is in no cgroup2")
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class Place:
 @contextlib.contextmanager
 def places(host: Host) -> Iterator[tuple[Place, Place]]:
     """Give the two places on a host, and take their cgroups away afterwards."""
-    made = [attached_cgroup(host) / "bench", host.cgroup / "bench-outside"]
+    made = [host.inner_cgroup() / "bench", host.cgroup / "bench-outside"]
     try:
         for group in made:
             group.mkdir(exist_ok=True)
@@ -81,9 +69,9 @@ def places(host: Host) -> Iterator[tuple[Place, Place]]:
                     time.sleep(0.1)
 
 
-def serve(place: Place, program: Path, port: int) -> None:
+def serve(place: Place, program: Path, *ports: int) -> None:
     """Start the server there; it ends with the place's cgroup."""
-    subprocess.Popen(place.argv(SERVER_CPU, program, "serve", str(port)), stdin=subprocess.DEVNULL)
+    subprocess.Popen(place.argv(SERVER_CPU, program, "serve", *map(str, ports)), stdin=subprocess.DEVNULL)
 
 
 def at_rest(lab: Lab, host: str, seconds: float) -> tuple[float, float]:

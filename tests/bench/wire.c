@@ -4,8 +4,11 @@
  *   wire conn HOST PORT N                   N times: connect, send a byte, read the answer, read the end, close
  *   wire turn HOST PORT N                   one connection, N times a byte there and back
  *   wire stream HOST PORT SECONDS           one connection, as many bytes as go through
+ *   wire many HOST PORT N                   as conn, from eight threads at once
+ *   wire idle HOST PORT N                   open N connections and hold them until standard input ends
  *
- * conn and turn print: p50 and p99 in ns, operations a second. stream prints bytes a second.
+ * conn and turn print: p50 and p99 in ns, operations a second. stream prints bytes a second, many connections a second,
+ * idle the number that it holds, as soon as it holds them.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -18,11 +21,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BLOCK (256 * 1024)
+#define CALLERS 8
+
+static int idle_ones;			/* epoll: held connections of all ports, which need no thread */
 
 static void die(const char *what)
 {
@@ -67,6 +75,23 @@ static void serve_one(int fd)
 	close(fd);
 }
 
+static void *serve_idle(void *arg)
+{
+	struct epoll_event ended;
+
+	while (epoll_wait(idle_ones, &ended, 1, -1) > 0 || errno == EINTR)
+		close(ended.data.fd);		/* a held one says nothing: what happens is its end */
+	return arg;
+}
+
+static int hold(int fd)
+{
+	struct epoll_event end = { .events = EPOLLIN | EPOLLRDHUP, .data.fd = fd };
+	char kind;
+
+	return read(fd, &kind, 1) == 1 && write(fd, "!", 1) == 1 && !epoll_ctl(idle_ones, EPOLL_CTL_ADD, fd, &end);
+}
+
 static void *serve_held(void *arg)
 {
 	serve_one((int)(intptr_t)arg);
@@ -90,6 +115,9 @@ static void *serve(void *arg)
 		/* short ones are served here: making a thread would cost more than what is measured */
 		if (recv(fd, &kind, 1, MSG_PEEK) == 1 && kind == '?') {
 			serve_one(fd);
+		} else if (kind == 'i') {
+			if (!hold(fd))
+				close(fd);
 		} else if (!pthread_create(&thread, NULL, serve_held, (void *)(intptr_t)fd)) {
 			pthread_detach(thread);
 		}
@@ -138,6 +166,60 @@ static void conn(const struct sockaddr_in *to, int n)
 	tell(took, n, now() - begin);
 }
 
+struct caller {
+	const struct sockaddr_in *to;
+	pthread_t thread;
+	int n;
+};
+
+static void *call(void *arg)
+{
+	struct caller *caller = arg;
+	char byte;
+
+	for (int i = 0; i < caller->n; i++) {
+		int fd = dial(caller->to);
+
+		if (write(fd, "?", 1) != 1 || read(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 0)
+			die("request");
+		close(fd);
+	}
+	return NULL;
+}
+
+static void many(const struct sockaddr_in *to, int n)
+{
+	struct caller callers[CALLERS];
+	int64_t begin = now();
+
+	for (int i = 0; i < CALLERS; i++) {
+		callers[i] = (struct caller){ .to = to, .n = n / CALLERS };
+		if (pthread_create(&callers[i].thread, NULL, call, &callers[i]))
+			die("thread");
+	}
+	for (int i = 0; i < CALLERS; i++)
+		pthread_join(callers[i].thread, NULL);
+	printf("%.1f\n", (n / CALLERS) * CALLERS * 1e9 / (now() - begin));
+}
+
+static void idle(const struct sockaddr_in *to, int n)
+{
+	struct linger reset = { .l_onoff = 1 };		/* at the end nothing stays, not even TIME_WAIT */
+	char byte;
+
+	for (int i = 0; i < n; i++) {
+		int fd = dial(to);
+
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		if (write(fd, "i", 1) != 1 || read(fd, &byte, 1) != 1)
+			die("idle");
+	}
+	printf("%d\n", n);
+	fflush(stdout);
+	while (read(0, &byte, 1) > 0)
+		;
+}
+
 static void turn(const struct sockaddr_in *to, int n)
 {
 	int64_t *took = calloc(n, sizeof(*took)), begin, start;
@@ -181,18 +263,25 @@ static void stream(const struct sockaddr_in *to, double seconds)
 int main(int argc, char **argv)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
+	struct rlimit files;
 
 	signal(SIGPIPE, SIG_IGN);
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &files);
 	if (argc >= 3 && !strcmp(argv[1], "serve")) {
 		pthread_t thread;
 
+		idle_ones = epoll_create1(0);
+		if (idle_ones < 0 || pthread_create(&thread, NULL, serve_idle, NULL))
+			die("idle");
 		for (int i = 3; i < argc; i++)
 			if (pthread_create(&thread, NULL, serve, (void *)(intptr_t)atoi(argv[i])))
 				die("thread");
 		serve((void *)(intptr_t)atoi(argv[2]));
 	}
 	if (argc != 5 || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1) {
-		fprintf(stderr, "usage: wire serve PORT ... | wire conn|turn|stream HOST PORT N\n");
+		fprintf(stderr, "usage: wire serve PORT ... | wire conn|turn|stream|many|idle HOST PORT N\n");
 		return 2;
 	}
 	to.sin_port = htons(atoi(argv[3]));
@@ -200,6 +289,10 @@ int main(int argc, char **argv)
 		conn(&to, atoi(argv[4]));
 	else if (!strcmp(argv[1], "turn"))
 		turn(&to, atoi(argv[4]));
+	else if (!strcmp(argv[1], "many"))
+		many(&to, atoi(argv[4]));
+	else if (!strcmp(argv[1], "idle"))
+		idle(&to, atoi(argv[4]));
 	else
 		stream(&to, atof(argv[4]));
 	return 0;

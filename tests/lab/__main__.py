@@ -1,4 +1,4 @@
-"""The lab's commands: ``python -m tests.lab up|down|status|inventory|cut|lose|heal|exec|shell|restart|clean``.
+"""The lab's commands: ``python -m tests.lab up|down|status|inventory|cut|lose|heal|exec|start|stop|shell|…``.
 
 The lab's name comes from ``LAB`` (default ``demo``).
 """
@@ -37,9 +37,15 @@ def parser() -> argparse.ArgumentParser:
     restart.add_argument("host")
     shell = commands.add_parser("shell", help="log in to a host")
     shell.add_argument("host")
-    execute = commands.add_parser("exec", help="run a shell command on a host")
+    execute = commands.add_parser("exec", help="run a shell command on a host, or on a machine behind one")
     execute.add_argument("host")
     execute.add_argument("argv", nargs=argparse.REMAINDER)
+    start = commands.add_parser("start", help="start a program on a machine behind a host; it goes on by itself")
+    start.add_argument("host")
+    start.add_argument("--listens", default="", help="wait for a listening socket, a filter of ss(8)")
+    start.add_argument("argv", nargs=argparse.REMAINDER)
+    stop = commands.add_parser("stop", help="kill all programs of a machine behind a host")
+    stop.add_argument("host")
     return top
 
 
@@ -95,10 +101,22 @@ def _use(lab: labs.Lab, args: argparse.Namespace) -> int:
         lab.restart(args.host)
     elif args.command == "shell":
         return subprocess.run(lab.ssh_argv(lab.host(args.host).name, "-t"), check=False).returncode
+    elif args.command == "start":
+        lab.lan(args.host).start(_words(args.argv), listens=args.listens)
+    elif args.command == "stop":
+        lab.lan(args.host).stop()
+    elif args.host in (machine.name for machine in lab.plan.topology.machines):
+        return subprocess.run(lab.lan(args.host).argv("sh", "-c", _words(args.argv)), check=False).returncode
     else:
-        words = [w for w in args.argv if w != "--"] if args.argv[:1] == ["--"] else args.argv
-        return subprocess.run([*lab.ssh_argv(lab.host(args.host).name), " ".join(words)], check=False).returncode
+        return subprocess.run([*lab.ssh_argv(lab.host(args.host).name), _words(args.argv)], check=False).returncode
     return 0
+
+
+def _words(argv: list[str]) -> str:
+    """Return the rest of a command line as the shell command that it is, as ssh(1) does."""
+    if argv and argv[0].startswith("-") and argv[0] != "--":
+        raise LabError(f"{argv[0]}: options come before the host's name, the command after --")
+    return " ".join(argv[1:] if argv[:1] == ["--"] else argv)
 
 
 if __name__ == "__main__":

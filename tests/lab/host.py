@@ -45,6 +45,13 @@ def cgroup2_root() -> Path:
     raise LabError("no cgroup2 is mounted: mount -t cgroup2 none /sys/fs/cgroup")
 
 
+def known_names(plan: Plan) -> str:
+    """Return the /etc/hosts of a lab: its edge hosts and the machines behind them."""
+    hosts = [f"{plan.address(host)} {host}" for host in plan.topology.hosts]
+    machines = [f"{plan.machine_addresses(machine)[0]} {machine.name}" for machine in plan.topology.machines]
+    return "\n".join(["127.0.0.1 localhost", "::1 localhost ip6-localhost", *hosts, *machines]) + "\n"
+
+
 @dataclass(frozen=True)
 class Host:
     """A lab host's files and processes; every method may be called in any state."""
@@ -94,8 +101,7 @@ class Host:
         """Write the host's identity: names, machine id, ssh host key, who may log in."""
         etc = self.root / "etc"
         (etc / "hostname").write_text(f"{self.name}\n")
-        hosts = [f"{self.plan.address(h)} {h}" for h in self.plan.topology.hosts]
-        (etc / "hosts").write_text("\n".join(["127.0.0.1 localhost", "::1 localhost ip6-localhost", *hosts]) + "\n")
+        (etc / "hosts").write_text(known_names(self.plan))
         machine = hashlib.md5(f"{self.plan.lab}/{self.name}".encode(), usedforsecurity=False).hexdigest()
         (etc / "machine-id").write_text(f"{machine}\n")
         key = etc / "ssh" / "ssh_host_ed25519_key"
@@ -124,6 +130,16 @@ class Host:
                     if _inner_pids(pid)[1:] == [1]:
                         return pid
         return 0
+
+    def inner_cgroup(self) -> Path:
+        """Return the root of the cgroup2 tree as the host sees it, from outside: where its programs are attached."""
+        leader = self.leader()
+        if not leader:
+            raise LabError(f"{self.name} does not run")
+        for line in Path(f"/proc/{leader}/cgroup").read_text().splitlines():
+            if line.startswith("0::"):  # …/payload/init.scope
+                return (self.cgroup.parents[2] / line[4:]).parent
+        raise LabError(f"{self.name}: its systemd is in no cgroup2")
 
     def start(self) -> None:
         """Boot it; returns as soon as its processes are in its cgroup (`running`), or ended before that."""

@@ -22,13 +22,14 @@ PACKAGES = [
     *("python3", "python3-venv", "python3-pip", "python3-bpfcc", "python3-systemd", "python3-yaml"),
     *("linux-headers-amd64", "iproute2", "iputils-ping", "nftables", "procps", "curl", "bpftool", "ethtool", "tcpdump"),
     *("less", "acl", "jq", "netcat-openbsd", "nginx-light", "haproxy", "iperf3", "wireguard-tools", "wireguard-go"),
+    *("wrk", "redis-server", "redis-tools", "postgresql"),  # real clients and workloads, also of the LAN machines
 ]
 MASKED = [
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
     *("systemd-udevd.service", "systemd-udev-trigger.service", "console-getty.service", "getty@tty1.service"),
     *("systemd-networkd-wait-online.service", "systemd-timesyncd.service"),
 ]
-DISABLED = ["nginx.service", "haproxy.service"]
+DISABLED = ["nginx.service", "haproxy.service", "redis-server.service", "postgresql.service"]
 
 
 def recipe() -> str:

@@ -40,7 +40,7 @@ def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
         for s in plan.topology.segments
         if host in (s.a, s.b)
     ]
-    return {
+    variables: dict[str, object] = {
         "ansible_host": str(plan.address(host)),
         "ansible_user": "root",
         "ansible_python_interpreter": "/usr/bin/python3",
@@ -49,6 +49,20 @@ def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
         "skedge_ca_dir": str(directory / "ca"),
         "lab_segments": segments,
     }
+    if plan.topology.machines:
+        variables["lab_lans"] = _lans(plan, host)
+        variables["lab_machines"] = {m.name: _pair(plan.machine_addresses(m)) for m in plan.topology.machines}
+    return variables
+
+
+def _lans(plan: Plan, host: str) -> dict[str, dict[str, str]]:
+    """Return a host's own addresses by device, for its LAN and its container bridge as far as it has them."""
+    devices = [device for device in ("lan0", "box0") if plan.topology.behind(host, device)]
+    return {device: _pair(plan.lan_addresses(host, device)) for device in devices}
+
+
+def _pair(addresses: tuple[object, object]) -> dict[str, str]:
+    return dict(zip(("address", "address6"), map(str, addresses), strict=True))
 
 
 def write(plan: Plan, directory: Path) -> None:

@@ -15,14 +15,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.lab import inventory, net
+from tests.lab import inventory, net, net_lan
 from tests.lab.host import Host, cgroup_roots
 from tests.lab.image import base_image
+from tests.lab.machine import LanMachine
 from tests.lab.sh import LABS, REPO, LabError, run, say, unmount
-from tests.lab.topology import DEFAULT_LAB, Plan, Segment, Topology, check_lab_name, load_topology
+from tests.lab.topology import DEFAULT_LAB, Machine, Plan, Segment, Topology, check_lab_name, load_topology
 
 REGISTRY = Path("/run/skedge-lab")
 BOOT_TIMEOUT = 90.0
@@ -50,6 +51,16 @@ class Lab:
             raise LabError(f"lab {self.plan.lab} has no host {name}: {', '.join(self.plan.topology.hosts)}")
         return Host(self.plan, name, self.directory / "hosts" / name)
 
+    @property
+    def machines(self) -> list[LanMachine]:
+        """All machines behind the hosts, in the topology's order."""
+        return [self.lan(machine.name) for machine in self.plan.topology.machines]
+
+    def lan(self, name: str) -> LanMachine:
+        """Return one machine of a LAN, or a container."""
+        machine = self.plan.topology.machine(name)
+        return LanMachine(self.plan, machine, self.host(machine.at), self.directory / "machines" / name)
+
     # ---- up and down -----------------------------------------------------------------------------------------
 
     def up(self) -> None:
@@ -58,6 +69,9 @@ class Lab:
         base = base_image()
         inventory.make_keys(self.plan, self.directory)
         net.build(self.plan)
+        net_lan.build(self.plan)
+        for machine in self.machines:
+            machine.mount(base)
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(lambda host: self._start(host, base), self.hosts))
             inventory.write(self.plan, self.directory)
@@ -89,6 +103,7 @@ class Lab:
     def down(self) -> None:
         """Remove every trace of the lab, from whatever state it is in."""
         with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(LanMachine.remove, self.machines))
             list(pool.map(Host.remove, self.hosts))
         net.tear_down(self.plan)
         for root in cgroup_roots():
@@ -107,6 +122,7 @@ class Lab:
         host.power_off()
         unmount(host.bpffs)
         net.reset_host(self.plan, name)
+        net_lan.reset_host(self.plan, name)
         host.mount(base_image())
         host.start()
         self.wait(host)
@@ -138,7 +154,9 @@ class Lab:
     def status(self) -> list[str]:
         """Return one line a host."""
         words = {True: "running", False: "off"}
-        return [f"{h.name:12} {words[h.running()]:8} {self.plan.address(h.name)}  {h.root}" for h in self.hosts]
+        hosts = [f"{h.name:12} {words[h.running()]:8} {self.plan.address(h.name)}  {h.root}" for h in self.hosts]
+        kinds = {True: "a container of", False: "on the LAN of"}
+        return hosts + [f"{m.name:12} {kinds[m.machine.inside]} {m.machine.at} {m.address}" for m in self.machines]
 
 
 def _tail(path: Path) -> str:
@@ -193,6 +211,7 @@ def create(name: str, topology: str) -> Lab:
         entry = {
             "checkout": str(REPO), "slot": plan.slot, "topology": plan.topology.name,
             "hosts": list(plan.topology.hosts), "segments": segments,
+            "machines": [asdict(machine) for machine in plan.topology.machines],
         }  # fmt: skip
         (REGISTRY / f"{name}.json").write_text(json.dumps(entry))
     return Lab(plan)
@@ -200,7 +219,8 @@ def create(name: str, topology: str) -> Lab:
 
 def _from_entry(name: str, entry: dict) -> Lab:  # type: ignore[type-arg]
     segments = tuple(Segment(a, b, cost, i) for i, (a, b, cost) in enumerate(entry["segments"]))
-    topology = Topology(entry["topology"], tuple(entry["hosts"]), segments)
+    machines = tuple(Machine(**row) for row in entry.get("machines", ()))
+    topology = Topology(entry["topology"], tuple(entry["hosts"]), segments, machines)
     return Lab(Plan(name, topology, entry["slot"]))
 
 

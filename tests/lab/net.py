@@ -31,18 +31,19 @@ def build(plan: Plan) -> None:
         _build_segment(plan, segment.number)
 
 
-def _batch(namespace: str, *lines: str) -> None:
+def batch(namespace: str, *lines: str) -> None:
+    """Run lines of ip(8) in a namespace."""
     run("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
 
 
-def _quiet(namespace: str) -> None:
+def quiet(namespace: str) -> None:
     """Switch IPv6 autoconfiguration noise off for devices to come; link-local addresses stay."""
     run("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.default.accept_ra=0")
 
 
 def _build_switch(plan: Plan) -> None:
     run("ip", "netns", "add", plan.switch)
-    _batch(
+    batch(
         plan.switch,
         "link set lo up",
         "link add mgmt type bridge",
@@ -52,7 +53,7 @@ def _build_switch(plan: Plan) -> None:
     )
     run("ip", "netns", "exec", plan.switch, "nft", "-f", "-", stdin=_rules())
     run("ip", "link", "add", f"skl-{plan.tag}", "type", "veth", "peer", "name", "uplink", "netns", plan.switch)
-    _batch(plan.switch, "link set uplink master mgmt up")
+    batch(plan.switch, "link set uplink master mgmt up")
     run("ip", "addr", "add", f"{plan.control}/25", "dev", f"skl-{plan.tag}")
     run("ip", "link", "set", f"skl-{plan.tag}", "up")
 
@@ -64,11 +65,11 @@ def _rules() -> str:
 def _build_host(plan: Plan, host: str) -> None:
     name = plan.namespace(host)
     run("ip", "netns", "add", name)
-    _quiet(name)
+    quiet(name)
     port = f"m{plan.topology.hosts.index(host)}"
-    _batch(plan.switch, f"link add {port} type veth peer name host0 address {plan.mac(host)} netns {name}")
-    _batch(plan.switch, f"link set {port} master mgmt up")
-    _batch(name, "link set lo up", f"addr add {plan.address(host)}/25 dev host0", "link set host0 up")
+    batch(plan.switch, f"link add {port} type veth peer name host0 address {plan.mac(host)} netns {name}")
+    batch(plan.switch, f"link set {port} master mgmt up")
+    batch(name, "link set lo up", f"addr add {plan.address(host)}/25 dev host0", "link set host0 up")
 
 
 def _build_segment(plan: Plan, number: int) -> None:
@@ -77,10 +78,10 @@ def _build_segment(plan: Plan, number: int) -> None:
         port, device, name = f"s{number}{end}", segment.device(host), plan.namespace(host)
         if run("ip", "-n", plan.switch, "link", "show", port, check=False):
             continue
-        _batch(plan.switch, f"link add {port} type veth peer name {device} netns {name}")
-        _batch(plan.switch, f"link set {port} master seg{number} up")
+        batch(plan.switch, f"link add {port} type veth peer name {device} netns {name}")
+        batch(plan.switch, f"link set {port} master seg{number} up")
         address = plan.segment_address(segment, host)
-        _batch(name, f"addr add {address}/30 dev {device}", f"link set {device} up")
+        batch(name, f"addr add {address}/30 dev {device}", f"link set {device} up")
 
 
 def reset_host(plan: Plan, host: str) -> None:
@@ -102,7 +103,8 @@ def _ports(plan: Plan, host: str) -> list[str]:
 def tear_down(plan: Plan) -> None:
     """Remove all of it; what is gone already is fine."""
     subprocess.run(["ip", "link", "del", f"skl-{plan.tag}"], capture_output=True, check=False)
-    for name in namespaces() & {plan.switch, *map(plan.namespace, plan.topology.hosts)}:
+    names = (*plan.topology.hosts, *(machine.name for machine in plan.topology.machines))
+    for name in namespaces() & {plan.switch, *map(plan.namespace, names)}:
         run("ip", "netns", "del", name)
 
 

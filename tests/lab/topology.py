@@ -3,6 +3,9 @@
 A lab has one /24. The lower half is the management network (``.1`` is this machine, hosts follow from ``.11``), by
 which Ansible reaches the hosts and which is the default underlay of links. Each link also has a segment of its own, a
 /30 in the upper half, with a device ``u-<far host>`` at both ends.
+
+An edge host may have machines behind it: on a LAN of its own (its device there is ``lan0``), or as containers behind a
+bridge inside of it (``box0``). Each of these networks is a /28 and a /64 of the lab's, known to its edge host only.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,6 +23,8 @@ from tests.lab.sh import LabError
 
 TOPOLOGIES = Path(__file__).parent / "topologies"
 RANGE = IPv4Network("10.77.0.0/16")
+LANS, BOXES = "78", "79"  # the second byte of a LAN's addresses, and of a container bridge's: IPv4 10.78, IPv6 fd78:
+LAN_HOSTS, LAN_MACHINES = 16, 12
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,23}")
 DEFAULT_LAB = "demo"
 
@@ -42,12 +48,39 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """A plain network namespace behind an edge host: a machine of its LAN, or a container inside of it."""
+
+    name: str
+    at: str
+    inside: bool = False
+    routed: bool = True  # has a default route, by the edge host
+
+    @property
+    def device(self) -> str:
+        """The edge host's device of the network that the machine is on."""
+        return "box0" if self.inside else "lan0"
+
+
+@dataclass(frozen=True)
 class Topology:
-    """Hosts and links of a lab, before it has addresses."""
+    """Hosts and links of a lab, before it has addresses, and the machines behind the hosts."""
 
     name: str
     hosts: tuple[str, ...]
     segments: tuple[Segment, ...]
+    machines: tuple[Machine, ...] = ()
+
+    def machine(self, name: str) -> Machine:
+        """Return the machine of that name."""
+        for machine in self.machines:
+            if machine.name == name:
+                return machine
+        raise LabError(f"topology {self.name} has no machine {name}: {', '.join(m.name for m in self.machines)}")
+
+    def behind(self, host: str, device: str) -> list[Machine]:
+        """Return the machines on one device of an edge host; none is no such device."""
+        return [m for m in self.machines if (m.at, m.device) == (host, device)]
 
 
 @dataclass(frozen=True)
@@ -84,6 +117,23 @@ class Plan:
     def segment_address(self, segment: Segment, host: str) -> IPv4Address:
         """Return a host's address on a link's own segment."""
         return self.network[128 + 4 * segment.number + (1 if host == segment.a else 2)]
+
+    def lan(self, host: str, device: str) -> tuple[IPv4Network, IPv6Network]:
+        """Return the networks of an edge host's LAN (``lan0``) or container bridge (``box0``)."""
+        kind, number = LANS if device == "lan0" else BOXES, self.topology.hosts.index(host)
+        ipv6 = IPv6Network(f"fd{kind}:0:{self.slot:x}:{number:x}::/64")
+        return IPv4Network(f"10.{kind}.{self.slot}.{16 * number}/28"), ipv6
+
+    def lan_addresses(self, host: str, device: str) -> tuple[IPv4Address, IPv6Address]:
+        """Return an edge host's own addresses there."""
+        ipv4, ipv6 = self.lan(host, device)
+        return ipv4[1], ipv6[1]
+
+    def machine_addresses(self, machine: Machine) -> tuple[IPv4Address, IPv6Address]:
+        """Return a machine's addresses."""
+        ipv4, ipv6 = self.lan(machine.at, machine.device)
+        number = 2 + self.topology.behind(machine.at, machine.device).index(machine)
+        return ipv4[number], ipv6[number]
 
     @property
     def tag(self) -> str:
@@ -131,4 +181,17 @@ def load_topology(name_or_path: str) -> Topology:
         if a not in hosts or b not in hosts or a == b:
             raise LabError(f"{path}: links[{number}].between: {a}, {b} are not two of its hosts")
         segments.append(Segment(a, b, int(link.get("cost", 1)), number))
-    return Topology(path.stem, hosts, tuple(segments))
+    return Topology(path.stem, hosts, tuple(segments), _machines(path, raw.get("machines", []), hosts))
+
+
+def _machines(path: Path, rows: list[dict[str, Any]], hosts: tuple[str, ...]) -> tuple[Machine, ...]:
+    machines = tuple(Machine(**row) for row in rows)
+    names = [*hosts, *(machine.name for machine in machines)]
+    for number, machine in enumerate(machines):
+        if names.count(machine.name) > 1:
+            raise LabError(f"{path}: machines[{number}].name: {machine.name} is there twice")
+        if machine.at not in hosts[:LAN_HOSTS]:
+            raise LabError(f"{path}: machines[{number}].at: {machine.at} is none of its first {LAN_HOSTS} hosts")
+        if sum((m.at, m.device) == (machine.at, machine.device) for m in machines) > LAN_MACHINES:
+            raise LabError(f"{path}: {machine.at} has room for {LAN_MACHINES} machines on {machine.device}")
+    return machines
