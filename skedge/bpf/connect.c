@@ -58,7 +58,7 @@ static __always_inline int place(struct bpf_sock *sk, struct config *config, str
     if (!placement)
         return REASON_TABLE_FULL;
     keep_wish(placement, wish);
-    word = pick(listener->service, config, placement);
+    word = pick(listener->service, config->port_limit, FOR_SOCKET, placement);
     if (!word)
         return why_not(placement);
     put(placement, word);

@@ -167,6 +167,8 @@ INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, 
 		/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. */
 		return !state && in_endpoint_range(config, p->from_port) ? REFUSED | NO_SOCKET : NO_SOCKET;
 	}
+	if (e->flags & ENDPOINT_ELSEWHERE)
+		return TO_NAT;
 	rewritten_address(config, e, p->v6, &to);
 	through = tcp_state(skb, p, &to, e->port);
 	if (through && through != STATE_LISTEN)
@@ -209,6 +211,8 @@ INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, 
 	int error;
 
 	if (e) {
+		if (e->flags & ENDPOINT_ELSEWHERE)
+			return TO_NAT;
 		error = assign_udp(skb, p, e);
 		if (!error)
 			return 0;
@@ -262,7 +266,7 @@ INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config,
 		return 0;
 	}
 	e = find_endpoint(quoted->from_port, quoted->protocol);
-	if (!e)
+	if (!e || e->flags & ENDPOINT_ELSEWHERE)
 		return NO_SOCKET;
 	workload_address(e, p->v6, &to);
 	if (quoted->protocol == IPPROTO_TCP) {

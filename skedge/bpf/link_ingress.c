@@ -12,6 +12,7 @@
 #include "link_reasons.h"
 #include "link_maps.h"
 #include "link_packet.h"
+#include "lan_calls.h"
 #include "link_deliver.h"
 
 #define ICMP6_ECHO_REQUEST 128
@@ -83,7 +84,18 @@ INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, s
 		return MALFORMED;
 	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
 		return NO_SOCKET;
-	return parse_ports(skb, &quoted) ? MALFORMED : check_quoted(skb, config, p, &quoted);
+	if (parse_ports(skb, &quoted))
+		return MALFORMED;
+	error = check_quoted(skb, config, p, &quoted);
+	return error == NO_SOCKET ? TO_NAT_ERROR : error;
+}
+
+INLINE int to_nat_port(const struct packet *p)
+{
+	__u32 zero = 0;
+	struct nat_config *nat = nat_config_v1.lookup(&zero);
+
+	return nat && nat_port(nat, bpf_htons(p->to_port));
 }
 
 /* Traffic between overlay addresses. */
@@ -101,9 +113,11 @@ INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config
 		return check_icmp(skb, config, p);
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return NOT_PUBLISHED;
-	if (p->protocol == IPPROTO_TCP)
-		return parse_tcp(skb, p) ? MALFORMED : deliver_tcp(skb, config, p);
-	return parse_ports(skb, p) ? MALFORMED : deliver_udp(skb, config, p);
+	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
+		return MALFORMED;
+	if (to_nat_port(p))
+		return TO_NAT;
+	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);
 }
 
 INLINE int check(struct __sk_buff *skb)
@@ -141,6 +155,18 @@ int link_ingress(struct __sk_buff *skb)
 
 	if (reason == 0)
 		return TC_ACT_OK;
+	if (reason == TO_NAT || reason == TO_NAT_ERROR) {
+		struct link_entry *link;
+		__u32 ifindex = skb->ifindex;
+
+		link = link_table_v1.lookup(&ifindex);
+		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
+		if (reason == TO_NAT)
+			nat_programs_v1.call(skb, NAT_OVERLAY);
+		else
+			nat_programs_v1.call(skb, NAT_ERROR);
+		reason = NO_SOCKET; /* NAT is not loaded */
+	}
 	if (reason != SILENT)
 		count_reason(reason & REASON_MASK);
 	return reason & REFUSED ? TC_ACT_OK : TC_ACT_SHOT;

@@ -43,12 +43,15 @@ struct endpoint_key {
 
 #define NAME_SIZE 64
 
+#define ENDPOINT_ELSEWHERE 1 /* the workload is a LAN machine or container, not on this host */
+
 /* The workload behind a published endpoint. The names are for people and for the controller's restart. */
 struct endpoint {
 	struct address host;
 	__u16 port; /* HBO */
 	__u8 v6;
-	__u8 spare[5];
+	__u8 flags; /* ENDPOINT_* */
+	__u8 spare[4];
 	char site[NAME_SIZE];
 	char connector[NAME_SIZE];
 };

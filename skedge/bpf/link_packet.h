@@ -13,6 +13,7 @@
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
+#define NEXT_DESTINATION 60
 
 /* One packet; ``from``/``to`` with the ports are what sockets are looked up by. */
 struct packet {

@@ -28,7 +28,7 @@ int skedge_pick_test(struct __sk_buff *skb)
         return 2;
     placement.need = question.need;
     placement.prefer6 = question.prefer6;
-    word = pick(question.service, config, &placement);
+    word = pick(question.service, config->port_limit, FOR_SOCKET, &placement);
     bpf_skb_store_bytes(skb, 30, &word, sizeof(word), 0);
     bpf_skb_store_bytes(skb, 38, &placement, sizeof(placement), 0);
     return word ? 0 : 1;

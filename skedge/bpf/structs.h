@@ -19,7 +19,7 @@ struct slot {
     __u16 port6;
     __u32 addr6[4];
     __u32 generation; /* control: changes when the slot gets another workload */
-    __u32 spare;
+    __u32 nat;        /* kernel: how many of `mine` hold a NAT port */
 };
 
 struct service {
@@ -112,7 +112,8 @@ struct placement {
     __u32 need;    /* SLOT_*: what a workload had to have for this socket */
     __u32 prefer6;
     __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
-    __u64 spare[2];
+    __u64 passive; /* the socket is the workload's, accepted from a client of the LAN */
+    __u64 spare;
 };
 struct flows {
     __u64 index; /* of the flow in use, see place_flow() */

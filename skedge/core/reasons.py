@@ -33,6 +33,9 @@ class Reason(Enum):
     FRAGMENT = (25, "fragment", "a fragment, refused on purpose")
     WORKLOAD_CLOSED = (26, "workload-closed", "the endpoint is published but nothing listens behind it")
     WRONG_TUNNEL_PEER = (27, "wrong-tunnel-peer", "a tunnel packet from other than the neighbour's address")
+    # forwarding of flows
+    HOP_LIMIT = (28, "hop-limit", "a packet that has passed too many hosts")
+    NO_ROUTE = (29, "no-route", "the host has no route towards it, or no address to send from")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,7 +22,8 @@ ENDPOINT_MAP = "endpoints_v1"
 SOURCE_MAP = "endpoint_sources_v1"
 NAME_MAX = 63
 _KEY = struct.Struct("=HBx")
-_VALUE = struct.Struct("=16sHB5x64s64s")
+_VALUE = struct.Struct("=16sHBB4x64s64s")
+_ELSEWHERE = 1
 _SOURCE = struct.Struct("=16sHBB")
 _PORT = struct.Struct("=H")
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17}
@@ -44,7 +46,7 @@ class EndpointDriver:
         with self._map(SOURCE_MAP) as fd:
             known = {key for key, _ in bpfsys.map_items(fd, _SOURCE.size, _PORT.size)}
         return {
-            key: value if _sources(key, value) <= known else Endpoint(value.workload, value.host, 0)
+            key: value if _sources(key, value) <= known else replace(value, port=0)
             for key, value in found.items()
         }
 
@@ -104,7 +106,12 @@ class EndpointDriver:
 
 
 def _sources(key: EndpointKey, value: Endpoint) -> set[bytes]:
-    """Return the source map's keys of an endpoint: the workload's own address, every address, the other loopback."""
+    """Return the source map's keys of an endpoint: the workload's own address, every address, the other loopback.
+
+    A workload elsewhere has none: its packets are of flows, and no socket of this host answers for it.
+    """
+    if value.elsewhere:
+        return set()
     number = _NUMBERS[key.protocol]
     host = ip_address(value.host)
     pairs = {(address_bytes(value.host), host.version == 6), (_ANY, False), (_ANY, True)}
@@ -127,14 +134,14 @@ def _pack(key: EndpointKey, value: Endpoint) -> bytes:
         raise DataplaneError(f"endpoint {key.port} of {value.workload}: host {value.host} is no IP address") from error
     workload = value.workload
     names = _name("site", workload.site), _name("connector", workload.connector)
-    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, *names)
+    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, _ELSEWHERE * value.elsewhere, *names)
 
 
 def _unpack(raw: bytes) -> Endpoint:
-    host, port, six, site, connector = _VALUE.unpack(raw)
+    host, port, six, flags, site, connector = _VALUE.unpack(raw)
     address = ip_address(host if six else host[:4])
     names = (name.rstrip(b"\0").decode(errors="replace") for name in (site, connector))
-    return Endpoint(WorkloadId(*names), str(address), port)
+    return Endpoint(WorkloadId(*names), str(address), port, bool(flags & _ELSEWHERE))
 
 
 def _unpack_key(raw: bytes) -> EndpointKey:

@@ -62,11 +62,11 @@ def _filters(body: bytes) -> list[bytes]:
         raise
 
 
-def attach(netlink: Netlink, index: int, pin_dir: str) -> None:
-    """Attach the pinned programs to the interface; another version of ours is replaced without a gap."""
+def attach(netlink: Netlink, index: int, pin_dir: str, pins: Mapping[str, str] = PINS) -> None:
+    """Attach the pinned programs (direction -> pin) to the interface; another version of ours is replaced without a gap."""
     have = attached(index)
     _add_clsact(netlink, index)
-    for direction, pin in PINS.items():
+    for direction, pin in pins.items():
         with bpfsys.Fd(bpfsys.obj_get(str(Path(pin_dir) / pin))) as fd:
             if have.get(direction) == bpfsys.prog_id(fd):
                 continue
@@ -89,7 +89,7 @@ def attach(netlink: Netlink, index: int, pin_dir: str) -> None:
 def detach(netlink: Netlink, index: int) -> None:
     """Remove our filters from the interface; a clsact qdisc stays, others may use it."""
     for direction in attached(index):
-        with kernel_errors(f"detach {PINS[direction]} from interface {index}"):
+        with kernel_errors(f"detach the {direction} program from interface {index}"):
             netlink.ipr.tc(
                 "del-filter", "bpf", index, HANDLE, parent=PARENTS[direction], prio=PRIORITY, protocol=_ETH_P_ALL
             )

@@ -1,0 +1,50 @@
+/* The first packet of a flow whose workload is chosen: give the flow its port and its entries, and send the packet on. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+#include <bcc/helpers.h>
+#include "consts.h"
+#include "reasons.h"
+#include "structs.h"
+#include "maps.h"
+#include "placement.h"
+#include "link_reasons.h"
+#include "link_maps.h"
+#include "link_packet.h"
+#include "lan_maps.h"
+#include "lan_packet.h"
+#include "lan_flow.h"
+#include "lan_forward.h"
+#include "lan_new.h"
+#include "lan_local.h"
+
+/* Take back what was reserved and counted. */
+INLINE int give_up(struct __sk_buff *skb, struct lan_packet *p, int kind, int reason)
+{
+    release_flow(&p->key, 0);
+    nat_placements_v1.delete(&p->key);
+    if (reason == NO_ROUTE || kind == KIND_OVERLAY)
+        return refuse_packet(reason);
+    return refuse(skb, p, reason);
+}
+
+int lan_begin(struct __sk_buff *skb)
+{
+    struct making *making = made_before();
+    struct lan_packet p;
+    __u32 zero = 0;
+    struct nat_config *config = nat_config_v1.lookup(&zero);
+    int reason = 0;
+
+    if (!config || !making || lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
+        return TC_ACT_SHOT;
+    if (making->kind == KIND_LAN || making->kind == KIND_OVERLAY)
+        reason = find_lan_source(making->flow.to, &making->flow);
+    if (!reason)
+        reason = make_flow(config, &p.key, making);
+    if (reason)
+        return give_up(skb, &p, making->kind, reason);
+    return forward(skb, config, &p, &making->flow);
+}
