@@ -35,8 +35,10 @@ INLINE int nat_port(const struct nat_config *config, __u16 port)
 #define NAT_PROGRAMS 8
 BPF_TABLE_PINNED("prog", __u32, __u32, nat_programs_v1, NAT_PROGRAMS, PIN_DIR "/nat_programs_v1");
 
-/* Between the programs, in skb->cb: the length of the link-layer header, and the MTU of the way ahead. */
+/* Between the programs, in skb->cb: the length of the link-layer header, the MTU of the way ahead, and whether the
+ * packet came from a link device (where what belongs to nobody is dropped). */
 #define CB_LINK 0
 #define CB_MTU 1
+#define CB_DENY 2
 
 #endif

@@ -86,6 +86,16 @@ INLINE __u32 path_mtu(struct __sk_buff *skb, const struct nat_config *config, co
     return behind && behind < fib.mtu_result ? behind : fib.mtu_result;
 }
 
+/* How the sum over a whole IPv6 packet, where a device has made one (CHECKSUM_COMPLETE), differs from what the kernel
+ * takes it for after an address changed: the changes of address and transport checksum cancel out, as there is no
+ * checksum in the IPv6 header; and the hop limit falls. */
+INLINE __u32 sum_of6(__u32 addresses)
+{
+    __u64 sum = (__u64)addresses + (__u32)~0x100;
+
+    return (__u32)(sum + (sum >> 32));
+}
+
 /* Change addresses and ports, the hop limit, and all checksums by the difference. */
 INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
 {
@@ -99,6 +109,8 @@ INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const st
         return MALFORMED;
     if (bpf_l4_csum_replace(skb, sum_at, old_ports, new_ports, zero_is_none | 4))
         return MALFORMED;
+    if (p->v6)
+        bpf_csum_update(skb, sum_of6(flow->sum));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
@@ -149,10 +161,10 @@ INLINE int send_home(struct __sk_buff *skb, const struct lan_packet *p, const st
     if (!p->l3) {
         __u16 type = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 
-        if (bpf_skb_change_head(skb, ETH_LENGTH, 0) || bpf_skb_store_bytes(skb, 12, &type, sizeof(type), 0))
+        if (bpf_skb_change_head(skb, ETH_LENGTH, 0) || bpf_skb_store_bytes(skb, 12, &type, sizeof(type), BPF_F_RECOMPUTE_CSUM))
             return TC_ACT_SHOT;
     }
-    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0))
+    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), BPF_F_RECOMPUTE_CSUM))
         return TC_ACT_SHOT;
     return bpf_redirect(config->device, BPF_F_INGRESS);
 }
@@ -173,7 +185,7 @@ INLINE int forward(struct __sk_buff *skb, const struct nat_config *config, const
         skb->cb[CB_LINK] = p->l3;
         skb->cb[CB_MTU] = fib.mtu_result;
         nat_programs_v1.call(skb, NAT_TOO_BIG);
-        return refuse_packet(FRAGMENT);
+        return refuse_packet(TOO_BIG);
     }
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return refuse_packet(NO_ROUTE);

@@ -26,11 +26,12 @@
 #endif
 
 /* Go on in another program; only when it is not loaded does the call return. */
-INLINE int go_on(struct __sk_buff *skb, int program)
+INLINE int go_on(struct __sk_buff *skb, int program, int otherwise)
 {
     skb->cb[CB_LINK] = LINK_HEADER;
+    skb->cb[CB_DENY] = 0;
     nat_programs_v1.call(skb, program);
-    return TC_ACT_SHOT;
+    return otherwise;
 }
 
 /* A packet of a flow. The first SYN after the end of a connection makes a new one; so does a datagram whose workload
@@ -42,15 +43,15 @@ INLINE int in_flow(struct __sk_buff *skb, const struct nat_config *config, struc
 
     if (!(state & FLOW_REPLY)) {
         if (fresh && (state & FLOW_ENDED))
-            return go_on(skb, NAT_OPEN);
+            return go_on(skb, NAT_OPEN, TC_ACT_SHOT);
         if (p->key.protocol == IPPROTO_UDP && flow->placed && !goes_on(flow->placed))
-            return go_on(skb, NAT_OPEN);
+            return go_on(skb, NAT_OPEN, TC_ACT_SHOT);
         if (KIND_OF(state) == KIND_LOCAL) {
             if (p->tcp_flags & TCP_RST) {
                 track(&p->key, flow, p->tcp_flags);
                 return TC_ACT_UNSPEC;
             }
-            return go_on(skb, NAT_OPEN);
+            return go_on(skb, NAT_OPEN, TC_ACT_SHOT);
         }
     }
     return carry(skb, config, p, flow);
@@ -73,8 +74,12 @@ INLINE int check(struct __sk_buff *skb)
     /* The overlay is not the LAN's: neither may its addresses be claimed there nor be reached from there. */
     if (key_in_overlay(link, p.key.to, p.v6) || key_in_overlay(link, p.key.from, p.v6))
         return refuse_packet(NOT_OVERLAY);
+    if (odd == ODD)
+        return go_on(skb, NAT_ODD, TC_ACT_UNSPEC);
+    if (odd && is_icmp(&p))
+        return go_on(skb, NAT_ERROR, TC_ACT_UNSPEC);
     if (odd)
-        return odd == ODD ? go_on(skb, NAT_ODD) : is_icmp(&p) ? go_on(skb, NAT_ERROR) : TC_ACT_UNSPEC;
+        return TC_ACT_UNSPEC;
     listened = listened_port(&p.key);
     if (!listened && !nat_port(config, p.key.to_port))
         return TC_ACT_UNSPEC;
@@ -83,7 +88,7 @@ INLINE int check(struct __sk_buff *skb)
         return in_flow(skb, config, &p, flow);
     if (!listened || (p.key.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN))
         return TC_ACT_UNSPEC; /* the host's own socket has it, or the stack refuses it */
-    return find_listener(&p.key) ? go_on(skb, NAT_OPEN) : TC_ACT_UNSPEC;
+    return find_listener(&p.key) ? go_on(skb, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
 }
 
 int lan_ingress(struct __sk_buff *skb)

@@ -161,6 +161,7 @@ int link_ingress(struct __sk_buff *skb)
 
 		link = link_table_v1.lookup(&ifindex);
 		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
+		skb->cb[CB_DENY] = 1;
 		if (reason == TO_NAT)
 			nat_programs_v1.call(skb, NAT_OVERLAY);
 		else

@@ -13,6 +13,7 @@
 #define WRONG_TUNNEL_PEER 27
 #define HOP_LIMIT 28
 #define NO_ROUTE 29
+#define TOO_BIG 30
 
 #define REASON_MASK 0xff
 #define SILENT 0xff    /* dropped, and no news: nobody did anything wrong */

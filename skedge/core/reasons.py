@@ -36,6 +36,7 @@ class Reason(Enum):
     # forwarding of flows
     HOP_LIMIT = (28, "hop-limit", "a packet that has passed too many hosts")
     NO_ROUTE = (29, "no-route", "the host has no route towards it, or no address to send from")
+    TOO_BIG = (30, "too-big", "a packet larger than the way ahead takes; its sender is told where it may be")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")
