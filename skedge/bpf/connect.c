@@ -9,6 +9,8 @@
 #include "placement.h"
 #include "socket.h"
 #include "flows.h"
+#include "lan_maps.h"
+#include "lan_accept.h"
 
 #define ALLOW 1
 #define REFUSE 0
@@ -134,7 +136,7 @@ int skedge_getpeername4(struct bpf_sock_addr *ctx)
 {
     struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
 
-    if (placement && placement->placed) {
+    if (placement && placement->placed && !placement->passive) {
         ctx->user_ip4 = placement->listener[3];
         ctx->user_port = placement->listener_port;
     }
@@ -145,7 +147,7 @@ int skedge_getpeername6(struct bpf_sock_addr *ctx)
 {
     struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
 
-    if (placement && placement->placed) {
+    if (placement && placement->placed && !placement->passive) {
         ctx->user_ip6[0] = placement->listener[0];
         ctx->user_ip6[1] = placement->listener[1];
         ctx->user_ip6[2] = placement->listener[2];
@@ -161,11 +163,17 @@ int skedge_sockops(struct bpf_sock_ops *ops)
     struct placement *placement;
     struct bpf_sock *sk;
 
-    if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB)
+    if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB &&
+        ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
         return 1;
     sk = ops->sk;
     if (!sk)
         return 1;
+    if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+        if (take_over(ops, sk))
+            bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+        return 1;
+    }
     placement = find(sk);
     if (!placement || !placement->placed)
         return 1;

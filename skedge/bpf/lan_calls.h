@@ -2,6 +2,10 @@
 #ifndef SKEDGE_LAN_CALLS_H
 #define SKEDGE_LAN_CALLS_H
 
+#ifndef INLINE
+#define INLINE static __attribute__((always_inline)) inline
+#endif
+
 /* Written by the controller only; times in ns. */
 struct nat_config {
     __u32 device;     /* the interface that routes are looked up as from; its forwarding flag is set, others' need not be */

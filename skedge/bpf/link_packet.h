@@ -2,7 +2,9 @@
 #ifndef SKEDGE_LINK_PACKET_H
 #define SKEDGE_LINK_PACKET_H
 
+#ifndef INLINE
 #define INLINE static __attribute__((always_inline)) inline
+#endif
 
 #define ETH_LENGTH 14
 #define IP4_LENGTH 20

@@ -123,7 +123,7 @@ struct flows {
 /* What the iterators write for each placement. */
 struct placement_record {
     __u64 cookie;
-    __u32 client[4]; /* local address of the socket, IPv4 as ::ffff:a.b.c.d */
+    __u32 client[4]; /* IPv4 as ::ffff:a.b.c.d */
     __u32 client_port; /* host byte order */
     __u32 spare;
     struct placement placement;

@@ -65,6 +65,12 @@ def _connect(name: str, attach: Attach) -> Program:
     return Program("connect.c", f"skedge_{name}", ProgType.CGROUP_SOCK_ADDR, f"{name}_v1", attach, cgroup=True)
 
 
+def _flow_iterator(pin: str, *defines: str) -> Program:
+    function = "bpf_iter__bpf_map_elem"
+    over = "nat_placements_v1"
+    return Program("lan_iterate.c", function, ProgType.TRACING, pin, Attach.ITERATOR, iterates=over, defines=defines)
+
+
 # In the order of attaching: what takes a placement away comes before what makes one.
 CONNECT_PROGRAMS: tuple[Program, ...] = (
     Program("connect.c", "skedge_release", ProgType.CGROUP_SOCK, "sock_release_v1", Attach.SOCK_RELEASE, cgroup=True),
@@ -95,6 +101,8 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
         iterates="flows_v1",
         defines=("ITERATE_FLOWS",),
     ),
+    _flow_iterator("iterate_nat_v1"),
+    _flow_iterator("sweep_nat_v1", "LAN_SWEEP"),
 )
 
 LINK_PROGRAMS: tuple[Program, ...] = (
@@ -109,12 +117,6 @@ def _part(name: str, entry: int) -> Program:
     return Program(f"lan_{name}.c", f"lan_{name}", ProgType.SCHED_CLS, f"lan_{name}_v1", entry=entry)
 
 
-def _flow_iterator(pin: str, *defines: str) -> Program:
-    function = "bpf_iter__bpf_map_elem"
-    over = "nat_placements_v1"
-    return Program("lan_iterate.c", function, ProgType.TRACING, pin, Attach.ITERATOR, iterates=over, defines=defines)
-
-
 # Parts before those that call them: a call of a part that is not there drops the packet.
 LAN_PROGRAMS: tuple[Program, ...] = (
     _part("begin", 6),
@@ -127,8 +129,6 @@ LAN_PROGRAMS: tuple[Program, ...] = (
     Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
     Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_l3_v1", defines=("LAN_L3",)),
     Program("lan_loop.c", "lan_loop", ProgType.SCHED_CLS, "lan_loop_v1"),
-    _flow_iterator("iterate_nat_v1"),
-    _flow_iterator("sweep_nat_v1", "LAN_SWEEP"),
 )
 
 PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LAN_PROGRAMS + LINK_PROGRAMS

@@ -42,8 +42,11 @@ def standing(bpffs: Path) -> Iterator[Bench]:
 def bench(standing: Bench) -> Iterator[Bench]:
     """The site with no service and no flow; nothing may stay counted that no flow holds."""
     yield standing
-    standing.site.forget_flows()
-    standing.site.engine.reconcile_counts()
+    standing.site.end_flows()
+    assert list(standing.site.flows.records()) == []
+    assert standing.site.open() == 0
+    for _, workload in standing.site.engine.suspended():
+        standing.site.engine.resume(workload)
     for listener in list(standing.site.engine.listeners.read()):
         standing.site.engine.listeners.delete(listener)
     for service in list(standing.site.engine.services.read()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -77,13 +78,12 @@ class Site(links.Site):
             both[reason] = both.get(reason, 0) + count
         return both
 
-    def forget_flows(self) -> None:
-        for pin, size in (("nat_flows_v1", FlowEntry.SIZE), ("nat_placements_v1", 8)):
-            with bpfsys.Fd(bpfsys.obj_get(f"{self.pin_dir}/{pin}")) as fd:
-                key = bpfsys.map_next_key(fd, None, FlowKey.SIZE)
-                while key is not None:
-                    bpfsys.map_delete(fd, key)
-                    key = bpfsys.map_next_key(fd, None, FlowKey.SIZE)
+    def end_flows(self) -> None:
+        """End all flows as idle ones end."""
+        self.flows.configure(NatConfig(1, PORTS, *[0.0] * 5))
+        time.sleep(0.01)  # the programs' clock is coarse
+        self.flows.sweep()
+        self.flows.configure(NatConfig(ports=PORTS))
 
     def entry(self, key: FlowKey) -> FlowEntry | None:
         with bpfsys.Fd(bpfsys.obj_get(f"{self.pin_dir}/nat_flows_v1")) as fd:
@@ -110,6 +110,7 @@ class Bench:
     link_index: int
     link_mac: bytes
     peer_mac: bytes
+    link_mtu: int
 
     def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> bpfsys.TestRun:
         context = bytearray(192)
@@ -161,6 +162,7 @@ def make_bench(site: Site) -> Bench:
         ns(site.netlink.index, name),
         link_mac(device, device.link_local),
         link_mac(device, device.peer_link_local),
+        int(ns.sh(f"cat /sys/class/net/{name}/mtu")),
     )
 
 
