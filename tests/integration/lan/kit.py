@@ -41,7 +41,9 @@ class Site(links.Site):
 
     nat_flows = 512
 
-    def __init__(self, name: str, bpffs: Path, programs: Sequence = (*WITHOUT_CGROUP, *LAN_PROGRAMS, *LINK_PROGRAMS)):
+    def __init__(self, name: str, bpffs: Path, programs: Sequence = (*WITHOUT_CGROUP, *LAN_PROGRAMS, *LINK_PROGRAMS),
+                 cgroup: str | None = None) -> None:  # fmt: skip
+        self._cgroup = cgroup
         links.load_programs, before = (lambda pin_dir: self._load(pin_dir, programs)), links.load_programs
         try:
             super().__init__(name, bpffs)
@@ -54,8 +56,13 @@ class Site(links.Site):
         self.lan = LanDriver(self.pin_dir, self.netlink)
 
     def _load(self, pin_dir: str, programs: Sequence) -> None:
-        options = loader.Options(Path(pin_dir), programs=tuple(programs), nat_flows=self.nat_flows)
-        self.ns(loader.Loader(options).load)
+        options = loader.Options(Path(pin_dir), self._cgroup, programs=tuple(programs), nat_flows=self.nat_flows)
+        self._loader = loader.Loader(options)
+        self.ns.patience_s = 600  # an emulated machine compiles for minutes
+        self.ns(self._loader.load)
+
+    def unload(self) -> None:
+        self._loader.unload()
 
     def overlay(self, v: int) -> str:
         return self.overlay4 if v == 4 else self.overlay6
