@@ -2,48 +2,13 @@
 #ifndef SKEDGE_LAN_NEW_H
 #define SKEDGE_LAN_NEW_H
 
+#include "lan_making.h"
+
 #define PORT_TRIES 64
 #define PASSIVE_TRIES 48 /* until here, ports that the workload may remember (TIME_WAIT) are left alone */
 
-/* How many flows towards one workload find a port within the tries: an eighth of the range stays unused. */
-INLINE __u64 port_room(const struct nat_config *config)
-{
-    __u32 range = (__u32)config->high - config->low + 1;
-
-    return range - range / 8;
-}
-
-/* Room for a flow in the making, one a processor: the stack is too small, and it is made by programs that call one
- * another, as the verifier has not the patience for all ways through them together. */
-struct making {
-    struct nat_flow flow; /* forward; flow.from and flow.to are chosen by the caller */
-    struct nat_flow reply;
-    struct nat_key answer; /* reply's key */
-    struct nat_key ended;
-    struct nat_key key; /* flow's key */
-    __u32 service;
-    __u32 kind;
-};
-BPF_TABLE_PINNED("percpu_array", __u32, struct making, nat_making_v1, 1, PIN_DIR "/nat_making_v1");
-
 /* A placement of nothing. */
 BPF_ARRAY(nat_nothing, struct placement, 1);
-
-INLINE struct making *made_before(void)
-{
-    __u32 zero = 0;
-
-    return nat_making_v1.lookup(&zero);
-}
-
-INLINE struct making *make_room(void)
-{
-    struct making *making = made_before();
-
-    if (making)
-        __builtin_memset(making, 0, sizeof(*making));
-    return making;
-}
 
 /* What an exchange of all addresses of a packet changes in a checksum. The prefixes of mapped addresses are equal. */
 INLINE __u32 address_sum(struct nat_key *key, struct nat_flow *flow)
@@ -51,28 +16,43 @@ INLINE __u32 address_sum(struct nat_key *key, struct nat_flow *flow)
     return (__u32)bpf_csum_diff((void *)key->from, 32, (void *)flow->from, 32, 0);
 }
 
-/* Put the reply entry under a free port, or that of a flow which has ended. The port becomes flow.from_port.
- * Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. */
-INLINE int take_port(const struct nat_config *config, struct making *m)
+#define TRY_ANOTHER 0x100ull
+
+/* Put the reply entry under one port that is free, or that of a flow which has ended (@passive: even if the workload may
+ * remember that one). The port becomes flow.from_port. Returns 0, TRY_ANOTHER or REASON_TABLE_FULL. */
+INLINE __u64 try_port(const struct nat_config *config, struct making *m, int passive)
 {
     __u32 range = (__u32)config->high - config->low + 1;
     struct nat_flow *old;
     __u64 state;
 
+    m->flow.from_port = m->answer.to_port = bpf_htons(config->low + bpf_get_prandom_u32() % range);
+    if (!nat_flows_v1.insert(&m->answer, &m->reply))
+        return 0;
+    old = nat_flows_v1.lookup(&m->answer);
+    if (!old)
+        return REASON_TABLE_FULL;
+    state = old->state;
+    if (!(state & FLOW_ENDED) || ((state & FLOW_PASSIVE) && !passive) || !claim(old))
+        return TRY_ANOTHER;
+    answer_key(old, m->answer.protocol, &m->ended);
+    nat_flows_v1.delete(&m->ended);
+    nat_placements_v1.delete(&m->ended);
+    return nat_flows_v1.update(&m->answer, &m->reply) ? REASON_TABLE_FULL : 0;
+}
+
+/* Find a port. Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. The result of a try is hidden from the compiler: Linux 6.1
+ * refuses the loop that it would make of it otherwise ("back-edge"). */
+INLINE int take_port(const struct nat_config *config, struct making *m)
+{
+    __u64 result;
+
+#pragma clang loop unroll(disable)
     for (int i = 0; i < PORT_TRIES; i++) {
-        m->flow.from_port = m->answer.to_port = bpf_htons(config->low + bpf_get_prandom_u32() % range);
-        if (!nat_flows_v1.insert(&m->answer, &m->reply))
-            return 0;
-        old = nat_flows_v1.lookup(&m->answer);
-        if (!old)
-            return REASON_TABLE_FULL;
-        state = old->state;
-        if (!(state & FLOW_ENDED) || ((state & FLOW_PASSIVE) && i < PASSIVE_TRIES) || !claim(old))
-            continue;
-        answer_key(old, m->answer.protocol, &m->ended);
-        nat_flows_v1.delete(&m->ended);
-        nat_placements_v1.delete(&m->ended);
-        return nat_flows_v1.update(&m->answer, &m->reply) ? REASON_TABLE_FULL : 0;
+        result = try_port(config, m, i >= PASSIVE_TRIES);
+        OPAQUE(result);
+        if (result != TRY_ANOTHER)
+            return result;
     }
     return REASON_NO_PORT;
 }
@@ -132,6 +112,21 @@ INLINE int find_lan_source(const __u32 *target, struct nat_flow *flow)
         return NO_ROUTE;
     copy_address(flow->from, from->word);
     return 0;
+}
+
+/* Whether the client can be answered: its address is no one's of this host, no group, not loopback. */
+INLINE int answerable(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p)
+{
+    struct nat_flow back = {};
+    struct bpf_fib_lookup fib;
+    long found;
+
+    copy_address(back.from, p->key.to);
+    copy_address(back.to, p->key.from);
+    if (p->v6 ? is_link_local((struct address *)back.to) || !(back.to[0] | back.to[1] | back.to[2] | back.to[3]) : !back.to[3])
+        return 0;
+    found = look_up_route(skb, config, p, &back, 0, &fib);
+    return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
 INLINE void own_overlay(const struct config *config, int v6, struct nat_flow *flow)

@@ -53,6 +53,8 @@ int lan_open(struct __sk_buff *skb)
     listener = find_listener(&p.key);
     if (!listener)
         return TC_ACT_UNSPEC;
+    if (!answerable(skb, config, &p))
+        return refuse_packet(NO_ROUTE);
     reason = reserve(&p.key, &placement);
     if (reason < 0 || (!reason && !placement))
         return TC_ACT_SHOT;

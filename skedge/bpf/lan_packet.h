@@ -6,6 +6,8 @@
 #define ODD 0x400
 #define NOT_OURS 0x401
 #define IP4_DONT_FRAGMENT 0x40
+#define TCP_SMALLEST 20
+#define UDP_LENGTH 8
 #define DEEPEST 74 /* Ethernet, IPv6 and TCP without options: what must be linear */
 
 struct lan_packet {
@@ -71,10 +73,10 @@ INLINE void make_linear(struct __sk_buff *skb)
         bpf_skb_pull_data(skb, skb->len < DEEPEST ? skb->len : DEEPEST);
 }
 
-/* Parse up to the ports. Returns 0, ODD, MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see is_icmp). */
+/* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD, MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see is_icmp). */
 INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
 {
-    __u32 segment = skb->gso_size;
+    __u32 segment = skb->gso_size, header = UDP_LENGTH;
     const __u8 *ip, *l4, *end;
     int odd;
 
@@ -98,20 +100,26 @@ INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
     }
     if (odd)
         return odd;
+    if (!segment && p->length > skb->len - link)
+        return MALFORMED;
     if (p->key.protocol == IPPROTO_TCP) {
-        if (l4 + 20 > end)
+        if (l4 + TCP_SMALLEST > end)
             return MALFORMED;
         p->tcp_flags = l4[13];
-        if (segment)
-            p->length = p->l4 - p->l3 + (l4[12] >> 4) * 4 + segment;
-    } else if (p->key.protocol == IPPROTO_UDP) {
-        if (l4 + 8 > end)
+        header = (l4[12] >> 4) * 4;
+        if (header < TCP_SMALLEST)
             return MALFORMED;
-        if (segment)
-            p->length = p->l4 - p->l3 + 8 + segment;
+    } else if (p->key.protocol == IPPROTO_UDP) {
+        if (l4 + header > end)
+            return MALFORMED;
     } else {
         return NOT_OURS;
     }
+    header += p->l4 - p->l3;
+    if (segment)
+        p->length = header + segment;
+    else if (p->length < header)
+        return MALFORMED;
     p->key.from_port = *(__u16 *)l4;
     p->key.to_port = *(__u16 *)(l4 + 2);
     return 0;

@@ -45,10 +45,7 @@ class EndpointDriver:
         found = self._published()
         with self._map(SOURCE_MAP) as fd:
             known = {key for key, _ in bpfsys.map_items(fd, _SOURCE.size, _PORT.size)}
-        return {
-            key: value if _sources(key, value) <= known else replace(value, port=0)
-            for key, value in found.items()
-        }
+        return {key: value if _sources(key, value) <= known else replace(value, port=0) for key, value in found.items()}
 
     def _published(self) -> dict[EndpointKey, Endpoint]:
         with self._map(ENDPOINT_MAP) as fd:

@@ -82,8 +82,11 @@ class FlowKey:
         """Return the value."""
         source, destination, source_port, destination_port, protocol = cls.STRUCT.unpack(raw)
         return cls(
-            *(unpack_address(source), int.from_bytes(source_port)),
-            *(unpack_address(destination), int.from_bytes(destination_port), PROTOCOL_OF[protocol]),
+            unpack_address(source),
+            int.from_bytes(source_port),
+            unpack_address(destination),
+            int.from_bytes(destination_port),
+            PROTOCOL_OF[protocol],
         )
 
 
@@ -108,9 +111,14 @@ class FlowEntry:
         """Return the value."""
         source, destination, source_port, destination_port, _, seen, state, placed = cls.STRUCT.unpack(raw)
         return cls(
-            *(unpack_address(source), int.from_bytes(source_port)),
-            *(unpack_address(destination), int.from_bytes(destination_port)),
-            *(seen, State(state & (1 << KIND_SHIFT) - 1), state >> KIND_SHIFT & 0xF, placed),
+            unpack_address(source),
+            int.from_bytes(source_port),
+            unpack_address(destination),
+            int.from_bytes(destination_port),
+            seen,
+            State(state & (1 << KIND_SHIFT) - 1),
+            state >> KIND_SHIFT & 0xF,
+            placed,
         )
 
 

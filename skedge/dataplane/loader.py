@@ -92,7 +92,9 @@ def kernel_defines() -> Mapping[str, int]:
 
 def digest(options: Options) -> int:
     """Return a 63-bit digest of everything that the loaded programs depend on."""
-    state = hashlib.sha256(f"{platform.release()}\0{platform.version()}\0{options.pick_log}\0{options.nat_flows}".encode())
+    state = hashlib.sha256(
+        f"{platform.release()}\0{platform.version()}\0{options.pick_log}\0{options.nat_flows}".encode()
+    )
     for program in options.programs:
         state.update(f"\0{program}\0{source_text(program.source)}".encode())
     return int.from_bytes(state.digest()[:8]) >> 1 or 1

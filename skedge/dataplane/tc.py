@@ -63,7 +63,7 @@ def _filters(body: bytes) -> list[bytes]:
 
 
 def attach(netlink: Netlink, index: int, pin_dir: str, pins: Mapping[str, str] = PINS) -> None:
-    """Attach the pinned programs (direction -> pin) to the interface; another version of ours is replaced without a gap."""
+    """Attach the pinned programs (direction -> pin) to the interface; an old one of ours is replaced without a gap."""
     have = attached(index)
     _add_clsact(netlink, index)
     for direction, pin in pins.items():

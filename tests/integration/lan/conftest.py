@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.links.kit import run
+
 from .kit import Bench, Site, make_bench
 
 

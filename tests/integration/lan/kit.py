@@ -21,7 +21,6 @@ from skedge.dataplane.lan import LanDriver
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter, link_mac
 from skedge.dataplane.netlink import Netlink
 from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
-
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
 
@@ -129,7 +128,9 @@ class Bench:
 
     def lan(self, packet: bytes, source: bytes = CLIENT_MAC, to: bytes = b"", ethertype: int | None = None, **options):
         """Return the verdict on a packet that comes from the LAN, and the IP packet afterwards."""
-        result = self.run("lan_ingress_v1", self.lan_index, frame(to or self.lan_mac, source, packet, ethertype), **options)
+        result = self.run(
+            "lan_ingress_v1", self.lan_index, frame(to or self.lan_mac, source, packet, ethertype), **options
+        )
         return result.retval, result.data[14:]
 
     def link(self, packet: bytes):

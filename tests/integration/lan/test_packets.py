@@ -11,7 +11,6 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.state import Endpoint, EndpointKey
 from skedge.dataplane.flow_structs import FlowKey, Kind, NatConfig
-
 from tests.integration.links.packets import (
     ACK,
     FIN,
@@ -27,6 +26,7 @@ from tests.integration.links.packets import (
     tcp,
     udp,
 )
+
 from .kit import CLIENT, HOST, LISTEN, MACHINE, MACHINE_MAC, PORTS, REDIRECT, SHOT, UNSPEC, Bench, far_overlay, remote
 
 BOTH = pytest.mark.parametrize("v", [4, 6])
@@ -211,7 +211,9 @@ def test_ports_run_out_for_one_workload_before_another(bench: Bench) -> None:
     before = bench.site.drops().get(Reason.NO_PORT, 0)
     assert bench.lan(ip(CLIENT[4], HOST[4], tcp(30000, LISTEN)))[0] == UNSPEC, "the stack refuses it"
     assert bench.site.drops()[Reason.NO_PORT] > before
-    used = [flow.forward.source_port for flow in bench.site.flows.records() if flow.forward.destination_port == FAR_PORT]
+    used = [
+        flow.forward.source_port for flow in bench.site.flows.records() if flow.forward.destination_port == FAR_PORT
+    ]
     assert len(set(used)) == len(used) == room
     assert all(PORTS[0] <= port <= PORTS[1] for port in used)
 
@@ -336,7 +338,9 @@ def with_options(l4: L4, options: bytes) -> L4:
 def test_too_big_a_packet_is_answered(bench: Bench, v: int) -> None:
     one_far(bench, v)
     Flow(bench, v)
-    big = ip(CLIENT[v], HOST[v], tcp(40000, LISTEN, ACK, bytes(1460 if v == 4 else 1440)), fragment=0x4000 if v == 4 else 0)
+    big = ip(
+        CLIENT[v], HOST[v], tcp(40000, LISTEN, ACK, bytes(1460 if v == 4 else 1440)), fragment=0x4000 if v == 4 else 0
+    )
     before = bench.site.drops().get(Reason.TOO_BIG, 0)
     verdict, out = bench.lan(big)
     quoted = big[: 40 if v == 4 else 60]

@@ -159,7 +159,10 @@ def test_half_on_the_host_half_on_the_lan(world: World, v: int) -> None:
 )
 def test_the_reference_splits(world: World, costs: tuple[int, ...], number: int, split: list[int]) -> None:
     places = ("near", "there", "far_machine") if costs[0] == 0 else ("there", "far_machine")
-    table = [workload(world, place, 4, cost, port=61001 + i)[1] for i, (place, cost) in enumerate(zip(places, costs))]
+    table = [
+        workload(world, place, 4, cost, port=61001 + i)[1]
+        for i, (place, cost) in enumerate(zip(places, costs, strict=True))
+    ]
     world.a.service(table, *listeners(4))
     held = [world.connect((world.client, world.a.ns)[n % 2], (EDGE_A[4], LISTEN)) for n in range(number)]
     assert [world.a.open(one.workload.site) for one in table] == split
@@ -243,11 +246,7 @@ def test_a_large_datagram_teaches_the_client_the_path(world: World) -> None:
     made.connect((EDGE_A[4], LISTEN))
     made.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
     made.send(bytes(1472))
-    with pytest.raises(OSError, match="Message too long"):
-        for _ in range(20):
-            made.send(bytes(1472))
-            time.sleep(0.02)
-    assert made.getsockopt(socket.IPPROTO_IP, 14) == 1450  # IP_MTU
+    eventually(lambda: made.getsockopt(socket.IPPROTO_IP, 14) == 1450, "IP_MTU")
     time.sleep(0.05)
     made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # takes what another answer has left
     made.send(bytes(1400))

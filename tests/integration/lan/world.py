@@ -1,8 +1,8 @@
 """Two edge hosts with a link between them and machines on their LANs, in network namespaces, with the real drivers.
 
-    client - lan0 [A] lan1 - machine        near: on A itself
-                   |
-    far machine - lan0 [B]                  there: on B itself
+client - lan0 [A] lan1 - machine        near: on A itself
+               |
+far machine - lan0 [B]                  there: on B itself
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class World:
         self._made.callback(made.close)
         return made
 
-    def endpoint(self, port: int, host: str, at: int, protocol: Protocol = Protocol.TCP, elsewhere: bool = False) -> None:
+    def endpoint(
+        self, port: int, host: str, at: int, protocol: Protocol = Protocol.TCP, elsewhere: bool = False
+    ) -> None:
         """Publish a workload of B."""
         key = EndpointKey(port, protocol)
         self.b.endpoints.put(key, Endpoint(WorkloadId("b", f"w{port}"), host, at, elsewhere))
