@@ -258,7 +258,7 @@ class PlacementRecord:
     winner: Weighed
     runner: Weighed
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQ16s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2I3Q")
 
     @classmethod
     def unpack_all(cls, raw: bytes) -> Iterator[PlacementRecord]:
