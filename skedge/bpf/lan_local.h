@@ -4,6 +4,7 @@
 #define SKEDGE_LAN_LOCAL_H
 
 #define LISTENING 10
+#define REMEMBERED 6 /* TIME_WAIT */
 #define NO_SUCH_SOCKET_TYPE 94 /* ESOCKTNOSUPPORT: SO_REUSEPORT, before Linux 6.6 */
 #define NOT_ASSIGNABLE 0x1000
 
@@ -76,12 +77,31 @@ INLINE int assign(struct __sk_buff *skb, const struct lan_packet *p, const struc
     return error;
 }
 
-/* The first SYN of a connection. Returns the verdict, or NOT_ASSIGNABLE. Where nobody listens, the workload is
+/* The state of the TCP socket that the packet would reach as it is, 0 for none. */
+INLINE int state_of_socket(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    struct bpf_sock_tuple t = {};
+    struct bpf_sock *sk;
+    int state;
+
+    sk = bpf_skc_lookup_tcp(skb, &t, socket_tuple(&t, p, p->key.to, p->key.to_port), BPF_F_CURRENT_NETNS, 0);
+    if (!sk)
+        return 0;
+    state = sk->state;
+    bpf_sk_release(sk);
+    return state;
+}
+
+/* The first SYN of a connection. While the kernel remembers an old connection of the same ports, no listener can have it:
+ * then, too, it goes over lo, from another port. Returns the verdict, or NOT_ASSIGNABLE. Where nobody listens, the workload is
  * suspended and the stack refuses the client, as a connect of this host would be. */
 INLINE int deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
 {
-    int error = assign(skb, p, flow);
+    int error;
 
+    if (state_of_socket(skb, p) == REMEMBERED)
+        return NOT_ASSIGNABLE;
+    error = assign(skb, p, flow);
     if (error == -NO_SUCH_SOCKET_TYPE)
         return NOT_ASSIGNABLE;
     if (error) {
@@ -104,15 +124,8 @@ INLINE int deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow 
 /* A packet of a handshake that goes on: a SYN sent again, or the answer to a SYN cookie. */
 INLINE int deliver_again(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
 {
-    struct bpf_sock_tuple t = {};
-    struct bpf_sock *sk;
-    int state = 0;
+    int state = state_of_socket(skb, p);
 
-    sk = bpf_skc_lookup_tcp(skb, &t, socket_tuple(&t, p, p->key.to, p->key.to_port), BPF_F_CURRENT_NETNS, 0);
-    if (sk) {
-        state = sk->state;
-        bpf_sk_release(sk);
-    }
     if (!state || state == LISTENING)
         assign(skb, p, flow);
     return TC_ACT_UNSPEC;

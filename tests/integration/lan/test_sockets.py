@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,8 @@ import pytest
 from skedge.core.model import Protocol
 from skedge.core.reasons import Reason
 from skedge.core.state import Candidate
+from tests.integration.links.kit import Namespace
+from tests.integration.links.packets import ACK, L4, SYN, TCP, ip, sums_right, tcp
 
 from .kit import remote
 from .world import CLIENT, EDGE_A, FAR_MACHINE, LISTEN, MACHINE, Server, World, eventually
@@ -252,3 +258,142 @@ def test_a_large_datagram_teaches_the_client_the_path(world: World) -> None:
     made.send(bytes(1400))
     assert made.recv(2000) == bytes(1400)
     assert server.peers
+
+
+@BOTH
+def test_a_workload_that_shares_its_port(world: World, v: int) -> None:
+    """SO_REUSEPORT sockets: assigned since Linux 6.6, reached over lo before."""
+    servers = [world.server(world.a.ns, LOOPBACK[v], reuseport=True)]
+    servers.append(world.server(world.a.ns, LOOPBACK[v], reuseport=True, port=servers[0].port))
+    world.a.service([remote("near", 0, (LOOPBACK[v], servers[0].port), local=True)], *listeners(v))
+    held = [world.connect(world.client, (EDGE_A[v], LISTEN)) for _ in range(8)]
+    eventually(lambda: sum(len(one.accepted) for one in servers) == 8, "all are accepted")
+    assert world.a.open() == 8
+    for one in held:
+        exchange(one, 1000)
+    eventually(lambda: world.a.open() == 0, "the count ends")
+
+
+@BOTH
+def test_syn_cookies(world: World, v: int) -> None:
+    world.a.ns.sh("sysctl -qw net.ipv4.tcp_syncookies=2")
+    try:
+        server, candidate = workload(world, "near", v)
+        world.a.service([candidate], *listeners(v))
+        held = [world.connect(world.client, (EDGE_A[v], LISTEN)) for _ in range(5)]
+        assert world.a.open() == 5
+        for one in held:
+            exchange(one, 1000)
+        eventually(lambda: world.a.open() == 0, "the count ends")
+        assert len(server.peers) == 5
+    finally:
+        world.a.ns.sh("sysctl -qw net.ipv4.tcp_syncookies=1")
+
+
+@pytest.mark.parametrize("where", KINDS)
+def test_a_port_is_used_again_while_the_workload_remembers_it(world: World, where: str) -> None:
+    """The workload closes first and keeps the connection in TIME_WAIT; the client comes back from the same port."""
+    server, candidate = workload(world, where, 4)
+    world.a.service([candidate], *listeners(4))
+    for turn in range(3):
+        began = time.monotonic()
+        made = world.connect(world.client, (EDGE_A[4], LISTEN), source=(CLIENT[4], 20002))
+        assert time.monotonic() - began < 0.9, "no SYN had to be sent again"
+        eventually(lambda n=turn: len(server.accepted) == n + 1, "accepted")
+        server.accepted[turn].shutdown(socket.SHUT_WR)
+        assert made.recv(1) == b""
+        made.close()
+        eventually(lambda: world.a.open() == 0, "the count ends")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("where", KINDS)
+def test_receipts(world: World, where: str) -> None:
+    server, candidate = workload(world, where, 4, cost=7)
+    world.a.service([candidate], *listeners(4))
+    made = world.connect(world.client, (EDGE_A[4], LISTEN))
+    eventually(lambda: server.accepted, "accepted")
+    (receipt,) = world.a.engine.connections()
+    host, port = made.getsockname()[:2]
+    assert receipt.client == f"{host}:{port}"
+    assert (receipt.listener.address, receipt.listener.port) == (EDGE_A[4], LISTEN)
+    assert (receipt.workload, receipt.path_cost, receipt.perceived) == (candidate.workload, 7, (7, 1))
+    assert server.accepted[0].getpeername() == server.peers[0]
+
+
+def test_parallel_clients_of_host_and_lan(world: World) -> None:
+    """The rule holds within one connection, and no pick is made on a stale count."""
+    table = [workload(world, "near", 4, 0)[1], workload(world, "there", 4, 10, port=61001)[1],
+             workload(world, "far_machine", 4, 30, port=61002)[1]]  # fmt: skip
+    world.a.service(table, *listeners(4))
+    sockets = [world.socket((world.client, world.a.ns)[n % 2], socket.SOCK_STREAM, EDGE_A[4]) for n in range(100)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda one: one.connect((EDGE_A[4], LISTEN)), sockets))
+    got = [world.a.open(name) for name in ("near", "there", "far-machine")]
+    assert sum(got) == 100
+    assert all(abs(is_ - should) <= 1 for is_, should in zip(got, (47, 37, 16), strict=True)), got
+    assert world.a.engine.stale_picks() == 0
+    assert world.a.engine.reconcile_counts() == 0
+
+
+@BOTH
+def test_a_device_without_ethernet(world: World, v: int) -> None:
+    """A client behind a TUN device, as behind WireGuard: packets have no link-layer header on the one side."""
+    server, candidate = workload(world, "there", v)
+    edge, client = {4: ("10.60.9.1", "10.60.9.9"), 6: ("fd60:9::1", "fd60:9::9")}[v]
+    world.a.service([candidate], (edge, LISTEN))
+    with tun(world.a.ns, "tun0") as device:
+        world.a.ns.ip("addr", "add", f"{edge}/{24 if v == 4 else 64}", "dev", "tun0", *(["nodad"] if v == 6 else []))
+        world.a.ns.ip("link", "set", "tun0", "up")
+        devices = world.a.ns(world.a.lan.devices, ["tun0"])
+        assert devices["tun0"].l3
+        world.a.ns(world.a.lan.put, "tun0", devices["tun0"])
+        os.write(device, ip(client, edge, tcp(20000, LISTEN, SYN)))
+        answer = receive(device, v)
+        at = 20 if v == 4 else 40
+        assert sums_right(answer)
+        assert answer[at : at + 4] == struct.pack(">HH", LISTEN, 20000)
+        assert answer[at + 13] == SYN | ACK
+        sequence = int.from_bytes(answer[at + 4 : at + 8]) + 1
+        header = struct.pack(">HHIIBBHHH", 20000, LISTEN, 1001, sequence, 0x50, ACK, 64000, 0, 0)
+        os.write(device, ip(client, edge, L4(TCP, header + b"over tun", 16)))
+        eventually(lambda: server.accepted, "accepted")
+        while not (answer := receive(device, v)).endswith(b"over tun"):
+            pass
+        assert sums_right(answer)
+        assert world.a.open() == 1
+        os.write(
+            device,
+            ip(client, edge, L4(TCP, header[:4] + struct.pack(">I", 1009) + header[8:13] + b"\4" + header[14:], 16)),
+        )
+        eventually(lambda: world.a.open() == 0, "the reset ends the count")
+
+
+@contextlib.contextmanager
+def tun(ns: Namespace, name: str) -> Iterator[int]:
+    """A TUN device of the namespace; the descriptor is its far side."""
+
+    def make() -> int:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0001 | 0x1000))  # TUNSETIFF: TUN, NO_PI
+        return fd
+
+    fd = ns(make)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def receive(device: int, v: int) -> bytes:
+    """Return the next TCP packet of a family that leaves by the device."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        try:
+            packet = os.read(device, 4096)
+        except BlockingIOError:
+            time.sleep(0.01)
+            continue
+        if packet[0] >> 4 == v and packet[9 if v == 4 else 6] == TCP:
+            return packet
+    raise AssertionError("nothing came")

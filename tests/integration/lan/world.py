@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
@@ -43,13 +44,17 @@ def eventually(holds: Callable[[], object], what: str, timeout: float = WAIT_S) 
 class Server:
     """An echo server that holds its connections: it answers what it gets, and half-closes when the client does."""
 
-    def __init__(self, ns: Namespace, address: str, kind: int = socket.SOCK_STREAM) -> None:
+    def __init__(
+        self, ns: Namespace, address: str, kind: int = socket.SOCK_STREAM, reuseport: bool = False, port: int = 0
+    ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.peers: list[tuple[str, int]] = []
         self.accepted: list[socket.socket] = []
         self.socket = ns(socket.socket, family, kind)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind((address, 0))
+        if reuseport:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.bind((address, port))
         self.port: int = self.socket.getsockname()[1]
         if kind == socket.SOCK_STREAM:
             self.socket.listen(1024)
@@ -149,8 +154,8 @@ class World:
 
     # ---- what a test makes ----
 
-    def server(self, ns: Namespace, address: str, kind: int = socket.SOCK_STREAM) -> Server:
-        made = Server(ns, address, kind)
+    def server(self, ns: Namespace, address: str, kind: int = socket.SOCK_STREAM, **options: Any) -> Server:
+        made = Server(ns, address, kind, **options)
         self._made.callback(made.close)
         return made
 

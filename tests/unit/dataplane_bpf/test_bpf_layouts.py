@@ -183,7 +183,9 @@ def test_a_flow_is_read_member_by_member() -> None:
 
 def test_constants_of_flows_are_those_of_the_headers() -> None:
     text = "".join((SOURCES / header).read_text() for header in ("lan_maps.h", "lan_calls.h"))
-    found = {name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)(?:ull)?\b", text, re.M)}
+    found = {
+        name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)(?:ull)?\b", text, re.M)
+    }
     assert {one.name: one.value for one in flows.State} == {
         name[5:]: value for name, value in found.items() if name.startswith("FLOW_") and name != "FLOW_KIND_SHIFT"
     }
