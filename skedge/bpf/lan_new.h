@@ -38,7 +38,10 @@ INLINE __u64 try_port(const struct nat_config *config, struct making *m, int pas
     answer_key(old, m->answer.protocol, &m->ended);
     nat_flows_v1.delete(&m->ended);
     nat_placements_v1.delete(&m->ended);
-    return nat_flows_v1.update(&m->answer, &m->reply) ? REASON_TABLE_FULL : 0;
+    if (!nat_flows_v1.update(&m->answer, &m->reply))
+        return 0;
+    nat_flows_v1.delete(&m->answer);
+    return REASON_TABLE_FULL;
 }
 
 /* Find a port. Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. The result of a try is hidden from the compiler: Linux 6.1

@@ -21,9 +21,9 @@ LOOPBACK = "lo"
 LOOPBACK_INDEX = 1
 PIN, PIN_L3, PIN_LOOP = "lan_ingress_v1", "lan_ingress_l3_v1", "lan_loop_v1"
 _ARPHRD_ETHER = 1
-# IPV4_DEVCONF_*: forwarding lets routes be looked up as from lo. The other two are for datagrams that the programs hand
-# to sockets on 127/8; only what this host sends itself comes in by lo.
-_LO4 = {1: 1, 23: 1, 26: 1}
+# IPV4_DEVCONF_*: forwarding lets routes be looked up as from lo. The others are for packets that the programs hand to
+# sockets on 127/8; nothing but what this host sends itself comes in by lo.
+_FORWARDING, _ACCEPT_LOCAL, _ROUTE_LOCALNET = 1, 23, 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,34 @@ class LanDriver:
         if index is None:
             raise DataplaneError(f"LAN device {key}: there is none of that name")
         if value.loop:
-            set_devconf4(LOOPBACK_INDEX, _LO4)
+            set_devconf4(LOOPBACK_INDEX, {_FORWARDING: 1, _ACCEPT_LOCAL: 1, _ROUTE_LOCALNET: 1})
             set_sysctl6(LOOPBACK, "forwarding", 1)
         tc.attach(self._netlink, index, str(self._pins), {"ingress": value.pin})
 
     def delete(self, key: str) -> None:
         """Take the program off a device; flows through it no longer work. A device that is gone is success."""
-        index = self._netlink.index(key)
-        if index is not None:
-            tc.detach(self._netlink, index)
+        detach(self._netlink, key)
+
+
+def attached(netlink: Netlink) -> list[str]:
+    """Return the devices that have a LAN program of ours on them, of whatever version (no pin is needed)."""
+    return [name for index, name in netlink.names().items() if not name.startswith(PREFIX) and tc.attached(index)]
+
+
+def detach(netlink: Netlink, name: str) -> None:
+    """Take our program off a device, and lo's settings back to what the host has everywhere."""
+    index = netlink.index(name)
+    if index is None:
+        return
+    tc.detach(netlink, index)
+    if name == LOOPBACK:
+        set_devconf4(LOOPBACK_INDEX, {_FORWARDING: _global("ipv4"), _ACCEPT_LOCAL: 0, _ROUTE_LOCALNET: 0})
+        set_sysctl6(LOOPBACK, "forwarding", _global("ipv6"))
+
+
+def _global(family: str) -> int:
+    """Return the host's own switch for forwarding."""
+    return int(Path(f"/proc/sys/net/{family}/conf/all/forwarding").read_text(encoding="ascii"))
 
 
 def _is_lan(name: str, link: Any) -> bool:
