@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import time
 from collections.abc import Sequence
@@ -18,8 +17,7 @@ from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.flow_structs import FlowEntry, FlowKey, NatConfig
 from skedge.dataplane.flows import FlowTable
 from skedge.dataplane.lan import LanDriver
-from skedge.dataplane.linkfilter import FilterConfig, LinkFilter, link_mac
-from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.linkfilter import link_mac
 from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
@@ -31,7 +29,7 @@ MACHINE = {4: "10.55.0.20", 6: "fd55::20"}
 CLIENT_MAC, MACHINE_MAC = bytes.fromhex("0255000000c1"), bytes.fromhex("0255000000a1")
 PORTS = (63000, 63063)
 FAR = "peer"
-LISTEN, CLOSED_LISTEN = 8080, 8081
+LISTEN = 8080
 WITHOUT_CGROUP = tuple(one for one in CONNECT_PROGRAMS if not one.cgroup)
 
 
@@ -177,6 +175,3 @@ def make_bench(site: Site) -> Bench:
 def far_overlay() -> dict[int, str]:
     names, cidr = links.names, links.IPv4Network(links.CIDR)
     return {4: str(names.overlay_address(cidr, links.NETWORK, FAR)), 6: str(names.overlay_address6(links.NETWORK, FAR))}
-
-
-__all__ = ["Bench", "FilterConfig", "LinkFilter", "Netlink", "Site", "make_bench", "remote", "socket"]
