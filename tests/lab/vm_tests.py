@@ -32,7 +32,7 @@ COMPILES_OFTEN = [
 def main() -> int:
     """Run the tests; pytest's exit code."""
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "needs_bpf and not slow_in_vm"]
-    options += ["-o", "timeout=200", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
+    options += ["-o", "timeout=400", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
     if len(sys.argv) > 1:
         options.append(f"--junitxml={Path(sys.argv[1])}")
     return int(pytest.main([*options, *WANTED]))
