@@ -79,7 +79,7 @@ integration: setup ## tests in network namespaces and container labs (root)
 molecule: setup ## the Molecule scenarios in container labs (root)
 	@molecule test --all
 vm-test: setup ## eBPF programs and link drivers on Debian's 6.1 kernel under qemu (root)
-	@$(PY) -m tests.lab.vm --timeout 900 -- .venv/bin/python -m tests.lab.vm_tests
+	@$(PY) -m tests.lab.vm --timeout 1500 -- .venv/bin/python -m tests.lab.vm_tests
 
 .PHONY: test
 test: setup ## everything (< 25 min, root); ends with one line that counts what was skipped, and why

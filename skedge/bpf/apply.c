@@ -20,7 +20,7 @@ static __always_inline __u64 mask_of(__u32 apply, __u32 flag)
 static __always_inline void take_slot(struct slot *to, const struct staged_slot *from)
 {
     __u64 control = mask_of(from->apply, APPLY_CONTROL), reset = mask_of(from->apply, APPLY_RESET);
-    __u64 never = (to->last - FIRST_CHOICE) >> 63;
+    __u64 never = (to->last - FIRST_CHOICE) >> 63, more;
 
     TAKE(to->path_cost, from->path_cost, control);
     TAKE(to->capacity, from->capacity, control);
@@ -39,6 +39,9 @@ static __always_inline void take_slot(struct slot *to, const struct staged_slot 
     TAKE(to->suspended, 0, reset | mask_of(from->apply, APPLY_RESUME));
     TAKE(to->last, (__u64)from->rank, reset | (control & (0 - never)));
     to->mine += (__s64)from->delta & mask_of(from->apply, APPLY_DELTA);
+    more = (to->mine - to->nat) >> 63; /* more NAT ports than connections: what was corrected held ports too */
+    OPAQUE(more);
+    TAKE(to->nat, to->mine, 0 - more);
 }
 
 int skedge_apply(struct __sk_buff *skb)

@@ -10,6 +10,8 @@
 #include "socket.h"
 #include "dispatch.h"
 #include "flows.h"
+#include "lan_maps.h"
+#include "lan_accept.h"
 
 #define ALLOW 1
 #define REFUSE 0
@@ -59,7 +61,7 @@ static __always_inline int place(struct bpf_sock *sk, struct config *config, str
     if (!placement)
         return REASON_TABLE_FULL;
     keep_wish(placement, wish);
-    word = pick(aim(listener, &wish->client, placement), config, placement);
+    word = pick(aim(listener, &wish->client, placement), config->port_limit, FOR_SOCKET, placement);
     if (!word)
         return why_not(placement);
     put(placement, word);
@@ -136,7 +138,7 @@ int skedge_getpeername4(struct bpf_sock_addr *ctx)
 {
     struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
 
-    if (placement && placement->placed) {
+    if (placement && placement->placed && !placement->passive) {
         ctx->user_ip4 = placement->listener[3];
         ctx->user_port = placement->listener_port;
     }
@@ -147,7 +149,7 @@ int skedge_getpeername6(struct bpf_sock_addr *ctx)
 {
     struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
 
-    if (placement && placement->placed) {
+    if (placement && placement->placed && !placement->passive) {
         ctx->user_ip6[0] = placement->listener[0];
         ctx->user_ip6[1] = placement->listener[1];
         ctx->user_ip6[2] = placement->listener[2];
@@ -163,11 +165,17 @@ int skedge_sockops(struct bpf_sock_ops *ops)
     struct placement *placement;
     struct bpf_sock *sk;
 
-    if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB)
+    if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB &&
+        ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
         return 1;
     sk = ops->sk;
     if (!sk)
         return 1;
+    if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+        if (take_over(ops, sk))
+            bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+        return 1;
+    }
     placement = find(sk);
     if (!placement || !placement->placed)
         return 1;

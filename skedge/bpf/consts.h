@@ -28,6 +28,7 @@
 #define SLOT_T6 0x08u    /* has an IPv6 target */
 #define SLOT_ANY 0x10u   /* has a target of either family */
 #define SLOT_LOCAL 0x20u /* a workload of this site */
+#define SLOT_ELSEWHERE 0x40u /* of this site, but at an address that is not this host's: a LAN machine, a container */
 #define SLOT_OUT_SHIFT 8 /* bits 8..15: the Reason code why it is out */
 
 /* Added to the path cost, so that the one comparison ranks usable < suspended < out and keeps the exact order within
@@ -52,6 +53,8 @@
 #define PLACED_VALID (1ull << 63)
 #define PLACED_SERVICE_SHIFT 8
 #define PLACED_GENERATION_SHIFT 32
+#define PLACED_NAT (1ull << 31) /* holds a NAT port towards the workload */
+#define PLACED_LAN (1ull << 30) /* at a workload of this site that is elsewhere */
 #define GENERATION_MASK 0x7fffffffu
 
 #define OWN_MARK 0x736bu /* SO_MARK of skedge's own sockets, which are never placed */

@@ -65,14 +65,18 @@ static __always_inline __u32 aim(struct listener *listener, struct affinity_key 
 
 /* Let the client keep where it was placed. Always a new element, also for the same workload: the old one may have
  * become another client's meanwhile. */
-static __always_inline void remember(const struct listener *listener, struct affinity_key *client, __u64 word)
+static __always_inline void remember_at(struct affinity_key *client, __u64 word)
 {
     struct affinity now = {.word = word};
 
-    if (!listener->affinity_s)
-        return;
     now.seen = bpf_ktime_get_ns();
     affinities_v1.update(client, &now);
+}
+
+static __always_inline void remember(const struct listener *listener, struct affinity_key *client, __u64 word)
+{
+    if (listener->affinity_s)
+        remember_at(client, word);
 }
 
 #endif

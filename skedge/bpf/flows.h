@@ -30,22 +30,6 @@ static __always_inline int same(const __u32 *a, __u32 port, const struct listene
              (port ^ key->port));
 }
 
-/* Whether a flow stays where it is: its workload is usable, or drained (what is open goes on). Read without the
- * lock: a change that comes a moment later moves the flow at its next datagram. */
-static __always_inline int goes_on(__u64 word)
-{
-    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1);
-    struct service *service = services_v1.lookup(&id);
-    struct slot *slot;
-
-    if (!word || !service)
-        return 0;
-    slot = &service->slots[word & (MAX_WORKLOADS - 1)];
-    if ((slot->generation & GENERATION_MASK) != ((word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK))
-        return 0;
-    return (slot->flags & SLOT_IN) || (slot->flags >> SLOT_OUT_SHIFT & 0xff) == REASON_DRAINED;
-}
-
 /* Find the socket's flow to the listener, or place a new one in the room of the flow that was idle longest.
  * Returns 0 with the flow in *found, else the reason why there is none. */
 static __always_inline int place_flow(struct bpf_sock *sk, struct config *config, struct listener *listener, struct wish *wish,
@@ -79,7 +63,7 @@ static __always_inline int place_flow(struct bpf_sock *sk, struct config *config
     }
     release(flow, 0);
     keep_wish(flow, wish);
-    word = pick(aim(listener, &wish->client, flow), config, flow);
+    word = pick(aim(listener, &wish->client, flow), config->port_limit, FOR_SOCKET, flow);
     if (!word)
         return why_not(flow);
     put(flow, word);

@@ -24,7 +24,7 @@ struct iter_meta {
 /* bcc declares it with a 32-bit result. */
 static __u64 (*socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
 
-/* Write one record. */
+/* Write one record: the client is the socket, or its peer where the socket is the workload's. */
 static __always_inline void emit(struct seq_file *seq, struct sock *sk, struct placement *placement,
                         struct placement_record *record)
 {
@@ -33,12 +33,13 @@ static __always_inline void emit(struct seq_file *seq, struct sock *sk, struct p
     bpf_probe_read_kernel(&head, sizeof(head), (void *)sk);
     bpf_probe_read_kernel(&record->placement, sizeof(record->placement), placement);
     record->cookie = socket_cookie(sk);
-    record->client_port = head.port;
+    record->client_port = placement->passive ? __builtin_bswap16(head.dport) : head.port;
     record->client[0] = record->client[1] = 0;
     record->client[2] = MAPPED_PREFIX;
-    record->client[3] = head.saddr;
+    record->client[3] = placement->passive ? head.daddr : head.saddr;
     if (head.family == AF_INET6_)
-        bpf_probe_read_kernel(&record->client, sizeof(record->client), (void *)sk + OFF_RCV_SADDR6);
+        bpf_probe_read_kernel(&record->client, sizeof(record->client),
+                              (void *)sk + OFF_RCV_SADDR6 - (placement->passive ? sizeof(record->client) : 0));
     bpf_seq_write(seq, record, sizeof(*record));
 }
 

@@ -173,6 +173,8 @@ INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, 
 	e = find_endpoint(p->to_port, IPPROTO_TCP);
 	if (!e)
 		return stray_tcp(config, p, state, fresh);
+	if (e->flags & ENDPOINT_ELSEWHERE)
+		return TO_NAT;
 	if (mark_of(p->to_port) & MARK_LOOKUP) {
 		through = rewrite_tcp(skb, config, p, e, 0);
 		if (through >= 0)

@@ -1,7 +1,7 @@
 /* The fast path of link_ingress: transit, and packets of connections that exist, which is nearly everything. They pass
  * on what their headers say, without a helper call: the kernel looks the socket up anyway, and answers a packet that has
  * none by a reset. Only a port marked MARK_LOOKUP needs more (see link_deliver.h): workloads that are reached by
- * rewriting, and listeners that may have answered with a SYN cookie. */
+ * rewriting, and listeners that may have answered with a SYN cookie. Packets of flows go on to the flow table. */
 #ifndef SKEDGE_LINK_FAST_H
 #define SKEDGE_LINK_FAST_H
 
@@ -14,8 +14,16 @@ INLINE int is_fresh(__u8 flags)
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
+INLINE int is_nat_port(__u16 port)
+{
+	__u32 zero = 0;
+	struct nat_config *nat = nat_config_v1.lookup(&zero);
+
+	return nat && nat_port(nat, port);
+}
+
 /* Whether a TCP packet to this site may pass: not a new connection, and to a plain endpoint or from an endpoint to a
- * port that is none. */
+ * port that is none. TO_NAT: it is of a flow. */
 INLINE int is_established(const struct link_config *config, const __u8 *tcp)
 {
 	__u16 from_port = bpf_ntohs(U16(tcp)), to_port = bpf_ntohs(U16(tcp + 2));
@@ -24,7 +32,13 @@ INLINE int is_established(const struct link_config *config, const __u8 *tcp)
 	if (is_fresh(tcp[13]))
 		return 0;
 	mark = mark_of(to_port);
-	return mark == MARK_PUBLISHED || (!mark && in_endpoint_range(config, from_port));
+	if (mark == MARK_PUBLISHED)
+		return 1;
+	if (mark & MARK_NAT)
+		return TO_NAT;
+	if (mark || !in_endpoint_range(config, from_port))
+		return 0;
+	return is_nat_port(U16(tcp + 2)) ? TO_NAT : 1;
 }
 
 INLINE int may_pass4(const struct link_config *config, const __u8 *ip, const __u8 *end)
@@ -66,10 +80,10 @@ INLINE int may_pass6(const struct link_config *config, const __u8 *ip, const __u
 		return 0;
 	if (ip[6] != IPPROTO_TCP || !in_prefix6(config, ip + 8) || !in_prefix6(config, ip + 24) || is_own6(config, ip + 8))
 		return 0;
-	return !is_own6(config, ip + 24) || is_established(config, ip + IP6_LENGTH);
+	return is_own6(config, ip + 24) ? is_established(config, ip + IP6_LENGTH) : 1;
 }
 
-/* Return 1 when the packet may pass; 0 means that the checks must tell. */
+/* Return 1 when the packet may pass, TO_NAT when it is of a flow; 0 means that the checks must tell. */
 INLINE int may_pass(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link)
 {
 	const __u8 *packet = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -83,7 +97,7 @@ INLINE int may_pass(struct __sk_buff *skb, const struct link_config *config, con
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return may_pass4(config, packet, end);
-	return skb->protocol == bpf_htons(ETH_P_IPV6) && may_pass6(config, packet, end);
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? may_pass6(config, packet, end) : 0;
 }
 
 #endif

@@ -42,7 +42,7 @@ INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config,
 		return 0;
 	}
 	e = find_endpoint(quoted->from_port, quoted->protocol);
-	if (!e)
+	if (!e || e->flags & ENDPOINT_ELSEWHERE)
 		return NO_SOCKET;
 	workload_address(e, p->v6, &to);
 	if (quoted->protocol == IPPROTO_TCP) {
@@ -56,7 +56,8 @@ INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config,
 	return translate_quoted(skb, p, quoted, &to, e->port);
 }
 
-/* ICMP errors pass when the packet that they quote is from a socket of ours. Anything else is not for the overlay. */
+/* ICMP errors pass when the packet that they quote is from a socket of ours or of a flow. Anything else is not for the
+ * overlay. */
 INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	struct packet quoted = {};
@@ -72,7 +73,10 @@ INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, s
 		return MALFORMED;
 	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
 		return NO_SOCKET;
-	return parse_ports(skb, &quoted) ? MALFORMED : check_quoted(skb, config, p, &quoted);
+	if (parse_ports(skb, &quoted))
+		return MALFORMED;
+	error = check_quoted(skb, config, p, &quoted);
+	return error == NO_SOCKET ? TO_NAT_ERROR : error;
 }
 
 #endif

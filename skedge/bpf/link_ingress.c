@@ -12,6 +12,7 @@
 #include "link_reasons.h"
 #include "link_maps.h"
 #include "link_packet.h"
+#include "lan_calls.h"
 #include "link_sockets.h"
 #include "link_deliver.h"
 #include "link_udp.h"
@@ -86,9 +87,11 @@ INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config
 		return check_icmp(skb, config, p);
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return NOT_PUBLISHED;
-	if (p->protocol == IPPROTO_TCP)
-		return parse_tcp(skb, p) ? MALFORMED : deliver_tcp(skb, config, p);
-	return parse_ports(skb, p) ? MALFORMED : deliver_udp(skb, config, p);
+	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
+		return MALFORMED;
+	if (is_nat_port(bpf_htons(p->to_port)))
+		return TO_NAT;
+	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);
 }
 
 INLINE int check(struct __sk_buff *skb)
@@ -101,8 +104,9 @@ INLINE int check(struct __sk_buff *skb)
 
 	if (!config || !link)
 		return NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
-	if (may_pass(skb, config, link))
-		return 0;
+	reason = may_pass(skb, config, link);
+	if (reason)
+		return reason == TO_NAT ? TO_NAT : 0;
 	if (!(link->flags & LINK_L3)) {
 		reason = check_sender(skb, link);
 		if (reason)
@@ -128,6 +132,19 @@ int link_ingress(struct __sk_buff *skb)
 
 	if (reason == 0)
 		return TC_ACT_OK;
+	if (reason == TO_NAT || reason == TO_NAT_ERROR) {
+		struct link_entry *link;
+		__u32 ifindex = skb->ifindex;
+
+		link = find_link(ifindex);
+		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
+		skb->cb[CB_DENY] = 1;
+		if (reason == TO_NAT)
+			nat_programs_v1.call(skb, NAT_OVERLAY);
+		else
+			nat_programs_v1.call(skb, NAT_ERROR);
+		reason = NO_SOCKET; /* NAT is not loaded */
+	}
 	if (reason != SILENT)
 		count_reason(reason & REASON_MASK);
 	return reason & REFUSED ? TC_ACT_OK : TC_ACT_SHOT;

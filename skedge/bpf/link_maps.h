@@ -50,12 +50,15 @@ struct endpoint_key {
 
 #define NAME_SIZE 64
 
+#define ENDPOINT_ELSEWHERE 1 /* the workload is a LAN machine or container, not on this host */
+
 /* The workload behind a published endpoint. The names are for people and for the controller's restart. */
 struct endpoint {
 	struct address host;
 	__u16 port; /* HBO */
 	__u8 v6;
-	__u8 spare[5];
+	__u8 flags; /* ENDPOINT_* */
+	__u8 spare[4];
 	char site[NAME_SIZE];
 	char connector[NAME_SIZE];
 };
@@ -63,6 +66,7 @@ struct endpoint {
 /* What is known of a port of this site's overlay addresses over TCP. */
 #define MARK_PUBLISHED 1u /* controller: a published endpoint */
 #define MARK_LOOKUP 2u	  /* program: its packets may need more than the kernel's own lookup, see link_fast.h */
+#define MARK_NAT 4u	  /* controller: its workload is not on this host, its packets are of flows */
 
 /* A workload's own address and port, as its socket sends; address all 0: bound to every address. */
 struct source_key {

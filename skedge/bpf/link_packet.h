@@ -2,7 +2,9 @@
 #ifndef SKEDGE_LINK_PACKET_H
 #define SKEDGE_LINK_PACKET_H
 
+#ifndef INLINE
 #define INLINE static __attribute__((always_inline)) inline
+#endif
 
 #define ETH_LENGTH 14
 #define IP4_LENGTH 20
@@ -14,6 +16,7 @@
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
+#define NEXT_DESTINATION 60
 
 /* One packet; ``from``/``to`` with the ports are what sockets are looked up by. */
 struct packet {

@@ -2,6 +2,7 @@
 #ifndef SKEDGE_LINK_REASONS_H
 #define SKEDGE_LINK_REASONS_H
 
+#define TABLE_FULL 3
 #define NOT_PUBLISHED 20
 #define NO_SOCKET 21
 #define NOT_OVERLAY 22
@@ -10,9 +11,14 @@
 #define FRAGMENT 25
 #define WORKLOAD_CLOSED 26
 #define WRONG_TUNNEL_PEER 27
+#define HOP_LIMIT 28
+#define NO_ROUTE 29
+#define TOO_BIG 30
 
 #define REASON_MASK 0xff
 #define SILENT 0xff    /* dropped, and no news: nobody did anything wrong */
+#define TO_NAT 0x200   /* not a verdict: the packet belongs to a flow of the LAN, or makes one */
+#define TO_NAT_ERROR 0x201 /* the same, of an ICMP error that quotes no socket of this host */
 #define REFUSED 0x100  /* counted but passed on: no socket is there, so the stack itself refuses (RST, port unreachable) */
 
 #endif

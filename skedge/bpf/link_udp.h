@@ -46,6 +46,8 @@ INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, 
 	int error;
 
 	if (e) {
+		if (e->flags & ENDPOINT_ELSEWHERE)
+			return TO_NAT;
 		error = assign_udp(skb, p, e);
 		if (!error)
 			return 0;

@@ -49,17 +49,22 @@ static __always_inline void exchange(struct side *a, struct side *b, __u64 mask)
     t = (a->last ^ b->last) & mask, a->last ^= t, b->last ^= t;
 }
 
-/* Weigh one slot for a socket that needs the flags `need`; `limit` connections to one endpoint are the last that
- * still find a source port. */
-static __always_inline void weigh(const struct slot *slot, __u64 need, __u64 limit, __u64 number, struct scan *scan,
-                                  struct side *side)
+/* Who asks: a socket of this host, whose source ports are the host's, or a packet, whose source ports are NAT ports. The
+ * argument is a constant wherever it is given, so the scan has no branch for it. */
+#define FOR_SOCKET 0
+#define FOR_PACKET 1
+
+/* Weigh one slot for a socket or flow that needs the flags `need`; `limit` connections to one endpoint are the last
+ * that still find a source port. */
+static __always_inline void weigh(const struct slot *slot, __u64 need, __u64 limit, int asker, __u64 number,
+                                  struct scan *scan, struct side *side)
 {
     __u64 missing = need & ~(__u64)slot->flags, capacity = slot->capacity, full, cost;
 
     OPAQUE(missing);
     missing = (0 - missing) >> 63;
     OPAQUE(missing);
-    full = ((limit - slot->mine) >> 63) & (missing ^ 1);
+    full = ((limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
     OPAQUE(full);
     cost = slot->path_cost + ((__u64)slot->suspended << SUSPENDED_SHIFT) + ((missing | full) << OUT_SHIFT);
     side->number = cost * capacity + slot->mine + slot->others;
@@ -79,7 +84,7 @@ static __always_inline void nobody(struct side *side)
 /* Find the two best of the first `count` slots; count is a constant, so the loop has a fixed length. The slot's number
  * has a zero from memory in it: newer verifiers walk two ways at "known number & (0 or all ones)". */
 static __always_inline void scan_slots(const struct service *service, __u64 count, __u64 need, __u64 limit,
-                                       struct scan *scan)
+                                       int asker, struct scan *scan)
 {
     __u64 zero = *(volatile __u64 *)&service->zero;
 
@@ -90,7 +95,7 @@ static __always_inline void scan_slots(const struct service *service, __u64 coun
     for (__u64 i = 0; i < count; i++) {
         struct side side;
 
-        weigh(&service->slots[i], need, limit, i + zero, scan, &side);
+        weigh(&service->slots[i], need, limit, asker, i + zero, scan, &side);
         exchange(&scan->best, &side, before(&side, &scan->best));
         exchange(&scan->second, &side, before(&side, &scan->second));
     }
@@ -107,7 +112,7 @@ static __always_inline struct slot *slot_of(struct service *service, const struc
 /* Put the workload that the client had before in the place of the rule's, which becomes the runner-up; if it is still
  * the same workload, and may be chosen, and is not suspended. */
 static __always_inline void keep_client(struct service *service, struct scan *scan, __u64 need, __u64 limit,
-                                        __u64 sticky)
+                                        int asker, __u64 sticky)
 {
     __u64 number = sticky & (MAX_WORKLOADS - 1);
     struct side side;
@@ -115,7 +120,7 @@ static __always_inline void keep_client(struct service *service, struct scan *sc
 
     *(volatile __u64 *)&service->winner = number;
     slot = &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
-    weigh(slot, need, limit, number, scan, &side);
+    weigh(slot, need, limit, asker, number, scan, &side);
     if ((slot->generation & GENERATION_MASK) != (sticky >> PLACED_GENERATION_SHIFT & GENERATION_MASK))
         return;
     if (COST_OF(side) >= COST_SUSPENDED || SLOT_OF(scan->best) == number)
@@ -158,7 +163,7 @@ static __always_inline void log_pick(const struct service *service, const struct
 }
 
 /* Take the next entry of the pick log. */
-static __always_inline struct logged_pick *next_logged(struct config *config, __u32 id, __u32 need, __u64 sticky)
+static __always_inline struct logged_pick *next_logged(__u64 limit, __u32 id, __u32 need, __u64 sticky)
 {
     __u32 index = 0;
     struct news *news = news_v1.lookup(&index);
@@ -172,7 +177,7 @@ static __always_inline struct logged_pick *next_logged(struct config *config, __
     entry = pick_log_v2.lookup(&index);
     if (entry) {
         entry->sequence = position + 1;
-        entry->limit = config->port_limit;
+        entry->limit = limit;
         entry->service = id;
         entry->need = need;
         entry->sticky = sticky;
@@ -184,20 +189,20 @@ static __always_inline struct logged_pick *next_logged(struct config *config, __
 /* The choice itself, called with the lock held.
  * Returns: the chosen slot, counted, or 0 when nobody may be chosen. */
 static __always_inline struct slot *choose_and_count(struct service *service, struct scan *scan, __u64 need,
-                                                     __u64 limit, __u64 sticky, struct logged_pick *entry,
+                                                     __u64 limit, int asker, __u64 sticky, struct logged_pick *entry,
                                                      struct placement *placement)
 {
     __u64 epoch = *(volatile __u64 *)&service->epoch;
     struct slot *slot;
 
     if (service->size <= CLASS_SMALL)
-        scan_slots(service, CLASS_SMALL, need, limit, scan);
+        scan_slots(service, CLASS_SMALL, need, limit, asker, scan);
     else if (service->size <= CLASS_MEDIUM)
-        scan_slots(service, CLASS_MEDIUM, need, limit, scan);
+        scan_slots(service, CLASS_MEDIUM, need, limit, asker, scan);
     else
-        scan_slots(service, MAX_WORKLOADS, need, limit, scan);
+        scan_slots(service, MAX_WORKLOADS, need, limit, asker, scan);
     if (sticky)
-        keep_client(service, scan, need, limit, sticky);
+        keep_client(service, scan, need, limit, asker, sticky);
 #if PICK_LOG_ENTRIES > 1
     log_pick(service, scan, entry);
 #endif
@@ -217,15 +222,24 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
     return slot;
 }
 
-/* Choose a workload of service `id` for a socket that needs the flags placement->need, and count it. They are taken
- * from memory, not from where the caller found them: or the verifier would walk the scan once for each way to them.
- * So is placement->sticky, a placement word of that service (see aim()): its workload is kept while it may be chosen.
+/* What a slot's flags add to the placement word of a packet: a workload that is not on this host is reached by NAT. */
+static __always_inline __u64 placed_how(__u32 flags)
+{
+    if (!(flags & SLOT_LOCAL))
+        return PLACED_NAT;
+    return flags & SLOT_ELSEWHERE ? PLACED_NAT | PLACED_LAN : 0;
+}
+
+/* Choose a workload of service `id` for a socket (or packet: `asker`) that needs the flags placement->need, and count
+ * it. They are taken from memory, not from where the caller found them: or the verifier would walk the scan once for
+ * each way to them. So is placement->sticky, a placement word of that service (see aim()): its workload is kept while
+ * it may be chosen. `ports`: source ports towards one endpoint, 0 where not known.
  * Returns: the placement word (see PLACED_*), with the receipt and the target in `placement`, or 0 with
  * placement->reason NO_WORKLOAD, NO_FAMILY or NO_PORT. */
-static __always_inline __u64 pick(__u32 id, struct config *config, struct placement *placement)
+static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
-    __u64 limit = (config->port_limit - 1) & (~0ull >> 2); /* 0, not known, becomes a number that nothing reaches */
+    __u64 limit = (ports - 1) & (~0ull >> 2); /* 0, not known, becomes a number that nothing reaches */
     __u32 need = *(volatile __u32 *)&placement->need;
     __u64 sticky = *(volatile __u64 *)&placement->sticky;
     struct logged_pick *entry = 0;
@@ -240,12 +254,12 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
     if (!service)
         return 0;
 #if PICK_LOG_ENTRIES > 1
-    entry = next_logged(config, id, need, sticky);
+    entry = next_logged(asker == FOR_SOCKET ? ports : 0, id, need, sticky);
     if (!entry)
         return 0;
 #endif
     bpf_spin_lock(&service->lock);
-    slot = choose_and_count(service, &scan, need, limit, sticky, entry, placement);
+    slot = choose_and_count(service, &scan, need, limit, asker, sticky, entry, placement);
     if (slot) {
         six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
         placement->target[0] = six ? slot->addr6[0] : 0;
@@ -255,6 +269,10 @@ static __always_inline __u64 pick(__u32 id, struct config *config, struct placem
         placement->target_port = six ? slot->port6 : slot->port4;
         word = PLACED_VALID | (__u64)(slot->generation & GENERATION_MASK) << PLACED_GENERATION_SHIFT |
                id << PLACED_SERVICE_SHIFT | SLOT_OF(scan.best);
+        if (asker == FOR_PACKET) {
+            word |= placed_how(slot->flags);
+            slot->nat += word >> 31 & 1;
+        }
     }
     bpf_spin_unlock(&service->lock);
     news = news_v1.lookup(&zero);

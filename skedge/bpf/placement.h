@@ -17,6 +17,7 @@ static __always_inline void uncount(__u64 word, int refused)
     slot = &service->slots[word & (MAX_WORKLOADS - 1)];
     if ((slot->generation & GENERATION_MASK) == generation && slot->mine) {
         slot->mine--;
+        slot->nat -= word >> 31 & 1;
         if (refused) {
             slot->refused++;
             slot->suspended = 1;
@@ -38,6 +39,22 @@ static __always_inline void release(struct placement *placement, int refused)
 
     if (word)
         uncount(word, refused);
+}
+
+/* Whether a flow stays where it is: its workload is usable, or drained (what is open goes on). Read without the
+ * lock: a change that comes a moment later moves the flow at its next datagram. */
+static __always_inline int goes_on(__u64 word)
+{
+    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1);
+    struct service *service = services_v1.lookup(&id);
+    struct slot *slot;
+
+    if (!word || !service)
+        return 0;
+    slot = &service->slots[word & (MAX_WORKLOADS - 1)];
+    if ((slot->generation & GENERATION_MASK) != ((word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK))
+        return 0;
+    return (slot->flags & SLOT_IN) || (slot->flags >> SLOT_OUT_SHIFT & 0xff) == REASON_DRAINED;
 }
 
 /* Return the socket's placement, 0 where it never had one. */

@@ -19,7 +19,7 @@ struct slot {
     __u16 port6;
     __u32 addr6[4];
     __u32 generation; /* control: changes when the slot gets another workload */
-    __u32 spare;
+    __u32 nat;        /* kernel: how many of `mine` hold a NAT port */
 };
 
 struct service {
@@ -130,7 +130,8 @@ struct placement {
     __u32 prefer6;
     __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
     __u64 sticky;  /* what pick() is asked to keep: the placement word that the client had before, 0: nothing */
-    __u64 spare[1];
+    __u32 passive; /* the socket is the workload's, accepted from a client of the LAN */
+    __u32 spare;
 };
 struct flows {
     __u64 index; /* of the flow in use, see place_flow() */
@@ -140,7 +141,7 @@ struct flows {
 /* What the iterators write for each placement. */
 struct placement_record {
     __u64 cookie;
-    __u32 client[4]; /* local address of the socket, IPv4 as ::ffff:a.b.c.d */
+    __u32 client[4]; /* IPv4 as ::ffff:a.b.c.d */
     __u32 client_port; /* host byte order */
     __u32 spare;
     struct placement placement;

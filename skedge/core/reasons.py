@@ -35,6 +35,10 @@ class Reason(Enum):
     FRAGMENT = (25, "fragment", "a fragment, refused on purpose")
     WORKLOAD_CLOSED = (26, "workload-closed", "the endpoint is published but nothing listens behind it")
     WRONG_TUNNEL_PEER = (27, "wrong-tunnel-peer", "a tunnel packet from other than the neighbour's address")
+    # forwarding of flows
+    HOP_LIMIT = (28, "hop-limit", "a packet that has passed too many hosts")
+    NO_ROUTE = (29, "no-route", "the host has no route towards it, or no address to send from")
+    TOO_BIG = (30, "too-big", "a packet larger than the way ahead takes; its sender is told where it may be")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

@@ -89,7 +89,8 @@ class Candidate:
     """One workload as this site may choose it now.
 
     ``others`` is the sum of the other sites' last reports. ``out`` says why it may not be chosen; NONE when it may.
-    ``target4``/``target6`` is None where that address family cannot reach it.
+    ``target4``/``target6`` is None where that address family cannot reach it. ``local``: of this site; ``elsewhere``:
+    of this site, but at an address that is not this host's (a LAN machine, a container).
     """
 
     workload: WorkloadId
@@ -100,6 +101,7 @@ class Candidate:
     target6: Target | None = None
     local: bool = False
     out: Reason = Reason.NONE
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -154,11 +156,15 @@ class EndpointKey:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The workload behind a published endpoint: where the SYN is delivered."""
+    """The workload behind a published endpoint: where the SYN is delivered.
+
+    ``elsewhere``: the host is not this one, and connections are translated on the way to it.
+    """
 
     workload: WorkloadId
     host: str
     port: int
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from skedge.core.reasons import Reason
 from skedge.core.state import ListenerKey, ServiceKey
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
+from skedge.dataplane.flows import FlowTable, read_iterator
 from skedge.dataplane.listener_structs import ListenerValue
 
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
@@ -31,6 +30,7 @@ class Maps:
     def __init__(self, pin_dir: str) -> None:
         self._pins = Path(pin_dir)
         self._open: dict[str, bpfsys.Fd] = {}
+        self.flows = FlowTable(pin_dir)
         self._parsed: dict[int, tuple[bytes, layout.Service]] = {}
         self.applied = 0
 
@@ -158,27 +158,12 @@ class Maps:
         return found
 
     def placements(self) -> Iterator[layout.PlacementRecord]:
-        """Yield what is stored with every open connection; idle UDP flows are ended where the configuration says."""
+        """Yield what is stored with every open connection, in sockets and in flows of the LAN; idle flows are ended."""
         for pin in ("iterate_placements_v1", "iterate_flows_v1"):
-            yield from layout.PlacementRecord.unpack_all(self._read_iterator(self._pins / pin))
-
-    def _read_iterator(self, path: Path) -> bytes:
-        try:
-            fd = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise DataplaneError(f"{path}: {error.strerror}; run `skedge-loader load`") from error
-        chunks: list[bytes] = []
-        try:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    chunk = os.read(fd, 1 << 20)
-                    if not chunk:
-                        return b"".join(chunks)
-                    chunks.append(chunk)
-        except OSError as error:
-            raise DataplaneError(f"{path}: {error.strerror}") from error
-        finally:
-            os.close(fd)
+            yield from layout.PlacementRecord.unpack_all(b"".join(read_iterator(self._pins / pin)))
+        for flow in self.flows.records():
+            if flow.placement.placed:
+                yield flow.placement
 
     def picks(self) -> Iterator[layout.LoggedPick]:
         """Yield the picks of the pick log, oldest first; nothing while it is off."""

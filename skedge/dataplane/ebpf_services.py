@@ -196,6 +196,8 @@ def _stage(candidate: Candidate, rank: int, generation: int, *, reset: bool) -> 
         flags |= layout.T6 | layout.ANY
     if candidate.local:
         flags |= layout.LOCAL
+    if candidate.elsewhere:
+        flags |= layout.ELSEWHERE
     apply = layout.APPLY_CONTROL | layout.APPLY_OTHERS | (layout.APPLY_RESET if reset else 0)
     return layout.StagedSlot(
         apply=apply,
@@ -218,5 +220,6 @@ def _candidate(workload: WorkloadId, slot: layout.Slot) -> Candidate:
         target4=slot.target4,
         target6=slot.target6,
         local=bool(slot.flags & layout.LOCAL),
+        elsewhere=bool(slot.flags & layout.ELSEWHERE),
         out=Reason.of_code(slot.flags >> layout.OUT_SHIFT & 0xFF),
     )

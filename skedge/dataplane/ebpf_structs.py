@@ -26,7 +26,7 @@ PLACED_VALID = 1 << 63
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOLS.items()}
 
-USED, IN, T4, T6, ANY, LOCAL = (1 << bit for bit in range(6))
+USED, IN, T4, T6, ANY, LOCAL, ELSEWHERE = (1 << bit for bit in range(7))
 OUT_SHIFT = 8
 APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA = (1 << bit for bit in range(5))
 
@@ -75,6 +75,7 @@ class Slot:
     port6: bytes
     addr6: bytes
     generation: int
+    nat: int
 
     @property
     def target4(self) -> Target | None:
@@ -110,7 +111,7 @@ class Service:
         size = size or SIZES[0]
         end = cls.HEADER.size + size * cls.SLOT.size
         fields = cls.SLOT.iter_unpack(raw[cls.HEADER.size : end])
-        return cls(size, version, epoch, choices, stale, underflow, tuple(Slot(*one[:14]) for one in fields))
+        return cls(size, version, epoch, choices, stale, underflow, tuple(Slot(*one) for one in fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,7 @@ class PlacementRecord:
     winner: Weighed
     runner: Weighed
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQQ8s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQQ2I")
 
     @classmethod
     def unpack_all(cls, raw: bytes) -> Iterator[PlacementRecord]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from skedge.dataplane.linkfilter import address_bytes
 ENDPOINT_MAP = "endpoints_v1"
 SOURCE_MAP = "endpoint_sources_v1"
 MARK_MAP = "endpoint_marks_v1"
-_PUBLISHED = 1
+_PUBLISHED, _NAT = 1, 4
 NAME_MAX = 63
 _KEY = struct.Struct("=HBx")
-_VALUE = struct.Struct("=16sHB5x64s64s")
+_VALUE = struct.Struct("=16sHBB4x64s64s")
+_ELSEWHERE = 1
 _SOURCE = struct.Struct("=16sHBB")
 _PORT = struct.Struct("=H")
 _WORD = struct.Struct("=I")
@@ -48,12 +50,15 @@ class EndpointDriver:
         with self._map(SOURCE_MAP) as fd:
             known = {key for key, _ in bpfsys.map_items(fd, _SOURCE.size, _PORT.size)}
         return {
-            key: value if self._whole(key, value, known) else Endpoint(value.workload, value.host, 0)
-            for key, value in found.items()
+            key: value if self._whole(key, value, known) else replace(value, port=0) for key, value in found.items()
         }
 
     def _whole(self, key: EndpointKey, value: Endpoint, known: Set[bytes]) -> bool:
-        return _sources(key, value) <= known and (key.protocol is not Protocol.TCP or self._mark(key.port) != 0)
+        return _sources(key, value) <= known and (key.protocol is not Protocol.TCP or self._marked(key.port, value))
+
+    def _marked(self, port: int, value: Endpoint) -> bool:
+        mark = self._mark(port)
+        return mark != 0 and bool(mark & _NAT) == value.elsewhere
 
     def _published(self) -> dict[EndpointKey, Endpoint]:
         with self._map(ENDPOINT_MAP) as fd:
@@ -70,8 +75,9 @@ class EndpointDriver:
             for source in _sources(key, value):
                 if bpfsys.map_lookup(fd, source, _PORT.size) is None:
                     bpfsys.map_update(fd, source, _PORT.pack(key.port))
-        if key.protocol is Protocol.TCP and not self._mark(key.port):
-            self._set_mark(key.port, _PUBLISHED)  # before the programs may mark it themselves
+        if key.protocol is Protocol.TCP and not self._marked(key.port, value):
+            # before the programs may mark it themselves
+            self._set_mark(key.port, _PUBLISHED | (_NAT if value.elsewhere else 0))
         with self._map(ENDPOINT_MAP) as fd:
             bpfsys.map_update(fd, _KEY.pack(key.port, _NUMBERS[key.protocol]), packed)
 
@@ -98,7 +104,7 @@ class EndpointDriver:
                     bpfsys.map_delete(fd, source)
 
     def _mark(self, port: int) -> int:
-        """Return what the programs know of a port: 0 no endpoint, 1 published, more when they marked it themselves."""
+        """Return what the programs know of a port (MARK_*): 0 no endpoint, more than was set if they marked it too."""
         with self._map(MARK_MAP) as fd:
             return int.from_bytes(bpfsys.map_lookup(fd, _WORD.pack(port), _WORD.size) or b"", sys.byteorder)
 
@@ -109,12 +115,13 @@ class EndpointDriver:
     @staticmethod
     def _refuse_shared(key: EndpointKey, value: Endpoint, have: Mapping[EndpointKey, Endpoint]) -> None:
         """A UDP reply says only which workload it is from, so that workload can have but one endpoint."""
-        if key.protocol is not Protocol.UDP:
+        if key.protocol is not Protocol.UDP or value.elsewhere:
             return
         for other, endpoint in have.items():
             if (
                 other != key
                 and other.protocol is Protocol.UDP
+                and not endpoint.elsewhere
                 and (endpoint.host, endpoint.port) == (value.host, value.port)
             ):
                 raise DataplaneError(
@@ -124,7 +131,12 @@ class EndpointDriver:
 
 
 def _sources(key: EndpointKey, value: Endpoint) -> set[bytes]:
-    """Return the source map's keys of an endpoint: the workload's own address, every address, the other loopback."""
+    """Return the source map's keys of an endpoint: the workload's own address, every address, the other loopback.
+
+    A workload elsewhere has none: its packets are of flows, and no socket of this host answers for it.
+    """
+    if value.elsewhere:
+        return set()
     number = _NUMBERS[key.protocol]
     host = ip_address(value.host)
     pairs = {(address_bytes(value.host), host.version == 6), (_ANY, False), (_ANY, True)}
@@ -147,14 +159,14 @@ def _pack(key: EndpointKey, value: Endpoint) -> bytes:
         raise DataplaneError(f"endpoint {key.port} of {value.workload}: host {value.host} is no IP address") from error
     workload = value.workload
     names = _name("site", workload.site), _name("connector", workload.connector)
-    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, *names)
+    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, _ELSEWHERE * value.elsewhere, *names)
 
 
 def _unpack(raw: bytes) -> Endpoint:
-    host, port, six, site, connector = _VALUE.unpack(raw)
+    host, port, six, flags, site, connector = _VALUE.unpack(raw)
     address = ip_address(host if six else host[:4])
     names = (name.rstrip(b"\0").decode(errors="replace") for name in (site, connector))
-    return Endpoint(WorkloadId(*names), str(address), port)
+    return Endpoint(WorkloadId(*names), str(address), port, bool(flags & _ELSEWHERE))
 
 
 def _unpack_key(raw: bytes) -> EndpointKey:

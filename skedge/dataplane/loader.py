@@ -19,18 +19,19 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skedge.core.errors import DataplaneError, ExitCode, HostError, SkedgeError
 from skedge.dataplane import bpfsys, carry, ebpf_structs, loader_host
 from skedge.dataplane.btf import member_places
-from skedge.dataplane.programs import PROGRAMS, Program
+from skedge.dataplane.programs import PROGRAM_TABLE, PROGRAMS, Program
 
 PIN_DIR = "/sys/fs/bpf/skedge"
 GROUP = "skedge"
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
+NAT_FLOWS = 262144
 _SO_NETNS_COOKIE = 71
 _OURS = re.compile(r"[a-z0-9_]+_v\d+")
 _PINNED_MAP = re.compile(r'PIN_DIR "/([a-z0-9_]+)"')
@@ -39,7 +40,10 @@ _INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to load and where: ``pick_log`` entries (a power of two; 1 is off) record every pick for a replay."""
+    """What to load and where: ``pick_log`` entries (a power of two; 1 is off) record every pick for a replay.
+
+    ``nat_flows`` sizes the flow table when it is made; one that is there keeps its size (and its flows) until unload.
+    """
 
     pin_dir: Path = Path(PIN_DIR)
     cgroup: str | None = None
@@ -47,6 +51,7 @@ class Options:
     pick_log: int = 1
     force: bool = False
     programs: tuple[Program, ...] = PROGRAMS
+    nat_flows: int = NAT_FLOWS
 
 
 def source_text(name: str) -> str:
@@ -94,7 +99,9 @@ def kernel_defines() -> Mapping[str, int]:
 
 def digest(options: Options) -> int:
     """Return a 63-bit digest of everything that the loaded programs depend on."""
-    state = hashlib.sha256(f"{platform.release()}\0{platform.version()}\0{options.pick_log}".encode())
+    state = hashlib.sha256(
+        f"{platform.release()}\0{platform.version()}\0{options.pick_log}\0{options.nat_flows}".encode()
+    )
     for program in options.programs:
         state.update(f"\0{program}\0{source_text(program.source)}".encode())
     return int.from_bytes(state.digest()[:8]) >> 1 or 1
@@ -171,7 +178,7 @@ class Loader:
         units: dict[tuple[str, tuple[str, ...]], list[Program]] = {}
         for program in self.options.programs:
             units.setdefault((program.source, program.defines), []).append(program)
-        macros = {**kernel_defines(), "PICK_LOG_ENTRIES": self.options.pick_log}
+        macros = {**kernel_defines(), "PICK_LOG_ENTRIES": self.options.pick_log, "NAT_FLOWS": self.options.nat_flows}
         for (source, defines), programs in units.items():
             flags = [
                 f'-DPIN_DIR="{self.pins}"',
@@ -197,7 +204,14 @@ class Loader:
                     self._pin(fd, program.pin)
             else:
                 self._pin(function.fd, program.pin)
+                self._enter(function.fd, program)
         module.cleanup()
+
+    def _enter(self, fd: int, program: Program) -> None:
+        """Put a part into the table that the other packet programs call it by."""
+        if program.entry is not None:
+            with bpfsys.Fd(bpfsys.obj_get(str(self.pins / PROGRAM_TABLE))) as table:
+                bpfsys.map_update(table, program.entry.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
 
     def _pin(self, fd: int, name: str) -> None:
         """Pin under the name, atomically in the place of an older one."""
@@ -318,6 +332,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cgroup", help="cgroup2 directory to attach to (default: the root, from the mount table)")
     parser.add_argument("--group", default=GROUP, help="group that may use the pins (default %(default)s)")
     parser.add_argument("--force", action="store_true", help="compile and replace even when nothing changed")
+    parser.add_argument(
+        "--nat-flows", type=int, default=NAT_FLOWS, metavar="N", help="room for flows of the LAN (default %(default)s)"
+    )
     parser.add_argument("--pick-log", type=int, default=1, metavar="N", help="record the last N (2^k) picks; 1 is off")
     return parser
 
@@ -325,7 +342,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.pick_log < 1 or arguments.pick_log & (arguments.pick_log - 1):
         raise HostError(f"--pick-log {arguments.pick_log}: must be a power of two")
-    loader = Loader(Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force))
+    if arguments.nat_flows < 1:
+        raise HostError(f"--nat-flows {arguments.nat_flows}: must be at least 1")
+    options = Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force)
+    loader = Loader(replace(options, nat_flows=arguments.nat_flows))
     if arguments.action == "status":
         states = loader.status()
         for name, state in states.items():

@@ -42,6 +42,7 @@ class Program:
 
     ``cgroup``: the loader attaches it to the cgroup, through a link pinned as ``attach_<pin>``. ``iterates``: it is
     an iterator over that map, and what is pinned is its link (to open it is to run it). ``defines`` are macros.
+    ``entry``: other packet programs call it, by this index of the program table.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Program:
     cgroup: bool = False
     iterates: str = ""
     defines: tuple[str, ...] = ()
+    entry: int | None = None
 
     @property
     def link_pin(self) -> str:
@@ -61,6 +63,12 @@ class Program:
 
 def _connect(name: str, attach: Attach) -> Program:
     return Program("connect.c", f"skedge_{name}", ProgType.CGROUP_SOCK_ADDR, f"{name}_v1", attach, cgroup=True)
+
+
+def _flow_iterator(pin: str, *defines: str) -> Program:
+    function = "bpf_iter__bpf_map_elem"
+    over = "nat_placements_v1"
+    return Program("lan_iterate.c", function, ProgType.TRACING, pin, Attach.ITERATOR, iterates=over, defines=defines)
 
 
 # In the order of attaching: what takes a placement away comes before what makes one.
@@ -93,6 +101,8 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
         iterates="flows_v1",
         defines=("ITERATE_FLOWS",),
     ),
+    _flow_iterator("iterate_nat_v1"),
+    _flow_iterator("sweep_nat_v1", "LAN_SWEEP"),
 )
 
 LINK_PROGRAMS: tuple[Program, ...] = (
@@ -100,7 +110,28 @@ LINK_PROGRAMS: tuple[Program, ...] = (
     Program("link_egress.c", "link_egress", ProgType.SCHED_CLS, "link_egress_v1"),
 )
 
-PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LINK_PROGRAMS
+PROGRAM_TABLE = "nat_programs_v1"
+
+
+def _part(name: str, entry: int) -> Program:
+    return Program(f"lan_{name}.c", f"lan_{name}", ProgType.SCHED_CLS, f"lan_{name}_v1", entry=entry)
+
+
+# Parts before those that call them: a call of a part that is not there drops the packet.
+LAN_PROGRAMS: tuple[Program, ...] = (
+    _part("begin", 6),
+    _part("place", 5),
+    _part("open", 0),
+    _part("error", 2),
+    _part("too_big", 3),
+    _part("odd", 4),
+    _part("overlay", 1),
+    Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
+    Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_l3_v1", defines=("LAN_L3",)),
+    Program("lan_loop.c", "lan_loop", ProgType.SCHED_CLS, "lan_loop_v1"),
+)
+
+PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LAN_PROGRAMS + LINK_PROGRAMS
 
 PICK_TEST = Program("pick_test.c", "skedge_pick_test", ProgType.SCHED_CLS, "pick_test_v1")
 """The pick without a socket, for tests and benchmarks; never loaded on an edge host."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
+from skedge.dataplane import lan
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.linkstate import is_ours
 from skedge.dataplane.netlink import Netlink, kernel_errors
@@ -17,7 +18,7 @@ from skedge.dataplane.tunnel_guard import TunnelGuard
 
 
 def purge(netlink: Netlink, overlay: tuple[str, ...] = ()) -> list[str]:
-    """Remove our routes, rules, devices, addresses and nftables table; return what was removed, one word pair each.
+    """Remove all that is ours but the pins; return what was removed, one word pair each.
 
     Each is tried even when another fails. ``overlay``: networks in which unmarked addresses on ``lo`` are ours.
 
@@ -44,6 +45,7 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = ()) -> list[str]:
     guard = TunnelGuard()
     each("route", lambda: list(routes.read()), routes.delete)
     each("rule", lambda: list(rules.read()), rules.delete)
+    each("lan", lambda: lan.attached(netlink), lambda name: lan.detach(netlink, name))
     each("device", lambda: _devices(netlink), lambda name: _delete_device(netlink, name))
     each("address", lambda: list(addresses.read()), addresses.delete)
     each("table", guard.tables, lambda _: guard.purge())

@@ -20,7 +20,7 @@ from tests.lab.sh import CACHE, REPO
 
 RESULTS = CACHE / "run"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-VM_TIMEOUT = 900
+VM_TIMEOUT = 1500
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def load_programs(pin_dir: str) -> None:
 class Namespace:
     """A network namespace with one thread that lives in it."""
 
+    patience_s = 60
+
     def __init__(self, name: str) -> None:
         self.name = f"skl{os.getpid()}-{name}"
         run("ip", "netns", "add", self.name)
@@ -78,7 +80,7 @@ class Namespace:
 
     def __call__(self, function: Callable[..., T], *args, **kwargs) -> T:
         """Call the function in this namespace."""
-        return self._pool.submit(function, *args, **kwargs).result(timeout=60)
+        return self._pool.submit(function, *args, **kwargs).result(timeout=self.patience_s)
 
     def ip(self, *arguments: str, check: bool = True) -> str:
         return run("ip", "-n", self.name, *arguments, check=check).stdout

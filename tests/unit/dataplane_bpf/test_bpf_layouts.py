@@ -14,9 +14,10 @@ from skedge.core.model import Protocol
 from skedge.core.reasons import Reason
 from skedge.core.state import ListenerKey, ServiceKey, Target
 from skedge.dataplane import ebpf_structs as layout
+from skedge.dataplane import flow_structs as flows
 from skedge.dataplane import listener_structs
 from skedge.dataplane.loader import SOURCES, source_text
-from skedge.dataplane.programs import PICK_TEST, PROGRAMS
+from skedge.dataplane.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
 
 TYPES: dict[str, type] = {
     "__u64": ctypes.c_uint64,
@@ -39,7 +40,7 @@ def number(text: str) -> int:
 
 def c_structs() -> dict[str, type[ctypes.Structure]]:
     """The C structs as ctypes lays them out: by the same rules of alignment as the compiler."""
-    text = "".join((SOURCES / header).read_text() for header in ("structs.h", "maps.h"))
+    text = "".join((SOURCES / header).read_text() for header in ("structs.h", "maps.h", "lan_calls.h", "lan_maps.h"))
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     known: dict[str, type] = dict(TYPES)
     found: dict[str, type[ctypes.Structure]] = {}
@@ -100,6 +101,10 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("service_name", layout.SERVICE_NAME, layout.SERVICE_NAME.size),
         ("workload_key", layout.WORKLOAD_KEY, layout.WORKLOAD_KEY.size),
         ("workload_name", layout.WORKLOAD_NAME, layout.WORKLOAD_NAME.size),
+        ("nat_key", flows.FlowKey.STRUCT, flows.FlowKey.SIZE),
+        ("nat_flow", flows.FlowEntry.STRUCT, flows.FlowEntry.SIZE),
+        ("nat_config", flows.NatConfig.STRUCT, flows.NatConfig.STRUCT.size),
+        ("nat_record", flows.FlowKey.STRUCT, flows.FlowRecord.SIZE),
     ],
 )
 def test_layout(name: str, packed: struct.Struct, size: int) -> None:
@@ -169,7 +174,7 @@ def test_a_listener_lies_where_the_programs_read_it() -> None:
 
 def test_constants_are_those_of_the_headers() -> None:
     flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
-    same = {"LOCAL": "SLOT_LOCAL", "OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
+    same = {"LOCAL": "SLOT_LOCAL", "ELSEWHERE": "SLOT_ELSEWHERE", "OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
     same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
     same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
     for ours, theirs in same.items():
@@ -177,6 +182,43 @@ def test_constants_are_those_of_the_headers() -> None:
     assert number("SCHEDULE_SIZE") == SCHEDULE_SIZE
     assert number("MEMBER_WORDS") * 64 == number("MAX_SERVICES")
     assert (number("CLASS_SMALL"), number("CLASS_MEDIUM"), number("MAX_WORKLOADS")) == layout.SIZES
+
+
+def test_a_flow_is_read_member_by_member() -> None:
+    entry = STRUCTS["nat_flow"]()
+    raw = bytes(range(16)), bytes(range(16, 32))
+    for member, value in (("from", raw[0]), ("to", raw[1])):
+        for index in range(4):
+            getattr(entry, member)[index] = int.from_bytes(value[4 * index : 4 * index + 4], "little")
+    entry.from_port, entry.to_port = (int.from_bytes(port.to_bytes(2), "little") for port in (63001, 61000))
+    entry.seen, entry.placed = 5, 7
+    entry.state = flows.State.REPLY | flows.State.FIN | flows.Kind.LAN << flows.KIND_SHIFT
+    read = flows.FlowEntry.unpack(bytes(entry))
+    assert (read.source, read.destination) == tuple(layout.unpack_address(one) for one in raw)
+    assert (read.source_port, read.destination_port, read.seen, read.placed) == (63001, 61000, 5, 7)
+    assert (read.state, read.kind) == (flows.State.REPLY | flows.State.FIN, flows.Kind.LAN)
+    config = STRUCTS["nat_config"].from_buffer_copy(flows.NatConfig(3, (4, 5), 6, 7, 8, 9, 10).pack())
+    assert [config.device, config.low, config.high] == [3, 4, 5]
+    times = [config.syn, config.established, config.fin, config.closed, config.udp]
+    assert times == [number * flows.NANOSECONDS for number in range(6, 11)]
+
+
+def test_constants_of_flows_are_those_of_the_headers() -> None:
+    text = "".join((SOURCES / header).read_text() for header in ("lan_maps.h", "lan_calls.h"))
+    found = {
+        name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)(?:ull)?\b", text, re.M)
+    }
+    assert {one.name: one.value for one in flows.State} == {
+        name[5:]: value for name, value in found.items() if name.startswith("FLOW_") and name != "FLOW_KIND_SHIFT"
+    }
+    assert {one.name: one.value for one in flows.Kind} == {
+        name[5:]: value for name, value in found.items() if name.startswith("KIND_")
+    }
+    assert found["FLOW_KIND_SHIFT"] == flows.KIND_SHIFT
+    parts = {one.pin.removeprefix("lan_").removesuffix("_v1").upper(): one.entry for one in LAN_PROGRAMS}
+    assert {name: entry for name, entry in parts.items() if entry is not None} == {
+        name[4:]: value for name, value in found.items() if name.startswith("NAT_") and name[4:] in parts
+    }
 
 
 def test_reasons_are_those_of_the_core() -> None:

@@ -1,0 +1,48 @@
+/* How the packet programs of LAN devices and link devices call one another, and the configuration of NAT. */
+#ifndef SKEDGE_LAN_CALLS_H
+#define SKEDGE_LAN_CALLS_H
+
+#ifndef INLINE
+#define INLINE static __attribute__((always_inline)) inline
+#endif
+
+/* Written by the controller only; times in ns. */
+struct nat_config {
+    __u32 device;     /* the interface that routes are looked up as from; its forwarding flag is set, others' need not be */
+    __u16 low;        /* NAT ports, host byte order */
+    __u16 high;
+    __u64 syn;        /* idle time-outs */
+    __u64 established;
+    __u64 fin;
+    __u64 closed;
+    __u64 udp;
+    __u64 spare[2];
+};
+
+BPF_TABLE_PINNED("array", __u32, struct nat_config, nat_config_v1, 1, PIN_DIR "/nat_config_v1");
+
+/* Whether a port (NBO) is one of those that NAT uses. */
+INLINE int nat_port(const struct nat_config *config, __u16 port)
+{
+    port = bpf_ntohs(port);
+    return port >= config->low && port <= config->high;
+}
+
+/* The parts that are called from one another; each is one program. */
+#define NAT_OPEN 0    /* a packet to a listener that has no flow (any more) */
+#define NAT_OVERLAY 1 /* from a link device: to a NAT port, or to an endpoint that is elsewhere */
+#define NAT_ERROR 2   /* an ICMP error about a flow */
+#define NAT_TOO_BIG 3 /* a packet that is too big for the way ahead */
+#define NAT_ODD 4     /* options, extension headers, fragments */
+#define NAT_PLACE 5   /* the first packet of a flow that is to be placed */
+#define NAT_BEGIN 6   /* the first packet of a flow whose workload is chosen */
+#define NAT_PROGRAMS 8
+BPF_TABLE_PINNED("prog", __u32, __u32, nat_programs_v1, NAT_PROGRAMS, PIN_DIR "/nat_programs_v1");
+
+/* Between the programs, in skb->cb: the length of the link-layer header, the MTU of the way ahead, and whether the
+ * packet came from a link device (where what belongs to nobody is dropped). */
+#define CB_LINK 0
+#define CB_MTU 1
+#define CB_DENY 2
+
+#endif

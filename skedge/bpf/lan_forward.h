@@ -1,0 +1,213 @@
+/* Forwarding of a flow's packets: the way ahead, the rewriting, and the redirection past the host's stack. */
+#ifndef SKEDGE_LAN_FORWARD_H
+#define SKEDGE_LAN_FORWARD_H
+
+#define MSS_KIND 2
+#define OPTIONS_MAX 40
+#define TCP_OPTIONS 20
+
+/* bcc declares it without its flags. */
+static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int size, __u64 flags) =
+    (void *)BPF_FUNC_redirect_neigh;
+
+/* Return the route to where the flow's packets go. Looked up as from our own device (lo): so the host is no router for
+ * its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
+INLINE long look_up_route(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                          const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+{
+    __builtin_memset(fib, 0, sizeof(*fib));
+    fib->family = p->v6 ? AF_INET6_ : AF_INET_;
+    fib->l4_protocol = p->key.protocol;
+    fib->sport = flow->from_port;
+    fib->dport = flow->to_port;
+    fib->tot_len = length;
+    fib->ifindex = config->device;
+    if (p->v6) {
+        copy_address(fib->ipv6_src, flow->from);
+        copy_address(fib->ipv6_dst, flow->to);
+    } else {
+        fib->ipv4_src = flow->from[3];
+        fib->ipv4_dst = flow->to[3];
+    }
+    return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
+/* Return where the TCP option for the segment size is, as an offset in the packet; 0 where there is none. */
+INLINE __u32 find_mss(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    __u32 at = 0, end;
+    __u8 byte = 0, option[2];
+
+    if (bpf_skb_load_bytes(skb, p->l4 + 12, &byte, 1))
+        return 0;
+    end = (byte >> 4) * 4 - TCP_OPTIONS;
+    for (int i = 0; i < OPTIONS_MAX / 2; i++) {
+        if (at + 4 > end || end > OPTIONS_MAX || bpf_skb_load_bytes(skb, p->l4 + TCP_OPTIONS + at, option, 2))
+            return 0;
+        if (option[0] == MSS_KIND)
+            return option[1] == 4 ? p->l4 + TCP_OPTIONS + at : 0;
+        if (!option[0] || (option[0] != 1 && option[1] < 2))
+            return 0;
+        at += option[0] == 1 ? 1 : option[1];
+        at &= 63;
+    }
+    return 0;
+}
+
+/* Make the segment size of a SYN fit @mtu. At an odd offset the bytes have changed places in the checksum. */
+INLINE int clamp_mss(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu)
+{
+    __u32 at = find_mss(skb, p), largest = mtu - (p->v6 ? IP6_LENGTH : IP4_LENGTH) - TCP_OPTIONS;
+    __u16 old, new;
+
+    if (!at || mtu < 576 || bpf_skb_load_bytes(skb, at + 2, &old, sizeof(old)) || bpf_ntohs(old) <= largest)
+        return 0;
+    new = bpf_htons(largest);
+    if (bpf_skb_store_bytes(skb, at + 2, &new, sizeof(new), 0))
+        return MALFORMED;
+    if ((at - p->l4) & 1) {
+        old = __builtin_bswap16(old);
+        new = __builtin_bswap16(new);
+    }
+    return bpf_l4_csum_replace(skb, p->l4 + 16, old, new, 2) ? MALFORMED : 0;
+}
+
+/* The smallest MTU that a connection meets at this host: that of the route ahead (told by a lookup of a packet that
+ * nothing carries), and that of the device which the answers leave by. */
+INLINE __u32 path_mtu(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                      const struct nat_flow *flow)
+{
+    struct bpf_fib_lookup fib;
+    __u32 behind = 0;
+
+    if (look_up_route(skb, config, p, flow, 0xffff, &fib) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        return 0;
+    bpf_check_mtu(skb, 0, &behind, 0, 0);
+    return behind && behind < fib.mtu_result ? behind : fib.mtu_result;
+}
+
+/* How the sum over a whole IPv6 packet, where a device has made one (CHECKSUM_COMPLETE), differs from what the kernel
+ * takes it for after an address changed: the changes of address and transport checksum cancel out, as there is no
+ * checksum in the IPv6 header; and the hop limit falls. */
+INLINE __u32 sum_of6(__u32 addresses)
+{
+    __u64 sum = (__u64)addresses + (__u32)~0x100;
+
+    return (__u32)(sum + (sum >> 32));
+}
+
+/* Change addresses and ports, the hop limit, and all checksums by the difference. */
+INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
+{
+    __u32 sum_at = p->l4 + (p->key.protocol == IPPROTO_TCP ? 16 : 6), sum;
+    __u64 zero_is_none = p->key.protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
+    __u32 old_ports = p->key.from_port | (__u32)p->key.to_port << 16;
+    __u32 new_ports = flow->from_port | (__u32)flow->to_port << 16;
+    __u8 *ip, *end;
+
+    if (bpf_l4_csum_replace(skb, sum_at, 0, flow->sum, zero_is_none | BPF_F_PSEUDO_HDR))
+        return MALFORMED;
+    if (bpf_l4_csum_replace(skb, sum_at, old_ports, new_ports, zero_is_none | 4))
+        return MALFORMED;
+    if (p->v6)
+        bpf_csum_update(skb, sum_of6(flow->sum));
+    ip = (__u8 *)(long)skb->data + (p->l3 & 15);
+    end = (__u8 *)(long)skb->data_end;
+    if (p->v6) {
+        if (ip + IP6_LENGTH + 4 > end)
+            return MALFORMED;
+        ip[7] = p->hops - 1;
+        copy_address((__u32 *)(ip + 8), flow->from);
+        copy_address((__u32 *)(ip + 24), flow->to);
+        *(__u32 *)(ip + IP6_LENGTH) = new_ports;
+        return 0;
+    }
+    if (ip + IP4_LENGTH + 4 > end)
+        return MALFORMED;
+    sum = (__u16)~*(__u16 *)(ip + 10) + (flow->sum & 0xffff) + (flow->sum >> 16) + (__u16)~bpf_htons(0x100);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    *(__u16 *)(ip + 10) = ~sum;
+    ip[8] = p->hops - 1;
+    *(__u32 *)(ip + 12) = flow->from[3];
+    *(__u32 *)(ip + 16) = flow->to[3];
+    *(__u32 *)(ip + IP4_LENGTH) = new_ports;
+    return 0;
+}
+
+/* Send the packet to the next hop. Without a link-layer header (WireGuard, TUN) it first gets room for one: the kernel
+ * takes it off again, and refuses packets that never had one. */
+INLINE int send(struct __sk_buff *skb, const struct lan_packet *p, const struct bpf_fib_lookup *fib)
+{
+    struct bpf_redir_neigh next = {.nh_family = fib->family};
+
+    copy_address(next.ipv6_nh, fib->ipv6_dst);
+    if (!p->l3 && bpf_skb_change_head(skb, ETH_LENGTH, 0))
+        return TC_ACT_SHOT;
+    return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
+}
+
+INLINE int refuse_packet(__u32 reason)
+{
+    count_reason(reason);
+    return TC_ACT_SHOT;
+}
+
+/* Give the packet to a socket of this host over lo, whose only address is all zeros. */
+INLINE int send_home(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_config *config)
+{
+    __u8 nobody[6] = {};
+
+    if (!p->l3) {
+        __u16 type = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+
+        if (bpf_skb_change_head(skb, ETH_LENGTH, 0) || bpf_skb_store_bytes(skb, 12, &type, sizeof(type), BPF_F_RECOMPUTE_CSUM))
+            return TC_ACT_SHOT;
+    }
+    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), BPF_F_RECOMPUTE_CSUM))
+        return TC_ACT_SHOT;
+    return bpf_redirect(config->device, BPF_F_INGRESS);
+}
+
+/* Forward one packet of a flow. Returns the verdict. */
+INLINE int forward(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                   const struct nat_flow *flow)
+{
+    struct bpf_fib_lookup fib;
+    long found;
+
+    if ((flow->state & FLOW_REPLY) == 0 && KIND_OF(flow->state) == KIND_LOOP)
+        return translate(skb, p, flow) ? refuse_packet(MALFORMED) : send_home(skb, p, config);
+    if (p->hops <= 1)
+        return refuse_packet(HOP_LIMIT);
+    found = look_up_route(skb, config, p, flow, p->length, &fib);
+    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+        skb->cb[CB_LINK] = p->l3;
+        skb->cb[CB_MTU] = fib.mtu_result;
+        nat_programs_v1.call(skb, NAT_TOO_BIG);
+        return refuse_packet(TOO_BIG);
+    }
+    if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+        return refuse_packet(NO_ROUTE);
+    if ((p->tcp_flags & TCP_SYN) && clamp_mss(skb, p, path_mtu(skb, config, p, flow)))
+        return refuse_packet(MALFORMED);
+    if (translate(skb, p, flow))
+        return refuse_packet(MALFORMED);
+    return send(skb, p, &fib);
+}
+
+/* Forward a packet of a flow that exists, and keep what it says about the connection. */
+INLINE int carry(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p, struct nat_flow *flow)
+{
+    __u64 now = bpf_ktime_get_coarse_ns();
+
+    if (flow->seen != now)
+        flow->seen = now;
+    if (p->tcp_flags & TCP_TURNS)
+        track(&p->key, flow, p->tcp_flags);
+    else if (!(flow->state & FLOW_ACK))
+        __sync_fetch_and_or(&flow->state, FLOW_ACK);
+    return forward(skb, config, p, flow);
+}
+
+#endif

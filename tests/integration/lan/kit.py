@@ -1,0 +1,177 @@
+"""One edge host as data: its namespace, the real programs and drivers, and what packets on its devices are made of."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from skedge.core.model import Protocol, WorkloadId
+from skedge.core.reasons import Reason
+from skedge.core.state import Candidate, Dispatch, KernelRoute, ListenerKey, NextHop, ServiceKey, ServiceTable, Target
+from skedge.dataplane import bpfsys, loader
+from skedge.dataplane.ebpf import EbpfEngine
+from skedge.dataplane.flow_structs import FlowEntry, FlowKey, NatConfig
+from skedge.dataplane.flows import FlowTable
+from skedge.dataplane.lan import LanDriver
+from skedge.dataplane.linkfilter import link_mac
+from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
+from tests.integration.links import kit as links
+from tests.integration.links.packets import frame
+
+UNSPEC, OK, SHOT, REDIRECT = 0xFFFFFFFF, 0, 2, 7
+HOST = {4: "10.55.0.1", 6: "fd55::1"}
+CLIENT = {4: "10.55.0.9", 6: "fd55::9"}
+MACHINE = {4: "10.55.0.20", 6: "fd55::20"}
+CLIENT_MAC, MACHINE_MAC = bytes.fromhex("0255000000c1"), bytes.fromhex("0255000000a1")
+PORTS = (63000, 63063)
+FAR = "peer"
+LISTEN = 8080
+WITHOUT_CGROUP = tuple(one for one in CONNECT_PROGRAMS if not one.cgroup)
+
+
+class Site(links.Site):
+    """A site whose programs are loaded by the product's own loader."""
+
+    nat_flows = 512
+
+    def __init__(self, name: str, bpffs: Path, programs: Sequence = (*WITHOUT_CGROUP, *LAN_PROGRAMS, *LINK_PROGRAMS),
+                 cgroup: str | None = None) -> None:  # fmt: skip
+        self._cgroup = cgroup
+        links.load_programs, before = (lambda pin_dir: self._load(pin_dir, programs)), links.load_programs
+        try:
+            super().__init__(name, bpffs)
+        finally:
+            links.load_programs = before
+        self.engine = EbpfEngine(self.pin_dir)
+        self.engine.configure(self.overlay4, self.overlay6)
+        self.flows = FlowTable(self.pin_dir)
+        self.flows.configure(NatConfig(ports=PORTS))
+        self.lan = LanDriver(self.pin_dir, self.netlink)
+
+    def _load(self, pin_dir: str, programs: Sequence) -> None:
+        options = loader.Options(Path(pin_dir), self._cgroup, programs=tuple(programs), nat_flows=self.nat_flows)
+        self._loader = loader.Loader(options)
+        self.ns.patience_s = 600  # an emulated machine compiles for minutes
+        self.ns(self._loader.load)
+
+    def unload(self) -> None:
+        self._loader.unload()
+
+    def overlay(self, v: int) -> str:
+        return self.overlay4 if v == 4 else self.overlay6
+
+    def service(self, candidates: Sequence[Candidate], *listeners: tuple[str, int], name: str = "web",
+                protocol: Protocol = Protocol.TCP, affinity_s: int = 0) -> ServiceKey:  # fmt: skip
+        key = ServiceKey(name, protocol)
+        self.engine.services.put(key, ServiceTable(tuple(sorted(candidates, key=lambda one: one.workload))))
+        for address, port in listeners:
+            self.engine.listeners.put(ListenerKey(address, port, protocol), Dispatch(key, affinity_s=affinity_s))
+        return key
+
+    def open(self, name: str = "") -> int:
+        counts = self.engine.counts()
+        return sum(one.open for (_, workload), one in counts.items() if name in ("", workload.site))
+
+    def drops(self) -> dict[Reason, int]:
+        both: dict[Reason, int] = dict(self.filter.drops())
+        for reason, count in self.engine.drops().items():
+            both[reason] = both.get(reason, 0) + count
+        return both
+
+    def end_flows(self) -> None:
+        """End all flows as idle ones end."""
+        self.flows.configure(NatConfig(1, PORTS, *[0.0] * 5))
+        time.sleep(0.01)  # the programs' clock is coarse
+        self.flows.sweep()
+        self.flows.configure(NatConfig(ports=PORTS))
+
+    def entry(self, key: FlowKey) -> FlowEntry | None:
+        with bpfsys.Fd(bpfsys.obj_get(f"{self.pin_dir}/nat_flows_v1")) as fd:
+            raw = bpfsys.map_lookup(fd, key.pack(), FlowEntry.SIZE)
+        return None if raw is None else FlowEntry.unpack(raw)
+
+
+def remote(name: str, cost: int = 0, *targets: tuple[str, int], local: bool = False, elsewhere: bool = False,
+           capacity: int = 1, out: Reason = Reason.NONE) -> Candidate:  # fmt: skip
+    """A workload ``name/w`` with one target of each family at most."""
+    by = {ip_address(address).version: Target(address, port) for address, port in targets}
+    return Candidate(
+        WorkloadId(name, "w"), cost, capacity, 0, by.get(4), by.get(6), local=local, elsewhere=elsewhere, out=out
+    )
+
+
+@dataclass
+class Bench:
+    """One site with a LAN device ``lan0`` and one link; `lan` and `link` run one packet through the programs."""
+
+    site: Site
+    lan_index: int
+    lan_mac: bytes
+    link_index: int
+    link_mac: bytes
+    peer_mac: bytes
+    link_mtu: int
+
+    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> bpfsys.TestRun:
+        context = bytearray(192)
+        struct.pack_into("=II", context, 36, 0, index)
+        if gso_size:
+            struct.pack_into("=I", context, 176, gso_size)
+        with bpfsys.Fd(bpfsys.obj_get(f"{self.site.pin_dir}/{pin}")) as fd:
+            return self.site.ns(bpfsys.prog_test_run, fd, data, bytes(context))
+
+    def lan(self, packet: bytes, source: bytes = CLIENT_MAC, to: bytes = b"", ethertype: int | None = None, **options):
+        """Return the verdict on a packet that comes from the LAN, and the IP packet afterwards."""
+        result = self.run(
+            "lan_ingress_v1", self.lan_index, frame(to or self.lan_mac, source, packet, ethertype), **options
+        )
+        return result.retval, result.data[14:]
+
+    def link(self, packet: bytes):
+        """Return the verdict on a packet that comes from the neighbour, and the IP packet afterwards."""
+        result = self.run("link_ingress_v1", self.link_index, frame(self.link_mac, self.peer_mac, packet))
+        return result.retval, result.data[14:]
+
+
+def make_bench(site: Site) -> Bench:
+    """Give the site a LAN device and a link to the site FAR, with routes and neighbours."""
+    ns = site.ns
+    ns.ip("link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    ns.ip("link", "add", "under0", "type", "veth", "peer", "name", "under1")
+    for device in ("lan0", "lan1", "under0", "under1"):
+        ns.ip("link", "set", device, "up")
+    ns.ip("addr", "add", "10.91.0.1/24", "dev", "under0")
+    for v, length in ((4, 24), (6, 64)):
+        ns.ip("addr", "add", f"{HOST[v]}/{length}", "dev", "lan0", *(["nodad"] if v == 6 else []))
+        ns.ip("neigh", "add", CLIENT[v], "lladdr", CLIENT_MAC.hex(":"), "dev", "lan0", "nud", "permanent")
+        ns.ip("neigh", "add", MACHINE[v], "lladdr", MACHINE_MAC.hex(":"), "dev", "lan0", "nud", "permanent")
+    site.put_base()
+    name = site.device(FAR)
+    device = site.vxlan(FAR, "10.91.0.1", "10.91.0.2")
+    ns(site.links.put, name, device)
+    far = far_overlay()
+    hop = NextHop(name, str(links.names.link_local(links.NETWORK, FAR)))
+    ns(site.routes.put, f"{far[4]}/32", KernelRoute((hop,), site.overlay4))
+    ns(site.routes.put, f"{far[6]}/128", KernelRoute((hop,), site.overlay6))
+    for lan, value in ns(site.lan.devices, ["lan0"]).items():
+        ns(site.lan.put, lan, value)
+    site.flows.set_sources({MACHINE[4]: HOST[4], MACHINE[6]: HOST[6]})
+    mac = bytes.fromhex(ns.sh("cat /sys/class/net/lan0/address").strip().replace(":", ""))
+    return Bench(
+        site,
+        ns(site.netlink.index, "lan0"),
+        mac,
+        ns(site.netlink.index, name),
+        link_mac(device, device.link_local),
+        link_mac(device, device.peer_link_local),
+        int(ns.sh(f"cat /sys/class/net/{name}/mtu")),
+    )
+
+
+def far_overlay() -> dict[int, str]:
+    names, cidr = links.names, links.IPv4Network(links.CIDR)
+    return {4: str(names.overlay_address(cidr, links.NETWORK, FAR)), 6: str(names.overlay_address6(links.NETWORK, FAR))}

@@ -1,0 +1,47 @@
+"""Which devices are the LAN's, and what putting programs on them changes on the host: nothing that stays."""
+
+from __future__ import annotations
+
+from skedge.dataplane import lan
+from skedge.dataplane.lan import LanDevice
+
+from .kit import Bench
+
+LOOP = LanDevice(loop=True)
+SETTINGS = "cd /proc/sys/net; cat ipv4/conf/lo/{forwarding,accept_local,route_localnet} ipv6/conf/lo/forwarding"
+
+
+def test_ports_of_bridges_and_our_own_devices_are_none(bench: Bench) -> None:
+    ns, driver = bench.site.ns, bench.site.lan
+    ns.ip("link", "add", "br0", "type", "bridge")
+    ns.ip("link", "add", "port0", "type", "veth", "peer", "name", "box0")
+    ns.ip("link", "set", "port0", "master", "br0")
+    try:
+        found = ns(driver.devices)
+        ethernet = ("br0", "box0", "lan0", "lan1", "under0", "under1")
+        assert found == {**dict.fromkeys(ethernet, LanDevice()), "lo": LOOP}
+        assert ns(driver.devices, ["lan0"]) == {"lan0": LanDevice(), "lo": LOOP}
+    finally:
+        ns.ip("link", "del", "br0")
+        ns.ip("link", "del", "port0")
+
+
+def test_put_twice_read_and_taken_off(bench: Bench) -> None:
+    ns, driver = bench.site.ns, bench.site.lan
+    wanted = ns(driver.devices, ["lan0"])
+    assert ns(driver.read) == wanted
+    for name, value in wanted.items():
+        ns(driver.put, name, value)
+    assert ns(driver.read) == wanted
+    try:
+        assert set(ns(lan.attached, bench.site.netlink)) == set(wanted)
+        assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["1"] * 4
+        for name in wanted:
+            ns(lan.detach, bench.site.netlink, name)
+        assert ns(driver.read) == {}
+        forwarding6 = ns.sh("cat /proc/sys/net/ipv6/conf/all/forwarding").strip()
+        assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["0", "0", "0", forwarding6]
+        ns(driver.delete, "gone0")
+    finally:
+        for name, value in wanted.items():
+            ns(driver.put, name, value)
