@@ -167,7 +167,7 @@ def test_the_reference_splits(world: World, costs: tuple[int, ...], number: int,
     places = ("near", "there", "far_machine") if costs[0] == 0 else ("there", "far_machine")
     table = [
         workload(world, place, 4, cost, port=61001 + i)[1]
-        for i, (place, cost) in enumerate(zip(places, costs, strict=True))
+        for i, (place, cost) in enumerate(zip(places, costs, strict=False))
     ]
     world.a.service(table, *listeners(4))
     held = [world.connect((world.client, world.a.ns)[n % 2], (EDGE_A[4], LISTEN)) for n in range(number)]
