@@ -32,7 +32,9 @@ INLINE int take_up(struct __sk_buff *skb, struct nat_config *config, struct lan_
         *verdict = deliver_again(skb, p, flow);
         return 1;
     }
-    *verdict = TC_ACT_SHOT; /* another processor is at it: the client sends again */
+    *verdict = TC_ACT_SHOT; /* another processor is at it, or was first: the client sends again */
+    if (p->key.protocol == IPPROTO_TCP ? !(flow->state & FLOW_ENDED) : goes_on(flow->placed))
+        return 1;
     return forget(&p->key, flow, 0);
 }
 

@@ -368,6 +368,7 @@ def test_parallel_clients_of_host_and_lan(world: World) -> None:
 
 
 @BOTH
+@pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="this kernel has no TUN device")
 def test_a_device_without_ethernet(world: World, v: int) -> None:
     """A client behind a TUN device, as behind WireGuard: packets have no link-layer header on the one side."""
     server, candidate = workload(world, "there", v)
