@@ -106,9 +106,9 @@ class World:
 
     def _make(self, bpffs: Path) -> None:
         self._undo.enter_context(_own_cgroup(cgroup := loader_host.cgroup2_root() / f"skw-{os.getpid()}"))
-        self.a = Site("a", bpffs, (*CONNECT_PROGRAMS, *LAN_PROGRAMS, *LINK_PROGRAMS), str(cgroup))
+        self.a = Site("near", bpffs, (*CONNECT_PROGRAMS, *LAN_PROGRAMS, *LINK_PROGRAMS), str(cgroup))
         self._undo.callback(self._close_site, self.a)
-        self.b = Site("b", bpffs)
+        self.b = Site("there", bpffs)
         self._undo.callback(self._close_site, self.b)
         machines = [Namespace(name) for name in ("client", "machine", "far")]
         for one in machines:
