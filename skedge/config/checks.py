@@ -15,7 +15,15 @@ from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
 from skedge.config.policies import listener_services
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import join, shown
-from skedge.core.model import ANY_ADDRESS, SERVICES_MAX, WORKLOADS_PER_SERVICE_MAX, HealthType, Protocol, Transport
+from skedge.core.model import (
+    ANY_ADDRESS,
+    ANY_DEVICE,
+    SERVICES_MAX,
+    WORKLOADS_PER_SERVICE_MAX,
+    HealthType,
+    Protocol,
+    Transport,
+)
 from skedge.core.names import PREFIX, overlay_prefix6
 
 Problem = tuple[str, str]
@@ -31,6 +39,7 @@ _CHECKS = {
 }
 MTU_MIN = 1280  # RFC 8200: every link that carries IPv6
 LISTENERS_MAX = 4096
+NAT_PORTS_MIN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Draft:
 
 def check(draft: Draft) -> Iterator[Problem]:
     """Yield every problem of the whole that no single value shows."""
-    for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _links, _links_as_set):
+    for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _nat_ports, _lan_devices, _links, _links_as_set):
         yield from part(draft)
     for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
         yield from part(draft)
@@ -135,11 +144,43 @@ def _endpoint_ports(draft: Draft) -> Iterator[Problem]:
     if len(draft.connectors) > last - first + 1:
         have, need = last - first + 1, len(draft.connectors)
         yield path, f"{have} ports are too few for {need} connectors; give a range of at least {need} ports"
+    yield from _taken_ports(draft, path, first, last)
+
+
+def _taken_ports(draft: Draft, path: str, first: int, last: int) -> Iterator[Problem]:
     taken = [(key, port) for key, port in _controller_ports(draft)]
     taken += [(f"{where}.port", link.port) for where, link in draft.links if link.transport is not Transport.DIRECT]
     for key, port in taken:
         if first <= port <= last:
             yield path, f"[{first}, {last}] contains {port}, which is {key}; move one of the two"
+
+
+def _nat_ports(draft: Draft) -> Iterator[Problem]:
+    if not draft.good("nat_ports"):
+        return
+    first, last = draft.spec.nat_ports
+    path = draft.at("nat_ports")
+    if not (first >= 1024 and last - first + 1 >= NAT_PORTS_MIN):
+        way_out = f"give [first, last] with {NAT_PORTS_MIN} ports at least, such as [63000, 65535]"
+        yield path, f"[{first}, {last}] is not a range of ports above 1023; {way_out}"
+        return
+    yield from _taken_ports(draft, path, first, last)
+    endpoint_first, endpoint_last = draft.spec.endpoint_ports
+    if draft.good("endpoint_ports") and first <= endpoint_last and endpoint_first <= last:
+        way_out = "give ranges that have no port in common"
+        yield path, f"[{first}, {last}] overlaps endpoint_ports [{endpoint_first}, {endpoint_last}]; {way_out}"
+
+
+def _lan_devices(draft: Draft) -> Iterator[Problem]:
+    if not draft.good("lan_devices"):
+        return
+    given = draft.spec.lan_devices
+    for number, device in enumerate(given):
+        path = f"{draft.at('lan_devices')}[{number}]"
+        if isinstance(device, str) and (device in (".", "..", "lo") or device.startswith(PREFIX)):
+            yield path, f"{device} has no LAN behind it; give the device that clients or workloads are at"
+        elif device == ANY_DEVICE and len(given) > 1:
+            yield path, f"{ANY_DEVICE} is every device; give it alone, or only names"
 
 
 # ---- links -----------------------------------------------------------------------------------------------------
@@ -210,7 +251,6 @@ def _links_as_set(draft: Draft) -> Iterator[Problem]:
 
 
 def _listeners(draft: Draft) -> Iterator[Problem]:
-    first, last = draft.spec.endpoint_ports
     for path, listener in draft.listeners:
         if listener.address != ANY_ADDRESS:
             address = parse_host(listener.address)
@@ -219,11 +259,9 @@ def _listeners(draft: Draft) -> Iterator[Problem]:
                 yield f"{path}.address", address + star
             elif address.is_link_local:
                 yield f"{path}.address", f"{address} is valid on one device only; give a global or private address"
-        if draft.good("endpoint_ports") and first <= listener.port <= last:
-            yield (
-                f"{path}.port",
-                f"{listener.port} is inside endpoint_ports [{first}, {last}]; give a port outside of it",
-            )
+        for key, (first, last) in (("endpoint_ports", draft.spec.endpoint_ports), ("nat_ports", draft.spec.nat_ports)):
+            if draft.good(key) and first <= listener.port <= last:
+                yield f"{path}.port", f"{listener.port} is inside {key} [{first}, {last}]; give a port outside of it"
         if listener.takeover and not TAKEOVER_SUPPORTED:
             way_out = "stop that unit first and remove the key"
             yield f"{path}.takeover", f"this version does not take a port over from another program; {way_out}"

@@ -13,13 +13,15 @@ import yaml
 from skedge.config import walk
 from skedge.config.addresses import canonical
 from skedge.config.checks import Draft, check
-from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
+from skedge.config.schema import ConnectorSpec, FlowTimesSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import INVALID
 from skedge.core.errors import ConfigError
 from skedge.core.model import (
     Connector,
+    FlowTimes,
     Health,
     HealthType,
+    Lan,
     Link,
     Listener,
     Metrics,
@@ -187,7 +189,12 @@ def build(spec: SiteSpec) -> SiteConfig:
         drain=spec.drain,
         overload=spec.overload,
         metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
+        lan=Lan(tuple(spec.lan_devices), spec.nat_ports, _flow_times(spec.flow_times)),
     )
+
+
+def _flow_times(times: FlowTimesSpec) -> FlowTimes:
+    return FlowTimes(times.syn_s, times.established_s, times.fin_s, times.closed_s, times.udp_s)
 
 
 def _link(link: LinkSpec) -> Link:

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 from skedge.core.model import (
     AFFINITY_TIMEOUT_S,
     ANY_ADDRESS,
+    ANY_DEVICE,
     CAPACITY_MAX,
     COST_MAX,
     WEIGHT_MAX,
@@ -46,6 +47,9 @@ ConnectorName = Annotated[
 DeviceName = Annotated[
     str, _named("a device name", r"^([^\s/:%\x00]{1,15})?\Z", "the name of a network device, as in `ip link`")
 ]
+LanDeviceName = Annotated[
+    str, _named("a device name", r"^[^\s/:%\x00]{1,15}\Z", "the name of a network device, as in `ip link`, or *")
+]
 UnitName = Annotated[
     str, _named("a systemd unit", r"^([A-Za-z0-9:_.\\@-]{1,255})?\Z", "the unit's name, such as haproxy.service")
 ]
@@ -63,6 +67,7 @@ Mtu = Annotated[int, Meta(ge=0, le=65535)]
 IntervalMs = Annotated[int, Meta(ge=10, le=60_000)]
 Times = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
+IdleSeconds = Annotated[float, Meta(ge=1, le=604_800)]
 HoldSeconds = Annotated[float, Meta(ge=1, le=86_400)]
 FileVersion = Annotated[int, Meta(ge=1, le=1)]
 
@@ -147,6 +152,16 @@ class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True):
     port: PortOrOff = 9464
 
 
+class FlowTimesSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Idle time-outs of flows (`skedge.core.model.FlowTimes`)."""
+
+    syn_s: IdleSeconds = 30.0
+    established_s: IdleSeconds = 7440.0
+    fin_s: IdleSeconds = 120.0
+    closed_s: IdleSeconds = 10.0
+    udp_s: IdleSeconds = 60.0
+
+
 class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -157,6 +172,9 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     overlay_address: str = ""
     overlay_address6: str = ""
     endpoint_ports: tuple[Port, Port] = (61000, 62999)
+    lan_devices: list[LanDeviceName] = field(default_factory=lambda: [ANY_DEVICE])
+    nat_ports: tuple[Port, Port] = (63000, 65535)
+    flow_times: FlowTimesSpec = FlowTimesSpec()
     links: list[LinkSpec] = field(default_factory=list)
     listeners: list[ListenerSpec] = field(default_factory=list)
     connectors: list[ConnectorSpec] = field(default_factory=list)

@@ -191,6 +191,32 @@ class Metrics:
     port: int = 9464
 
 
+ANY_DEVICE = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTimes:
+    """Seconds without a packet after which a flow of the LAN ends, by what it is doing (docs/inventory.md)."""
+
+    syn_s: float = 30.0
+    established_s: float = 7440.0  # RFC 5382: not less than 2 h 4 min
+    fin_s: float = 120.0
+    closed_s: float = 10.0
+    udp_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lan:
+    """Clients and workloads that are not processes of the host.
+
+    ``devices``: where they are, ``*`` for every device of the host; none: there are none. ``ports``: the NAT ports.
+    """
+
+    devices: tuple[str, ...] = (ANY_DEVICE,)
+    ports: tuple[int, int] = (63000, 65535)
+    times: FlowTimes = FlowTimes()
+
+
 @dataclass(frozen=True, slots=True)
 class SiteConfig:
     """The whole validated configuration of one site (/etc/skedge/skedge.yaml after `skedge.config.load`)."""
@@ -210,6 +236,7 @@ class SiteConfig:
     drain: bool = False
     overload: bool = False
     metrics: Metrics = Metrics()
+    lan: Lan = Lan()
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------

@@ -73,7 +73,10 @@ def test_the_tables_show_every_variable():
     assert shown == {name: cell(option) for name, option in SPEC.items()}
 
 
-@pytest.mark.parametrize("variable", ["skedge_links", "skedge_listeners", "skedge_connectors", "skedge_metrics"])
+NESTED = ("skedge_links", "skedge_listeners", "skedge_connectors", "skedge_flow_times", "skedge_metrics")
+
+
+@pytest.mark.parametrize("variable", NESTED)
 def test_the_tables_show_every_key(variable: str):
     shown = {name: cells for heading, name, cells in DOCUMENTED if heading.endswith(variable)}
     assert shown == dict(flat(SPEC[variable]["options"]))
@@ -99,6 +102,7 @@ STRUCTS = {
     "skedge_links": schema.LinkSpec,
     "skedge_listeners": schema.ListenerSpec,
     "skedge_connectors": schema.ConnectorSpec,
+    "skedge_flow_times": schema.FlowTimesSpec,
     "skedge_metrics": schema.MetricsSpec,
 }
 

@@ -121,6 +121,9 @@ def configs(draw: Any) -> dict[str, Any]:
         ],
         "hold_time_s": draw(st.floats(1, 86400)),
         "overload": draw(st.booleans()),
+        "lan_devices": draw(st.sampled_from([["*"], [], ["eth0", "docker0"]])),
+        "nat_ports": [draw(st.integers(63000, 64000)), 65535],
+        "flow_times": {"udp_s": draw(st.floats(1, 604_800))},
     }
 
 
@@ -128,6 +131,8 @@ def as_data(value: Any) -> Any:
     """Return a configuration as the plain data of a file that says the same."""
     if isinstance(value, SiteConfig):
         data = {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        lan = data.pop("lan")
+        data |= {"lan_devices": lan["devices"], "nat_ports": lan["ports"], "flow_times": lan["times"]}
         return {{"overlay4": "overlay_address", "overlay6": "overlay_address6"}.get(k, k): v for k, v in data.items()}
     if dataclasses.is_dataclass(value):
         return {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}

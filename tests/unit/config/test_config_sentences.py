@@ -147,6 +147,32 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
         "endpoint_ports: [7000, 7401] contains 7401, which is control_port; move one of the two",
     ),
     (
+        [("nat_ports", [63000, 63010])],
+        "nat_ports: [63000, 63010] is not a range of ports above 1023;"
+        " give [first, last] with 64 ports at least, such as [63000, 65535]",
+    ),
+    (
+        [("nat_ports", [7000, 7401])],
+        "nat_ports: [7000, 7401] contains 7401, which is control_port; move one of the two",
+    ),
+    (
+        [("nat_ports", [62000, 63000])],
+        "nat_ports: [62000, 63000] overlaps endpoint_ports [61000, 62999]; give ranges that have no port in common",
+    ),
+    (
+        [("lan_devices", ["*", "eth0"])],
+        "lan_devices[0]: * is every device; give it alone, or only names",
+    ),
+    (
+        [("lan_devices", ["lo"])],
+        "lan_devices[0]: lo has no LAN behind it; give the device that clients or workloads are at",
+    ),
+    (
+        [("lan_devices", ["a b"])],
+        "lan_devices[0]: 'a b' is not a device name; give the name of a network device, as in `ip link`, or *",
+    ),
+    ([("flow_times", {"udp_s": 0})], "flow_times.udp_s: 0 is not in 1..604800; give a number from 1 to 604800"),
+    (
         [("endpoint_ports", [4000, 5000])],
         "endpoint_ports: [4000, 5000] contains 4790, which is links[0].port; move one of the two",
     ),

@@ -28,13 +28,14 @@ DEFAULT_NETWORK = "skedge"
 
 # Variables that become keys of skedge.yaml, in the order in which they are written there.
 SITE_KEYS = (
-    "network", "site", "overlay_cidr", "overlay_address", "overlay_address6", "endpoint_ports", "links", "listeners",
-    "connectors", "drain", "overload", "hold_time_s", "control_port", "load_port", "metrics",
+    "network", "site", "overlay_cidr", "overlay_address", "overlay_address6", "endpoint_ports", "lan_devices",
+    "nat_ports", "flow_times", "links", "listeners", "connectors", "drain", "overload", "hold_time_s", "control_port",
+    "load_port", "metrics",
 )  # fmt: skip
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
     "underlay_address", "local_address", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
-    "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
+    "flow_limit", "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
     "manage_packages", "serial", "drain_wait_s",
 )  # fmt: skip
 # Values that must be the same at every site of a network.
