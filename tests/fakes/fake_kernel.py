@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from skedge.core.balance import Ledger
 from skedge.core.desired import Desired
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.names import GATEWAY4
 from skedge.core.reasons import Reason
 from skedge.core.state import Dispatch, EndpointKey, ListenerKey, ServiceKey, Target
 
@@ -87,12 +88,13 @@ class FakeNetwork:
         return frozenset(found)
 
     def _neighbour(self, site: str, device: str, via: str) -> str:
-        """The site whose end of the same cable has the next hop's link-local address."""
-        cable = self.kernels[site].links[device].link
+        """The site whose end of the same cable has the next hop's address: on a link there is but one neighbour."""
+        mine = self.kernels[site].links[device]
+        via = mine.peer_link_local if via == GATEWAY4 else via
         ends = [
             other
             for other, kernel in self.kernels.items()
-            if other != site and any(one.link == cable and one.link_local == via for one in kernel.links.values())
+            if other != site and any(one.link == mine.link and one.link_local == via for one in kernel.links.values())
         ]
         assert len(ends) == 1, f"{site}: next hop {via} on {device} is at {ends}"
         return ends[0]

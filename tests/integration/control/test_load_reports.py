@@ -56,8 +56,12 @@ def sites(joined: Pair, authority: Authority, tmp_path: Path) -> Iterator[tuple[
         Site(place, load(authority.directory(tmp_path / name, name), "demo", name))
         for place, name in ((joined.a, "edge-a"), (joined.b, "edge-b"))
     )
-    a.meet(b, "backend")
     b.meet(a, "backend", "reports")
+    a.meet(b, "backend")
+    wait(lambda: b.heard_of("edge-a") == {}, 3, "that nothing is open, which a new site is told")
+    time.sleep(0.25)  # one site is told at most every 200 ms
+    for one in (a, b):
+        one.news.clear()
     yield a, b
     for site in (a, b):
         site.place.call(site.exchange.close)
@@ -65,13 +69,13 @@ def sites(joined: Pair, authority: Authority, tmp_path: Path) -> Iterator[tuple[
 
 def test_a_change_is_heard_at_once_and_repeats_are_no_news(sites: tuple[Site, Site]) -> None:
     a, b = sites
-    start = time.monotonic()
+    start, sent = time.monotonic(), a.exchange.sent
     a.count(backend={W: 3}, reports={V: 9})
     wait(lambda: bool(b.news), 1, "report")
     print(f"heard after {(b.news[0][0] - start) * 1000:.1f} ms")
     assert b.heard_of("edge-a") == {W: 3}  # edge-b does not listen to reports
     time.sleep(2.5)
-    assert a.exchange.sent == 3
+    assert a.exchange.sent == sent + 3
     assert len(b.news) == 1
     age = b.place.call(b.exchange.age, "edge-a")
     assert age is not None
@@ -98,7 +102,7 @@ def test_a_burst_costs_five_reports_a_second(sites: tuple[Site, Site]) -> None:
     for n in range(1, 201):
         a.count(backend={W: n})
         time.sleep(0.01)
-    assert a.exchange.sent <= 13
+    assert a.exchange.sent <= 14
     wait(lambda: b.heard_of("edge-a") == {W: 200}, 1, "the last count")
 
 
@@ -154,8 +158,10 @@ def test_a_flood_is_limited_before_it_costs_signatures(sites: tuple[Site, Site])
     def flood() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((a.place.overlay, 0))
-            for _ in range(1000):
+            for number in range(1000):
                 sock.sendto(b"x" * 200, (b.place.overlay, PORT))
+                if number % 50 == 0:
+                    time.sleep(0.005)  # a busy receiver's socket would drop the rest unseen
 
     a.place.call(flood)
     time.sleep(0.5)
@@ -176,8 +182,9 @@ def test_strangers_are_not_even_looked_at(sites: tuple[Site, Site], joined: Pair
             sock.bind(("100.64.77.9", 0))
             sock.sendto(datagram, (b.place.overlay, PORT))
 
+    before = b.exchange.refused[Reason.NOT_OVERLAY]
     a.place.call(send)
-    wait(lambda: b.exchange.refused[Reason.NOT_OVERLAY] == 1, 1, "refusal")
+    wait(lambda: b.exchange.refused[Reason.NOT_OVERLAY] == before + 1, 1, "refusal")
 
 
 # ---- health over the overlay ------------------------------------------------------------------------------------
