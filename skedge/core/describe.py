@@ -18,6 +18,8 @@ from skedge.core.state import (
     Target,
 )
 
+_NAT = " not on this host"
+
 
 @singledispatch
 def describe(value: object) -> str:
@@ -69,7 +71,7 @@ def _(value: EndpointKey) -> str:
 
 @describe.register
 def _(value: Endpoint) -> str:
-    return f"{value.workload} at {_address_port(value.host, value.port)}"
+    return f"{value.workload} at {_address_port(value.host, value.port)}{_NAT if value.elsewhere else ''}"
 
 
 @describe.register
@@ -81,6 +83,8 @@ def _(value: Target) -> str:
 def _(value: Candidate) -> str:
     parts = [f"{value.workload} cost {value.path_cost} capacity {value.capacity} others {value.others}"]
     parts += [f"at {describe(target)}" for target in (value.target4, value.target6) if target is not None]
+    if value.elsewhere:
+        parts[-1] += _NAT
     if value.out is not Reason.NONE:
         parts.append(f"out: {value.out.word}")
     return " ".join(parts)

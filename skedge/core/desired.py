@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from skedge.core import names
 from skedge.core.dispatch import Suspended, Tables, dispatch, listened
 from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener, NetworkMap, SiteConfig, Transport, WorkloadId
 from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
-from skedge.core.own import NO_RESOLVED, services_record, workload_target
+from skedge.core.own import NO_RESOLVED, is_own, services_record, workload_target
 from skedge.core.rib import Rib
 from skedge.core.state import (
     Dispatch,
@@ -32,6 +32,8 @@ LOOPBACK = ("127.0.0.1", "::1")
 class Desired:
     """Everything that the kernel should hold, one mapping a driver; ``skipped`` is what takes no part, and why.
 
+    ``elsewhere`` are the addresses of own workloads that are not on this host.
+
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
     """
@@ -44,6 +46,7 @@ class Desired:
     listeners: Mapping[ListenerKey, Dispatch] = field(default_factory=dict)
     choosers: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     avoided: Suspended = frozenset()
+    elsewhere: frozenset[str] = frozenset()
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -75,7 +78,17 @@ def compute(
         resolved: host name of a connector -> address literal.
     """
     addresses, refused = site_addresses(config, network_map)
-    here = view(config, rib, network_map, addresses, others=others, suspended=suspended, resolved=resolved)
+    hosts = tuple(host_addresses)
+    here = view(
+        config,
+        rib,
+        network_map,
+        addresses,
+        others=others,
+        suspended=suspended,
+        resolved=resolved,
+        host_addresses=hosts,
+    )
     own = services_record(config, health, endpoint_ports, resolved=resolved)
     by_service = offers(NetworkMap(network_map.links, {**network_map.services, config.site: own}))
     services: dict[ServiceKey, ServiceTable] = {}
@@ -83,16 +96,17 @@ def compute(
     for key in sorted(listened(config)):
         services[key], beyond = service_table(key, by_service.get(key, ()), here)
         skipped.extend(beyond)
-    catches = listeners(config, host_addresses)
+    catches = listeners(config, hosts)
     return Desired(
         links=link_devices(config),
         addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
         routes=routes(config, rib, addresses),
-        endpoints=endpoints(config, endpoint_ports, resolved),
+        endpoints=endpoints(config, endpoint_ports, resolved, here.elsewhere),
         services=services,
         listeners={key: dispatch(listener, services, avoided) for key, listener in catches.items()},
         choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
         avoided=avoided,
+        elsewhere=frozenset(here.local[one].address for one in here.elsewhere) if here.local else frozenset(),
         skipped=tuple(skipped),
     )
 
@@ -106,16 +120,19 @@ def view(
     others: Mapping[tuple[ServiceKey, WorkloadId], int],
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
     resolved: Mapping[str, str] = NO_RESOLVED,
+    host_addresses: Collection[str] = (),
 ) -> View:
     """Return what workloads are judged by at the RIB's site, which may be another one than this (explain)."""
     drained = {site for site, record in network_map.links.items() if record.drain and site != config.site}
     if config.drain:
         drained.add(config.site)
-    local = None
+    local, elsewhere = None, frozenset[WorkloadId]()
     if rib.site == config.site:
         targets = {connector.name: workload_target(connector, resolved) for connector in config.connectors}
         local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
-    return View(rib, addresses, frozenset(drained), local, others, suspended)
+        if host_addresses:  # else not known yet
+            elsewhere = frozenset(one for one, target in local.items() if not is_own(target, host_addresses))
+    return View(rib, addresses, frozenset(drained), local, others, suspended, elsewhere)
 
 
 def link_devices(config: SiteConfig) -> Mapping[str, LinkDevice]:
@@ -179,7 +196,10 @@ def _next_hops(config: SiteConfig, links: Iterable[LinkId], version: int) -> tup
 
 
 def endpoints(
-    config: SiteConfig, ports: Mapping[str, int], resolved: Mapping[str, str] = NO_RESOLVED
+    config: SiteConfig,
+    ports: Mapping[str, int],
+    resolved: Mapping[str, str] = NO_RESOLVED,
+    elsewhere: Collection[WorkloadId] = (),
 ) -> Mapping[EndpointKey, Endpoint]:
     """Return the published endpoint of every connector with a port and an address.
 
@@ -188,7 +208,7 @@ def endpoints(
     """
     return {
         EndpointKey(ports[connector.name], connector.protocol): Endpoint(
-            WorkloadId(config.site, connector.name), target.address, target.port
+            workload := WorkloadId(config.site, connector.name), target.address, target.port, workload in elsewhere
         )
         for connector in config.connectors
         if connector.name in ports and (target := workload_target(connector, resolved)) is not None

@@ -121,13 +121,14 @@ def services_record(
         health: connector name -> last verdict; one not named has not been probed and is unhealthy.
         ports: as returned by `endpoint_ports`.
         resolved: host name -> address literal.
-        own_addresses: this host's addresses, loopback included; a server elsewhere is then not offered to other
-            sites (delivery reaches sockets of this host). None: every address counts as this host's.
+        own_addresses: this host's addresses, loopback included; a server elsewhere is then offered to other sites
+            only where the site has LAN devices. None: every address counts as this host's.
     """
+    reachable = None if config.lan.devices else own_addresses
     return ServicesRecord(
         site=config.site,
         workloads=tuple(
-            _workload_state(connector, is_healthy(connector, health), ports, resolved, own_addresses)
+            _workload_state(connector, is_healthy(connector, health), ports, resolved, reachable)
             for connector in sorted(config.connectors, key=lambda connector: connector.name)
             if connector.name in ports
         ),

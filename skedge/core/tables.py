@@ -32,7 +32,8 @@ class View:
     """What one entering site judges workloads by.
 
     ``local`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
-    this one. ``others`` are open connections as the other sites last reported them; ``suspended`` is this site's.
+    this one; ``elsewhere`` are those of them that are not on the host itself. ``others`` are open connections as the
+    other sites last reported them; ``suspended`` is this site's.
     """
 
     rib: Rib
@@ -41,6 +42,7 @@ class View:
     local: Mapping[WorkloadId, Target] | None = None
     others: Mapping[tuple[ServiceKey, WorkloadId], int] = field(default_factory=dict)
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset()
+    elsewhere: frozenset[WorkloadId] = frozenset()
 
 
 def offers(network_map: NetworkMap) -> Mapping[ServiceKey, Sequence[Offer]]:
@@ -85,6 +87,7 @@ def candidate(key: ServiceKey, offer: Offer, view: View) -> Candidate:
         target4=target4,
         target6=target6,
         local=here,
+        elsewhere=direct and workload in view.elsewhere,
     )
     return replace(made, out=_out(key, offer, view, made, path_cost is not None))
 

@@ -139,6 +139,7 @@ def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
         others=_others_of(state, key, site),
         suspended=state.suspended if here else frozenset(),
         resolved=state.resolved,
+        host_addresses=state.own_addresses(),
     )
     table, _ = service_table(key, offers(state.full_map()).get(key, ()), judged)
     own = [_open_at(state, (key, one.workload), site) for one in table.candidates]

@@ -27,6 +27,11 @@ WORKLOAD = WorkloadId("a", "web")
     ("value", "text"),
     [
         (None, ""),
+        (Endpoint(WORKLOAD, "10.0.0.9", 80, elsewhere=True), "a/web at 10.0.0.9:80 not on this host"),
+        (
+            Candidate(WORKLOAD, 0, 1, target4=Target("10.0.0.9", 80), local=True, elsewhere=True),
+            "a/web cost 0 capacity 1 others 0 at 10.0.0.9:80 not on this host",
+        ),
         ("lo", "lo"),
         (
             LinkDevice(AB, Transport.VXLAN, "fe80::1", "fe80::2", 1400, 7, "10.0.0.1", "10.0.0.2", 4790),

@@ -137,6 +137,26 @@ def test_endpoints_publish_every_own_workload_whatever_its_health() -> None:
     assert desired.endpoints(config, {}) == {}
 
 
+def test_workloads_at_other_addresses_than_the_hosts_are_elsewhere() -> None:
+    config = replace(
+        LINE["A"],
+        connectors=(connector("web"), connector("here", host="10.0.0.1"), connector("there", host="10.0.0.9")),
+    )
+    made = desired_at(config, MAP, ["10.0.0.1/24"])
+    assert {e.workload.connector: e.elsewhere for e in made.endpoints.values()} == {
+        "web": False,
+        "here": False,
+        "there": True,
+    }
+    candidates = made.services[SERVICE].candidates
+    assert [str(one.workload) for one in candidates if one.elsewhere] == ["A/there"]
+    assert [str(one.workload) for one in candidates if one.local] == ["A/here", "A/there", "A/web"]
+    assert made.elsewhere == {"10.0.0.9"}
+    unknown = desired_at(config, MAP)
+    assert not unknown.elsewhere
+    assert not any(one.elsewhere for one in unknown.endpoints.values())
+
+
 def test_a_star_listener_is_every_address_of_the_host_and_loopback() -> None:
     config = site_config("A", listeners=(Listener("web", 80),))
     addresses = ["10.0.0.1/24", "fd01::0001", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "169.254.1.1", "junk"]

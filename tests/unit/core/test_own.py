@@ -4,7 +4,7 @@ import pytest
 
 from skedge.core import own
 from skedge.core.errors import ConfigError
-from skedge.core.model import Health, HealthType, Link, LinkId, LinkState, Listener, Protocol, Share
+from skedge.core.model import Health, HealthType, Lan, Link, LinkId, LinkState, Listener, Protocol, Share
 from skedge.core.state import Target
 from tests.fakes.networks import connector, site_config
 
@@ -102,9 +102,15 @@ def test_the_services_record_says_what_the_health_checks_say() -> None:
         ("db.lan", (True, False)),
     ],
 )
-def test_a_server_that_is_not_on_this_host_is_not_offered_to_others(host: str, families: tuple[bool, bool]) -> None:
-    config = site_config("A", connectors=(connector(host=host),))
-    (state,) = own.services_record(
-        config, {}, {"web": 61001}, resolved={"db.lan": "10.0.0.5"}, own_addresses=["10.0.0.5/24", "fe80::1%eth0"]
-    ).workloads
-    assert (state.ipv4, state.ipv6) == families
+def test_a_server_that_is_not_on_this_host_is_offered_to_others_where_there_is_a_lan(
+    host: str, families: tuple[bool, bool]
+) -> None:
+    def offered(lan: Lan) -> tuple[bool, bool]:
+        config = site_config("A", connectors=(connector(host=host),), lan=lan)
+        (state,) = own.services_record(
+            config, {}, {"web": 61001}, resolved={"db.lan": "10.0.0.5"}, own_addresses=["10.0.0.5/24", "fe80::1%eth0"]
+        ).workloads
+        return state.ipv4, state.ipv6
+
+    assert offered(Lan(devices=())) == families
+    assert offered(Lan()) == ((True, False) if host == "10.0.0.6" else families)
