@@ -67,7 +67,7 @@ Mtu = Annotated[int, Meta(ge=0, le=65535)]
 IntervalMs = Annotated[int, Meta(ge=10, le=60_000)]
 Times = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
-IdleSeconds = Annotated[float, Meta(ge=1, le=604_800)]
+IdleSeconds = Annotated[int, Meta(ge=1, le=604_800)]
 HoldSeconds = Annotated[float, Meta(ge=1, le=86_400)]
 FileVersion = Annotated[int, Meta(ge=1, le=1)]
 
@@ -155,11 +155,11 @@ class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class FlowTimesSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Idle time-outs of flows (`skedge.core.model.FlowTimes`)."""
 
-    syn_s: IdleSeconds = 30.0
-    established_s: IdleSeconds = 7440.0
-    fin_s: IdleSeconds = 120.0
-    closed_s: IdleSeconds = 10.0
-    udp_s: IdleSeconds = 60.0
+    syn_s: IdleSeconds = 30
+    established_s: IdleSeconds = 7440
+    fin_s: IdleSeconds = 120
+    closed_s: IdleSeconds = 10
+    udp_s: IdleSeconds = 60
 
 
 class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):

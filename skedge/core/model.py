@@ -198,11 +198,11 @@ ANY_DEVICE = "*"
 class FlowTimes:
     """Seconds without a packet after which a flow of the LAN ends, by what it is doing (docs/inventory.md)."""
 
-    syn_s: float = 30.0
-    established_s: float = 7440.0  # RFC 5382: not less than 2 h 4 min
-    fin_s: float = 120.0
-    closed_s: float = 10.0
-    udp_s: float = 60.0
+    syn_s: int = 30
+    established_s: int = 7440  # RFC 5382: not less than 2 h 4 min
+    fin_s: int = 120
+    closed_s: int = 10
+    udp_s: int = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,10 @@ class Engine(TypingProtocol):
         """Yield the receipts of all open connections placed at this site."""
         ...
 
+    def sweep_flows(self) -> None:
+        """End the flows of the LAN that were idle for too long."""
+        ...
+
     def drops(self) -> Mapping[Reason, int]:
         """Return how many connects and packets were refused, by reason, since the maps were made."""
         ...

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from skedge.core.desired import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, reconcile
 from skedge.core.state import Target
-from skedge.daemon.kernel import Kernel
+from skedge.daemon.kernel import Fixture, Kernel
+from skedge.daemon.lan import LanSide
 from skedge.dataplane import hostinfo, rules, sockdiag
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.ebpf import EbpfEngine
@@ -36,7 +38,8 @@ def build_kernel(config: SiteConfig, pin_dir: Path) -> Kernel:
         services=engine.services,
         listeners=engine.listeners,
     )
-    return Kernel(drivers, engine, [_Rules(netlink), _Check(check), _Guard(guard), _Sources(engine)], _Host(netlink))
+    fixtures: tuple[Fixture, ...] = (_Rules(netlink), _Check(check), _Guard(guard), _Sources(engine))
+    return Kernel(drivers, engine, (*fixtures, LanSide(pin_dir, netlink)), _Host(netlink))
 
 
 class _Host:
@@ -60,7 +63,7 @@ class _Rules:
     def __init__(self, netlink: Netlink) -> None:
         self._driver = RuleDriver(netlink)
 
-    def ensure(self, config: SiteConfig) -> bool:
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
         report = reconcile(self._driver, rules.wanted(config.overlay_cidr, overlay_prefix6(config.network)))
         if report.unread is not None:
             raise report.unread
@@ -80,7 +83,7 @@ class _Check:
     def __init__(self, check: LinkFilter) -> None:
         self._check = check
 
-    def ensure(self, config: SiteConfig) -> bool:
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
         wanted = FilterConfig.of_site(config)
         if self._check.configured(wanted):
             return False
@@ -99,7 +102,7 @@ class _Guard:
     def __init__(self, guard: TunnelGuard) -> None:
         self._guard = guard
 
-    def ensure(self, config: SiteConfig) -> bool:  # noqa: ARG002  (one shape for all fixtures)
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
         return False
 
     def drops(self) -> Mapping[Reason, int]:
@@ -117,7 +120,7 @@ class _Sources:
     def __init__(self, engine: EbpfEngine) -> None:
         self._engine = engine
 
-    def ensure(self, config: SiteConfig) -> bool:
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
         return self._engine.configure(config.overlay4, config.overlay6)
 
     def drops(self) -> Mapping[Reason, int]:

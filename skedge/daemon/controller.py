@@ -324,6 +324,10 @@ class Controller:
         """Read the host's addresses again: they changed."""
         self.spawn(self._read_addresses())
 
+    def devices_changed(self) -> None:
+        """Put programs onto the devices that came."""
+        self.worker.again()
+
     async def _read_addresses(self) -> None:
         found = tuple(sorted(await self.worker.call(self.worker.kernel.host.addresses)))
         if found != self.state.host_addresses:

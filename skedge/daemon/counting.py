@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("skedge.daemon")
 
 COUNT_S = 0.2  # load reports go out at most 5 times a second, so counters are read as often
+SWEEP_S = 5.0  # idle flows; a long table is swept less often
+SWEEP_SHARE = 0.02  # of the time, at most
 DRIFT_S = 30.0  # stored placements against counters, and the drop counters
 FAILED_LOG_S = 60.0
 
@@ -51,10 +53,15 @@ class Counting:
     async def run(self) -> None:
         """Poll for ever. An engine that cannot be read is logged once a minute and asked again."""
         drift_at = time.monotonic() + DRIFT_S
+        sweep_at = time.monotonic() + SWEEP_S
         while True:
             await asyncio.sleep(COUNT_S)
             try:
                 self._counted(await self._at.worker.call(self._at.worker.kernel.readings))
+                if (started := time.monotonic()) >= sweep_at:
+                    await self._at.worker.call(self._at.worker.kernel.engine.sweep_flows)
+                    took = time.monotonic() - started
+                    sweep_at = started + max(SWEEP_S, took / SWEEP_SHARE)
                 if time.monotonic() >= drift_at:
                     drift_at = time.monotonic() + DRIFT_S
                     await self._repair(self._at.worker.kernel)

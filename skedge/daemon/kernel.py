@@ -18,11 +18,11 @@ from skedge.daemon.state import Slot, usable_targets
 
 
 class Fixture(Protocol):
-    """Kernel state that follows from the configuration alone (rules, packet check, tunnel guard)."""
+    """Kernel state that is no mapping of objects (rules, packet check, tunnel guard, LAN devices)."""
 
     name: str
 
-    def ensure(self, config: SiteConfig) -> bool:
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
         """Make it so; return whether anything changed. Raises DataplaneError."""
         ...
 
@@ -121,7 +121,7 @@ class Kernel:
         failed: dict[str, str] = {}
         for fixture in self._fixtures:
             try:
-                if fixture.ensure(config):
+                if fixture.ensure(config, desired):
                     changed.append(fixture.name)
             except DataplaneError as error:
                 failed[fixture.name] = str(error)

@@ -159,6 +159,10 @@ class EbpfEngine:
             finally:
                 self._maps.set_config(self._maps.config().replace(sweep_before=0))
 
+    def sweep_flows(self) -> None:
+        """End the flows of the LAN that were idle for too long."""
+        self._maps.flows.sweep()
+
     def reconcile_counts(self) -> int:
         """Compare counters with what is stored with the sockets, repair, return the sum of differences.
 

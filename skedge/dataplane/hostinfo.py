@@ -16,7 +16,7 @@ _SCOPE_LINK = 253
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR = 16, 17, 20, 21
-_IFLA_IFNAME = 3
+_IFLA_IFNAME, _IFLA_MASTER = 3, 10
 
 
 def addresses(netlink: Netlink) -> frozenset[str]:
@@ -47,9 +47,13 @@ def _running(flags: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened since the last read. ``lost``: the kernel dropped news, so addresses and carriers are read anew."""
+    """What happened since the last read. ``lost``: the kernel dropped news, so addresses and carriers are read anew.
+
+    ``devices``: a device that is not ours came, went, or got another name or master.
+    """
 
     addresses: bool = False
+    devices: bool = False
     carriers: Mapping[str, bool] | None = None
     lost: bool = False
 
@@ -62,6 +66,7 @@ class HostWatch:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             self._socket.setblocking(False)
             self._socket.bind((0, _GROUPS))
+        self._others: dict[int, tuple[bytes, bytes]] = {}  # index -> name, master; those that had news
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable on a change."""
@@ -69,13 +74,13 @@ class HostWatch:
 
     def read(self) -> Changes:
         """Return the changes that are waiting; a device of ours that went has no carrier."""
-        changed, lost = False, False
+        changed, lost, devices = False, False, False
         running: dict[str, bool] = {}
         while True:
             try:
                 data = self._socket.recv(1 << 17)
             except BlockingIOError:
-                return Changes(changed, running or None, lost)
+                return Changes(changed, devices, running or None, lost)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -88,6 +93,21 @@ class HostWatch:
                     if name.startswith(PREFIX):
                         flags = struct.unpack_from("=I", payload, 8)[0]
                         running[name] = kind == _NEWLINK and _running(flags)
+                    else:
+                        devices |= self._other_device(kind, payload)
+
+    def _other_device(self, kind: int, payload: bytes) -> bool:
+        """Take note of a device that is not ours; return whether it is another one than was known."""
+        if payload[0] != socket.AF_UNSPEC:  # a bridge's own news of its ports
+            return False
+        index = struct.unpack_from("=i", payload, 4)[0]
+        found = attributes(payload, 16)
+        known = self._others.get(index)
+        if kind == _DELLINK:
+            self._others.pop(index, None)
+        else:
+            self._others[index] = found.get(_IFLA_IFNAME, b""), found.get(_IFLA_MASTER, b"")
+        return self._others.get(index) != known or kind == _DELLINK
 
     def close(self) -> None:
         """Stop watching."""

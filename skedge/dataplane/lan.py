@@ -7,12 +7,16 @@ does not become a router for its LAN.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from skedge.core.errors import DataplaneError
+from skedge.core.model import ANY_DEVICE
 from skedge.core.names import PREFIX
 from skedge.dataplane import bpfsys, tc
 from skedge.dataplane.netlink import Netlink, set_devconf4, set_sysctl6
@@ -25,6 +29,12 @@ _ARPHRD_ETHER = 1
 # IPV4_DEVCONF_*: forwarding lets routes be looked up as from lo. The others are for packets that the programs hand to
 # sockets on 127/8; nothing but what this host sends itself comes in by lo.
 _FORWARDING, _ACCEPT_LOCAL, _ROUTE_LOCALNET = 1, 23, 26
+_LOOP_SETTINGS = (
+    ("ipv4", LOOPBACK, "forwarding"),
+    ("ipv4", LOOPBACK, "accept_local"),
+    ("ipv4", LOOPBACK, "route_localnet"),
+    ("ipv6", LOOPBACK, "forwarding"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +57,28 @@ class LanDriver:
         self._pins = Path(pin_dir)
         self._netlink = netlink
 
-    def devices(self, named: Iterable[str] = ()) -> Mapping[str, LanDevice]:
-        """Return the LAN devices that the host has now, or those of them that are named; lo always."""
+    def devices(self, named: Iterable[str] = (ANY_DEVICE,)) -> Mapping[str, LanDevice]:
+        """Return the named devices that the host has now, ``*`` for every LAN device; with any of them, lo too."""
         wanted = frozenset(named)
+        if not wanted:
+            return {}
         found = {str(link.get_attr("IFLA_IFNAME")): link for link in self._netlink.dump("links")}
         lan = {
             name: LanDevice(l3=link["ifi_type"] != _ARPHRD_ETHER)
             for name, link in found.items()
-            if (name in wanted if wanted else _is_lan(name, link))
+            if (_is_lan(name, link) if ANY_DEVICE in wanted else name in wanted)
         }
         return {**lan, LOOPBACK: LanDevice(loop=True)}
 
     def read(self) -> Mapping[str, LanDevice]:
-        """Return the devices that have the program of now on them."""
+        """Return the devices that have the program of now on them; lo only with its settings as they should be."""
         kinds = {self._program(one.pin): one for one in (LanDevice(), LanDevice(l3=True), LanDevice(loop=True))}
         found = {}
         for index, name in self._netlink.names().items():
             if name.startswith(PREFIX):
                 continue
             kind = kinds.get(tc.attached(index).get(DIRECTION, 0))
-            if kind is not None:
+            if kind is not None and (not kind.loop or _loop_right()):
                 found[name] = kind
         return found
 
@@ -109,9 +121,29 @@ def detach(netlink: Netlink, name: str) -> None:
         set_sysctl6(LOOPBACK, "forwarding", _global("ipv6"))
 
 
+def source_towards(netlink: Netlink, address: str) -> str | None:
+    """Return the address of this host that its route towards another one is sent from; None without a route."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        (route,) = netlink.ipr.route("get", family=family, dst=address)
+    except (NetlinkError, ValueError):
+        return None
+    source = route.get_attr("RTA_PREFSRC")
+    return None if source is None else str(source)
+
+
+def _loop_right() -> bool:
+    """Return whether lo is set as `LanDriver.put` sets it: a change of the host's own switches takes it back."""
+    return all(_setting(*path) == 1 for path in _LOOP_SETTINGS)
+
+
+def _setting(family: str, device: str, name: str) -> int:
+    return int(Path(f"/proc/sys/net/{family}/conf/{device}/{name}").read_text(encoding="ascii"))
+
+
 def _global(family: str) -> int:
     """Return the host's own switch for forwarding."""
-    return int(Path(f"/proc/sys/net/{family}/conf/all/forwarding").read_text(encoding="ascii"))
+    return _setting(family, "all", "forwarding")
 
 
 def _is_lan(name: str, link: Any) -> bool:

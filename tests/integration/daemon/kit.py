@@ -32,7 +32,7 @@ SYSCTLS = (
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
     "net.ipv4.fib_multipath_hash_policy=1",
-    "net.ipv4.ip_local_reserved_ports=61000-62999",
+    "net.ipv4.ip_local_reserved_ports=61000-65535",
 )
 
 
@@ -223,13 +223,59 @@ class Site:
             self.cgroup.rmdir()
 
 
-class Clients:
-    """A client process at a site that holds connections to the listener."""
+class Machine:
+    """A machine on a site's LAN: a namespace behind a device of the site, which comes while the daemon runs."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, name: str, prefix: str) -> None:
+        self.site, self.device, self.directory = site, f"lan-{name}", site.directory
+        self.netns = f"skd{os.getpid()}{name}"
+        self.address, self.gateway = f"{prefix}.9", f"{prefix}.1"
+        self._started: list[subprocess.Popen[bytes]] = []
+        run("ip", "netns", "add", self.netns)
+        run("ip", "-n", site.netns, "link", "add", self.device, "type", "veth", "peer", "name", "eth0",
+            "netns", self.netns)  # fmt: skip
+        for netns, device, address in ((site.netns, self.device, self.gateway), (self.netns, "eth0", self.address)):
+            run("ip", "-n", netns, "addr", "add", f"{address}/24", "dev", device)
+            run("ip", "-n", netns, "link", "set", device, "up")
+        run("ip", "-n", self.netns, "link", "set", "lo", "up")
+
+    def spawn(self, *command: object) -> subprocess.Popen[bytes]:
+        """Start a process on the machine."""
+        made = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self.netns}", *map(str, command)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        self._started.append(made)
+        return made
+
+    def serve(self, name: str, port: int) -> subprocess.Popen[bytes]:
+        """Start a server and wait until it listens."""
+        made = self.spawn("/usr/bin/python3", WORKLOADS / "server.py", "--name", name, "--port", port,
+                          "--address", self.address)  # fmt: skip
+        until(lambda: f":{port}" in self.inside("ss", "-Hltn").stdout, 10, f"server {name}")
+        return made
+
+    def inside(self, *command: object) -> subprocess.CompletedProcess[str]:
+        """Run a command on the machine."""
+        return run("nsenter", f"--net=/run/netns/{self.netns}", *command)
+
+    def close(self) -> None:
+        """Remove the machine and its device."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+        run("ip", "-n", self.site.netns, "link", "del", self.device, check=False)
+        run("ip", "netns", "del", self.netns, check=False)
+
+
+class Clients:
+    """A client process at a site, or at a machine of its LAN, that holds connections to a listener."""
+
+    def __init__(self, site: Site | Machine, listener: str = LISTENER) -> None:
         self.site = site
         self._socket = site.directory / f"hold{time.monotonic_ns()}.sock"
-        host, port = LISTENER.split(":")
+        host, port = listener.split(":")
         self._process = site.spawn("/usr/bin/python3", WORKLOADS / "hold.py", "serve", self._socket, host, port)
         until(self._socket.exists, 10, "the client process")
 

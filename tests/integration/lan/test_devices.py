@@ -5,7 +5,7 @@ from __future__ import annotations
 from skedge.dataplane import lan
 from skedge.dataplane.lan import LanDevice
 
-from .kit import Bench
+from .kit import HOST, MACHINE, Bench
 
 LOOP = LanDevice(loop=True)
 SETTINGS = "cd /proc/sys/net; cat ipv4/conf/lo/{forwarding,accept_local,route_localnet} ipv6/conf/lo/forwarding"
@@ -21,6 +21,7 @@ def test_ports_of_bridges_and_our_own_devices_are_none(bench: Bench) -> None:
         ethernet = ("br0", "box0", "lan0", "lan1", "under0", "under1")
         assert found == {**dict.fromkeys(ethernet, LanDevice()), "lo": LOOP}
         assert ns(driver.devices, ["lan0"]) == {"lan0": LanDevice(), "lo": LOOP}
+        assert ns(driver.devices, []) == {}
     finally:
         ns.ip("link", "del", "br0")
         ns.ip("link", "del", "port0")
@@ -45,3 +46,20 @@ def test_put_twice_read_and_taken_off(bench: Bench) -> None:
     finally:
         for name, value in wanted.items():
             ns(driver.put, name, value)
+
+
+def test_lo_that_the_hosts_own_switches_changed_is_put_again(bench: Bench) -> None:
+    ns, driver = bench.site.ns, bench.site.lan
+    wanted = ns(driver.devices, ["lan0"])
+    for value in "10":  # a change of the host's switch is written to every device
+        ns.sh(f"sysctl -qw net.ipv4.ip_forward={value}")
+    assert ns(driver.read).keys() == wanted.keys() - {"lo"}
+    ns(driver.put, "lo", LOOP)
+    assert ns(driver.read) == wanted
+
+
+def test_the_address_on_the_way_to_a_machine(bench: Bench) -> None:
+    ns, netlink = bench.site.ns, bench.site.netlink
+    for v in (4, 6):
+        assert ns(lan.source_towards, netlink, MACHINE[v]) == HOST[v]
+    assert ns(lan.source_towards, netlink, "192.0.2.1") is None

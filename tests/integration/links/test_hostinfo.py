@@ -58,6 +58,24 @@ def test_carrier_of_our_devices(site: Site, watch: hostinfo.HostWatch) -> None:
     assert site.ns(hostinfo.carriers, site.netlink) == {}
 
 
+def test_devices_come_change_and_go(site: Site, watch: hostinfo.HostWatch) -> None:
+    def told(*command: str) -> bool:
+        site.ns.ip(*command)
+        time.sleep(0.1)
+        return watch.read().devices
+
+    assert told("link", "add", "w0", "type", "veth", "peer", "name", "w1")
+    assert told("link", "add", "w2", "type", "bridge")
+    assert told("link", "set", "w0", "master", "w2")
+    told("link", "set", "w0", "up")
+    assert not told("link", "set", "w0", "mtu", "1400"), "it is the same device"
+    assert told("link", "set", "w0", "nomaster")
+    assert told("link", "set", "w1", "name", "w3")
+    assert told("link", "del", "w0")
+    assert told("link", "del", "w2")
+    assert not watch.read().devices
+
+
 def test_a_closed_listener_is_told_and_a_closed_connection_is_not(site: Site) -> None:
     one, two = site.ns(listen, "127.0.0.1", 9300), site.ns(listen, "::", 9301)
     watch = site.ns(sockdiag.ListenWatch, 0.05)

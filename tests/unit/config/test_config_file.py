@@ -84,7 +84,7 @@ def test_full_file() -> None:
         control_port=7501,
         load_port=7502,
         metrics=Metrics("::1", 0),
-        lan=Lan(("lan0", "docker0"), (62000, 63999), FlowTimes(5.0, 600.0, 60.0, 1.0, 30.0)),
+        lan=Lan(("lan0", "docker0"), (62000, 63999), FlowTimes(5, 600, 60, 1, 30)),
     )
 
 

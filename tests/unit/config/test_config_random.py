@@ -123,7 +123,7 @@ def configs(draw: Any) -> dict[str, Any]:
         "overload": draw(st.booleans()),
         "lan_devices": draw(st.sampled_from([["*"], [], ["eth0", "docker0"]])),
         "nat_ports": [draw(st.integers(63000, 64000)), 65535],
-        "flow_times": {"udp_s": draw(st.floats(1, 604_800))},
+        "flow_times": {"udp_s": draw(st.integers(1, 604_800))},
     }
 
 

@@ -171,7 +171,7 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
         [("lan_devices", ["a b"])],
         "lan_devices[0]: 'a b' is not a device name; give the name of a network device, as in `ip link`, or *",
     ),
-    ([("flow_times", {"udp_s": 0})], "flow_times.udp_s: 0 is not in 1..604800; give a number from 1 to 604800"),
+    ([("flow_times", {"udp_s": 0})], "flow_times.udp_s: 0 is not in 1..604800; give an integer from 1 to 604800"),
     (
         [("endpoint_ports", [4000, 5000])],
         "endpoint_ports: [4000, 5000] contains 4790, which is links[0].port; move one of the two",

@@ -19,6 +19,7 @@ from skedge.control.identity import load as load_identity
 from skedge.control.liveness import LinkStats
 from skedge.control.loads import LoadPeer
 from skedge.core import own
+from skedge.core.desired import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.flood import Flooder, Output
 from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadId
@@ -47,7 +48,7 @@ class FakeEngine:
         self.out: frozenset[Slot] = frozenset()
         self.receipts: list[Receipt] = []
         self.dropped: dict[Reason, int] = {}
-        self.drift = 0
+        self.drift = self.swept = 0
         self.others: list[Mapping[Slot, int]] = []
         self.resumed: list[WorkloadId] = []
         self.unreadable = False
@@ -86,6 +87,9 @@ class FakeEngine:
     def drops(self) -> Mapping[Reason, int]:
         return dict(self.dropped)
 
+    def sweep_flows(self) -> None:
+        self.swept += 1
+
     def reconcile_counts(self) -> int:
         return self.drift
 
@@ -95,7 +99,7 @@ class FakeFixture:
         self.name, self.sites, self.broken = name, [], False  # type: ignore[var-annotated]
         self.dropped: dict[Reason, int] = {}
 
-    def ensure(self, config: SiteConfig) -> bool:
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
         if self.broken:
             raise DataplaneError(f"{self.name}: refused")
         new = config.site not in self.sites

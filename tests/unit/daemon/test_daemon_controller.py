@@ -464,6 +464,30 @@ def test_counters_are_read_and_reported_and_an_engine_that_fails_is_asked_again(
     assert caplog.text.count("op=count") == 1, "once a minute at most"
 
 
+def test_idle_flows_are_swept_again_and_again(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skedge.daemon.counting.SWEEP_S", 0.01)
+
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.until(lambda: run.kernel.engine.swept >= 3)
+
+    asyncio.run(main())
+
+
+def test_a_device_that_came_is_looked_at(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            await run.until(lambda: run.at.deleting)
+            before = len(run.kernel.fixture.sites)
+            run.at.devices_changed()
+            await run.until(lambda: len(run.kernel.fixture.sites) > before)
+
+    asyncio.run(main())
+
+
 def test_drift_is_repaired_and_added_up(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skedge.daemon.counting.DRIFT_S", 0.05)
 

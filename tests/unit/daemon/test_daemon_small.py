@@ -15,14 +15,16 @@ import pytest
 from skedge.control.liveness import LinkStats
 from skedge.core.adjacency import AdjacencyView, State
 from skedge.core.desired import Desired
-from skedge.core.model import LinkId
+from skedge.core.model import FlowTimes, Lan, LinkId
 from skedge.core.reasons import Reason
 from skedge.daemon import inbox as inbox_module
 from skedge.daemon import links, notify, persist
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied
+from skedge.daemon.lan import nat_config
 from skedge.daemon.problems import Finding, Problems
 from skedge.daemon.worker import Worker
+from skedge.dataplane.flow_structs import NatConfig
 from tests.fakes.networks import site_config
 from tests.unit.daemon.kit import fake_kernel
 
@@ -340,3 +342,10 @@ def test_a_call_returns_what_the_kernel_says() -> None:
             worker.close()
 
     assert asyncio.run(main()) == (3, False)
+
+
+def test_nat_is_told_what_is_configured_and_nothing_where_there_is_no_lan() -> None:
+    times = FlowTimes(1, 2, 3, 4, 5)
+    assert nat_config(Lan(("*",), (63000, 63999), times)) == NatConfig(1, (63000, 63999), 1.0, 2.0, 3.0, 4.0, 5.0)
+    off = nat_config(Lan(()))
+    assert (off.device, off.ports[0] > off.ports[1]) == (0, True)

@@ -1,0 +1,95 @@
+"""Clients and workloads on a LAN with real controllers: from the configuration to connections, over a restart too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from .kit import Clients, Line, Machine, changes, until
+
+WEB = {"service": "web", "host": "127.0.0.1", "port": 9090}
+
+
+@pytest.fixture
+def machine(line: Line) -> Iterator[Machine]:
+    """A machine behind A, on a device that A's daemon sees come and go."""
+    made = Machine(line.sites["a"], "box", "10.94.1")
+    yield made
+    made.close()
+    for site in line.sites.values():
+        site.write()
+        site.reload()
+    line.settle()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
+def clients(stack: ExitStack, *arguments: Any) -> Clients:
+    made = Clients(*arguments)
+    stack.callback(made.quit)
+    return made
+
+
+def attached(machine: Machine) -> bool:
+    """Whether the daemon put its program onto the machine's device."""
+    return "skedge" in machine.site.inside("tc", "filter", "show", "dev", machine.device, "ingress").stdout
+
+
+def test_half_on_the_host_half_on_the_lan(line: Line, machine: Machine, stack: ExitStack) -> None:
+    a = line.sites["a"]
+    until(lambda: attached(machine) and a.at_rest(), 5, "the device that came is the LAN's")
+    local, lan = clients(stack, a), clients(stack, machine, f"{machine.gateway}:8080")
+    for _ in range(10):
+        local.open(5)
+        lan.open(5)
+    until(lambda: a.opens() == {"a": 47, "b": 37, "c": 16}, 5, "the reference split")
+    until(lambda: line.sites["b"].others()["b"] == 37, 5, "B was told of all of them")
+    rows = a.rows("connections")
+    assert sum(row.client.startswith(machine.address) for row in rows) == 50
+    a.kill()
+    assert lan.open(1) == {"c": 1}, "balanced by the kernel alone"
+    before = a.log_size()
+    a.start()
+    until(a.works, 20, "a ready")
+    assert changes(a.log_since(before)) == [], "what was found needed no change"
+    assert lan.do("check")["dead"] == 0
+    until(lambda: sum(a.opens().values()) == 101, 5, "counts survive the controller")
+
+
+def test_a_workload_on_the_lan_serves_everybody(line: Line, machine: Machine, stack: ExitStack) -> None:
+    a, c = line.sites["a"], line.sites["c"]
+    machine.serve("box", 9191)
+    box = {"service": "box", "host": machine.address, "port": 9191}
+    a.write(connectors=[WEB, box], listeners=[{"service": "web", "port": 8080}, {"service": "box", "port": 8081}])
+    c.write(listeners=[{"service": "web", "port": 8080}, {"service": "box", "port": 8081}])
+    for site in (a, c):
+        site.reload()
+
+    def usable(site: Any) -> bool:
+        return any(
+            r.service == "box" and [one.reason for one in r.candidates] == ["none"] for r in site.rows("services")
+        )
+
+    until(lambda: usable(a) and usable(c) and a.at_rest() and c.at_rest(), 10, "box may be chosen everywhere")
+    for where in ((a, "127.0.0.1:8081"), (c, "127.0.0.1:8081"), (machine, f"{machine.gateway}:8081")):
+        made = clients(stack, *where)
+        assert made.open(3) == {"box": 3}
+        assert made.do("check")["dead"] == 0
+
+
+def test_without_lan_devices_nothing_is_attached(line: Line, machine: Machine) -> None:
+    a = line.sites["a"]
+    until(lambda: attached(machine), 5, "attached")
+    a.write(lan_devices=[])
+    a.reload()
+    until(lambda: not attached(machine) and a.at_rest(), 5, "taken off")
+    a.write(lan_devices=[machine.device])
+    a.reload()
+    until(lambda: attached(machine), 5, "attached again")
