@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, TypeVar
 
 import click
 import msgspec
 
 from skedge.cli import purge
 from skedge.cli.client import NotRunning, ask
-from skedge.cli.options import EPILOG, Context, json_option, pass_context
-from skedge.cli.tables import as_json, explain_text, plan_text, rows_text, status_text, sync_text
+from skedge.cli.following import placements
+from skedge.cli.options import EPILOG, Context, filter_options, json_option, pass_context
+from skedge.cli.tables import as_json, explain_text, placement_text, plan_text, rows_text, status_text, sync_text
 from skedge.cli.waiting import wait_for
 from skedge.cli.words import endpoint
 from skedge.config import loader
@@ -23,8 +25,9 @@ from skedge.core.report import SOCKET_PATH, VERSION, Request, Status
 
 T = TypeVar("T")
 
-SHOWN = ("site", "sites", "links", "routes", "services", "listeners", "connections", "drops", "sync")
+SHOWN = ("site", "sites", "links", "routes", "services", "listeners", "connections", "flows", "drops", "sync")
 LIMIT_MAX = 10_000  # the controller gives no more in one answer
+FILTERED = ("connections", "flows")
 CHECKS = ("live", "ready", "synced")
 
 
@@ -88,22 +91,42 @@ class NotYet(NotRunning):
     metavar="N",
     default=1000,
     show_default=True,
-    help=f"Rows at most, up to {LIMIT_MAX}.",
+    help=f"Rows at most, up to {LIMIT_MAX}; with --follow: at one look.",
 )
+@filter_options
+@click.option("--follow", is_flag=True, help="Print each placement as it happens, until interrupted.")
 @json_option
 @pass_context
-def show(context: Context, what: str, limit: int, as_document: bool) -> None:
+def show(context: Context, what: str, limit: int, filters: Mapping[str, str], follow: bool, as_document: bool) -> None:
     """List what this site knows.
 
-    WHAT is one of: site, sites, links, routes, services, listeners, connections, drops, sync.
+    WHAT is one of: site, sites, links, routes, services, listeners, connections, flows, drops, sync.
+
+    connections are those that were placed at this site and are open; flows are those of the LAN in the flow table
+    (of clients or to workloads that are not programs of this host). --service, --workload, --client and --follow go
+    with these two. --follow looks three times a second: a connection that ends within that time may not be seen.
     """
-    answer = ask(Request("show", what=what, limit=limit), context.socket_path)
+    if (follow or any(filters.values())) and what not in FILTERED:
+        raise click.UsageError(f"--follow and filters go with {' and '.join(FILTERED)}, not with {what}")
+    service, workload, client = (filters[name] for name in ("service", "workload", "client"))
+    request = Request("show", what=what, limit=limit, service=service, workload=workload, client=client)
+    if follow:
+        _follow(context, request, as_document)
+    answer = ask(request, context.socket_path)
     if what == "sync":
         sync = _given(answer.sync)
         _print(as_json(sync) if as_document else sync_text(sync))
     else:
         rows = _given(answer.rows)
         _print(as_json(rows) if as_document else rows_text(rows, what))
+
+
+def _follow(context: Context, request: Request, as_document: bool) -> NoReturn:
+    for row in placements(lambda one: ask(one, context.socket_path), request, time.monotonic()):
+        when = time.strftime("%H:%M:%S", time.localtime(time.time() - (time.monotonic() - row.placed_s)))
+        _print(msgspec.json.encode(row).decode() if as_document else placement_text(row, when))
+        sys.stdout.flush()
+    raise AssertionError("it never ends by itself")
 
 
 @cli.command()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -38,3 +39,24 @@ pass_context = click.make_pass_decorator(Context)
 def json_option(command: F) -> F:
     """Add --json."""
     return click.option("--json", "as_document", is_flag=True, help="Print JSON with a version field.")(command)
+
+
+_FILTERS = (
+    ("service", "NAME", "Only of this service."),
+    ("workload", "SITE/CONNECTOR", "Only at this workload."),
+    ("client", "IP[:PORT]", "Only of this client."),
+)
+
+
+def filter_options(command: F) -> F:
+    """Add the options that choose among connections and flows; the command gets them as ``filters``."""
+
+    @functools.wraps(command)
+    def gather(*arguments: Any, **options: Any) -> Any:
+        filters = {name: options.pop(name) for name, _, _ in _FILTERS}
+        return command(*arguments, filters=filters, **options)
+
+    wrapped: Any = gather
+    for name, metavar, text in reversed(_FILTERS):
+        wrapped = click.option(f"--{name}", default="", metavar=metavar, help=text)(wrapped)
+    return cast("F", wrapped)

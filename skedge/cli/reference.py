@@ -36,6 +36,7 @@ ROWS: list[type] = [
     report.ListenerRow,
     report.ListenerServiceRow,
     report.ConnectionRow,
+    report.FlowRow,
     report.DropRow,
     report.PlanStep,
     Step,

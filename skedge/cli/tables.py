@@ -160,6 +160,19 @@ CONNECTIONS = (
     Column("AGE", lambda r: span(r.age_s), right=True),
     Column("REASON", lambda r: reason(r.reason)),
 )
+FLOWS = (
+    Column("CLIENT", lambda r: clean(r.client)),
+    Column("LISTENER", lambda r: clean(r.listener)),
+    Column("PROTOCOL", lambda r: clean(r.protocol)),
+    Column("KIND", lambda r: clean(r.kind)),
+    Column("STATE", lambda r: clean(r.state)),
+    Column("SERVICE", lambda r: clean(r.service)),
+    Column("WORKLOAD", lambda r: clean(r.workload)),
+    Column("TARGET", lambda r: clean(r.target)),
+    Column("SEEN FROM", lambda r: clean(r.source)),
+    Column("IDLE", lambda r: span(r.idle_s), right=True),
+    Column("AGE", lambda r: span(r.age_s), right=True),
+)
 DROPS = (
     Column("REASON", lambda r: clean(r.reason)),
     Column("COUNT", lambda r: str(r.count), right=True),
@@ -182,6 +195,7 @@ _LISTS = {
     "services": SERVICES,
     "listeners": LISTENERS,
     "connections": CONNECTIONS,
+    "flows": FLOWS,
     "drops": DROPS,
 }
 
@@ -199,6 +213,17 @@ def rows_text(rows: report.Rows, what: str) -> str:
         return "\n\n".join(sheet(columns, row) for row in items)
     text = table(columns, items)
     return text + "\nthere are more; ask for more with --limit" if rows.truncated else text
+
+
+def placement_text(row: report.ConnectionRow, when: str) -> str:
+    """Return the line of one placement as it is followed."""
+    where = f"{when} {clean(row.client)} {clean(row.service)}/{clean(row.protocol)} -> {clean(row.workload)}"
+    parts = [where, f"perceived {cost(row.perceived)}", f"path cost {row.path_cost}"]
+    if row.runner_up:
+        parts.append(f"before {_runner_up(row)}")
+    if row.reason != Reason.NONE.word:
+        parts.append(row.reason)
+    return ", ".join(parts)
 
 
 def sync_text(sync: report.Sync) -> str:

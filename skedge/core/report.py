@@ -151,7 +151,7 @@ class ListenerRow:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRow:
-    """One open connection placed here: its receipt."""
+    """One open connection placed here: its receipt. ``placed_s`` is when, in seconds since the host booted."""
 
     client: str
     listener: str
@@ -165,6 +165,28 @@ class ConnectionRow:
     table_version: int
     age_s: float
     reason: str = "none"
+    placed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRow:
+    """One flow of the LAN: a connection of a client or to a workload that is not a program of this host.
+
+    ``kind`` is local, remote, lan or overlay (from another site, which placed it), ``state`` syn, established, fin,
+    closed or udp. The workload is at ``target`` and sees ``source`` as its client.
+    """
+
+    client: str
+    listener: str
+    protocol: str
+    kind: str
+    state: str
+    service: str
+    workload: str
+    target: str
+    source: str
+    idle_s: float
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +259,7 @@ class Rows:
     services: tuple[ServiceRow, ...] | None = None
     listeners: tuple[ListenerRow, ...] | None = None
     connections: tuple[ConnectionRow, ...] | None = None
+    flows: tuple[FlowRow, ...] | None = None
     drops: tuple[DropRow, ...] | None = None
     truncated: bool = False
     version: int = VERSION
@@ -252,7 +275,9 @@ class Request:
     """One JSON line to the API socket.
 
     ``op``: status | show | explain | explain-connection (answered by ``rows.connections``) | plan.
-    ``what`` for show: site, sites, links, routes, services, listeners, connections, drops, sync.
+    ``what`` for show: site, sites, links, routes, services, listeners, connections, flows, drops, sync.
+    ``service``, ``workload``, ``client`` (IP or IP:PORT) and ``since`` (seconds since boot) choose among connections
+    and flows.
     ``name``: service, or IP:PORT. ``site``: entering site of explain.
     """
 
@@ -261,6 +286,10 @@ class Request:
     name: str = ""
     site: str = ""
     limit: int = 1000
+    service: str = ""
+    workload: str = ""
+    client: str = ""
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol as TypingProtocol
 from typing import TypeVar
 
@@ -202,6 +203,48 @@ class Receipt:
     reason: Reason = Reason.NONE
 
 
+class FlowKind(StrEnum):
+    """Where a flow of the LAN leads: to a socket of this host, another site's endpoint, a machine of the site's LAN.
+
+    ``overlay``: it came from another site, which placed it, to one of our endpoints that is such a machine.
+    """
+
+    LOCAL = "local"
+    REMOTE = "remote"
+    LAN = "lan"
+    OVERLAY = "overlay"
+
+
+class FlowState(StrEnum):
+    """What a flow is doing; each has its idle time-out (`core.model.FlowTimes`)."""
+
+    SYN = "syn"
+    ESTABLISHED = "established"
+    FIN = "fin"
+    CLOSED = "closed"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow of the LAN, as the flow table has it.
+
+    The workload at ``target`` sees ``source`` as its client. One that ended has no service and workload; nor has one
+    that another site placed a service.
+    """
+
+    client: str  # address:port
+    listener: ListenerKey
+    kind: FlowKind
+    state: FlowState
+    target: Target
+    source: str
+    idle_s: float
+    placed_at: float  # seconds since boot
+    service: ServiceKey | None = None
+    workload: WorkloadId | None = None
+
+
 class Engine(TypingProtocol):
     """A balancing engine: three drivers and the counters behind them."""
 
@@ -250,6 +293,14 @@ class Engine(TypingProtocol):
 
     def connections(self) -> Iterable[Receipt]:
         """Yield the receipts of all open connections placed at this site."""
+        ...
+
+    def flows(self) -> Iterable[Flow]:
+        """Yield the flows of the LAN."""
+        ...
+
+    def flow_room(self) -> int:
+        """Return how many flows there may be."""
         ...
 
     def sweep_flows(self) -> None:

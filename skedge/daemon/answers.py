@@ -13,6 +13,7 @@ from skedge.core.report import Answer, Explain, LinkRow, ListenerRow, PlanReport
 from skedge.core.state import ServiceKey
 from skedge.daemon import checks, links, rows
 from skedge.daemon.controller import SOFTWARE, Controller
+from skedge.daemon.filters import Filter
 from skedge.daemon.problems import Problems
 
 LIMIT_MAX = 10_000
@@ -116,8 +117,12 @@ class Answers:
                 return Rows(listeners=tuple(rows.listeners(state, at.desired)))
             case "connections":
                 receipts = await at.worker.call(at.worker.kernel.connections)
-                found_rows = rows.connections(receipts, limit, _since_boot())
+                found_rows = rows.connections(receipts, limit, _since_boot(), Filter.of(request))
                 return Rows(connections=tuple(found_rows[:limit]), truncated=len(found_rows) > limit)
+            case "flows":
+                table = await at.worker.call(at.worker.kernel.flows)
+                flow_rows = rows.flows(table, limit, _since_boot(), Filter.of(request))
+                return Rows(flows=tuple(flow_rows[:limit]), truncated=len(flow_rows) > limit)
             case "drops":
                 counted = Counter(await at.worker.call(at.worker.kernel.drops)) + at.refusals.counts
                 return Rows(drops=tuple(rows.drops(counted)))
@@ -125,7 +130,7 @@ class Answers:
 
     async def _connection(self, request: Request) -> Rows:
         receipts = await self._at.worker.call(self._at.worker.kernel.connections)
-        found = rows.connections(receipts, 1, _since_boot(), client=request.name)
+        found = rows.connections(receipts, 1, _since_boot(), Filter(client=request.name))
         if not found:
             raise ApiError(
                 f"no open connection from {request.name} was placed at this site; see: skedge show connections"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from skedge.core.errors import SkedgeError
 from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Target
+from skedge.core.state import FlowKind, Target
 from skedge.daemon.kernel import Kernel, Readings
 from skedge.daemon.state import Slot
 
@@ -24,7 +24,7 @@ log = logging.getLogger("skedge.daemon")
 COUNT_S = 0.2  # load reports go out at most 5 times a second, so counters are read as often
 SWEEP_S = 5.0  # idle flows; a long table is swept less often
 SWEEP_SHARE = 0.02  # of the time, at most
-DRIFT_S = 30.0  # stored placements against counters, and the drop counters
+DRIFT_S = 30.0  # stored placements against counters, the drop counters, the number of flows
 FAILED_LOG_S = 60.0
 
 
@@ -48,6 +48,8 @@ class Counting:
     def __init__(self, controller: Controller) -> None:
         self._at = controller
         self.drops: Mapping[Reason, int] = {}
+        self.flows: Mapping[FlowKind, int] = {}
+        self.flow_room = 0
         self._failed_log_at = 0.0
 
     async def run(self) -> None:
@@ -75,6 +77,8 @@ class Counting:
         self._at.tally.count_drift = drift
         self._at.tally.count_drift_total += drift
         self.drops = await self._at.worker.call(kernel.drops)
+        self.flows = await self._at.worker.call(kernel.flow_kinds)
+        self.flow_room = await self._at.worker.call(kernel.engine.flow_room)
 
     def _counted(self, readings: Readings) -> None:
         state = self._at.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -13,7 +14,18 @@ from skedge.core.model import SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, plan, reconcile_all
 from skedge.core.report import PlanStep
-from skedge.core.state import Counts, Driver, Engine, KernelRoute, Receipt, ServiceKey, ServiceTable, Target
+from skedge.core.state import (
+    Counts,
+    Driver,
+    Engine,
+    Flow,
+    FlowKind,
+    KernelRoute,
+    Receipt,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
 from skedge.daemon.state import Slot, usable_targets
 
 
@@ -166,6 +178,14 @@ class Kernel:
     def connections(self) -> Sequence[Receipt]:
         """Return the receipts of all open connections placed here."""
         return list(self.engine.connections())
+
+    def flows(self) -> Sequence[Flow]:
+        """Return the flows of the LAN."""
+        return list(self.engine.flows())
+
+    def flow_kinds(self) -> Mapping[FlowKind, int]:
+        """Return how many flows of each kind there are."""
+        return Counter(flow.kind for flow in self.engine.flows())
 
     def drops(self) -> Mapping[Reason, int]:
         """Return all that was refused, by reason."""

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from skedge.core.model import Metrics
 from skedge.core.reasons import Reason
 from skedge.core.report import LinkRow
+from skedge.core.state import FlowKind
 from skedge.daemon.answers import Answers
 from skedge.daemon.controller import Controller
 
@@ -127,6 +128,9 @@ def controller(at: Controller) -> Iterator[Metric]:
     yield _counter("skedge_reconcile_changes", "Kernel objects changed", [([], tally.reconcile_changes)])
     yield _counter("skedge_spf_runs", "Path computations", [([], tally.spf_runs)])
     yield _counter("skedge_count_drift", "Connections that counters were off by", [([], tally.count_drift_total)])
+    kinds = (([kind.value], at.counting.flows.get(kind, 0)) for kind in FlowKind)
+    yield _gauge("skedge_flows", "Flows of the LAN", kinds, ["kind"])
+    yield _gauge("skedge_flow_room", "Flows that there may be", [([], at.counting.flow_room)])
     yield _counter(
         "skedge_drops",
         "Refused connects and packets",

@@ -18,6 +18,7 @@ from skedge.core.report import (
     ConnectionRow,
     DropRow,
     Explain,
+    FlowRow,
     LinkRow,
     ListenerRow,
     ListenerServiceRow,
@@ -25,12 +26,14 @@ from skedge.core.report import (
     ServiceRow,
     SiteRow,
 )
-from skedge.core.state import Candidate, Counts, KernelRoute, Receipt, ServiceKey, ServiceTable
+from skedge.core.state import Candidate, Counts, Flow, KernelRoute, Receipt, ServiceKey, ServiceTable
 from skedge.core.tables import offers, service_table
+from skedge.daemon.filters import Filter
 from skedge.daemon.links import LinkFacts
 from skedge.daemon.state import Slot, State
 
 NOTHING = Counts()
+EVERY = Filter()
 
 
 def sites(state: State, database: Database, *, engine: str, certificate_days: float, software: str) -> list[SiteRow]:
@@ -246,16 +249,18 @@ def _healthy(table: ServiceTable) -> int:
     return sum(one.out is Reason.NONE for one in table.candidates)
 
 
-def connections(receipts: Iterable[Receipt], limit: int, boot_now: float, client: str = "") -> list[ConnectionRow]:
+def connections(
+    receipts: Iterable[Receipt], limit: int, boot_now: float, wanted: Filter = EVERY
+) -> list[ConnectionRow]:
     """Return rows of receipts, at most ``limit`` + 1 (one more tells that there are more).
 
-    ``boot_now`` is seconds since boot, the clock of ``Receipt.placed_at``; ``client`` keeps only that address:port.
+    ``boot_now`` is seconds since boot, the clock of ``Receipt.placed_at``.
     """
     rows: list[ConnectionRow] = []
     for receipt in receipts:
         if len(rows) > limit:
             break
-        if not client or receipt.client == client:
+        if wanted.keeps(receipt.client, receipt.service.name, str(receipt.workload), receipt.placed_at):
             rows.append(_connection(receipt, boot_now))
     return rows
 
@@ -275,7 +280,34 @@ def _connection(receipt: Receipt, boot_now: float) -> ConnectionRow:
         table_version=receipt.table_version,
         age_s=max(0.0, boot_now - receipt.placed_at),
         reason=receipt.reason.word,
+        placed_s=receipt.placed_at,
     )
+
+
+def flows(found: Iterable[Flow], limit: int, boot_now: float, wanted: Filter = EVERY) -> list[FlowRow]:
+    """Return rows of flows, at most ``limit`` + 1."""
+    rows: list[FlowRow] = []
+    for one in found:
+        if len(rows) > limit:
+            break
+        service, workload = one.service.name if one.service else "", str(one.workload or "")
+        if wanted.keeps(one.client, service, workload, one.placed_at):
+            rows.append(
+                FlowRow(
+                    client=one.client,
+                    listener=describe(one.listener),
+                    protocol=one.listener.protocol.value,
+                    kind=one.kind.value,
+                    state=one.state.value,
+                    service=service,
+                    workload=workload,
+                    target=describe(one.target),
+                    source=one.source,
+                    idle_s=one.idle_s,
+                    age_s=max(0.0, boot_now - one.placed_at),
+                )
+            )
+    return rows
 
 
 def drops(counted: Mapping[Reason, int]) -> list[DropRow]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, Dispatch, Driver, Endpoint, EndpointKey, ListenerKey, Receipt, ServiceKey
+from skedge.core.state import Counts, Dispatch, Driver, Endpoint, EndpointKey, Flow, ListenerKey, Receipt, ServiceKey
 from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane import receipts
+from skedge.dataplane import flow_words, receipts
 from skedge.dataplane.ebpf_listeners import ListenerDriver
 from skedge.dataplane.ebpf_maps import Maps
 from skedge.dataplane.ebpf_services import OTHERS_MAX, ServiceDriver
@@ -158,6 +158,21 @@ class EbpfEngine:
                     pass
             finally:
                 self._maps.set_config(self._maps.config().replace(sweep_before=0))
+
+    def flows(self) -> Iterable[Flow]:
+        """Yield the flows of the LAN; idle ones are ended."""
+        with self._lock:
+            services = {ident: key for key, ident in self.services.services()}
+            endpoints = self.endpoints.read()
+            now = time.monotonic()
+            for record in self._maps.flows.records():
+                yield flow_words.flow(
+                    record, now=now, services=services, workload_of=self.services.workload, endpoints=endpoints
+                )
+
+    def flow_room(self) -> int:
+        """Return how many flows there may be."""
+        return self._maps.flows.room()
 
     def sweep_flows(self) -> None:
         """End the flows of the LAN that were idle for too long."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .kit import Clients, Line, Machine, changes, until
+from .kit import BIN, Clients, Line, Machine, changes, until
 
 WEB = {"service": "web", "host": "127.0.0.1", "port": 9090}
 
@@ -53,6 +53,12 @@ def test_half_on_the_host_half_on_the_lan(line: Line, machine: Machine, stack: E
     until(lambda: line.sites["b"].others()["b"] == 37, 5, "B was told of all of them")
     rows = a.rows("connections")
     assert sum(row.client.startswith(machine.address) for row in rows) == 50
+    flows = a.rows("flows")
+    assert {(row.kind, row.state) for row in flows} == {("remote", "established")}, "local ones are their sockets'"
+    assert {row.workload for row in flows} == {"b/web", "c/web"}
+    assert len(a.document_of("show", "flows", "--workload", "b/web", "--client", machine.address)["flows"]) == sum(
+        row.workload == "b/web" for row in flows
+    )
     a.kill()
     assert lan.open(1) == {"c": 1}, "balanced by the kernel alone"
     before = a.log_size()
@@ -82,6 +88,25 @@ def test_a_workload_on_the_lan_serves_everybody(line: Line, machine: Machine, st
         made = clients(stack, *where)
         assert made.open(3) == {"box": 3}
         assert made.do("check")["dead"] == 0
+    found = sorted((row.kind, row.workload) for row in a.rows("flows") if row.state != "closed")
+    assert found == [("lan", "a/box")] * 3 + [("overlay", "a/box")] * 3
+
+
+def test_placements_are_followed_as_they_happen(line: Line, machine: Machine, stack: ExitStack) -> None:
+    a = line.sites["a"]
+    until(lambda: attached(machine) and a.at_rest(), 5, "attached")
+    log = a.directory / "followed.log"
+    follower = a.spawn(BIN / "skedge", "--socket", a.socket, "show", "flows", "--follow", log=log)
+    stack.callback(follower.kill)
+    lan = clients(stack, machine, f"{machine.gateway}:8080")
+    until(lambda: lan.open(1) and log.stat().st_size, 10, "the first line")
+    before = len(log.read_text().splitlines())
+    lan.open(5)
+    until(lambda: len(log.read_text().splitlines()) >= before + 5, 5, "five more lines")
+    assert all(
+        line.split()[1].startswith(f"{machine.address}:") and " web/tcp -> " in line and ", perceived " in line
+        for line in log.read_text().splitlines()
+    )
 
 
 def test_without_lan_devices_nothing_is_attached(line: Line, machine: Machine) -> None:

@@ -9,6 +9,7 @@ from skedge.core.report import (
     ConnectionRow,
     DropRow,
     Explain,
+    FlowRow,
     LinkRow,
     ListenerRow,
     ListenerServiceRow,
@@ -160,12 +161,43 @@ DOCUMENTS = {
                 runner_up_perceived="49/4",
                 table_version=7,
                 age_s=3725.0,
+                placed_s=90_000.25,
             ),
             ConnectionRow(
                 "[::1]:5", "[::1]:8080", "backend", "tcp", "edge-a/backend", 0, "0/1", "", "", 7, 0.02, "suspended"
             ),
         ),
         truncated=True,
+    ),
+    "show flows": Rows(
+        flows=(
+            FlowRow(
+                client="10.0.5.9:40000",
+                listener="10.0.5.1:8080/tcp",
+                protocol="tcp",
+                kind="remote",
+                state="established",
+                service="backend",
+                workload="edge-b/backend",
+                target="100.70.1.2:61001",
+                source="100.70.1.1:63007",
+                idle_s=0.2,
+                age_s=61.0,
+            ),
+            FlowRow(
+                "[fd05::9]:5",
+                "[fd05::1]:53/udp",
+                "udp",
+                "lan",
+                "udp",
+                "",
+                "",
+                "[fd05::7]:53",
+                "[fd05::1]:63001",
+                59.0,
+                3600.0,
+            ),
+        ),
     ),
     "show drops": Rows(
         drops=(

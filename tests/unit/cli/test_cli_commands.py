@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,50 @@ def test_show(skedge: Any, controller: FakeController, what: str, as_json: bool)
         assert json.loads(out)["version"] == VERSION
     else:
         assert out == (Path(__file__).parent / "golden" / f"show-{what}.txt").read_text()
+
+
+def test_show_with_filters(skedge: Any, controller: FakeController) -> None:
+    controller.reply = lambda request: answer(f"show {request.what}")
+    words = ("--service", "web", "--workload", "b/web", "--client", "10.0.5.9")
+    assert skedge("show", "flows", *words)[0] == 0
+    assert controller.requests == [Request("show", what="flows", service="web", workload="b/web", client="10.0.5.9")]
+    for wrong in (("--service", "web"), ("--follow",)):
+        code, _, err = skedge("show", "links", *wrong)
+        assert code == 2
+        assert "--follow and filters go with connections and flows, not with links" in err
+    assert len(controller.requests) == 1
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_followed_placements_are_printed_once_and_in_order(
+    skedge: Any, controller: FakeController, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skedge.cli.following.ASK_S", 0.0)
+    rows = DOCUMENTS["show connections"].connections  # type: ignore[union-attr]
+    now = time.monotonic()
+    first, second = (replace(row, placed_s=now + at) for row, at in zip(rows, (2.0, 1.0), strict=True))
+    looks = [(), (first, second), (second,), (first,)]
+
+    def reply(request: Request) -> Answer:
+        if not looks:
+            return Answer(error="the end")
+        return Answer(rows=Rows(connections=looks.pop(0)))
+
+    controller.reply = reply
+    options = ["--service", "backend", "--follow", *(["--json"] if as_json else [])]
+    code, out, err = skedge("show", "flows", *options)
+    assert (code, err) == (1, "skedge: the end\n")
+    assert {(one.what, one.service) for one in controller.requests} == {("connections", "backend")}
+    assert all(one.since >= now for one in controller.requests)
+    lines = out.splitlines()
+    if as_json:
+        assert [json.loads(line)["workload"] for line in lines] == ["edge-a/backend", "edge-b/backend"]
+    else:
+        assert [line.partition(" ")[2] for line in lines] == [
+            "[::1]:5 backend/tcp -> edge-a/backend, perceived 0, path cost 0, suspended",
+            "127.0.0.1:41234 backend/tcp -> edge-b/backend, perceived 12, path cost 10,"
+            " before edge-a/backend at 12.25 (49/4)",
+        ]
 
 
 def test_explain_service(skedge: Any, controller: FakeController) -> None:

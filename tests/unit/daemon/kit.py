@@ -24,7 +24,7 @@ from skedge.core.errors import DataplaneError
 from skedge.core.flood import Flooder, Output
 from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, Receipt, ServiceKey, ServiceTable, Target
+from skedge.core.state import Counts, Flow, Receipt, ServiceKey, ServiceTable, Target
 from skedge.daemon import controller as module
 from skedge.daemon.controller import Controller
 from skedge.daemon.kernel import Kernel
@@ -47,6 +47,7 @@ class FakeEngine:
         self.counted: dict[Slot, Counts] = {}
         self.out: frozenset[Slot] = frozenset()
         self.receipts: list[Receipt] = []
+        self.table: list[Flow] = []
         self.dropped: dict[Reason, int] = {}
         self.drift = self.swept = 0
         self.others: list[Mapping[Slot, int]] = []
@@ -86,6 +87,12 @@ class FakeEngine:
 
     def drops(self) -> Mapping[Reason, int]:
         return dict(self.dropped)
+
+    def flows(self) -> Iterable[Flow]:
+        return iter(self.table)
+
+    def flow_room(self) -> int:
+        return 1000
 
     def sweep_flows(self) -> None:
         self.swept += 1

@@ -12,7 +12,7 @@ import pytest
 from skedge.core.model import Metrics, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.report import Request
-from skedge.core.state import Counts, ListenerKey, Receipt
+from skedge.core.state import Counts, FlowKind, ListenerKey, Receipt
 from skedge.daemon import answers as module
 from skedge.daemon import metrics
 from skedge.daemon.answers import Answers
@@ -52,6 +52,8 @@ PROMISED = {
     "skedge_spf_runs_total",
     "skedge_count_drift_total",
     "skedge_drops_total",
+    "skedge_flows",
+    "skedge_flow_room",
 }
 
 
@@ -244,6 +246,7 @@ def test_the_metrics_that_are_promised_are_served_with_bounded_labels(tmp_path: 
         async with running(tmp_path, authority) as run:
             api = await loaded(run)
             run.at.counting.drops = {Reason.NO_WORKLOAD: 2}
+            run.at.counting.flows, run.at.counting.flow_room = {FlowKind.LAN: 5}, 1000
             metrics.serve(run.at, api, Metrics("127.0.0.1", port))
             with pytest.raises(OSError):
                 metrics.serve(run.at, api, Metrics("127.0.0.1", port))
@@ -258,6 +261,8 @@ def test_the_metrics_that_are_promised_are_served_with_bounded_labels(tmp_path: 
     assert values['skedge_site_path_cost{site="b"}'] == "10.0"
     assert values['skedge_link_up{link="a--b",to="b"}'] == "1.0"
     assert values['skedge_drops_total{reason="no-workload"}'] == "2.0"
+    assert (values['skedge_flows{kind="lan"}'], values['skedge_flows{kind="local"}']) == ("5.0", "0.0")
+    assert values["skedge_flow_room"] == "1000.0"
     assert values["skedge_routes_installed"] == values["skedge_routes_computed"] == "2.0"
     assert values["skedge_synced"] == values["skedge_ready"] == "1.0"
     assert "10.0.0.7" not in text, "no client address in a label"

@@ -30,6 +30,7 @@ from skedge.core.reasons import Reason
 from skedge.core.report import LinkRow
 from skedge.core.state import Counts, ListenerKey, Protocol, Receipt, ServiceKey, Target
 from skedge.daemon import checks, links, rows
+from skedge.daemon.filters import Filter
 from skedge.daemon.kernel import Applied
 from skedge.daemon.state import Heard, State, usable_targets
 from tests.fakes.networks import configs, connector, map_of
@@ -320,7 +321,7 @@ def test_connections_are_receipts_up_to_a_limit() -> None:
     one = found[0]
     assert (one.client, one.listener, one.workload, one.age_s) == ("10.0.0.7:0", "10.0.0.1:8080/tcp", "B/web", 10.0)
     assert (one.perceived, one.runner_up, one.runner_up_perceived, one.reason) == ("11/1", "A/web", "12/1", "none")
-    chosen = rows.connections((receipt(port) for port in range(10)), 3, 60.0, client="10.0.0.7:8")
+    chosen = rows.connections((receipt(port) for port in range(10)), 3, 60.0, Filter(client="10.0.0.7:8"))
     assert [row.client for row in chosen] == ["10.0.0.7:8"]
 
 
