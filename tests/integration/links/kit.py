@@ -105,7 +105,11 @@ class Site:
         self.name = name
         self.ns = Namespace(name)
         self.pin_dir = str(bpffs / self.ns.name)
-        load_programs(self.pin_dir)
+        try:
+            load_programs(self.pin_dir)
+        except BaseException:
+            self.ns.close()
+            raise
         self.overlay4 = str(names.overlay_address(IPv4Network(CIDR), NETWORK, name))
         self.overlay6 = str(names.overlay_address6(NETWORK, name))
         self.prefix6 = names.overlay_prefix6(NETWORK)
