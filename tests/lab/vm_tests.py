@@ -20,6 +20,7 @@ WANTED = [
     f"{CONNECT}/test_counts.py",
     f"{CONNECT}/test_pick.py",
     f"{LINKS}/test_verdicts.py",
+    f"{LINKS}/test_forwarding.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
 ]
 COMPILES_OFTEN = [
