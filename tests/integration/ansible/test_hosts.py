@@ -132,3 +132,22 @@ def test_a_confirmed_network_step_stays_until_it_is_removed(lab: labs.Lab, inven
     assert not module(lab, inventory, "network", state="absent")["changed"]
     assert lab.ssh("edge-a", "sysctl -a 2>/dev/null | grep -E 'forward|hash_policy|reserved'").stdout == before
     assert module(lab, inventory, "survey", snapshot=False)["ours"] == []
+
+
+def test_forwarding_that_an_earlier_version_switched_on_is_taken_back(lab: labs.Lab, inventory: Path):
+    switches = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"
+    look = f"sysctl -n {' '.join(switches)}"
+    before = dict(zip(switches, lab.ssh("edge-a", look).stdout.split(), strict=True))
+    assert set(before.values()) == {"0"}
+    lines = "".join(f"{switch} = 1\\n" for switch in switches)
+    lab.ssh("edge-a", f"printf '{lines}' > /etc/sysctl.d/60-skedge.conf; sysctl -qp /etc/sysctl.d/60-skedge.conf")
+    lab.ssh(
+        "edge-a", f"mkdir -p /var/lib/skedge-deploy; echo '{json.dumps(before)}' > /var/lib/skedge-deploy/network.json"
+    )
+    assert module(lab, inventory, "network", revert_s=0)["changed"]
+    assert lab.ssh("edge-a", look).stdout.split() == ["0", "0"]
+    assert not module(lab, inventory, "network", revert_s=0)["changed"]
+    lab.ssh("edge-a", f"sysctl -qw {switches[0]}=1")  # the operator's from now on
+    assert module(lab, inventory, "network", state="absent")["changed"]
+    assert lab.ssh("edge-a", look).stdout.split() == ["1", "0"]
+    lab.ssh("edge-a", f"sysctl -qw {switches[0]}=0")
