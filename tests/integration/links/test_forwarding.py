@@ -64,7 +64,8 @@ def built(line: Line) -> Iterator[House]:
     made = House(line)
     yield made
     made.close()
-    line.b.ns(line.b.forwarding.undo)
+    fresh(line.b)
+    line.b.ns(line.b.forwarding.ensure, transit=True)  # as the line was built, for the tests of other files
     repair(line.b)
 
 
