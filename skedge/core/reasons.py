@@ -33,6 +33,7 @@ class Reason(Enum):
     FRAGMENT = (25, "fragment", "a fragment, refused on purpose")
     WORKLOAD_CLOSED = (26, "workload-closed", "the endpoint is published but nothing listens behind it")
     WRONG_TUNNEL_PEER = (27, "wrong-tunnel-peer", "a tunnel packet from other than the neighbour's address")
+    NOT_FORWARDED = (31, "not-forwarded", "a packet of the host's own networks that would have gone into a link, or on")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

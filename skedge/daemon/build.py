@@ -11,10 +11,12 @@ from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, reconcile
 from skedge.core.state import Target
-from skedge.daemon.kernel import Kernel
+from skedge.daemon.kernel import Fixture, Kernel
 from skedge.dataplane import hostinfo, rules, sockdiag
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.ebpf import EbpfEngine
+from skedge.dataplane.forward_guard import ForwardGuard
+from skedge.dataplane.forwarding import MEMORY, Forwarding
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.netlink import Netlink
@@ -23,7 +25,7 @@ from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
 
 
-def build_kernel(config: SiteConfig, pin_dir: Path) -> Kernel:
+def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
     """Return the host's kernel as the controller sees it. Raises DataplaneError when the loader has not run."""
     netlink = Netlink()
     check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
@@ -36,7 +38,14 @@ def build_kernel(config: SiteConfig, pin_dir: Path) -> Kernel:
         services=engine.services,
         listeners=engine.listeners,
     )
-    return Kernel(drivers, engine, [_Rules(netlink), _Check(check), _Guard(guard), _Sources(engine)], _Host(netlink))
+    fixtures: list[Fixture] = [
+        _Rules(netlink),
+        _Check(check),
+        _Guard(guard),
+        _Forwarding(netlink, state_dir / MEMORY),
+        _Sources(engine),
+    ]
+    return Kernel(drivers, engine, fixtures, _Host(netlink))
 
 
 class _Host:
@@ -105,6 +114,25 @@ class _Guard:
     def drops(self) -> Mapping[Reason, int]:
         try:
             return {Reason.WRONG_TUNNEL_PEER: self._guard.dropped()}
+        except DataplaneError:
+            return {}
+
+
+class _Forwarding:
+    """What the host forwards: packets between links, and for nobody else because of us."""
+
+    name = "forwarding"
+
+    def __init__(self, netlink: Netlink, memory: Path) -> None:
+        self._guard = ForwardGuard()
+        self._forwarding = Forwarding(netlink, self._guard, memory)
+
+    def ensure(self, config: SiteConfig) -> bool:
+        return self._forwarding.ensure(transit=len({link.to for link in config.links}) > 1 and not config.overload)
+
+    def drops(self) -> Mapping[Reason, int]:
+        try:
+            return {Reason.NOT_FORWARDED: self._guard.dropped()}
         except DataplaneError:
             return {}
 

@@ -157,6 +157,8 @@ class Wires:
         changes = self._host.read()
         if changes.addresses or changes.lost:
             self._at.look_at_host()
+        if changes.forwarding or changes.lost:
+            self._at.worker.again()
         if changes.carriers:
             links = {device: link for link, device in self._devices().items()}
             for device, up in changes.carriers.items():
