@@ -160,9 +160,18 @@ class LinkEnd:
         return True
 
     async def _run(self, stream: Stream) -> None:
+        """Move messages while this is the link's stream: one that was replaced must not take the other's first word."""
         reason, text = Reason.NO_ANSWER, f"{self.link}: stream ended"
+
+        def take(link: LinkId) -> Message | None:
+            return self.bus.take(link) if self.stream is stream else None
+
+        def deliver(link: LinkId, message: Message) -> None:
+            if self.stream is stream:
+                self.bus.on_message(link, message)
+
         try:
-            await stream.run(self.bus.take, self.bus.on_message)
+            await stream.run(take, deliver)
         except Refused as error:
             reason, text = error.reason, str(error)
         except Exception:

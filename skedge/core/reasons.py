@@ -39,6 +39,7 @@ class Reason(Enum):
     HOP_LIMIT = (28, "hop-limit", "a packet that has passed too many hosts")
     NO_ROUTE = (29, "no-route", "the host has no route towards it, or no address to send from")
     TOO_BIG = (30, "too-big", "a packet larger than the way ahead takes; its sender is told where it may be")
+    NOT_FORWARDED = (31, "not-forwarded", "a packet of the host's own networks that would have gone into a link, or on")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

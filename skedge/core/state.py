@@ -276,11 +276,8 @@ class Engine(TypingProtocol):
         """Return this site's counters of every workload it has a slot for."""
         ...
 
-    def set_others(self, others: Mapping[tuple[ServiceKey, WorkloadId], int], *, only_more: bool = False) -> None:
-        """Set the other sites' open connections; workloads not named keep theirs. The fast path of load reports.
-
-        ``only_more``: a number that is less than what is there is left out.
-        """
+    def set_others(self, others: Mapping[tuple[ServiceKey, WorkloadId], int]) -> None:
+        """Set the other sites' open connections; workloads not named keep theirs. The fast path of load reports."""
         ...
 
     def suspended(self) -> frozenset[tuple[ServiceKey, WorkloadId]]:

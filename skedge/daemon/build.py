@@ -17,6 +17,8 @@ from skedge.daemon.lan import LanSide
 from skedge.dataplane import hostinfo, rules, sockdiag
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.ebpf import EbpfEngine
+from skedge.dataplane.forward_guard import ForwardGuard
+from skedge.dataplane.forwarding import MEMORY, Forwarding
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.netlink import Netlink
@@ -25,7 +27,7 @@ from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
 
 
-def build_kernel(config: SiteConfig, pin_dir: Path) -> Kernel:
+def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
     """Return the host's kernel as the controller sees it. Raises DataplaneError when the loader has not run."""
     netlink = Netlink()
     check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
@@ -38,8 +40,15 @@ def build_kernel(config: SiteConfig, pin_dir: Path) -> Kernel:
         services=engine.services,
         listeners=engine.listeners,
     )
-    fixtures: tuple[Fixture, ...] = (_Rules(netlink), _Check(check), _Guard(guard), _Sources(engine))
-    return Kernel(drivers, engine, (*fixtures, LanSide(pin_dir, netlink)), _Host(netlink))
+    fixtures: list[Fixture] = [
+        _Rules(netlink),
+        _Check(check),
+        _Guard(guard),
+        _Forwarding(netlink, state_dir / MEMORY),
+        _Sources(engine),
+        LanSide(pin_dir, netlink),
+    ]
+    return Kernel(drivers, engine, fixtures, _Host(netlink))
 
 
 class _Host:
@@ -108,6 +117,25 @@ class _Guard:
     def drops(self) -> Mapping[Reason, int]:
         try:
             return {Reason.WRONG_TUNNEL_PEER: self._guard.dropped()}
+        except DataplaneError:
+            return {}
+
+
+class _Forwarding:
+    """What the host forwards: packets between links, and for nobody else because of us."""
+
+    name = "forwarding"
+
+    def __init__(self, netlink: Netlink, memory: Path) -> None:
+        self._guard = ForwardGuard()
+        self._forwarding = Forwarding(netlink, self._guard, memory)
+
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
+        return self._forwarding.ensure(transit=len({link.to for link in config.links}) > 1 and not config.overload)
+
+    def drops(self) -> Mapping[Reason, int]:
+        try:
+            return {Reason.NOT_FORWARDED: self._guard.dropped()}
         except DataplaneError:
             return {}
 

@@ -38,7 +38,7 @@ HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this si
 PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
 UNSYNCED_LOOK_S = 0.05
 DELETE_WAIT_S = 1.0  # after sync: sites that restarted at the same time may still be about to speak
-LOAD_WAIT_S = 2.0  # after sync every site has reported: until then a number in the kernel only grows
+LOAD_WAIT_S = 2.0  # after sync every site has reported: until then no number goes below what was found
 RTT_SAY_S = 10.0
 
 
@@ -324,8 +324,8 @@ class Controller:
         """Read the host's addresses again: they changed."""
         self.spawn(self._read_addresses())
 
-    def devices_changed(self) -> None:
-        """Put programs onto the devices that came."""
+    def look_at_devices(self) -> None:
+        """Compare with the kernel again: devices came, or their settings changed."""
         self.worker.again()
 
     async def _read_addresses(self) -> None:

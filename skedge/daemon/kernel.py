@@ -86,6 +86,11 @@ class _Services:
     def read(self) -> Mapping[ServiceKey, ServiceTable]:
         return {key: without_others(table) for key, table in self._inner.read().items()}
 
+    def loads(self) -> Mapping[Slot, int]:
+        """Return what the kernel counts now for others."""
+        tables = self._inner.read()
+        return {(key, one.workload): one.others for key, table in tables.items() for one in table.candidates}
+
     def put(self, key: ServiceKey, value: ServiceTable) -> None:
         known = self.others
         missing = any((key, one.workload) not in known for one in value.candidates)
@@ -126,6 +131,7 @@ class Kernel:
         self.host = host
         self._usable: frozenset[Target] = frozenset()
         self._read: tuple[object, Readings] | None = None
+        self._found: Mapping[Slot, int] | None = None
 
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
@@ -165,8 +171,10 @@ class Kernel:
         self.engine.set_others(others)
 
     def raise_others(self, others: Mapping[Slot, int]) -> None:
-        """Write the other sites' load where it is more than the kernel has: not every site may have reported yet."""
-        self.engine.set_others(others, only_more=True)
+        """Write the other sites' load, but no less than was found at first: not every site may have reported yet."""
+        if self._found is None:
+            self._found = self._services.loads()
+        self.engine.set_others({slot: max(number, self._found.get(slot, 0)) for slot, number in others.items()})
 
     def readings(self) -> Readings:
         """Read this site's counters; the same object as before while nothing changed."""

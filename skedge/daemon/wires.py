@@ -169,8 +169,8 @@ class Wires:
         changes = self._host.read()
         if changes.addresses or changes.lost:
             self._at.look_at_host()
-        if changes.devices or changes.lost:
-            self._at.devices_changed()
+        if changes.devices or changes.forwarding or changes.lost:
+            self._at.look_at_devices()
         if changes.carriers:
             links = {device: link for link, device in self._devices().items()}
             for device, up in changes.carriers.items():

@@ -84,11 +84,8 @@ class EbpfEngine:
                 for _, workload, slot in self.services.slots(ident)
             }
 
-    def set_others(self, others: Mapping[Slot, int], *, only_more: bool = False) -> None:
-        """Set the other sites' open connections; workloads not named keep theirs, unknown ones are left out.
-
-        ``only_more``: a number that is less than what is there is left out.
-        """
+    def set_others(self, others: Mapping[Slot, int]) -> None:
+        """Set the other sites' open connections; workloads not named keep theirs, unknown ones are left out."""
         wanted: dict[ServiceKey, dict[WorkloadId, int]] = {}
         for (key, workload), number in others.items():
             wanted.setdefault(key, {})[workload] = min(max(number, 0), OTHERS_MAX)
@@ -100,7 +97,7 @@ class EbpfEngine:
                 staged = {
                     index: layout.StagedSlot(layout.APPLY_OTHERS, others=numbers[workload])
                     for index, workload, slot in self.services.slots(ident)
-                    if _differs(numbers.get(workload, slot.others), slot.others, only_more)
+                    if numbers.get(workload, slot.others) != slot.others
                 }
                 if staged:
                     self._maps.apply(layout.Staged(ident, staged))
@@ -223,10 +220,6 @@ class EbpfEngine:
     def _repair(self, ident: int, deltas: Mapping[int, int]) -> None:
         staged = {index: layout.StagedSlot(layout.APPLY_DELTA, delta=delta) for index, delta in deltas.items()}
         self._maps.apply(layout.Staged(ident, staged))
-
-
-def _differs(number: int, have: int, only_more: bool) -> bool:
-    return number > have if only_more else number != have
 
 
 def _source_ports(proc: Path) -> int:

@@ -14,9 +14,12 @@ from skedge.dataplane.netlink import Netlink, attributes, kernel_errors, split_m
 
 _SCOPE_LINK = 253
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
-_GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_NEWLINK, _DELLINK, _NEWADDR, _DELADDR = 16, 17, 20, 21
+# RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR; RTNLGRP_IPV4_NETCONF and IPV6_NETCONF are 24 and 25
+_GROUPS = 0x1 | 0x10 | 0x100 | 1 << 23 | 1 << 24
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWNETCONF = 16, 17, 20, 21, 80
 _IFLA_IFNAME, _IFLA_MASTER = 3, 10
+_NETCONFA_IFINDEX, _NETCONFA_FORWARDING = 1, 2
+_ALL = -1  # NETCONFA_IFINDEX_ALL
 
 
 def addresses(netlink: Netlink) -> frozenset[str]:
@@ -49,13 +52,15 @@ def _running(flags: int) -> bool:
 class Changes:
     """What happened since the last read. ``lost``: the kernel dropped news, so addresses and carriers are read anew.
 
-    ``devices``: a device that is not ours came, went, or got another name or master.
+    ``devices``: a device that is not ours came, went, or got another name or master. ``forwarding``: the host's own
+    switch changed, and with it the setting of every device.
     """
 
     addresses: bool = False
     devices: bool = False
     carriers: Mapping[str, bool] | None = None
     lost: bool = False
+    forwarding: bool = False
 
 
 class HostWatch:
@@ -74,13 +79,13 @@ class HostWatch:
 
     def read(self) -> Changes:
         """Return the changes that are waiting; a device of ours that went has no carrier."""
-        changed, lost, devices = False, False, False
+        changed, lost, devices, forwarding = False, False, False, False
         running: dict[str, bool] = {}
         while True:
             try:
                 data = self._socket.recv(1 << 17)
             except BlockingIOError:
-                return Changes(changed, devices, running or None, lost)
+                return Changes(changed, devices, running or None, lost, forwarding)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -88,6 +93,7 @@ class HostWatch:
                 continue
             for kind, payload in split_messages(data):
                 changed |= kind in (_NEWADDR, _DELADDR)
+                forwarding |= kind == _NEWNETCONF and _is_switch(payload)
                 if kind in (_NEWLINK, _DELLINK):
                     name = _device_name(payload)
                     if name.startswith(PREFIX):
@@ -112,6 +118,13 @@ class HostWatch:
     def close(self) -> None:
         """Stop watching."""
         self._socket.close()
+
+
+def _is_switch(payload: bytes) -> bool:
+    """Return whether a message about settings tells that the host's switch for forwarding changed."""
+    found = attributes(payload, 4)
+    index = struct.unpack("=i", found.get(_NETCONFA_IFINDEX, bytes(4)))[0]
+    return index == _ALL and _NETCONFA_FORWARDING in found
 
 
 def _device_name(payload: bytes) -> str:

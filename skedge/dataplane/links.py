@@ -37,7 +37,14 @@ from skedge.dataplane.linkstate import (
     shape,
     wanted_shape,
 )
-from skedge.dataplane.netlink import Netlink, kernel_errors, set_devconf4, set_sysctl6
+from skedge.dataplane.netlink import (
+    Netlink,
+    kernel_errors,
+    per_device_forwarding6,
+    read_sysctl6,
+    set_devconf4,
+    set_sysctl6,
+)
 from skedge.dataplane.tunnel_guard import TunnelPeer
 from skedge.dataplane.underlay import mtu_of
 
@@ -181,6 +188,7 @@ class LinkDriver:
             and form["mac"] == mac_text(device, device.link_local)
             and kernel.guarded.get(name) == (TunnelPeer.of(device) if device.remote else None)
             and devconf_right(link)
+            and all(read_sysctl6(name, setting) == str(value) for setting, value in _settings6().items())
             and self._check.protected(index, device)
         )
         return device if whole else replace(device, link_local="")
@@ -234,7 +242,7 @@ class LinkDriver:
         none = [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE)]})]
         ipr.link("set", index=index, IFLA_AF_SPEC={"attrs": none})
         set_devconf4(index, dict(DEVCONF4.values()))
-        for setting, value in _SYSCTL6.items():
+        for setting, value in _settings6().items():
             set_sysctl6(name, setting, value)
         self._check.protect(index, want)
         peer = TunnelPeer.of(want)
@@ -264,6 +272,11 @@ class LinkDriver:
             other = str(message.get_attr("NDA_DST"))
             if message["ifindex"] == index and message["state"] & _NUD_PERMANENT and other != want.peer_link_local:
                 ipr.neigh("del", family=socket.AF_INET6, ifindex=index, dst=other)
+
+
+def _settings6() -> dict[str, int]:
+    """Return the IPv6 settings of our devices: with forwarding of their own where the kernel has that."""
+    return _SYSCTL6 | ({"force_forwarding": 1} if per_device_forwarding6() else {})
 
 
 def _refuse(key: str, value: LinkDevice) -> None:

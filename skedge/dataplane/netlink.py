@@ -32,6 +32,7 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_AF_SPEC = 26
 _IFLA_INET_CONF = 1
 _NESTED = 0x8000
+_CONF6 = "/proc/sys/net/ipv6/conf"  # of the network namespace of the thread that opens it
 
 # A table that changes while it is dumped answers in part; the whole dump is made again.
 dump_retry = retry(
@@ -129,9 +130,30 @@ def request(kind: int, body: bytes, *, dump: bool = False) -> list[tuple[int, by
                 answers.append((answer, payload))
 
 
+def read_sysctl6(device: str, name: str) -> str | None:
+    """Return an IPv6 per-device setting (of ``all`` and ``default`` too), None where there is none."""
+    try:
+        return Path(f"{_CONF6}/{device}/{name}").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def sysctl6_devices() -> list[str]:
+    """Return what has IPv6 settings in this network namespace: devices, ``all`` and ``default``."""
+    try:
+        return sorted(os.listdir(_CONF6))
+    except OSError:
+        return []  # a kernel that was booted without IPv6
+
+
+def per_device_forwarding6() -> bool:
+    """Return whether this kernel forwards IPv6 by what the arriving device says (Linux 6.17)."""
+    return read_sysctl6("default", "force_forwarding") is not None
+
+
 def set_sysctl6(device: str, name: str, value: int) -> None:
     """Set an IPv6 per-device setting that netlink cannot (there is only /proc/sys), when it is not so already."""
-    path = Path(f"/proc/sys/net/ipv6/conf/{device}/{name}")
+    path = Path(f"{_CONF6}/{device}/{name}")
     try:
         if path.read_text(encoding="ascii").strip() != str(value):
             path.write_text(f"{value}\n", encoding="ascii")

@@ -6,21 +6,27 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
+from pathlib import Path
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
 from skedge.dataplane import lan
 from skedge.dataplane.addresses import AddressDriver
+from skedge.dataplane.forward_guard import ForwardGuard
+from skedge.dataplane.forwarding import MEMORY, Forwarding
 from skedge.dataplane.linkstate import is_ours
 from skedge.dataplane.netlink import Netlink, kernel_errors
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
 
+STATE_DIR = Path("/var/lib/skedge")
 
-def purge(netlink: Netlink, overlay: tuple[str, ...] = ()) -> list[str]:
+
+def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_DIR) -> list[str]:
     """Remove all that is ours but the pins; return what was removed, one word pair each.
 
     Each is tried even when another fails. ``overlay``: networks in which unmarked addresses on ``lo`` are ours.
+    ``state``: the controller's directory, where it says whether it threw the host's switch for IPv6.
 
     Raises:
         DataplaneError: with all failures in one sentence, after everything was tried.
@@ -42,12 +48,13 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = ()) -> list[str]:
                 failed.append(str(error))
 
     routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
-    guard = TunnelGuard()
+    guard, switch = TunnelGuard(), Forwarding(netlink, ForwardGuard(), state / MEMORY)
     each("route", lambda: list(routes.read()), routes.delete)
     each("rule", lambda: list(rules.read()), rules.delete)
     each("lan", lambda: lan.attached(netlink), lambda name: lan.detach(netlink, name))
     each("device", lambda: _devices(netlink), lambda name: _delete_device(netlink, name))
     each("address", lambda: list(addresses.read()), addresses.delete)
+    each("forwarding", lambda: ["ipv6"] if switch.undo() else [], lambda _: None)  # while the guard is there
     each("table", guard.tables, lambda _: guard.purge())
     if failed:
         raise DataplaneError("; ".join(failed))
@@ -73,9 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overlay", action="append", default=[], metavar="NETWORK", help="unmarked addresses on lo inside it are ours"
     )
+    parser.add_argument("--state-dir", type=Path, default=STATE_DIR, metavar="DIR", help="the controller's own")
     arguments = parser.parse_args(argv)
     try:
-        for line in purge(Netlink(), tuple(str(ip_network(text)) for text in arguments.overlay)):
+        overlay = tuple(str(ip_network(text)) for text in arguments.overlay)
+        for line in purge(Netlink(), overlay, arguments.state_dir):
             print(line)
     except (SkedgeError, ValueError) as error:
         print(f"purge: {error}", file=sys.stderr)

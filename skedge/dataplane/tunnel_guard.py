@@ -154,7 +154,7 @@ def _rules(listing: Mapping[str, Any]) -> dict[str, tuple[TunnelPeer, int]]:
     found: dict[str, tuple[TunnelPeer, int]] = {}
     for item in listing.get("nftables", []):
         rule = item.get("rule")
-        if not rule:
+        if not rule or rule["chain"] != CHAIN:
             continue
         values = [part["match"]["right"] for part in rule["expr"] if "match" in part]
         try:

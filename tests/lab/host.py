@@ -124,9 +124,9 @@ class Host:
 
     def leader(self) -> int:
         """Return the process id, outside, of the host's PID 1; 0 when there is none."""
-        for file in self.cgroup.rglob("cgroup.procs"):
+        for group, _, _ in os.walk(self.cgroup):  # a session's group may go while it is walked over
             with contextlib.suppress(OSError):
-                for pid in map(int, file.read_text().split()):
+                for pid in map(int, Path(group, "cgroup.procs").read_text().split()):
                     if _inner_pids(pid)[1:] == [1]:
                         return pid
         return 0

@@ -57,7 +57,8 @@ def module(lab: labs.Lab, inventory: Path, name: str, **arguments: Any) -> dict[
 def fingerprint(lab: labs.Lab, host: str) -> str:
     """Return what a deployment changes first on a host."""
     look = (
-        "getent passwd skedge; ls -A /opt /etc/sysctl.d /usr/local/bin; cat /proc/sys/net/ipv4/ip_forward; ip -br link"
+        "getent passwd skedge; ls -A /opt /etc/sysctl.d /usr/local/bin; ip -br link;"
+        "cat /proc/sys/net/ipv4/fib_multipath_hash_policy"
     )
     return lab.ssh(host, look).stdout
 
@@ -98,20 +99,21 @@ def test_an_unknown_neighbour_is_refused_without_contacting_a_host(lab: labs.Lab
     assert "skedge_links[0].to: 'edge-z' is not a site of this inventory" in " ".join(done.stdout.split())
 
 
-def forwarding(lab: labs.Lab) -> str:
-    return lab.ssh("edge-a", "cat /proc/sys/net/ipv4/ip_forward; ls /etc/sysctl.d/60-skedge.conf 2>&1; true").stdout
+def hashing(lab: labs.Lab) -> str:
+    look = "cat /proc/sys/net/ipv4/fib_multipath_hash_policy; ls /etc/sysctl.d/60-skedge.conf 2>&1; true"
+    return lab.ssh("edge-a", look).stdout
 
 
 def test_a_network_step_that_is_not_confirmed_is_taken_back_by_the_host(lab: labs.Lab, inventory: Path):
-    before = forwarding(lab)
+    before = hashing(lab)
     assert before.startswith("0")
     predicted = module(lab, inventory, "network", revert_s=3)["changed"]
     assert predicted
-    assert forwarding(lab).startswith("1")
+    assert hashing(lab).startswith("1")
     deadline = time.monotonic() + 20
-    while forwarding(lab) != before and time.monotonic() < deadline:
+    while hashing(lab) != before and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert forwarding(lab) == before
+    assert hashing(lab) == before
     refused = module(lab, inventory, "network", state="confirmed", revert_s=3)
     assert "has taken its network step back" in refused["msg"]
 
@@ -124,9 +126,28 @@ def test_a_confirmed_network_step_stays_until_it_is_removed(lab: labs.Lab, inven
     assert module(lab, inventory, "network", state="confirmed")["changed"]
     assert not module(lab, inventory, "network")["changed"]
     time.sleep(max(0.0, armed + 14 - time.monotonic()))
-    assert forwarding(lab).startswith("1")
+    assert hashing(lab).startswith("1")
     assert "8080,60000-65535" in lab.ssh("edge-a", "cat /proc/sys/net/ipv4/ip_local_reserved_ports").stdout
     assert module(lab, inventory, "network", state="absent")["changed"]
     assert not module(lab, inventory, "network", state="absent")["changed"]
     assert lab.ssh("edge-a", "sysctl -a 2>/dev/null | grep -E 'forward|hash_policy|reserved'").stdout == before
     assert module(lab, inventory, "survey", snapshot=False)["ours"] == []
+
+
+def test_forwarding_that_an_earlier_version_switched_on_is_taken_back(lab: labs.Lab, inventory: Path):
+    switches = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"
+    look = f"sysctl -n {' '.join(switches)}"
+    before = dict(zip(switches, lab.ssh("edge-a", look).stdout.split(), strict=True))
+    assert set(before.values()) == {"0"}
+    lines = "".join(f"{switch} = 1\\n" for switch in switches)
+    lab.ssh("edge-a", f"printf '{lines}' > /etc/sysctl.d/60-skedge.conf; sysctl -qp /etc/sysctl.d/60-skedge.conf")
+    lab.ssh(
+        "edge-a", f"mkdir -p /var/lib/skedge-deploy; echo '{json.dumps(before)}' > /var/lib/skedge-deploy/network.json"
+    )
+    assert module(lab, inventory, "network", revert_s=0)["changed"]
+    assert lab.ssh("edge-a", look).stdout.split() == ["0", "0"]
+    assert not module(lab, inventory, "network", revert_s=0)["changed"]
+    lab.ssh("edge-a", f"sysctl -qw {switches[0]}=1")  # the operator's from now on
+    assert module(lab, inventory, "network", state="absent")["changed"]
+    assert lab.ssh("edge-a", look).stdout.split() == ["1", "0"]
+    lab.ssh("edge-a", f"sysctl -qw {switches[0]}=0")

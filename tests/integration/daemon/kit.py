@@ -29,8 +29,6 @@ BIN = Path(sys.executable).parent
 WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
 LISTENER = "127.0.0.1:8080"
 SYSCTLS = (
-    "net.ipv4.ip_forward=1",
-    "net.ipv6.conf.all.forwarding=1",
     "net.ipv4.fib_multipath_hash_policy=1",
     "net.ipv4.ip_local_reserved_ports=61000-65535",
 )

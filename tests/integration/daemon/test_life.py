@@ -56,6 +56,25 @@ def test_a_transit_site_without_controller_still_forwards(line: Line, clients: C
     assert clients.do("check")["dead"] == 0
 
 
+def test_a_transit_site_is_no_router_and_its_links_survive_the_operators_switch(line: Line, clients: Clients) -> None:
+    b = line.sites["b"]
+    switch = "net.ipv4.ip_forward"
+
+    def own() -> set[str]:
+        """The setting of B's link devices."""
+        return set(b.inside("sh", "-c", "cat /proc/sys/net/ipv4/conf/sk-*/forwarding").stdout.split())
+
+    assert b.inside("sysctl", "-n", switch).stdout.strip() == "0"
+    assert 'iifname != "sk-*" oifname "sk-*"' in b.inside("nft", "list", "chain", "inet", "skedge", "forwarding").stdout
+    try:
+        b.inside("sysctl", "-qw", f"{switch}=1")
+        b.inside("sysctl", "-qw", f"{switch}=0")
+        until(lambda: own() == {"1"}, 5, "links that pass packets on again")
+    finally:
+        b.inside("sysctl", "-qw", f"{switch}=0")
+    assert clients.open(100)["c"] == 16
+
+
 def test_a_stopped_server_gets_no_more_connections(line: Line, clients: Clients) -> None:
     a, b = line.sites["a"], line.sites["b"]
     clients.open(100)

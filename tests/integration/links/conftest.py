@@ -56,6 +56,7 @@ class Line:
             veth(self.b.ns, self.c.ns, "u1", "u0", "10.92.2.1/24", "10.92.2.2/24")
             for one in self.sites:
                 one.put_base()
+            self.b.ns(self.b.forwarding.ensure, transit=True)
             self._link(self.a, self.b, "10.92.1.1", "10.92.1.2")
             self._link(self.b, self.c, "10.92.2.1", "10.92.2.2")
             self._route(self.a, "b", self.b, self.c)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TypeVar
 
 from skedge.core import names
@@ -20,6 +21,8 @@ from skedge.core.state import LinkDevice
 from skedge.dataplane import loader_host
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.endpoints import EndpointDriver
+from skedge.dataplane.forward_guard import ForwardGuard
+from skedge.dataplane.forwarding import MEMORY, Forwarding
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.loader import kernel_defines, source_text
@@ -107,7 +110,11 @@ class Site:
         self.name = name
         self.ns = Namespace(name)
         self.pin_dir = str(bpffs / self.ns.name)
-        load_programs(self.pin_dir)
+        try:
+            load_programs(self.pin_dir)
+        except BaseException:
+            self.ns.close()
+            raise
         self.overlay4 = str(names.overlay_address(IPv4Network(CIDR), NETWORK, name))
         self.overlay6 = str(names.overlay_address6(NETWORK, name))
         self.prefix6 = names.overlay_prefix6(NETWORK)
@@ -115,6 +122,9 @@ class Site:
         self.netlink = Netlink()
         self.filter = LinkFilter(self.pin_dir, self.netlink)
         self.guard = TunnelGuard()
+        self.state = Path(mkdtemp(prefix="linktest-"))
+        self.forward_guard = ForwardGuard()
+        self.forwarding = Forwarding(self.netlink, self.forward_guard, self.state / MEMORY)
         self.links = LinkDriver(self.netlink, self.filter, self.guard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.routes = RouteDriver(self.netlink)
@@ -130,7 +140,7 @@ class Site:
         self.ns(self.addresses.put, f"{self.overlay6}/128", "lo")
         for key, value in wanted(CIDR, self.prefix6).items():
             self.ns(self.rules.put, key, value)
-        self.ns.sh("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0")
+        self.ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0")
 
     def device(self, far: str, name: str = "main") -> str:
         return names.device_name(NETWORK, LinkId.between(self.name, far, name), self.name)
@@ -164,7 +174,7 @@ class Site:
     def close(self) -> None:
         self.ns(self.netlink.close)
         self.ns.close()
-        run("rm", "-rf", self.pin_dir, check=False)
+        run("rm", "-rf", self.pin_dir, str(self.state), check=False)
 
 
 def listen(address: str, port: int, kind: int = socket.SOCK_STREAM, reuseport: bool = False) -> socket.socket:

@@ -32,7 +32,7 @@ def base(site: Site) -> Iterator[Site]:
         site.ns.ip("link", "set", name, "up")
         site.ns.ip("link", "set", f"{name}x", "up")
     yield site
-    site.ns(purge, site.netlink, ("100.64.0.0/10", PREFIX6))
+    site.ns(purge, site.netlink, ("100.64.0.0/10", PREFIX6), site.state)
     for name in ("p0", "p1"):
         site.ns.ip("link", "del", name, check=False)
     for key in site.endpoints.read():
@@ -118,7 +118,7 @@ def test_foreign_objects_are_untouched(base: Site) -> None:
 
 
 def purged(site: Site) -> list[str]:
-    return site.ns(purge, site.netlink, ("100.64.0.0/10", PREFIX6))
+    return site.ns(purge, site.netlink, ("100.64.0.0/10", PREFIX6), site.state)
 
 
 def test_purge_removes_everything_of_ours_and_may_be_repeated(base: Site) -> None:
@@ -153,6 +153,12 @@ def _put_vxlan(site: Site) -> tuple[str, object]:
         "detach",
         "sysctl -qw net.ipv4.conf.sk-far-1.rp_filter=1",
         "sysctl -qw net.ipv4.conf.sk-far-1.forwarding=0",
+        "sysctl -qw net.ipv4.ip_forward=1 && sysctl -qw net.ipv4.ip_forward=0",
+        "sysctl -qw net.ipv6.conf.sk-far-1.accept_ra=1",
+        pytest.param(
+            "sysctl -qw net.ipv6.conf.sk-far-1.force_forwarding=0",
+            marks=pytest.mark.skipif(KERNEL < (6, 17), reason="forwarding of one device is a switch since Linux 6.17"),
+        ),
     ],
 )
 def test_damage_is_seen_and_repaired(base: Site, damage: str) -> None:

@@ -129,7 +129,10 @@ def test_a_route_is_replaced_without_a_gap(pair: Pair) -> None:
 
 
 UNPRIVILEGED = """
-import os, sys, pickle
+import os, sys, pickle, tempfile
+from pathlib import Path
+from skedge.dataplane import forwarding
+from skedge.dataplane.forward_guard import ForwardGuard
 from skedge.dataplane.netlink import Netlink
 from skedge.dataplane.linkfilter import LinkFilter
 from skedge.dataplane.links import LinkDriver
@@ -149,6 +152,12 @@ for kind, wanted in ((driver, links), (RuleDriver(netlink), rules), (RouteDriver
         kind.put(key, wanted[key])
     assert dict(kind.read()) == wanted
 guard.dropped()
+forwarding.per_device_forwarding6 = lambda: False  # the larger right: to throw the host's switch
+with tempfile.TemporaryDirectory() as directory:
+    switch = forwarding.Forwarding(netlink, ForwardGuard(), Path(directory) / "memory")
+    switch.ensure(transit=True)
+    assert forwarding.read_sysctl6("all", "forwarding") == "1"
+    assert switch.undo()
 listening()
 abort_connecting([Target("192.0.2.1", 1)])
 print("all done without root")

@@ -27,33 +27,33 @@ def test_what_is_no_list_of_ports_is_refused(text: str):
         net.parse_ports(text)
 
 
-def wanted(
-    values: dict[str, str], ra: list[str] | None = None, written: dict[str, str] | None = None
-) -> dict[str, str]:
-    return net.wanted("61000-65535", lambda key: values.get(key), ra or [], written or {})
-
-
 def test_reserved_ports_are_merged_with_those_of_others():
-    assert wanted({net.RESERVED: "8080,60000-61005"})[net.RESERVED] == "8080,60000-65535"
-    again = wanted({net.RESERVED: "8080,60000-65535"})
-    assert again[net.RESERVED] == "8080,60000-65535"
+    def wanted(now: str) -> str:
+        return net.wanted("61000-65535", {net.RESERVED: now}.get)[net.RESERVED]
+
+    assert wanted("8080,60000-61005") == "8080,60000-65535"
+    assert wanted("8080,60000-65535") == "8080,60000-65535"
 
 
-def test_an_uplink_keeps_its_router_advertisements_and_is_set_before_forwarding():
-    values = wanted({}, ra=["eth0.5"])
-    order = list(values)
-    assert values["net/ipv6/conf/eth0.5/accept_ra"] == "2"
-    assert order.index("net/ipv6/conf/eth0.5/accept_ra") < order.index("net.ipv6.conf.all.forwarding")
-    kept = wanted({"net/ipv6/conf/eth0.5/accept_ra": "2"}, written=net.parse_file(net.render(values)))
-    assert kept == values  # a second run changes nothing, though the interface has accept_ra 2 now
+def test_the_host_is_not_made_a_router():
+    assert not [key for key in net.wanted("61000", lambda _: None) if "forward" in key or "accept_ra" in key]
 
 
-def test_interfaces_with_a_default_route_by_advertisement():
-    route = "0" * 32 + " 00 " + "0" * 32 + " 00 fe800000000000000000000000000001 00000400 00000001 00000000 {} {}"
-    table = "\n".join(
-        [route.format("00450003", "eth0"), route.format("00450003", "eth1"), route.format("00000003", "eth2")]
-    )
-    assert net.interfaces_with_ra(table, {"eth0": "1", "eth1": "2", "eth2": "1"}.get) == ["eth0"]
+FORWARDING, LISTENING = "net.ipv6.conf.all.forwarding", "net/ipv6/conf/eth0.5/accept_ra"
+
+
+def test_what_an_earlier_version_set_is_taken_back_in_reverse_order():
+    earlier = {LISTENING: "2", "net.ipv4.ip_forward": "1", FORWARDING: "1", net.RESERVED: "61000"}
+    before = {LISTENING: "1", "net.ipv4.ip_forward": "1", FORWARDING: "0", net.RESERVED: ""}
+    values = net.wanted("61000", earlier.get)
+    found = net.obsolete(earlier, values, before, earlier.get)
+    assert list(found.items()) == [(FORWARDING, "0"), (LISTENING, "1")], "the operator's own stays"
+    assert net.obsolete(values, values, before, earlier.get) == {}
+
+
+@pytest.mark.parametrize(("now", "recorded"), [("0", {FORWARDING: "0"}), (None, {FORWARDING: "0"}), ("1", {})])
+def test_what_somebody_changed_since_or_nobody_recorded_stays(now: str | None, recorded: dict[str, str]):
+    assert net.obsolete({FORWARDING: "1"}, {}, recorded, {FORWARDING: now}.get) == {}
 
 
 def test_the_way_back_restores_values_and_files(tmp_path: Path):

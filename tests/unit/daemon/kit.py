@@ -65,14 +65,11 @@ class FakeEngine:
             raise DataplaneError("counters: the kernel does not answer")
         return dict(self.counted)
 
-    def set_others(self, others: Mapping[Slot, int], *, only_more: bool = False) -> None:
+    def set_others(self, others: Mapping[Slot, int]) -> None:
         self.others.append(dict(others))
         for (key, workload), number in others.items():
             table = self.services.objects.get(key, ServiceTable())
-            changed = (
-                replace(c, others=max(number, c.others) if only_more else number) if c.workload == workload else c
-                for c in table.candidates
-            )
+            changed = (replace(c, others=number) if c.workload == workload else c for c in table.candidates)
             if key in self.services.objects:
                 self.services.objects[key] = ServiceTable(tuple(changed))
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's network settings that skedge needs: what they are now, what they should be. PRIVATE to the collection.
 
-Pure but for `read_sysctl` and `interfaces_with_ra`; the module applies what is computed here.
+Pure but for `read_sysctl`; the module applies what is computed here. Forwarding is not among them: packets between
+links are passed on by what the controller sets on its own devices.
 """
 
 from __future__ import annotations
@@ -10,15 +11,8 @@ from __future__ import annotations
 import os
 
 ROOT = "/proc/sys"
-# In this order: with forwarding on, an interface keeps its router advertisements only if accept_ra is 2 already.
-FIXED = (
-    ("net.ipv4.fib_multipath_hash_policy", "1"),
-    ("net.ipv6.fib_multipath_hash_policy", "1"),
-    ("net.ipv4.ip_forward", "1"),
-    ("net.ipv6.conf.all.forwarding", "1"),
-)
+FIXED = (("net.ipv4.fib_multipath_hash_policy", "1"), ("net.ipv6.fib_multipath_hash_policy", "1"))
 RESERVED = "net.ipv4.ip_local_reserved_ports"
-RTF_DEFAULT_BY_RA = 0x00050000  # RTF_ADDRCONF | RTF_DEFAULT
 
 
 def path_of(key, root=ROOT):
@@ -58,37 +52,31 @@ def format_ports(ports):
     return ",".join(parts)
 
 
-def interfaces_with_ra(routes, accept_ra):
-    """Return the interfaces whose default route came from the kernel's own router advertisements.
-
-    Args:
-        routes: text of /proc/net/ipv6_route.
-        accept_ra: function from an interface's name to its accept_ra, or None.
-    """
-    found = set()
-    for line in routes.splitlines():
-        part = line.split()
-        if len(part) >= 10 and int(part[8], 16) & RTF_DEFAULT_BY_RA == RTF_DEFAULT_BY_RA:
-            found.add(part[9])
-    return sorted(name for name in found if accept_ra(name) == "1")
-
-
-def wanted(reserved, read, ra_interfaces, written):
+def wanted(reserved, read):
     """Return {sysctl: value}, in the order in which they are to be set.
 
     Args:
         reserved: ports that nothing else may use as source port, merged with those that are reserved now.
         read: function from a sysctl's name to its value.
-        ra_interfaces: interfaces that must keep their router advertisements.
-        written: {sysctl: value} of our file as it is, so that an interface that has accept_ra 2 already stays in it.
     """
-    values = {"net/ipv6/conf/%s/accept_ra" % name: "2" for name in ra_interfaces}
-    values.update(
-        {key: value for key, value in written.items() if key.endswith("/accept_ra") and read(key) is not None}
-    )
-    values.update(FIXED)
-    values[RESERVED] = format_ports(parse_ports(read(RESERVED) or "") | parse_ports(reserved))
-    return values
+    merged = format_ports(parse_ports(read(RESERVED) or "") | parse_ports(reserved))
+    return {**dict(FIXED), RESERVED: merged}
+
+
+def obsolete(written, values, recorded, read):
+    """Return {sysctl: value before} of what an earlier deployment set and this one does not, as long as it is so.
+
+    In the reverse order of setting: a switch is thrown back before what it needed. (Earlier versions switched
+    forwarding on for the whole host.)
+
+    Args:
+        written: {sysctl: value} of our file as it is.
+        values: what this deployment wants.
+        recorded: {sysctl: value} before the first deployment.
+        read: function from a sysctl's name to its value.
+    """
+    gone = [key for key in written if key not in values and recorded.get(key) is not None]
+    return {key: recorded[key] for key in reversed(gone) if read(key) == written[key] != recorded[key]}
 
 
 def render(values):

@@ -6,8 +6,9 @@ DOCUMENTATION = r"""
 module: network
 short_description: Set the host's network up for links, with a way back
 description:
-  - Turns forwarding on, spreads flows over equal paths, reserves the ports of endpoints, and tells systemd-networkd
-    (where it runs) to leave foreign routes alone. What was set before is recorded, so that O(state=absent) restores it.
+  - Spreads flows over equal paths, reserves the ports of endpoints, and tells systemd-networkd (where it runs) to
+    leave foreign routes alone. What was set before is recorded, so that O(state=absent) restores it, and a later
+    version that no longer needs a setting.
   - Before it changes anything it arms a timer on the host that takes the step back. The control node cancels it with
     O(state=confirmed) once it has reached the host again.
 options:
@@ -107,12 +108,16 @@ class Network:
     def present(self):
         """Make what differs as it should be."""
         values = self._values()
-        before = {key: net.read_sysctl(key) for key in values}
+        recorded = json.loads(read_file(self.params["record"]) or "{}")
+        written = net.parse_file(read_file(SYSCTL_FILE) or "")
+        obsolete = net.obsolete(written, values, recorded, net.read_sysctl)
+        before = {key: net.read_sysctl(key) for key in (*values, *obsolete)}
         files = {SYSCTL_FILE: net.render(values)}
         if self.uses_networkd:
             files[NETWORKD_FILE] = net.NETWORKD
         files_before = {path: read_file(path) for path in files}
         changes = {key: value for key, value in values.items() if not self._same(key, before[key], value)}
+        changes.update(obsolete)
         new_files = {path: text for path, text in files.items() if files_before[path] != text}
         if not changes and not new_files:
             self._exit(False, before, before)
@@ -124,7 +129,7 @@ class Network:
             {key: before[key] for key in changes}, {path: read_file(path) for path in taken_back}, networkd
         )
         armed = self._arm(script)
-        self._record(before)
+        self._record({**before, **recorded}, without=set(written) - set(values))
         for path, text in new_files.items():
             write_file(path, text, 0o644)
         for key, value in changes.items():
@@ -134,11 +139,8 @@ class Network:
         self._exit(True, before, {**before, **changes}, new_files, armed=armed)
 
     def _values(self):
-        routes = read_file("/proc/net/ipv6_route") or ""
-        names = net.interfaces_with_ra(routes, lambda name: net.read_sysctl("net/ipv6/conf/%s/accept_ra" % name))
-        written = net.parse_file(read_file(SYSCTL_FILE) or "")
         try:
-            return net.wanted(self.params["reserved_ports"], net.read_sysctl, names, written)
+            return net.wanted(self.params["reserved_ports"], net.read_sysctl)
         except ValueError:
             text = self.params["reserved_ports"]
             self.module.fail_json(
@@ -160,11 +162,11 @@ class Network:
                 % (key, value, error.strerror)
             )
 
-    def _record(self, before):
-        """Keep what was set before the first change; later changes do not replace it."""
-        known = json.loads(read_file(self.params["record"]) or "{}")
+    def _record(self, before, without):
+        """Keep what was set before the first change, but for what is no longer ours."""
+        kept = {key: value for key, value in before.items() if key not in without}
         os.makedirs(os.path.dirname(self.params["record"]), mode=0o700, exist_ok=True)
-        write_file(self.params["record"], json.dumps({**before, **known}, indent=1) + "\n", 0o600)
+        write_file(self.params["record"], json.dumps(kept, indent=1) + "\n", 0o600)
 
     def _arm(self, script):
         seconds = self.params["revert_s"]
