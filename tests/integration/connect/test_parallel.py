@@ -97,12 +97,13 @@ def disturb(site: Site, choice: random.Random, before: Mapping[ServiceKey, list[
     """Change costs, health and the load of other sites, as a controller does."""
     key = choice.choice(list(before))
     if choice.random() < 0.5:
+        spared = choice.randrange(len(before[key]))  # another one each time, so that nobody stays for ever
         changed = [
             replace(
                 one,
                 path_cost=choice.choice([0, 1, 7, 30]),
                 capacity=choice.randint(1, 9),
-                out=choice.choice([Reason.NONE, Reason.NONE, Reason.NONE, Reason.DRAINED]) if i else Reason.NONE,
+                out=choice.choice([Reason.NONE, Reason.NONE, Reason.NONE, Reason.DRAINED]) if i != spared else Reason.NONE,
             )
             for i, one in enumerate(before[key])
         ]

@@ -53,12 +53,11 @@ def test_half_on_the_host_half_on_the_lan(line: Line, machine: Machine, stack: E
     until(lambda: line.sites["b"].others()["b"] == 37, 5, "B was told of all of them")
     rows = a.rows("connections")
     assert sum(row.client.startswith(machine.address) for row in rows) == 50
-    flows = a.rows("flows")
+    flows = [row for row in a.rows("flows") if row.state != "closed"]  # some of the tests before may still be there
     assert {(row.kind, row.state) for row in flows} == {("remote", "established")}, "local ones are their sockets'"
     assert {row.workload for row in flows} == {"b/web", "c/web"}
-    assert len(a.document_of("show", "flows", "--workload", "b/web", "--client", machine.address)["flows"]) == sum(
-        row.workload == "b/web" for row in flows
-    )
+    filtered = a.document_of("show", "flows", "--workload", "b/web", "--client", machine.address)["flows"]
+    assert len(filtered) == sum(row.workload == "b/web" for row in flows)
     a.kill()
     assert lan.open(1) == {"c": 1}, "balanced by the kernel alone"
     before = a.log_size()
