@@ -103,7 +103,7 @@ def disturb(site: Site, choice: random.Random, before: Mapping[ServiceKey, list[
                 one,
                 path_cost=choice.choice([0, 1, 7, 30]),
                 capacity=choice.randint(1, 9),
-                out=choice.choice([Reason.NONE, Reason.NONE, Reason.NONE, Reason.DRAINED]) if i != spared else Reason.NONE,
+                out=choice.choice([Reason.NONE, Reason.DRAINED]) if i != spared else Reason.NONE,
             )
             for i, one in enumerate(before[key])
         ]
