@@ -35,6 +35,8 @@ class House:
         self.line.c.ns.sh(f"ip addr add {UNDERLAY[6]}/64 dev u0 nodad")
         self.lan.sh("ip addr add fd95::2/64 dev eth0 nodad; ip route add default via 10.95.0.1")
         self.lan.sh("ip -6 route add default via fd95::1")
+        for place in (self.b.ns, self.lan):  # before that a device says nothing from its link-local address
+            place.sh("for _ in $(seq 100); do ip -6 addr show tentative | grep -q . || exit 0; sleep 0.1; done; exit 1")
 
     def reaches(self, address: str, port: int = SEEN, at: Namespace | None = None) -> bool:
         """Return whether a datagram of the LAN machine arrives at a socket of that address."""
@@ -42,8 +44,8 @@ class House:
             (at or self.line.c.ns)(listen, address, port, socket.SOCK_DGRAM) as server,
             self._sender(address) as sender,
         ):
-            server.settimeout(0.4)
-            for _ in range(3):  # the first may wait for a neighbour
+            server.settimeout(1.5)  # a neighbour may have to be found, on a busy machine
+            for _ in range(3):
                 self.lan(sender.sendto, b"x", (address, port))
             with suppress(TimeoutError):
                 return server.recv(10) == b"x"
