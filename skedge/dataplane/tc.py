@@ -28,9 +28,8 @@ def attached(index: int) -> Mapping[str, int]:
     """
     found: dict[str, int] = {}
     for direction, parent in PARENTS.items():
-        body = struct.pack("=BxxxiIII", socket.AF_UNSPEC, index, 0, parent, 0)
         with kernel_errors(f"read the filters of interface {index}"):
-            answers = _filters(body)
+            answers = _filters(_dump_request(index, parent))
         for payload in answers:
             info = struct.unpack_from("=I", payload, 16)[0]
             options = attributes(attributes(payload, _TCMSG).get(_TCA_OPTIONS, b""), 0)
@@ -38,6 +37,10 @@ def attached(index: int) -> Mapping[str, int]:
             if ident and options.get(_TCA_BPF_NAME) == NAME.encode() + b"\0" and info >> 16 == PRIORITY:
                 found[direction] = int(struct.unpack("=I", ident)[0])
     return found
+
+
+def _dump_request(index: int, parent: int) -> bytes:
+    return struct.pack("=BxxxiIII", socket.AF_UNSPEC, index, 0, parent, 0)
 
 
 def _filters(body: bytes) -> list[bytes]:
@@ -70,11 +73,17 @@ def attach(netlink: Netlink, index: int, direction: str, prog_fd: int) -> None:
 
 
 def detach(netlink: Netlink, index: int, direction: str) -> None:
-    """Remove our filter from the interface; a clsact qdisc stays, others may use it."""
+    """Remove our filter from the interface, and the clsact qdisc unless filters of others are in it."""
     with kernel_errors(f"detach the {direction} program from interface {index}"):
         netlink.ipr.tc(
             "del-filter", "bpf", index, HANDLE, parent=PARENTS[direction], prio=PRIORITY, protocol=_ETH_P_ALL
         )
+        if not any(_filters(_dump_request(index, parent)) for parent in PARENTS.values()):
+            try:
+                netlink.ipr.tc("del", "clsact", index)
+            except NetlinkError as error:
+                if error.code not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+                    raise
 
 
 def _add_clsact(netlink: Netlink, index: int) -> None:

@@ -43,9 +43,21 @@ def test_put_twice_read_and_taken_off(bench: Bench) -> None:
         forwarding6 = ns.sh("cat /proc/sys/net/ipv6/conf/all/forwarding").strip()
         assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["0", "0", "0", forwarding6]
         ns(driver.delete, "gone0")
+        assert "clsact" not in ns.sh("tc qdisc show")
     finally:
         for name, value in wanted.items():
             ns(driver.put, name, value)
+
+
+def test_filters_of_others_stay(bench: Bench) -> None:
+    ns, driver = bench.site.ns, bench.site.lan
+    ns.sh(f"tc filter add dev lan0 egress prio 5 bpf direct-action object-pinned {bench.site.pin_dir}/{lan.PIN}")
+    try:
+        ns(lan.detach, bench.site.netlink, "lan0")
+        assert lan.PIN in ns.sh("tc filter show dev lan0 egress")
+    finally:
+        ns.sh("tc filter del dev lan0 egress prio 5")
+        ns(driver.put, "lan0", LanDevice())
 
 
 def test_lo_that_the_hosts_own_switches_changed_is_put_again(bench: Bench) -> None:
