@@ -1,6 +1,6 @@
 """Four ways from a client on edge-a's LAN to a server at edge-b: what is set up for each, and taken away afterwards.
 
-direct     edge-a forwards, edge-b has a route back to the LAN
+direct     edge-a is made a router, edge-b has a route back to the LAN
 skedge     to the listener at edge-a's LAN address, placed and translated by skedge
 haproxy    to a haproxy on edge-a in TCP mode, outside of skedge's cgroup
 nftables   to a port of edge-a that nftables translates (DNAT, masquerade); its table is there only while it is
@@ -127,6 +127,7 @@ def ways(lab: Lab, client: Client, outside: Place, connections: int, log: Path) 
     known = {"own": own, "far": far}
     translate = NFTABLES.format(port=TRANSLATED, port_far=FAR_TRANSLATED, **known)
     lab.ssh("edge-b", f"ip route replace {network} via {near}")
+    lab.ssh("edge-a", "sysctl -qw net.ipv4.ip_forward=1")  # which skedge does not need, and leaves as it is
     config = outside.host.root / "root/bench-haproxy.cfg"
     config.write_text(HAPROXY.format(port=PROXIED, port_far=FAR_PROXIED, connections=connections + 100, **known))
     root = str(outside.host.root)
@@ -144,4 +145,5 @@ def ways(lab: Lab, client: Client, outside: Place, connections: int, log: Path) 
         proxy.terminate()
         proxy.wait()
         config.unlink()
+        lab.ssh("edge-a", "sysctl -qw net.ipv4.ip_forward=0", check=False)
         lab.ssh("edge-b", f"ip route del {network} via {near}", check=False)
