@@ -40,7 +40,9 @@ INLINE void end_both(struct nat_flow *flow, struct nat_flow *other)
 }
 
 /* A SYN, FIN or RST of one direction: keep it, and end the flow at the first RST or the second FIN. A RST that answers
- * the SYN is a refusal, as at connect time. */
+ * the SYN is a refusal, as at connect time. A client that resets before its SYN was answered does not end the flow: the
+ * workload remembers an old connection of this port (TIME_WAIT) and spoke of that one, which the reset ends; the SYN that
+ * the client sends again must come by the same port. */
 INLINE void track(struct nat_key *key, struct nat_flow *flow, __u8 tcp_flags)
 {
     __u64 said = flow->state | (tcp_flags & TCP_TURNS), other_said;
@@ -51,6 +53,8 @@ INLINE void track(struct nat_key *key, struct nat_flow *flow, __u8 tcp_flags)
     answer_key(flow, key->protocol, &answer);
     other = nat_flows_v1.lookup(&answer);
     other_said = other ? other->state : 0;
+    if ((tcp_flags & TCP_RST) && !(said & FLOW_REPLY) && other && !(other_said & FLOW_SYN))
+        return;
     if ((said & FLOW_FIN) && (said & FLOW_REPLY) && !(other_said & FLOW_FIN))
         said |= FLOW_PASSIVE;
     __sync_fetch_and_or(&flow->state, said & (TCP_TURNS | FLOW_PASSIVE));

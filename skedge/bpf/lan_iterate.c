@@ -16,6 +16,7 @@
 #include "lan_maps.h"
 #include "lan_flow.h"
 
+#define REMEMBERED_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
 #define UNFINISHED_NS 1000000000ull /* a flow whose making never came to its end */
 
 struct bpf_iter_meta;
@@ -36,8 +37,9 @@ INLINE __u64 patience(const struct nat_config *config, const struct nat_key *key
 {
     if (key->protocol == IPPROTO_UDP)
         return config->udp;
-    if (said & FLOW_ENDED)
-        return config->closed;
+    if (said & FLOW_ENDED) /* another site's host takes a port that it remembers, a machine of a LAN may not */
+        return (answered & FLOW_PASSIVE) && KIND_OF(said) != KIND_REMOTE && config->closed &&
+                       config->closed < REMEMBERED_NS ? REMEMBERED_NS : config->closed;
     if ((said | answered) & FLOW_FIN)
         return config->fin;
     return (said & FLOW_ACK) && (answered & FLOW_SYN) ? config->established : config->syn;

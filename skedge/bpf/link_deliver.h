@@ -110,12 +110,13 @@ INLINE __u32 old_sequence(struct __sk_buff *skb, const struct packet *p, int *fo
 
 /* A SYN to an old connection of the same ports in TIME_WAIT. The kernel would recycle that only where it finds a
  * listener under the packet's own destination, and lets nobody in beside it. So the SYN comes in once more, behind
- * itself made into the reset that ends the old connection (RFC 1337 names the hazard; the kernel's own checks of time
- * stamps hold for the reset too). What is still in TIME_WAIT then is left to the kernel. */
+ * itself made into the reset that ends the old connection (RFC 1337 names the hazard). The reset has no options: two
+ * clients of a LAN that get the same NAT port one after the other have nothing in common in their time stamps, by which
+ * the kernel would take it for an old one. What is still in TIME_WAIT then is left to the kernel. */
 INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 sequence = 0, next, mark = skb->mark;
-	__u16 flags = 0, reset;
+	__u16 flags = 0, reset, option = 0, none;
 	int found = 0;
 
 	if (mark == RECYCLED_MARK)
@@ -131,6 +132,11 @@ INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
 	if (bpf_l4_csum_replace(skb, p->l4 + 16, sequence, next, 4) || bpf_l4_csum_replace(skb, p->l4 + 16, flags, reset, 2))
 		return MALFORMED;
 	if (bpf_skb_store_bytes(skb, p->l4 + 4, &next, 4, 0) || bpf_skb_store_bytes(skb, p->l4 + 12, &reset, 2, 0))
+		return MALFORMED;
+	if ((bpf_ntohs(flags) >> 12) <= 5 || bpf_skb_load_bytes(skb, p->l4 + 20, &option, 2))
+		return 0;
+	none = option & bpf_htons(0xff); /* the first option: end of options */
+	if (bpf_l4_csum_replace(skb, p->l4 + 16, option, none, 2) || bpf_skb_store_bytes(skb, p->l4 + 20, &none, 2, 0))
 		return MALFORMED;
 	return 0;
 }

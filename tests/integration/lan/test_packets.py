@@ -200,6 +200,21 @@ def test_a_port_that_the_client_uses_again_is_placed_again(bench: Bench) -> None
     assert bench.site.open() == 1
 
 
+@BOTH
+def test_a_client_that_resets_an_old_connection_keeps_its_port(bench: Bench, v: int) -> None:
+    """The workload still has a connection of this port in TIME_WAIT, and says so to the SYN."""
+    one_far(bench, v)
+    flow = Flow(bench, v)
+    assert flow.workload(ACK)[0] == REDIRECT
+    assert flow.client(RST)[0] == REDIRECT
+    assert bench.site.open() == 1
+    verdict, again = flow.client(SYN)
+    assert (verdict, ports(again, v)[0]) == (REDIRECT, flow.port)
+    flow.workload(SYN | ACK)
+    flow.client(RST)
+    assert bench.site.open() == 0
+
+
 def test_ports_run_out_for_one_workload_before_another(bench: Bench) -> None:
     """An eighth of the range stays free, so that a port is found by trying; then the other workload serves."""
     far, room = far_overlay()[4], (PORTS[1] - PORTS[0] + 1) * 7 // 8

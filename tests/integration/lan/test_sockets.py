@@ -18,6 +18,7 @@ import pytest
 from skedge.core.model import Protocol
 from skedge.core.reasons import Reason
 from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey
+from skedge.dataplane.flow_structs import NatConfig
 from tests.integration.links.kit import Namespace
 from tests.integration.links.packets import ACK, L4, SYN, TCP, ip, sums_right, tcp
 
@@ -336,6 +337,30 @@ def test_a_port_is_used_again_while_the_workload_remembers_it(world: World, wher
         made.close()
         eventually(lambda: world.a.open() == 0, "the count ends")
         time.sleep(0.05)
+
+
+def syns_sent_again(made: socket.socket) -> int:
+    """tcpi_total_retrans of struct tcp_info."""
+    return int(struct.unpack_from("=I", made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0])
+
+
+@BOTH
+def test_many_clients_where_the_workload_closes_first(world: World, v: int) -> None:
+    """Every NAT port is in TIME_WAIT at the other site, and comes again with the numbers and time stamps of others."""
+    server, candidate = workload(world, "there", v)
+    world.a.service([candidate], *listeners(v))
+    world.a.flows.configure(NatConfig(ports=(63000, 63015)))
+    try:
+        for number in range(200):
+            made = world.connect(world.client, (EDGE_A[v], LISTEN))
+            assert syns_sent_again(made) == 0
+            eventually(lambda n=number: len(server.accepted) == n + 1, "accepted")
+            server.accepted[number].shutdown(socket.SHUT_WR)
+            assert made.recv(1) == b""
+            made.close()
+            eventually(lambda: world.a.open() == 0, "the count ends")
+    finally:
+        world.a.flows.configure(NatConfig())
 
 
 @pytest.mark.parametrize("where", KINDS)
