@@ -6,6 +6,7 @@
 
 #define PORT_TRIES 64
 #define PASSIVE_TRIES 48 /* until here, ports that the workload may remember (TIME_WAIT) are left alone */
+#define PASSIVE_TRIES_REMOTE 4 /* other sites' hosts take such a port, at about the cost of as many tries */
 
 /* A placement of nothing. */
 BPF_ARRAY(nat_nothing, struct placement, 1);
@@ -48,11 +49,12 @@ INLINE __u64 try_port(const struct nat_config *config, struct making *m, int pas
  * refuses the loop that it would make of it otherwise ("back-edge"). */
 INLINE int take_port(const struct nat_config *config, struct making *m)
 {
+    int spared = m->kind == KIND_REMOTE ? PASSIVE_TRIES_REMOTE : PASSIVE_TRIES;
     __u64 result;
 
 #pragma clang loop unroll(disable)
     for (int i = 0; i < PORT_TRIES; i++) {
-        result = try_port(config, m, i >= PASSIVE_TRIES);
+        result = try_port(config, m, i >= spared);
         OPAQUE(result);
         if (result != TRY_ANOTHER)
             return result;
