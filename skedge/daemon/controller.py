@@ -193,7 +193,8 @@ class Controller:
             self._spf.done()
             self.state.recompute(self.flooder.network_map())
             self.tally.spf_runs += 1
-            self._wish = self._others = True
+            self._wish = self._others = self._say_links = True  # which prefixes are refused may have changed
+            self._wake()
         if not self.deleting and now >= self._delete_from:
             self.deleting = self._wish = True
         if self._wish or (not self._balancing and self._health_known(now)):
@@ -332,7 +333,7 @@ class Controller:
         found = tuple(sorted(await self.worker.call(self.worker.kernel.host.addresses)))
         if found != self.state.host_addresses:
             self.state.host_addresses = found
-            self._say_services = self._wish = True
+            self._say_links = self._say_services = self._wish = True
             self._wake()
 
     def _wake(self) -> None:
