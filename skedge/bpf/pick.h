@@ -56,22 +56,22 @@ static __always_inline void exchange(struct side *a, struct side *b, __u64 mask)
 
 /* What a connection asks of a slot: the flags, a source port towards it (`limit` connections are the last that find
  * one); with `keeps` (1) it needs none at a slot with SLOT_KEEPS. */
-struct wish {
+struct demand {
     __u64 need;
     __u64 limit;
     __u64 keeps;
 };
 
-static __always_inline void weigh(const struct slot *slot, const struct wish *wish, int asker, __u64 number,
+static __always_inline void weigh(const struct slot *slot, const struct demand *demand, int asker, __u64 number,
                                   struct scan *scan, struct side *side)
 {
-    __u64 missing = wish->need & ~(__u64)slot->flags, capacity = slot->capacity, full, cost;
+    __u64 missing = demand->need & ~(__u64)slot->flags, capacity = slot->capacity, full, cost;
 
     OPAQUE(missing);
     missing = (0 - missing) >> 63;
     OPAQUE(missing);
-    full = ((wish->limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
-    full &= asker == FOR_PACKET ? ~(wish->keeps & slot->flags >> SLOT_KEEPS_BIT) : 1;
+    full = ((demand->limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
+    full &= asker == FOR_PACKET ? ~(demand->keeps & slot->flags >> SLOT_KEEPS_BIT) : 1;
     OPAQUE(full);
     cost = slot->path_cost + ((__u64)slot->suspended << SUSPENDED_SHIFT) + ((missing | full) << OUT_SHIFT);
     side->number = cost * capacity + slot->mine + slot->others;
@@ -90,7 +90,7 @@ static __always_inline void nobody(struct side *side)
 
 /* Find the two best of the first `count` slots; count is a constant, so the loop has a fixed length. The slot's number
  * has a zero from memory in it: newer verifiers walk two ways at "known number & (0 or all ones)". */
-static __always_inline void scan_slots(const struct service *service, __u64 count, const struct wish *wish, int asker,
+static __always_inline void scan_slots(const struct service *service, __u64 count, const struct demand *demand, int asker,
                                        struct scan *scan)
 {
     __u64 zero = *(volatile __u64 *)&service->zero;
@@ -102,7 +102,7 @@ static __always_inline void scan_slots(const struct service *service, __u64 coun
     for (__u64 i = 0; i < count; i++) {
         struct side side;
 
-        weigh(&service->slots[i], wish, asker, i + zero, scan, &side);
+        weigh(&service->slots[i], demand, asker, i + zero, scan, &side);
         exchange(&scan->best, &side, before(&side, &scan->best));
         exchange(&scan->second, &side, before(&side, &scan->second));
     }
@@ -118,7 +118,7 @@ static __always_inline struct slot *slot_of(struct service *service, const struc
 
 /* Put the workload that the client had before in the place of the rule's, which becomes the runner-up; if it is the same
  * still, and may be chosen, and is not suspended. */
-static __always_inline void keep_client(struct service *service, struct scan *scan, const struct wish *wish, int asker,
+static __always_inline void keep_client(struct service *service, struct scan *scan, const struct demand *demand, int asker,
                                         __u64 sticky)
 {
     __u64 number = sticky & (MAX_WORKLOADS - 1);
@@ -127,7 +127,7 @@ static __always_inline void keep_client(struct service *service, struct scan *sc
 
     *(volatile __u64 *)&service->winner = number;
     slot = &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
-    weigh(slot, wish, asker, number, scan, &side);
+    weigh(slot, demand, asker, number, scan, &side);
     if ((slot->generation & GENERATION_MASK) != (sticky >> PLACED_GENERATION_SHIFT & GENERATION_MASK))
         return;
     if (COST_OF(side) >= COST_SUSPENDED || SLOT_OF(scan->best) == number)
@@ -148,7 +148,7 @@ static __always_inline void keep_weighed(const struct slot *slot, const struct s
 #include "pick_log.h"
 
 /* The choice itself, called with the lock held. Returns the chosen slot, counted, or 0 when nobody may be chosen. */
-static __always_inline struct slot *choose_and_count(struct service *service, struct scan *scan, const struct wish *wish,
+static __always_inline struct slot *choose_and_count(struct service *service, struct scan *scan, const struct demand *demand,
                                                      int asker, __u64 sticky, struct logged_pick *entry,
                                                      struct placement *placement)
 {
@@ -156,13 +156,13 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
     struct slot *slot;
 
     if (service->size <= CLASS_SMALL)
-        scan_slots(service, CLASS_SMALL, wish, asker, scan);
+        scan_slots(service, CLASS_SMALL, demand, asker, scan);
     else if (service->size <= CLASS_MEDIUM)
-        scan_slots(service, CLASS_MEDIUM, wish, asker, scan);
+        scan_slots(service, CLASS_MEDIUM, demand, asker, scan);
     else
-        scan_slots(service, MAX_WORKLOADS, wish, asker, scan);
+        scan_slots(service, MAX_WORKLOADS, demand, asker, scan);
     if (sticky)
-        keep_client(service, scan, wish, asker, sticky);
+        keep_client(service, scan, demand, asker, sticky);
 #if PICK_LOG_ENTRIES > 1
     log_pick(service, scan, entry);
 #endif
@@ -201,7 +201,7 @@ static __always_inline __u64 placed_how(__u32 flags, __u64 keeps)
 static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
-    struct wish wish = {
+    struct demand demand = {
         .need = *(volatile __u32 *)&placement->need,
         .limit = (ports - 1) & (~0ull >> 2), /* 0, not known, becomes a number that nothing reaches */
         .keeps = asker == FOR_PACKET ? *(volatile __u32 *)&placement->keeps & 1 : 0,
@@ -219,12 +219,12 @@ static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct place
     if (!service)
         return 0;
 #if PICK_LOG_ENTRIES > 1
-    entry = next_logged(asker == FOR_SOCKET ? ports : 0, id, wish.need, sticky);
+    entry = next_logged(asker == FOR_SOCKET ? ports : 0, id, demand.need, sticky);
     if (!entry)
         return 0;
 #endif
     bpf_spin_lock(&service->lock);
-    slot = choose_and_count(service, &scan, &wish, asker, sticky, entry, placement);
+    slot = choose_and_count(service, &scan, &demand, asker, sticky, entry, placement);
     if (slot) {
         six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
         placement->target[0] = six ? slot->addr6[0] : 0;
@@ -235,7 +235,7 @@ static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct place
         word = PLACED_VALID | (__u64)(slot->generation & GENERATION_MASK) << PLACED_GENERATION_SHIFT |
                id << PLACED_SERVICE_SHIFT | SLOT_OF(scan.best);
         if (asker == FOR_PACKET) {
-            word |= placed_how(slot->flags, wish.keeps);
+            word |= placed_how(slot->flags, demand.keeps);
             slot->nat += word >> 31 & 1;
         }
     }
