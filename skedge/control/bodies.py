@@ -42,7 +42,8 @@ class _LinksBody(Wire):
     drain: bool
     prefixes: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)]
     software: Annotated[str, Meta(max_length=NAME_MAX)]
-    refused: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)] = field(default_factory=list)  # versions before say nothing
+    # not said by versions before this one
+    refused: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)] = field(default_factory=list)
 
 
 class _Workload(Wire):

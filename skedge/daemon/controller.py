@@ -26,6 +26,7 @@ from skedge.daemon.counting import Counting, Tally
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied, Kernel
 from skedge.daemon.notify import Notifier
+from skedge.daemon.placements import PlacementLog
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import Heard, State
 from skedge.daemon.wires import Wires
@@ -104,6 +105,7 @@ class Controller:
             self._loop(),
             self.worker.run(),
             self.counting.run(),
+            PlacementLog(self).run(),
             self._watch(),
         )
         tasks = [asyncio.create_task(work) for work in works]

@@ -164,7 +164,7 @@ def test_datagrams(line: Line, machine: Machine, stack: ExitStack) -> None:
     listener = {"service": "who", "protocol": "udp", "port": 8082, "preserve_client_ip": True}
     a.write(prefixes=[LAN], listeners=[*KEEPING, listener])
     c.write(connectors=[WEB, {**probe, "host": "127.0.0.1"}])
-    for host in ("127.0.0.1", "0.0.0.0"):  # noqa: S104
+    for host in ("127.0.0.1", "0.0.0.0"):
         server = c.spawn("/usr/bin/python3", "-c", UDP_SERVER, host, "c")
         for site in (a, c):
             site.reload()

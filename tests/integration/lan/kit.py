@@ -20,7 +20,6 @@ from skedge.dataplane.lan import LanDriver
 from skedge.dataplane.linkfilter import link_mac
 from skedge.dataplane.prefix_table import OWN_MAP, PrefixTable
 from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
-from skedge.dataplane.routes import RouteDriver
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
 
@@ -54,8 +53,6 @@ class Site(links.Site):
         self.flows.configure(NatConfig(ports=PORTS))
         self.lan = LanDriver(self.pin_dir, self.netlink)
         self.own_prefixes = PrefixTable(self.pin_dir, OWN_MAP)
-        self.others_prefixes = PrefixTable(self.pin_dir)
-        self.routes = RouteDriver(self.netlink, self.others_prefixes)
 
     def _load(self, pin_dir: str, programs: Sequence) -> None:
         options = loader.Options(Path(pin_dir), self._cgroup, programs=tuple(programs), nat_flows=self.nat_flows)

@@ -30,12 +30,12 @@ STRANGER = {4: "10.99.3.9", 6: "fd99::3:9"}
 def kept(bench: Bench) -> Iterator[Bench]:
     bench.site.own_prefixes.set_all(LAN.values())
     for v in (4, 6):
-        bench.site.others_prefixes.put(AWAY[v], HERE)
-        bench.site.others_prefixes.put(PASSING[v])
+        bench.site.prefixes.put(AWAY[v], HERE)
+        bench.site.prefixes.put(PASSING[v])
     yield bench
     bench.site.own_prefixes.set_all([])
-    for prefix in bench.site.others_prefixes.read():
-        bench.site.others_prefixes.delete(prefix)
+    for prefix in bench.site.prefixes.read():
+        bench.site.prefixes.delete(prefix)
 
 
 def l4(protocol: Protocol, sport: int, dport: int, flags: int = SYN, payload: bytes = b"") -> L4:
