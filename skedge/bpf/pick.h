@@ -71,7 +71,8 @@ static __always_inline void weigh(const struct slot *slot, const struct demand *
     missing = (0 - missing) >> 63;
     OPAQUE(missing);
     full = ((demand->limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
-    full &= asker == FOR_PACKET ? ~(demand->keeps & slot->flags >> SLOT_KEEPS_BIT) : 1;
+    if (asker == FOR_PACKET)
+        full &= ~(demand->keeps & slot->flags >> SLOT_KEEPS_BIT);
     OPAQUE(full);
     cost = slot->path_cost + ((__u64)slot->suspended << SUSPENDED_SHIFT) + ((missing | full) << OUT_SHIFT);
     side->number = cost * capacity + slot->mine + slot->others;
