@@ -100,6 +100,8 @@ INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config
 		return NOT_PUBLISHED;
 	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
 		return MALFORMED;
+	if (kept && p->to_port == config->load_port)
+		return NOT_PUBLISHED; /* that is for sites */
 	if (is_nat_port(bpf_htons(p->to_port)))
 		return TO_NAT;
 	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);

@@ -209,7 +209,7 @@ def test_errors_find_the_client(kept: Bench, v: int, kind: Protocol) -> None:
         ("a published endpoint", tcp(40000, ENDPOINT), Reason.WORKLOAD_CLOSED),
         ("another port", tcp(40000, 22), Reason.NOT_PUBLISHED),
         ("an endpoint's port that is not published", tcp(40000, ENDPOINT + 1), Reason.NOT_PUBLISHED),
-        ("the load reports' port, over TCP", tcp(40000, 7402), Reason.NOT_PUBLISHED),
+        ("the load reports' port", udp(40000, links.LOAD_PORT), Reason.NOT_PUBLISHED),
         ("a NAT port", tcp(40000, PORTS[0]), Reason.NOT_PUBLISHED),
         ("a datagram to a port of the host", udp(40000, 53), Reason.NOT_PUBLISHED),
         ("an echo request", icmp(8), Reason.NOT_PUBLISHED),
