@@ -9,6 +9,8 @@
 #define CLASS_MEDIUM 32
 
 #define MAX_LISTENERS 16384
+#define KEEPS_CLIENT 1u /* struct listener.flags: LAN clients keep their address on the way to another site */
+#define MAX_PREFIXES 4096
 #define SCHEDULE_SIZE 128 /* turns of a listener that shares its connections out by weight; a power of two */
 #define MEMBER_WORDS 16   /* MAX_SERVICES bits */
 #define MAX_AFFINITIES 65536 /* clients remembered, about 7 MiB; the least recently placed is forgotten first */
@@ -29,6 +31,8 @@
 #define SLOT_ANY 0x10u   /* has a target of either family */
 #define SLOT_LOCAL 0x20u /* a workload of this site */
 #define SLOT_ELSEWHERE 0x40u /* of this site, but at an address that is not this host's: a LAN machine, a container */
+#define SLOT_KEEPS_BIT 7
+#define SLOT_KEEPS 0x80u /* of another site, which takes LAN clients of this one under their own addresses */
 #define SLOT_OUT_SHIFT 8 /* bits 8..15: the Reason code why it is out */
 
 /* Added to the path cost, so that the one comparison ranks usable < suspended < out and keeps the exact order within
@@ -55,6 +59,7 @@
 #define PLACED_GENERATION_SHIFT 32
 #define PLACED_NAT (1ull << 31) /* holds a NAT port towards the workload */
 #define PLACED_LAN (1ull << 30) /* at a workload of this site that is elsewhere */
+#define PLACED_KEPT (1ull << 29) /* at another site, under the client's own address: no NAT port */
 #define GENERATION_MASK 0x7fffffffu
 
 #define OWN_MARK 0x736bu /* SO_MARK of skedge's own sockets, which are never placed */

@@ -42,6 +42,12 @@ INLINE int choose(const struct config *site, const struct lan_packet *p, struct 
         return placement->reason;
     copy_address(m->flow.to, placement->target);
     m->flow.to_port = placement->target_port;
+    if (m->flow.placed & PLACED_KEPT) {
+        copy_address(m->flow.from, p->key.from);
+        m->kept = 1;
+        m->kind = KIND_REMOTE;
+        return 0;
+    }
     own_overlay(site, p->v6, &m->flow);
     m->kind = !(m->flow.placed & PLACED_NAT) ? KIND_LOOP : m->flow.placed & PLACED_LAN ? KIND_LAN : KIND_REMOTE;
     return 0;

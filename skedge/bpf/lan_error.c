@@ -148,6 +148,15 @@ INLINE struct nat_flow *flow_of(struct __sk_buff *skb, const struct lan_packet *
     return flow && KIND_OF(flow->state) != KIND_LOCAL ? flow : 0;
 }
 
+/* Whether an error from a link may be about the packet that it quotes: one that went over links, not one within the LAN. */
+INLINE int about_overlay(const struct lan_packet *p, const struct nat_key *key)
+{
+    __u32 zero = 0;
+    struct link_config *link = link_config_v2.lookup(&zero);
+
+    return link && (key_in_overlay(link, key->from, p->v6) || key_in_overlay(link, key->to, p->v6));
+}
+
 int lan_error(struct __sk_buff *skb)
 {
     struct quote old = {}, new;
@@ -162,7 +171,7 @@ int lan_error(struct __sk_buff *skb)
     if (!config || lan_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
         return TC_ACT_UNSPEC;
     flow = flow_of(skb, &p, &old, &key);
-    if (!flow)
+    if (!flow || (skb->cb[CB_DENY] && !about_overlay(&p, &key)))
         return skb->cb[CB_DENY] ? refuse_packet(NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
     translate_quote(&new, p.v6, &key, flow);

@@ -22,6 +22,7 @@ struct making {
     __u32 keeps;                /* the listener has affinity */
     __u32 service;
     __u32 kind;
+    __u32 kept; /* the client's address stays, and its port too where that is free */
 };
 BPF_TABLE_PINNED("percpu_array", __u32, struct making, nat_making_v1, 1, PIN_DIR "/nat_making_v1");
 

@@ -19,15 +19,17 @@ INLINE __u32 address_sum(struct nat_key *key, struct nat_flow *flow)
 
 #define TRY_ANOTHER 0x100ull
 
-/* Put the reply entry under one port that is free, or that of a flow which has ended (@passive: even if the workload may
- * remember that one). The port becomes flow.from_port. Returns 0, TRY_ANOTHER or REASON_TABLE_FULL. */
-INLINE __u64 try_port(const struct nat_config *config, struct making *m, int passive)
+/* Put the reply entry under one port (@own: the client's) that is free, or that of a flow which has ended (@passive:
+ * even if the workload may remember that one). The port becomes flow.from_port. Returns 0, TRY_ANOTHER or
+ * REASON_TABLE_FULL. */
+INLINE __u64 try_port(const struct nat_config *config, struct making *m, int own, int passive)
 {
     __u32 range = (__u32)config->high - config->low + 1;
     struct nat_flow *old;
     __u64 state;
 
-    m->flow.from_port = m->answer.to_port = bpf_htons(config->low + bpf_get_prandom_u32() % range);
+    m->flow.from_port = own ? m->reply.to_port : bpf_htons(config->low + bpf_get_prandom_u32() % range);
+    m->answer.to_port = m->flow.from_port;
     if (!nat_flows_v1.insert(&m->answer, &m->reply))
         return 0;
     old = nat_flows_v1.lookup(&m->answer);
@@ -45,7 +47,8 @@ INLINE __u64 try_port(const struct nat_config *config, struct making *m, int pas
     return REASON_TABLE_FULL;
 }
 
-/* Find a port. Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. The result of a try is hidden from the compiler: Linux 6.1
+/* Find a port; a client that keeps its address keeps its port, unless it has it in use to the same workload by another
+ * listener. Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. The result of a try is hidden from the compiler: Linux 6.1
  * refuses the loop that it would make of it otherwise ("back-edge"). */
 INLINE int take_port(const struct nat_config *config, struct making *m)
 {
@@ -54,7 +57,7 @@ INLINE int take_port(const struct nat_config *config, struct making *m)
 
 #pragma clang loop unroll(disable)
     for (int i = 0; i < PORT_TRIES; i++) {
-        result = try_port(config, m, i >= spared);
+        result = try_port(config, m, m->kept && !i, i >= spared);
         OPAQUE(result);
         if (result != TRY_ANOTHER)
             return result;

@@ -15,6 +15,7 @@
 #include "link_maps.h"
 #include "link_packet.h"
 #include "lan_maps.h"
+#include "prefixes.h"
 #include "lan_packet.h"
 #include "lan_flow.h"
 #include "lan_forward.h"
@@ -36,6 +37,15 @@ INLINE int take_up(struct __sk_buff *skb, struct nat_config *config, struct lan_
     if (p->key.protocol == IPPROTO_TCP ? !(flow->state & FLOW_ENDED) : goes_on(flow->placed))
         return 1;
     return forget(&p->key, flow, 0);
+}
+
+/* Whether the client is in a LAN that this site announces, so that other sites find the way back to it. */
+INLINE int is_announced(const struct lan_packet *p)
+{
+    struct prefix_key key = {.length = WHOLE_ADDRESS};
+
+    copy_address(key.addr, p->key.from);
+    return lan_prefixes_v1.lookup(&key) != 0;
 }
 
 /* Find the room of the flow, and ask for its placement. */
@@ -69,6 +79,7 @@ int lan_open(struct __sk_buff *skb)
     placement->protocol = p.key.protocol;
     placement->need = SLOT_IN | (p.v6 ? SLOT_T6 : SLOT_T4);
     placement->prefer6 = p.v6;
+    placement->keeps = (listener->flags & KEEPS_CLIENT) && is_announced(&p);
     copy_address(making->client.client, p.key.from);
     making->keeps = listener->affinity_s;
     making->service = aim(listener, &making->client, placement);

@@ -1,5 +1,6 @@
 /* From a link device: the answers to NATed connections of this site's LAN, and new connections to an endpoint whose
- * workload is a LAN machine or container. link_ingress has checked that sender and receiver are in the overlay. */
+ * workload is a LAN machine or container. link_ingress has checked sender and receiver: overlay addresses of sites, but for
+ * LAN clients that keep their own. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -59,8 +60,9 @@ int lan_overlay(struct __sk_buff *skb)
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct endpoint_key key = {};
     struct endpoint *endpoint;
+    struct link_config *link = link_config_v2.lookup(&zero);
 
-    if (!config || !config->device || !making || lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!link || !config || !config->device || !making || lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
         return refuse_packet(MALFORMED);
     fresh = p.key.protocol == IPPROTO_UDP || (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
     flow = nat_flows_v1.lookup(&p.key);
@@ -71,7 +73,7 @@ int lan_overlay(struct __sk_buff *skb)
     key.port = bpf_ntohs(p.key.to_port);
     key.protocol = p.key.protocol;
     endpoint = endpoints_v1.lookup(&key);
-    if (!fresh)
+    if (!fresh || !key_in_overlay(link, p.key.to, p.v6))
         return refuse_packet(NO_SOCKET);
     if (!endpoint || !(endpoint->flags & ENDPOINT_ELSEWHERE) || endpoint->v6 != p.v6)
         return refuse_packet(NOT_PUBLISHED);

@@ -13,11 +13,13 @@
 #include "link_maps.h"
 #include "link_packet.h"
 #include "lan_calls.h"
+#include "prefixes.h"
 #include "link_sockets.h"
 #include "link_deliver.h"
 #include "link_udp.h"
 #include "link_icmp.h"
 #include "link_fast.h"
+#include "link_kept.h"
 
 #define ICMP6_ECHO_REQUEST 128
 #define ICMP6_ECHO_REPLY 129
@@ -72,15 +74,24 @@ INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *conf
 	return NOT_NEIGHBOUR;
 }
 
-/* Traffic between overlay addresses. */
+/* Traffic between overlay addresses, or with a client of some LAN at one end. */
 INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
-	if (!in_overlay(config, &p->from, p->v6) || !in_overlay(config, &p->to, p->v6) || is_own(config, &p->from, p->v6))
+	int kept = !in_overlay(config, &p->from, p->v6), reason;
+
+	if (is_own(config, &p->from, p->v6))
 		return NOT_OVERLAY;
+	if (!in_overlay(config, &p->to, p->v6))
+		return kept ? NOT_OVERLAY : check_to_client(p);
+	if (kept) {
+		reason = check_client(config, p);
+		if (reason)
+			return reason;
+	}
 	if (p->v6 && p->protocol == NEXT_HOP_BY_HOP)
 		return MALFORMED;
 	if (!is_own(config, &p->to, p->v6))
-		return 0; /* transit */
+		return kept ? check_size(skb, config, p) : 0; /* transit */
 	if (p->fragment)
 		return FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
@@ -89,6 +100,8 @@ INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config
 		return NOT_PUBLISHED;
 	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
 		return MALFORMED;
+	if (kept && p->to_port == config->load_port)
+		return NOT_PUBLISHED; /* that is for sites */
 	if (is_nat_port(bpf_htons(p->to_port)))
 		return TO_NAT;
 	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);
@@ -132,7 +145,7 @@ int link_ingress(struct __sk_buff *skb)
 
 	if (reason == 0)
 		return TC_ACT_OK;
-	if (reason == TO_NAT || reason == TO_NAT_ERROR) {
+	if (reason == TO_NAT || reason == TO_NAT_ERROR || reason == TO_TOO_BIG) {
 		struct link_entry *link;
 		__u32 ifindex = skb->ifindex;
 
@@ -141,8 +154,10 @@ int link_ingress(struct __sk_buff *skb)
 		skb->cb[CB_DENY] = 1;
 		if (reason == TO_NAT)
 			nat_programs_v1.call(skb, NAT_OVERLAY);
-		else
+		else if (reason == TO_NAT_ERROR)
 			nat_programs_v1.call(skb, NAT_ERROR);
+		else
+			nat_programs_v1.call(skb, NAT_TOO_BIG);
 		reason = NO_SOCKET; /* NAT is not loaded */
 	}
 	if (reason != SILENT)

@@ -54,17 +54,25 @@ static __always_inline void exchange(struct side *a, struct side *b, __u64 mask)
 #define FOR_SOCKET 0
 #define FOR_PACKET 1
 
-/* Weigh one slot for a socket or flow that needs the flags `need`; `limit` connections to one endpoint are the last
- * that still find a source port. */
-static __always_inline void weigh(const struct slot *slot, __u64 need, __u64 limit, int asker, __u64 number,
+/* What a connection asks of a slot: the flags, a source port towards it (`limit` connections are the last that find
+ * one); with `keeps` (1) it needs none at a slot with SLOT_KEEPS. */
+struct demand {
+    __u64 need;
+    __u64 limit;
+    __u64 keeps;
+};
+
+static __always_inline void weigh(const struct slot *slot, const struct demand *demand, int asker, __u64 number,
                                   struct scan *scan, struct side *side)
 {
-    __u64 missing = need & ~(__u64)slot->flags, capacity = slot->capacity, full, cost;
+    __u64 missing = demand->need & ~(__u64)slot->flags, capacity = slot->capacity, full, cost;
 
     OPAQUE(missing);
     missing = (0 - missing) >> 63;
     OPAQUE(missing);
-    full = ((limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
+    full = ((demand->limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
+    if (asker == FOR_PACKET)
+        full &= ~(demand->keeps & slot->flags >> SLOT_KEEPS_BIT);
     OPAQUE(full);
     cost = slot->path_cost + ((__u64)slot->suspended << SUSPENDED_SHIFT) + ((missing | full) << OUT_SHIFT);
     side->number = cost * capacity + slot->mine + slot->others;
@@ -83,8 +91,8 @@ static __always_inline void nobody(struct side *side)
 
 /* Find the two best of the first `count` slots; count is a constant, so the loop has a fixed length. The slot's number
  * has a zero from memory in it: newer verifiers walk two ways at "known number & (0 or all ones)". */
-static __always_inline void scan_slots(const struct service *service, __u64 count, __u64 need, __u64 limit,
-                                       int asker, struct scan *scan)
+static __always_inline void scan_slots(const struct service *service, __u64 count, const struct demand *demand, int asker,
+                                       struct scan *scan)
 {
     __u64 zero = *(volatile __u64 *)&service->zero;
 
@@ -95,7 +103,7 @@ static __always_inline void scan_slots(const struct service *service, __u64 coun
     for (__u64 i = 0; i < count; i++) {
         struct side side;
 
-        weigh(&service->slots[i], need, limit, asker, i + zero, scan, &side);
+        weigh(&service->slots[i], demand, asker, i + zero, scan, &side);
         exchange(&scan->best, &side, before(&side, &scan->best));
         exchange(&scan->second, &side, before(&side, &scan->second));
     }
@@ -109,10 +117,10 @@ static __always_inline struct slot *slot_of(struct service *service, const struc
     return &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
 }
 
-/* Put the workload that the client had before in the place of the rule's, which becomes the runner-up; if it is still
- * the same workload, and may be chosen, and is not suspended. */
-static __always_inline void keep_client(struct service *service, struct scan *scan, __u64 need, __u64 limit,
-                                        int asker, __u64 sticky)
+/* Put the workload that the client had before in the place of the rule's, which becomes the runner-up; if it is the same
+ * still, and may be chosen, and is not suspended. */
+static __always_inline void keep_client(struct service *service, struct scan *scan, const struct demand *demand, int asker,
+                                        __u64 sticky)
 {
     __u64 number = sticky & (MAX_WORKLOADS - 1);
     struct side side;
@@ -120,7 +128,7 @@ static __always_inline void keep_client(struct service *service, struct scan *sc
 
     *(volatile __u64 *)&service->winner = number;
     slot = &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
-    weigh(slot, need, limit, asker, number, scan, &side);
+    weigh(slot, demand, asker, number, scan, &side);
     if ((slot->generation & GENERATION_MASK) != (sticky >> PLACED_GENERATION_SHIFT & GENERATION_MASK))
         return;
     if (COST_OF(side) >= COST_SUSPENDED || SLOT_OF(scan->best) == number)
@@ -138,71 +146,24 @@ static __always_inline void keep_weighed(const struct slot *slot, const struct s
     weighed->open = slot->mine + slot->others;
 }
 
-#if PICK_LOG_ENTRIES > 1
-/* Copy what the pick is decided on; the entry is ours alone, its position was taken before. */
-static __always_inline void log_pick(const struct service *service, const struct scan *scan, struct logged_pick *entry)
-{
-    entry->version = service->version;
-    entry->choice = service->choices;
-    entry->winner = COST_OF(scan->best) < COST_OUT ? SLOT_OF(scan->best) : MAX_WORKLOADS;
-    entry->runner = COST_OF(scan->second) < COST_OUT ? SLOT_OF(scan->second) : MAX_WORKLOADS;
-#pragma unroll
-    for (int i = 0; i < CLASS_SMALL; i++) {
-        const struct slot *slot = &service->slots[i];
-        struct logged_slot *to = &entry->slots[i];
+#include "pick_log.h"
 
-        to->path_cost = slot->path_cost;
-        to->capacity = slot->capacity;
-        to->others = slot->others;
-        to->flags = slot->flags;
-        to->mine = slot->mine;
-        to->last = slot->last;
-        to->suspended = slot->suspended;
-        to->generation = slot->generation;
-    }
-}
-
-/* Take the next entry of the pick log. */
-static __always_inline struct logged_pick *next_logged(__u64 limit, __u32 id, __u32 need, __u64 sticky)
-{
-    __u32 index = 0;
-    struct news *news = news_v1.lookup(&index);
-    struct logged_pick *entry;
-    __u64 position;
-
-    if (!news)
-        return 0;
-    position = __sync_fetch_and_add(&news->log_position, 1);
-    index = position & (PICK_LOG_ENTRIES - 1);
-    entry = pick_log_v2.lookup(&index);
-    if (entry) {
-        entry->sequence = position + 1;
-        entry->limit = limit;
-        entry->service = id;
-        entry->need = need;
-        entry->sticky = sticky;
-    }
-    return entry;
-}
-#endif
-
-/* The choice itself, called with the lock held.
- * Returns: the chosen slot, counted, or 0 when nobody may be chosen. */
-static __always_inline struct slot *choose_and_count(struct service *service, struct scan *scan, __u64 need,
-                                                     __u64 limit, int asker, __u64 sticky, struct logged_pick *entry,
+/* The choice itself, called with the lock held. Returns the chosen slot, counted, or 0 when nobody may be chosen. */
+static __always_inline struct slot *choose_and_count(struct service *service, struct scan *scan, const struct demand *demand,
+                                                     int asker, __u64 sticky, struct logged_pick *entry,
                                                      struct placement *placement)
 {
     __u64 epoch = *(volatile __u64 *)&service->epoch;
     struct slot *slot;
 
     if (service->size <= CLASS_SMALL)
-        scan_slots(service, CLASS_SMALL, need, limit, asker, scan);
+        scan_slots(service, CLASS_SMALL, demand, asker, scan);
     else if (service->size <= CLASS_MEDIUM)
-        scan_slots(service, CLASS_MEDIUM, need, limit, asker, scan);
+        scan_slots(service, CLASS_MEDIUM, demand, asker, scan);
     else
-        scan_slots(service, MAX_WORKLOADS, need, limit, asker, scan);
+        scan_slots(service, MAX_WORKLOADS, demand, asker, scan);
     if (sticky)
-        keep_client(service, scan, need, limit, asker, sticky);
+        keep_client(service, scan, demand, asker, sticky);
 #if PICK_LOG_ENTRIES > 1
     log_pick(service, scan, entry);
 #endif
@@ -222,25 +183,30 @@ static __always_inline struct slot *choose_and_count(struct service *service, st
     return slot;
 }
 
-/* What a slot's flags add to the placement word of a packet: a workload that is not on this host is reached by NAT. */
-static __always_inline __u64 placed_how(__u32 flags)
+/* What a slot's flags add to a packet's placement word: what is not on this host is reached by NAT, or with the client's
+ * own address. */
+static __always_inline __u64 placed_how(__u32 flags, __u64 keeps)
 {
+    if (keeps && (flags & SLOT_KEEPS))
+        return PLACED_KEPT;
     if (!(flags & SLOT_LOCAL))
         return PLACED_NAT;
     return flags & SLOT_ELSEWHERE ? PLACED_NAT | PLACED_LAN : 0;
 }
 
-/* Choose a workload of service `id` for a socket (or packet: `asker`) that needs the flags placement->need, and count
- * it. They are taken from memory, not from where the caller found them: or the verifier would walk the scan once for
- * each way to them. So is placement->sticky, a placement word of that service (see aim()): its workload is kept while
- * it may be chosen. `ports`: source ports towards one endpoint, 0 where not known.
- * Returns: the placement word (see PLACED_*), with the receipt and the target in `placement`, or 0 with
- * placement->reason NO_WORKLOAD, NO_FAMILY or NO_PORT. */
+/* Choose a workload of service `id` for a socket (or packet: `asker`) that needs the flags placement->need, and count it.
+ * They are taken from memory, not from where the caller found them: or the verifier would walk the scan once for each way
+ * to them. So is placement->sticky, a placement word of that service (see aim()): its workload is kept while it may be
+ * chosen. `ports`: source ports towards one endpoint, 0 where not known.
+ * Returns the placement word (PLACED_*), with receipt and target in `placement`, or 0 with placement->reason set. */
 static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
-    __u64 limit = (ports - 1) & (~0ull >> 2); /* 0, not known, becomes a number that nothing reaches */
-    __u32 need = *(volatile __u32 *)&placement->need;
+    struct demand demand = {
+        .need = *(volatile __u32 *)&placement->need,
+        .limit = (ports - 1) & (~0ull >> 2), /* 0, not known, becomes a number that nothing reaches */
+        .keeps = asker == FOR_PACKET ? *(volatile __u32 *)&placement->keeps & 1 : 0,
+    };
     __u64 sticky = *(volatile __u64 *)&placement->sticky;
     struct logged_pick *entry = 0;
     struct scan scan;
@@ -254,12 +220,12 @@ static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct place
     if (!service)
         return 0;
 #if PICK_LOG_ENTRIES > 1
-    entry = next_logged(asker == FOR_SOCKET ? ports : 0, id, need, sticky);
+    entry = next_logged(asker == FOR_SOCKET ? ports : 0, id, demand.need, sticky);
     if (!entry)
         return 0;
 #endif
     bpf_spin_lock(&service->lock);
-    slot = choose_and_count(service, &scan, need, limit, asker, sticky, entry, placement);
+    slot = choose_and_count(service, &scan, &demand, asker, sticky, entry, placement);
     if (slot) {
         six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
         placement->target[0] = six ? slot->addr6[0] : 0;
@@ -270,7 +236,7 @@ static __always_inline __u64 pick(__u32 id, __u64 ports, int asker, struct place
         word = PLACED_VALID | (__u64)(slot->generation & GENERATION_MASK) << PLACED_GENERATION_SHIFT |
                id << PLACED_SERVICE_SHIFT | SLOT_OF(scan.best);
         if (asker == FOR_PACKET) {
-            word |= placed_how(slot->flags);
+            word |= placed_how(slot->flags, demand.keeps);
             slot->nat += word >> 31 & 1;
         }
     }

@@ -68,7 +68,7 @@ struct listener {
     __u32 affinity_s; /* seconds for which a client keeps its workload after each connection; 0: not at all */
     __u64 position;   /* kernel: turns taken */
     __u32 shares;     /* turns of the schedule that are in use */
-    __u32 spare;
+    __u32 flags;      /* KEEPS_CLIENT */
     __u64 members[MEMBER_WORDS]; /* bit a service: is it in the schedule */
     __u16 schedule[SCHEDULE_SIZE];
 };
@@ -131,7 +131,7 @@ struct placement {
     __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
     __u64 sticky;  /* what pick() is asked to keep: the placement word that the client had before, 0: nothing */
     __u32 passive; /* the socket is the workload's, accepted from a client of the LAN */
-    __u32 spare;
+    __u32 keeps;   /* 1: the client, of the LAN, keeps its address at a workload with SLOT_KEEPS */
 };
 struct flows {
     __u64 index; /* of the flow in use, see place_flow() */

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from skedge.core.following import Following
 from skedge.core.report import Answer, ConnectionRow, Request
 
 ASK_S = 0.3
-OVERLAP_S = 2.0  # a placement may be seen after one that was made later
 
 
 def placements(ask: Callable[[Request], Answer], wanted: Request, since: float) -> Iterator[ConnectionRow]:
@@ -19,17 +19,11 @@ def placements(ask: Callable[[Request], Answer], wanted: Request, since: float) 
         wanted: the request, whose filters hold.
         since: seconds since boot, as the kernel's monotonic clock counts.
     """
-    seen: dict[tuple[str, str, float], float] = {}
-    start = since
+    following = Following(since)
     while True:
         began = time.monotonic()
-        rows = ask(_request(wanted, since)).rows
-        fresh = [row for row in (rows.connections if rows else None) or () if _key(row) not in seen]
-        for row in sorted(fresh, key=lambda row: row.placed_s):
-            seen[_key(row)] = row.placed_s
-            yield row
-        since = max(start, began - OVERLAP_S)
-        seen = {one: placed for one, placed in seen.items() if placed >= since}
+        rows = ask(_request(wanted, following.since)).rows
+        yield from following.fresh((rows.connections if rows else None) or (), began)
         time.sleep(ASK_S)
 
 
@@ -44,8 +38,3 @@ def _request(wanted: Request, since: float) -> Request:
         client=wanted.client,
         since=since,
     )
-
-
-def _key(row: ConnectionRow) -> tuple[str, str, float]:
-    """Return what a placement is told from others by; the client is not known before its socket is bound."""
-    return row.workload, row.listener, row.placed_s

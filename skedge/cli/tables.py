@@ -70,11 +70,13 @@ _SITE_TAIL = (
     Column("CERTIFICATE", lambda r: span(r.certificate_days * 86400) if r.certificate_days is not None else NOTHING),
     Column("SOFTWARE", lambda r: clean(r.software)),
 )
-SITES = (_NAME, _OVERLAY, *_SITE_TAIL)
+_LAN = Column("LAN", lambda r: listing(r.prefixes))
+SITES = (_NAME, _OVERLAY, _LAN, *_SITE_TAIL)
 SITE = (
     _NAME,
     _OVERLAY,
     Column("OVERLAY IPV6", lambda r: clean(r.overlay6)),
+    _LAN,
     *_SITE_TAIL,
     Column("RECORD", lambda r: f"incarnation {r.incarnation}, sequence {r.sequence}"),
 )
@@ -134,6 +136,7 @@ LISTENERS = (
     Column("SERVICE", _listener_services),
     Column("POLICY", lambda r: clean(r.policy)),
     Column("AFFINITY", lambda r: span(r.affinity_s) if r.affinity_s else NOTHING),
+    Column("CLIENT ADDRESS", lambda r: "kept" if r.preserve_client_ip else NOTHING),
     Column("ADDRESS", lambda r: f"[{clean(r.address)}]" if ":" in r.address else clean(r.address)),
     Column("PORT", lambda r: str(r.port), right=True),
     Column("PROTOCOL", lambda r: clean(r.protocol)),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 
 from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
+from skedge.config.lans import prefixes, preserving
 from skedge.config.policies import listener_services
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import join, shown
@@ -64,7 +65,17 @@ class Draft:
 
 def check(draft: Draft) -> Iterator[Problem]:
     """Yield every problem of the whole that no single value shows."""
-    for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _nat_ports, _lan_devices, _links, _links_as_set):
+    for part in (
+        _overlay4,
+        _overlay6,
+        _own_ports,
+        _endpoint_ports,
+        _nat_ports,
+        _lan_devices,
+        _prefixes,
+        _links,
+        _links_as_set,
+    ):
         yield from part(draft)
     for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
         yield from part(draft)
@@ -183,6 +194,14 @@ def _lan_devices(draft: Draft) -> Iterator[Problem]:
             yield path, f"{ANY_DEVICE} is every device; give it alone, or only names"
 
 
+def _prefixes(draft: Draft) -> Iterator[Problem]:
+    if not draft.good("prefixes", "overlay_cidr", "network"):
+        return
+    cidr = parse_cidr(draft.spec.overlay_cidr)
+    overlay = [] if isinstance(cidr, str) else [str(cidr)]
+    yield from prefixes(draft.at("prefixes"), draft.spec.prefixes, [*overlay, overlay_prefix6(draft.spec.network)])
+
+
 # ---- links -----------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +286,8 @@ def _listeners(draft: Draft) -> Iterator[Problem]:
             yield f"{path}.takeover", f"this version does not take a port over from another program; {way_out}"
         yield from _listener_on_own_port(draft, path, listener)
         yield from listener_services(path, listener)
+        if draft.good("prefixes", "lan_devices"):
+            yield from preserving(path, listener, draft.spec.prefixes, draft.spec.lan_devices)
 
 
 def _listener_on_own_port(draft: Draft, path: str, listener: ListenerSpec) -> Iterator[Problem]:

@@ -190,6 +190,8 @@ def build(spec: SiteSpec) -> SiteConfig:
         overload=spec.overload,
         metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
         lan=Lan(tuple(spec.lan_devices), spec.nat_ports, _flow_times(spec.flow_times)),
+        prefixes=tuple(spec.prefixes),
+        log_placements=spec.log_placements,
     )
 
 
@@ -224,6 +226,7 @@ def _listener(listener: ListenerSpec) -> Listener:
         policy=listener.policy,
         affinity=listener.affinity,
         affinity_timeout_s=listener.affinity_timeout_s,
+        preserve_client_ip=listener.preserve_client_ip,
     )
 
 

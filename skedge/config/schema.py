@@ -113,6 +113,7 @@ class ListenerSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     protocol: Protocol = Protocol.TCP
     affinity: Affinity = Affinity.NONE
     affinity_timeout_s: AffinitySeconds = AFFINITY_TIMEOUT_S
+    preserve_client_ip: bool = False
     takeover: UnitName = ""
 
     @property
@@ -174,6 +175,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     endpoint_ports: tuple[Port, Port] = (61000, 62999)
     lan_devices: list[LanDeviceName] = field(default_factory=lambda: [ANY_DEVICE])
     nat_ports: tuple[Port, Port] = (63000, 65535)
+    prefixes: list[str] = field(default_factory=list)
     flow_times: FlowTimesSpec = FlowTimesSpec()
     links: list[LinkSpec] = field(default_factory=list)
     listeners: list[ListenerSpec] = field(default_factory=list)
@@ -183,4 +185,5 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     hold_time_s: HoldSeconds = 120.0
     control_port: Port = 7401
     load_port: Port = 7402
+    log_placements: bool = False
     metrics: MetricsSpec = MetricsSpec()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from skedge.control.wire import ENTRIES_MAX, FAILURES, NAME_MAX, PORT_MAX, BadFrame, Cost, Name, Wire
 from skedge.core.messages import Body, Kind
@@ -42,6 +42,8 @@ class _LinksBody(Wire):
     drain: bool
     prefixes: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)]
     software: Annotated[str, Meta(max_length=NAME_MAX)]
+    # not said by versions before this one
+    refused: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)] = field(default_factory=list)
 
 
 class _Workload(Wire):
@@ -98,6 +100,7 @@ def _body_to_wire(body: Body) -> Wire:
         body.drain,
         list(body.prefixes),
         body.software,
+        list(body.refused),
     )
 
 
@@ -131,6 +134,7 @@ def _links_from_wire(wire: _LinksBody) -> LinksRecord:
         drain=wire.drain,
         prefixes=tuple(wire.prefixes),
         software=wire.software,
+        refused=tuple(wire.refused),
     )
 
 

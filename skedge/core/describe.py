@@ -13,12 +13,18 @@ from skedge.core.state import (
     KernelRoute,
     LinkDevice,
     ListenerKey,
+    RouteUse,
     ServiceKey,
     ServiceTable,
     Target,
 )
 
 _NAT = " not on this host"
+_USES = {
+    RouteUse.OVERLAY: "",
+    RouteUse.TRANSIT: ", LAN clients in transit",
+    RouteUse.CLIENTS: ", LAN clients",
+}
 
 
 @singledispatch
@@ -43,7 +49,10 @@ def _(value: LinkDevice) -> str:
 
 @describe.register
 def _(value: KernelRoute) -> str:
-    return " + ".join(f"via {hop.via} dev {hop.device}" for hop in value.next_hops) + f" src {value.source}"
+    return (
+        " + ".join(f"via {hop.via} dev {hop.device}" for hop in value.next_hops)
+        + f" src {value.source}{_USES[value.use]}"
+    )
 
 
 @describe.register
@@ -56,7 +65,8 @@ def _(value: Dispatch) -> str:
     shares = value.services
     turns = "+".join(f"{describe(key)}*{turns}" for key, turns in shares.items())
     text = turns if value.schedule else describe(value.service)
-    return f"{text}, clients kept {value.affinity_s} s" if value.affinity_s else text
+    text = f"{text}, clients kept {value.affinity_s} s" if value.affinity_s else text
+    return f"{text}, with their own addresses" if value.keeps_client else text
 
 
 @describe.register

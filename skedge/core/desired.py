@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from skedge.core import names
+from skedge.core import names, prefixes
 from skedge.core.dispatch import Suspended, Tables, dispatch, listened
-from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener, NetworkMap, SiteConfig, Transport, WorkloadId
+from skedge.core.model import (
+    ANY_ADDRESS,
+    Link,
+    LinkId,
+    Listener,
+    NetworkMap,
+    Protocol,
+    SiteConfig,
+    Transport,
+    WorkloadId,
+)
 from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
 from skedge.core.own import NO_RESOLVED, is_own, services_record, workload_target
 from skedge.core.rib import Rib
@@ -19,6 +29,7 @@ from skedge.core.state import (
     LinkDevice,
     ListenerKey,
     NextHop,
+    RouteUse,
     ServiceKey,
     ServiceTable,
 )
@@ -32,7 +43,9 @@ LOOPBACK = ("127.0.0.1", "::1")
 class Desired:
     """Everything that the kernel should hold, one mapping a driver; ``skipped`` is what takes no part, and why.
 
-    ``elsewhere`` are the addresses of own workloads that are not on this host.
+    ``elsewhere`` are the addresses of own workloads that are not on this host, ``prefixes`` this site's own LANs.
+    ``announced``: any site has some; ``answering`` are the UDP ports of own workloads on this host, whose answers to
+    clients of other sites' LANs must find the way by themselves.
 
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
@@ -47,6 +60,9 @@ class Desired:
     choosers: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     avoided: Suspended = frozenset()
     elsewhere: frozenset[str] = frozenset()
+    prefixes: frozenset[str] = frozenset()
+    announced: bool = False
+    answering: frozenset[int] = frozenset()
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -79,6 +95,7 @@ def compute(
     """
     addresses, refused = site_addresses(config, network_map)
     hosts = tuple(host_addresses)
+    lans = prefixes.judge(config, network_map, hosts)
     here = view(
         config,
         rib,
@@ -92,7 +109,7 @@ def compute(
     own = services_record(config, health, endpoint_ports, resolved=resolved)
     by_service = offers(NetworkMap(network_map.links, {**network_map.services, config.site: own}))
     services: dict[ServiceKey, ServiceTable] = {}
-    skipped = list(refused)
+    skipped = [*refused, *lans.skipped]
     for key in sorted(listened(config)):
         services[key], beyond = service_table(key, by_service.get(key, ()), here)
         skipped.extend(beyond)
@@ -100,13 +117,20 @@ def compute(
     return Desired(
         links=link_devices(config),
         addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
-        routes=routes(config, rib, addresses),
+        routes={**routes(config, rib, addresses), **prefix_routes(config, rib, lans)},
         endpoints=endpoints(config, endpoint_ports, resolved, here.elsewhere),
         services=services,
         listeners={key: dispatch(listener, services, avoided) for key, listener in catches.items()},
         choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
         avoided=avoided,
         elsewhere=frozenset(here.local[one].address for one in here.elsewhere) if here.local else frozenset(),
+        prefixes=frozenset(lans.own),
+        announced=bool(lans.own or lans.others),
+        answering=frozenset(
+            one.port
+            for one in config.connectors
+            if one.protocol is Protocol.UDP and WorkloadId(config.site, one.name) not in here.elsewhere
+        ),
         skipped=tuple(skipped),
     )
 
@@ -126,13 +150,21 @@ def view(
     drained = {site for site, record in network_map.links.items() if record.drain and site != config.site}
     if config.drain:
         drained.add(config.site)
-    local, elsewhere = None, frozenset[WorkloadId]()
+    local, elsewhere, keepers = None, frozenset[WorkloadId](), frozenset[str]()
     if rib.site == config.site:
+        keepers = keeping(config, network_map)
         targets = {connector.name: workload_target(connector, resolved) for connector in config.connectors}
         local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
         if host_addresses:  # else not known yet
             elsewhere = frozenset(one for one, target in local.items() if not is_own(target, host_addresses))
-    return View(rib, addresses, frozenset(drained), local, others, suspended, elsewhere)
+    return View(rib, addresses, frozenset(drained), local, others, suspended, elsewhere, keepers)
+
+
+def keeping(config: SiteConfig, network_map: NetworkMap) -> frozenset[str]:
+    """Return the other sites that take this one's LAN clients under their own addresses."""
+    own = frozenset(prefixes.judge(config, network_map, ()).own)
+    records = network_map.links.items()
+    return frozenset(site for site, record in records if site != config.site and own and own.isdisjoint(record.refused))
 
 
 def link_devices(config: SiteConfig) -> Mapping[str, LinkDevice]:
@@ -179,6 +211,20 @@ def routes(config: SiteConfig, rib: Rib, addresses: Mapping[str, SiteAddresses])
             found[f"{addresses[site].v4}/32"] = KernelRoute(_next_hops(config, links, 4), config.overlay4)
         if addresses[site].v6:
             found[f"{addresses[site].v6}/128"] = KernelRoute(_next_hops(config, links, 6), config.overlay6)
+    return found
+
+
+def prefix_routes(config: SiteConfig, rib: Rib, lans: prefixes.Prefixes) -> Mapping[str, KernelRoute]:
+    """Return one route per LAN prefix of every other reachable site: the same way as to the site itself."""
+    configured = {link_id(config, link) for link in config.links}
+    found: dict[str, KernelRoute] = {}
+    for prefix, site in lans.others.items():
+        links = [link for link in rib.next_hops(site) if link in configured]
+        version = 6 if ":" in prefix else 4
+        if links:
+            source = config.overlay4 if version == 4 else config.overlay6
+            use = RouteUse.TRANSIT if prefix in lans.refused else RouteUse.CLIENTS
+            found[prefix] = KernelRoute(_next_hops(config, links, version), source, use)
     return found
 
 

@@ -34,12 +34,12 @@ def dispatch(listener: Listener, tables: Tables, suspended: Suspended = frozense
     keys = service_keys(listener)
     affinity_s = listener.affinity_timeout_s if listener.affinity is Affinity.CLIENT else 0
     if len(keys) == 1:
-        return Dispatch(keys[0], (), affinity_s)
+        return Dispatch(keys[0], (), affinity_s, listener.preserve_client_ip)
     usable = usable_services(keys, tables, suspended)
     if listener.policy is not Policy.WEIGHTED:
-        return Dispatch(usable[0], (), affinity_s)
+        return Dispatch(usable[0], (), affinity_s, listener.preserve_client_ip)
     weights = {key: share.weight for key, share in zip(keys, listener.shares, strict=True) if key in usable}
-    return Dispatch(keys[0], schedule(weights), affinity_s)
+    return Dispatch(keys[0], schedule(weights), affinity_s, listener.preserve_client_ip)
 
 
 def usable_services(keys: Sequence[ServiceKey], tables: Tables, suspended: Suspended) -> Sequence[ServiceKey]:

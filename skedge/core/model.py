@@ -150,7 +150,8 @@ class Listener:
     """Where clients of this site connect; ``address`` ``*`` means all current addresses of the host.
 
     One service is named by ``service``, several by ``services`` in the order of their priority (``service`` is then
-    the first). A client keeps its workload for ``affinity_timeout_s`` after each of its connections where asked.
+    the first). A client keeps its workload for ``affinity_timeout_s`` after each of its connections where asked, and
+    one of the site's LAN its own address on the way to another site.
     """
 
     service: str
@@ -162,6 +163,7 @@ class Listener:
     policy: Policy = Policy.COST
     affinity: Affinity = Affinity.NONE
     affinity_timeout_s: int = AFFINITY_TIMEOUT_S
+    preserve_client_ip: bool = False
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -237,6 +239,8 @@ class SiteConfig:
     overload: bool = False
     metrics: Metrics = Metrics()
     lan: Lan = Lan()
+    prefixes: tuple[str, ...] = ()
+    log_placements: bool = False
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------
@@ -264,7 +268,10 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class LinksRecord:
-    """What a site says of itself and its links."""
+    """What a site says of itself and its links.
+
+    ``prefixes`` are its LANs, ``refused`` those of other sites whose clients its workloads cannot take.
+    """
 
     site: str
     overlay4: str
@@ -274,6 +281,7 @@ class LinksRecord:
     drain: bool = False
     prefixes: tuple[str, ...] = ()
     software: str = ""
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

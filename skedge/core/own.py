@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -81,8 +81,13 @@ def is_ipv4(target: Target) -> bool:
     return isinstance(plain_address(target.address), IPv4Address)
 
 
-def links_record(config: SiteConfig, link_states: Mapping[LinkId, Liveness], *, software: str = "") -> LinksRecord:
-    """Return what this site says of itself and its links; a link without a state is down."""
+def links_record(
+    config: SiteConfig, link_states: Mapping[LinkId, Liveness], *, software: str = "", refused: Iterable[str] = ()
+) -> LinksRecord:
+    """Return what this site says of itself and its links; a link without a state is down.
+
+    ``refused`` are prefixes of other sites, see `prefixes.Prefixes`.
+    """
     return LinksRecord(
         site=config.site,
         overlay4=config.overlay4,
@@ -93,7 +98,9 @@ def links_record(config: SiteConfig, link_states: Mapping[LinkId, Liveness], *, 
         ),
         overload=config.overload,
         drain=config.drain,
+        prefixes=config.prefixes,
         software=software,
+        refused=tuple(sorted(refused)),
     )
 
 

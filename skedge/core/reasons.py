@@ -52,6 +52,11 @@ class Reason(Enum):
     NO_ANSWER = (48, "no-answer", "the neighbour's controller does not answer")
     DUPLICATE_ADDRESS = (49, "duplicate-address", "two sites claim one overlay address")
     DATABASE_FULL = (50, "database-full", "the link-state database has no room for another site")
+    OVERLAPPING_PREFIX = (
+        55,
+        "overlapping-prefix",
+        "a LAN prefix that overlaps another network, so it is not used here",
+    )
     # links
     PROBE_LOST = (60, "probe-lost", "the far end does not answer probes")
     NO_CARRIER = (61, "no-carrier", "the device is down")

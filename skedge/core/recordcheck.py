@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 
 from skedge.core.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
 from skedge.core.model import CAPACITY_MAX, COST_MAX, LinksRecord, LinkState, ServicesRecord, WorkloadState
+from skedge.core.prefixes import PREFIXES_PER_SITE_MAX, parse_prefix
 
 NAME_MAX = 253
 PORT_MAX = 65535
@@ -39,8 +40,10 @@ def _links(body: LinksRecord) -> None:
         IPv4Address(body.overlay4)
     if body.overlay6:
         IPv6Address(body.overlay6)
-    for prefix in body.prefixes:
-        ip_network(prefix)
+    if len(body.prefixes) > PREFIXES_PER_SITE_MAX or len(set(body.prefixes)) != len(body.prefixes):
+        raise ValueError(f"{len(body.prefixes)} prefixes, of which {len(set(body.prefixes))} differ")
+    for prefix in (*body.prefixes, *body.refused):
+        parse_prefix(prefix)
     if len({(link.to, link.name) for link in body.links}) != len(body.links):
         raise ValueError("a link is listed twice")
     for link in body.links:

@@ -35,7 +35,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class SiteRow:
-    """One site of the network as this site sees it."""
+    """One site of the network as this site sees it; ``prefixes`` are the LANs that it announces."""
 
     name: str
     overlay4: str
@@ -51,6 +51,7 @@ class SiteRow:
     here: bool = False
     engine: str = ""
     certificate_days: float | None = None
+    prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class ListenerRow:
 
     ``service`` is the first of ``services``; ``healthy_workloads`` are those of the services that get connections now.
     ``policy`` is cost, priority or weighted. ``affinity_s``: so long a client keeps its workload, 0: not at all.
+    ``preserve_client_ip``: clients of the LAN keep their addresses on the way to other sites.
     """
 
     service: str
@@ -147,6 +149,7 @@ class ListenerRow:
     services: tuple[ListenerServiceRow, ...] = ()
     policy: str = "cost"
     affinity_s: int = 0
+    preserve_client_ip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

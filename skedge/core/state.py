@@ -66,12 +66,24 @@ class NextHop:
     via: str
 
 
+class RouteUse(StrEnum):
+    """What a route is for: a site's overlay address, or the LAN of another site that keeps its clients' addresses.
+
+    ``transit``: such clients may only pass through; ``clients``: they may come to this site's workloads, too.
+    """
+
+    OVERLAY = "overlay"
+    TRANSIT = "transit"
+    CLIENTS = "clients"
+
+
 @dataclass(frozen=True, slots=True)
 class KernelRoute:
-    """Route to one overlay prefix (key: destination as ``addr/len``); several next hops are ECMP."""
+    """Route to one overlay address or LAN prefix (key: destination as ``addr/len``); several next hops are ECMP."""
 
     next_hops: tuple[NextHop, ...]
     source: str
+    use: RouteUse = RouteUse.OVERLAY
 
 
 # ---- balancing ------------------------------------------------------------------------------------------------
@@ -91,7 +103,8 @@ class Candidate:
 
     ``others`` is the sum of the other sites' last reports. ``out`` says why it may not be chosen; NONE when it may.
     ``target4``/``target6`` is None where that address family cannot reach it. ``local``: of this site; ``elsewhere``:
-    of this site, but at an address that is not this host's (a LAN machine, a container).
+    of this site, but at an address that is not this host's (a LAN machine, a container). ``keeps``: of another site,
+    which takes LAN clients of this one under their own addresses.
     """
 
     workload: WorkloadId
@@ -103,6 +116,7 @@ class Candidate:
     local: bool = False
     out: Reason = Reason.NONE
     elsewhere: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -134,12 +148,14 @@ class Dispatch:
     """Where a listener's new connections go: all to ``service``, or to the services of ``schedule`` in turn.
 
     A client keeps its workload for ``affinity_s`` seconds after each of its connections; 0: it does not. With a
-    schedule, ``service`` is the first one configured, which the affinity is kept under.
+    schedule, ``service`` is the first one configured, which the affinity is kept under. ``keeps_client``: a client of
+    the LAN keeps its own address on the way to another site.
     """
 
     service: ServiceKey
     schedule: tuple[ServiceKey, ...] = ()
     affinity_s: int = 0
+    keeps_client: bool = False
 
     @property
     def services(self) -> Mapping[ServiceKey, int]:

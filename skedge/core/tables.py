@@ -32,7 +32,8 @@ class View:
     """What one entering site judges workloads by.
 
     ``local`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
-    this one; ``elsewhere`` are those of them that are not on the host itself. ``others`` are open connections as the
+    this one; ``elsewhere`` are those of them that are not on the host itself. ``keepers`` are the other sites that take
+    that site's LAN clients under their own addresses. ``others`` are open connections as the
     other sites last reported them; ``suspended`` is this site's.
     """
 
@@ -43,6 +44,7 @@ class View:
     others: Mapping[tuple[ServiceKey, WorkloadId], int] = field(default_factory=dict)
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset()
     elsewhere: frozenset[WorkloadId] = frozenset()
+    keepers: frozenset[str] = frozenset()
 
 
 def offers(network_map: NetworkMap) -> Mapping[ServiceKey, Sequence[Offer]]:
@@ -88,6 +90,7 @@ def candidate(key: ServiceKey, offer: Offer, view: View) -> Candidate:
         target6=target6,
         local=here,
         elsewhere=direct and workload in view.elsewhere,
+        keeps=offer.site in view.keepers,
     )
     return replace(made, out=_out(key, offer, view, made, path_cost is not None))
 

@@ -22,6 +22,7 @@ from skedge.dataplane.forwarding import MEMORY, Forwarding
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.prefix_table import PrefixTable
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
@@ -35,7 +36,7 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
     drivers = Drivers(
         links=LinkDriver(netlink, check, guard),
         addresses=AddressDriver(netlink, [config.overlay_cidr, overlay_prefix6(config.network)]),
-        routes=RouteDriver(netlink),
+        routes=RouteDriver(netlink, PrefixTable(str(pin_dir))),
         endpoints=engine.endpoints,
         services=engine.services,
         listeners=engine.listeners,
@@ -72,8 +73,12 @@ class _Rules:
     def __init__(self, netlink: Netlink) -> None:
         self._driver = RuleDriver(netlink)
 
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        report = reconcile(self._driver, rules.wanted(config.overlay_cidr, overlay_prefix6(config.network)))
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
+        networks = config.overlay_cidr, overlay_prefix6(config.network)
+        wanted = dict(rules.wanted(*networks))
+        if desired.announced or rules.for_lans(self._driver.read()):
+            wanted |= rules.wanted_for_lans(*networks, desired.answering)
+        report = reconcile(self._driver, wanted)
         if report.unread is not None:
             raise report.unread
         for error in report.failed.values():

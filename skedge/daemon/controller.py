@@ -26,6 +26,7 @@ from skedge.daemon.counting import Counting, Tally
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied, Kernel
 from skedge.daemon.notify import Notifier
+from skedge.daemon.placements import PlacementLog
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import Heard, State
 from skedge.daemon.wires import Wires
@@ -104,6 +105,7 @@ class Controller:
             self._loop(),
             self.worker.run(),
             self.counting.run(),
+            PlacementLog(self).run(),
             self._watch(),
         )
         tasks = [asyncio.create_task(work) for work in works]
@@ -193,7 +195,8 @@ class Controller:
             self._spf.done()
             self.state.recompute(self.flooder.network_map())
             self.tally.spf_runs += 1
-            self._wish = self._others = True
+            self._wish = self._others = self._say_links = True  # which prefixes are refused may have changed
+            self._wake()
         if not self.deleting and now >= self._delete_from:
             self.deleting = self._wish = True
         if self._wish or (not self._balancing and self._health_known(now)):
@@ -332,7 +335,7 @@ class Controller:
         found = tuple(sorted(await self.worker.call(self.worker.kernel.host.addresses)))
         if found != self.state.host_addresses:
             self.state.host_addresses = found
-            self._say_services = self._wish = True
+            self._say_links = self._say_services = self._wish = True
             self._wake()
 
     def _wake(self) -> None:

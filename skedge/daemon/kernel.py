@@ -47,7 +47,7 @@ class Host(Protocol):
     """What the host itself has."""
 
     def addresses(self) -> frozenset[str]:
-        """Return the host's current addresses. Raises DataplaneError."""
+        """Return the host's current addresses with their ``/len``. Raises DataplaneError."""
         ...
 
     def abort_connecting(self, targets: Collection[Target]) -> int:

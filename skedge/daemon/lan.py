@@ -13,6 +13,7 @@ from skedge.dataplane.flow_structs import NatConfig
 from skedge.dataplane.flows import FlowTable
 from skedge.dataplane.lan import LanDriver, source_towards
 from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.prefix_table import OWN_MAP, PrefixTable
 
 _OFF = NatConfig(device=0, ports=(1, 0))
 
@@ -41,6 +42,7 @@ class LanSide:
         self._netlink = netlink
         self._flows = FlowTable(str(pin_dir))
         self._driver = LanDriver(str(pin_dir), netlink)
+        self._prefixes = PrefixTable(str(pin_dir), OWN_MAP)
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:
         """Make it so; return whether anything changed. Every device is tried before an error is told.
@@ -51,6 +53,7 @@ class LanSide:
         lan = config.lan
         changed = self._flows.configure(nat_config(lan))
         changed |= self._flows.set_sources(self._sources(desired) if lan.devices else {})
+        changed |= self._prefixes.set_all(desired.prefixes)
         report = reconcile(self._driver, self._driver.devices(lan.devices))
         if report.unread is not None:
             raise report.unread

@@ -65,6 +65,7 @@ def _site(state: State, database: Database, site: str, engine: str, days: float,
         sequence=version.sequence if version else 0,
         software=software if here else record.software if record else "",
         here=here,
+        prefixes=state.config.prefixes if here else record.prefixes if record else (),
         engine=engine if here else "",
         certificate_days=round(days, 1) if here else None,
     )
@@ -103,6 +104,7 @@ def routes(state: State, desired: Desired, installed: Mapping[str, KernelRoute])
     owner: dict[str, str] = {}
     for site, record in state.network_map.links.items():
         owner[f"{record.overlay4}/32"] = owner[f"{record.overlay6}/128"] = site
+    owner |= state.prefixes().others
     return [
         RouteRow(
             destination=destination,
@@ -242,6 +244,7 @@ def _listener(one: Listener, state: State, desired: Desired) -> ListenerRow:
         services=services,
         policy=one.policy.value,
         affinity_s=wish.affinity_s,
+        preserve_client_ip=wish.keeps_client,
     )
 
 

@@ -18,6 +18,7 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.own import Liveness
+from skedge.core.prefixes import Prefixes, judge
 from skedge.core.reasons import Reason
 from skedge.core.state import Counts, ServiceKey, Target
 from skedge.core.tables import offers
@@ -91,7 +92,11 @@ class State:
 
     def links_record(self, software: str) -> LinksRecord:
         """Return what this site says of itself and its links."""
-        return own.links_record(self.config, self.links_used, software=software)
+        return own.links_record(self.config, self.links_used, software=software, refused=self.prefixes().refused)
+
+    def prefixes(self) -> Prefixes:
+        """Return the LAN prefixes that count here."""
+        return judge(self.config, self.network_map, self.host_addresses)
 
     def services_record(self) -> ServicesRecord:
         """Return what this site offers and listens to."""

@@ -26,7 +26,12 @@ class ListenerDriver:
         with self._lock:
             keys = {ident: key for key, ident in self._services.ids.items()}
             return {
-                one: Dispatch(keys[value.service], tuple(keys[ident] for ident in value.schedule), value.affinity_s)
+                one: Dispatch(
+                    keys[value.service],
+                    tuple(keys[ident] for ident in value.schedule),
+                    value.affinity_s,
+                    value.keeps_client,
+                )
                 for one, value in self._maps.listeners().items()
                 if value.services <= keys.keys()
             }
@@ -42,7 +47,7 @@ class ListenerDriver:
             raise DataplaneError(f"{where}: {len(value.schedule)} turns are more than {SCHEDULE_SIZE}")
         with self._lock:
             schedule = tuple(self._ident(where, service) for service in value.schedule)
-            wanted = ListenerValue(self._ident(where, value.service), schedule, value.affinity_s)
+            wanted = ListenerValue(self._ident(where, value.service), schedule, value.affinity_s, value.keeps_client)
             try:
                 self._maps.put_listener(key, wanted)
             except ValueError as error:

@@ -198,6 +198,8 @@ def _stage(candidate: Candidate, rank: int, generation: int, *, reset: bool) -> 
         flags |= layout.LOCAL
     if candidate.elsewhere:
         flags |= layout.ELSEWHERE
+    if candidate.keeps:
+        flags |= layout.KEEPS
     apply = layout.APPLY_CONTROL | layout.APPLY_OTHERS | (layout.APPLY_RESET if reset else 0)
     return layout.StagedSlot(
         apply=apply,
@@ -221,5 +223,6 @@ def _candidate(workload: WorkloadId, slot: layout.Slot) -> Candidate:
         target6=slot.target6,
         local=bool(slot.flags & layout.LOCAL),
         elsewhere=bool(slot.flags & layout.ELSEWHERE),
+        keeps=bool(slot.flags & layout.KEEPS),
         out=Reason.of_code(slot.flags >> layout.OUT_SHIFT & 0xFF),
     )

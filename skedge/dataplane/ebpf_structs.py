@@ -26,7 +26,7 @@ PLACED_VALID = 1 << 63
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOLS.items()}
 
-USED, IN, T4, T6, ANY, LOCAL, ELSEWHERE = (1 << bit for bit in range(7))
+USED, IN, T4, T6, ANY, LOCAL, ELSEWHERE, KEEPS = (1 << bit for bit in range(8))
 OUT_SHIFT = 8
 APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA = (1 << bit for bit in range(5))
 

@@ -23,9 +23,9 @@ _ALL = -1  # NETCONFA_IFINDEX_ALL
 
 
 def addresses(netlink: Netlink) -> frozenset[str]:
-    """Return every address of the host that a listener on "every address" means: all but link-local ones."""
+    """Return every address, with its ``/len``, that a listener on "every address" means: all but link-local ones."""
     return frozenset(
-        str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+        f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
         for message in netlink.dump("addr")
         if not _link_local6(message)
     )

@@ -25,6 +25,8 @@ from skedge.core.errors import DataplaneError
 PROTOCOL = 74  # our mark on routes, rules and addresses (a value no routing daemon uses)
 TABLE = 7400
 PRIORITY = 7400
+LAN_TABLE = 7401  # LANs of other sites, for packets from the overlay alone
+ANSWER_TABLE = 7402  # those whose clients may come to this host, for answers of its UDP workloads
 
 _RTM_SETLINK = 19
 _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300

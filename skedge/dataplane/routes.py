@@ -1,8 +1,12 @@
-"""Routes to the overlay addresses of the other sites, in our own table with our own protocol number.
+"""Routes to the overlay addresses and LANs of the other sites, in our own tables with our own protocol number.
 
 Links are unnumbered, so an IPv4 next hop is "on link" though no address of the device says so; one of IPv6 may serve an
 IPv4 route too (RTA_VIA). Every route names our own overlay address as its source; without it the kernel would take the
 egress device's.
+
+LANs have tables of their own, which only packets from the overlay are led to (`rules.py`): whatever another site
+announces, no packet of this host's own goes another way than before. The packet check lets their clients in by the
+table of prefixes, so a route and its prefix come and go together.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
-from skedge.core.state import KernelRoute, NextHop
-from skedge.dataplane.netlink import PROTOCOL, TABLE, Netlink, kernel_errors
+from skedge.core.state import KernelRoute, NextHop, RouteUse
+from skedge.dataplane.netlink import ANSWER_TABLE, LAN_TABLE, PROTOCOL, TABLE, Netlink, kernel_errors
+from skedge.dataplane.prefix_table import HERE, PrefixTable
 
 _UNICAST = 1
 _ONLINK = 4
@@ -27,21 +32,48 @@ METRIC = 1024  # the kernel's own default for IPv6; said, so that a replace name
 class RouteDriver:
     """Driver[str, KernelRoute]: destination ``addr/len`` -> next hops and source."""
 
-    def __init__(self, netlink: Netlink) -> None:
+    def __init__(self, netlink: Netlink, prefixes: PrefixTable | None = None) -> None:
         self._netlink = netlink
+        self._prefixes = prefixes
 
     def read(self) -> Mapping[str, KernelRoute]:
-        """Return our unicast routes of both families."""
-        names = self._netlink.names()
-        routes: dict[str, KernelRoute] = {}
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for message in self._netlink.dump("routes", family=family, table=TABLE):
-                if _ours(message) and message["type"] == _UNICAST:
-                    routes[_destination(message)] = _route(message, names)
+        """Return our unicast routes of both families; the route to a LAN without hops where its parts do not agree."""
+        lans, answers = self._table(LAN_TABLE), self._table(ANSWER_TABLE)
+        routes = dict(self._table(TABLE))
+        known = self._prefixes.read() if self._prefixes else {}
+        for key in {*lans, *answers, *known}:
+            use = RouteUse.CLIENTS if key in answers else RouteUse.TRANSIT
+            route, flags = lans.get(key), HERE if key in answers else 0
+            whole = route is not None and answers.get(key, route) == route
+            whole &= self._prefixes is None or known.get(key) == flags
+            routes[key] = (
+                KernelRoute(route.next_hops, route.source, use) if whole and route else KernelRoute((), "", use)
+            )
         return routes
+
+    def _table(self, table: int) -> Mapping[str, KernelRoute]:
+        names = self._netlink.names()
+        return {
+            _destination(message): _route(message, names)
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for message in self._netlink.dump("routes", family=family, table=table)
+            if _ours(message, table) and message["type"] == _UNICAST
+        }
 
     def put(self, key: str, value: KernelRoute) -> None:
         """Create or replace the route. Raises DataplaneError, also when a device is not there (yet)."""
+        if value.use is RouteUse.OVERLAY:
+            self._replace(key, value, TABLE)
+            return
+        self._replace(key, value, LAN_TABLE)
+        if value.use is RouteUse.CLIENTS:
+            self._replace(key, value, ANSWER_TABLE)
+        else:
+            self._delete(key, ANSWER_TABLE)
+        if self._prefixes:
+            self._prefixes.put(key, HERE if value.use is RouteUse.CLIENTS else 0)
+
+    def _replace(self, key: str, value: KernelRoute, table: int) -> None:
         network = ip_network(key)
         hops = [self._hop(key, hop, network.version) for hop in value.next_hops]
         if not hops:
@@ -52,7 +84,7 @@ class RouteDriver:
                 "replace",
                 family=_family(network.version),
                 dst=key,
-                table=TABLE,
+                table=table,
                 proto=PROTOCOL,
                 priority=METRIC,
                 prefsrc=value.source,
@@ -61,11 +93,17 @@ class RouteDriver:
 
     def delete(self, key: str) -> None:
         """Remove the route; one that is already gone is success."""
+        if self._prefixes:
+            self._prefixes.delete(key)
+        for table in (ANSWER_TABLE, LAN_TABLE, TABLE):
+            self._delete(key, table)
+
+    def _delete(self, key: str, table: int) -> None:
         network = ip_network(key)
         with kernel_errors(f"remove the route to {key}"):
             try:
                 self._netlink.ipr.route(
-                    "del", family=_family(network.version), dst=key, table=TABLE, proto=PROTOCOL, type=_UNICAST
+                    "del", family=_family(network.version), dst=key, table=table, proto=PROTOCOL, type=_UNICAST
                 )
             except NetlinkError as error:
                 if error.code not in (errno.ESRCH, errno.ENOENT):
@@ -87,8 +125,8 @@ def _family(version: int) -> int:
     return int(socket.AF_INET if version == 4 else socket.AF_INET6)
 
 
-def _ours(message: Any) -> bool:
-    return bool(message["proto"] == PROTOCOL and message.get_attr("RTA_TABLE") == TABLE)
+def _ours(message: Any, table: int) -> bool:
+    return bool(message["proto"] == PROTOCOL and message.get_attr("RTA_TABLE") == table)
 
 
 def _destination(message: Any) -> str:

@@ -55,10 +55,13 @@ def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
     return variables
 
 
-def _lans(plan: Plan, host: str) -> dict[str, dict[str, str]]:
-    """Return a host's own addresses by device, for its LAN and its container bridge as far as it has them."""
+def _lans(plan: Plan, host: str) -> dict[str, dict[str, object]]:
+    """Return own addresses and networks of a host by device: its LAN and container bridge as far as it has them."""
     devices = [device for device in ("lan0", "box0") if plan.topology.behind(host, device)]
-    return {device: _pair(plan.lan_addresses(host, device)) for device in devices}
+    return {
+        device: {**_pair(plan.lan_addresses(host, device)), "networks": [str(n) for n in plan.lan(host, device)]}
+        for device in devices
+    }
 
 
 def _pair(addresses: tuple[object, object]) -> dict[str, str]:

@@ -23,6 +23,7 @@ WANTED = [
     f"{CONNECT}/test_affinity.py",
     f"{LINKS}/test_verdicts.py",
     "tests/integration/lan/test_packets.py",
+    "tests/integration/lan/test_kept_packets.py",
     f"{LINKS}/test_forwarding.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
     f"{LINKS}/test_line.py::test_reuseport_listeners",

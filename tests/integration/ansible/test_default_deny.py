@@ -25,6 +25,8 @@ BIN = Path(sys.executable).parent
 ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 OPEN, INSIDE, WEB, NAMES, EXTRA = 7000, 7001, 9090, 9053, 9091
 LOAD_REPORTS = 7402
+AWAY = {4: "10.201.0.0/16", 6: "fd20:1::/48"}  # what edge-b announces, and a client there
+AWAY_CLIENT = {4: "10.201.3.9", 6: "fd20:1::9"}
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
 
@@ -33,11 +35,14 @@ skedge_edge:
   hosts:
     edge-a:
       skedge_links: [{{to: edge-b}}]
+      skedge_prefixes: [LAN4, LAN6]
+      skedge_listeners: [{{service: web, port: 8080, preserve_client_ip: true}}]
       skedge_connectors:
         - {{service: web, host: 127.0.0.1, port: {WEB}}}
         - {{service: extra, host: 127.0.0.1, port: {EXTRA}}}
         - {{service: names, host: 127.0.0.1, port: {NAMES}, protocol: udp}}
     edge-b:
+      skedge_prefixes: [{AWAY[4]}, {AWAY[6]}]
       skedge_listeners:
         - {{service: web, port: 8080}}
         - {{service: extra, port: 8081}}
@@ -93,7 +98,8 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
     """Both sites deployed, everything that could be found alive."""
     lab = labs.create(f"t-deny-{os.getpid()}", "lan-pair")
     inventory = tmp_path_factory.mktemp("inventory")
-    (inventory / "hosts.yml").write_text(INVENTORY)
+    lans = [str(network) for network in lab.plan.lan("edge-a", "lan0")]
+    (inventory / "hosts.yml").write_text(INVENTORY.replace("LAN4", lans[0]).replace("LAN6", f"'{lans[1]}'"))
     try:
         lab.up()
         for unit, port, more in (
@@ -171,7 +177,7 @@ def test_the_lan_behind_a_host_cannot_be_reached_over_a_link(attack: Attack, pro
     own = {True: attack.own[6], False: attack.own[4]}
     found = attack.send_all([(own[":" in a], a, protocol, "1-65535") for a in lan_addresses(attack.lab)])
     assert found["answers"] == {}
-    assert found["drops"] == {"not-overlay": 4 * 65535}
+    assert found["drops"] == {"no-socket": 4 * 65535}, "announced or not, nobody there is of an open connection"
 
 
 @pytest.mark.parametrize(("address", "protocol"), [("127.0.0.1", "tcp"), ("127.0.0.1", "udp"), ("::1", "tcp")])
@@ -196,6 +202,22 @@ def test_a_source_outside_of_the_overlay_reaches_no_endpoint(attack: Attack) -> 
     assert found["answers"] == {}
     assert found["drops"] == {"not-overlay": len(sources) * len(aims)}
     assert "SYN-RECV" not in attack.lab.ssh("edge-a", f"ss -Htn state syn-recv sport = :{web}").stdout
+
+
+@pytest.mark.parametrize(("family", "word"), [(4, "syn-ack"), (6, "rst")])
+def test_a_client_of_a_lan_that_the_neighbour_announces_reaches_endpoints_alone(
+    attack: Attack, family: int, word: str
+) -> None:
+    published = {str(attack.endpoint(s)): word for s in ("web", "extra")}
+    found = attack.send(attack.victim[family], "tcp", source=AWAY_CLIENT[family])
+    if family == 4:  # nobody resets what is half open, and a later test would see it sent again
+        attack.lab.ssh("edge-a", f"ss -Ktn state syn-recv dst {AWAY[4]}")
+    assert found["answers"] == published, "and they answer over the link"
+    found["drops"].pop("workload-closed", None)
+    assert found["drops"] == {"not-published": found["sent"] - len(published)}
+    lan = [(AWAY_CLIENT[6 if ":" in a else 4], a, "tcp", "1-1024") for a in lan_addresses(attack.lab)]
+    found = attack.send_all(lan)
+    assert (found["answers"], found["drops"]) == ({}, {"not-overlay": 4 * 1024}), "nor the LAN behind the host"
 
 
 def test_an_endpoint_that_was_withdrawn_does_not_answer_though_its_server_lives(attack: Attack) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from .kit import BIN, Clients, Line, Machine, changes, until
+from .kit import BIN, Clients, Line, Machine, Site, changes, until
 
 WEB = {"service": "web", "host": "127.0.0.1", "port": 9090}
 
@@ -117,3 +119,33 @@ def test_without_lan_devices_nothing_is_attached(line: Line, machine: Machine) -
     a.write(lan_devices=[machine.device])
     a.reload()
     until(lambda: attached(machine), 5, "attached again")
+
+
+def test_placements_are_in_the_journal_where_it_is_asked_for(line: Line, machine: Machine, stack: ExitStack) -> None:
+    a = line.sites["a"]
+    until(lambda: attached(machine) and a.at_rest(), 5, "attached")
+    lan = clients(stack, machine, f"{machine.gateway}:8080")
+    lan.open(3)
+    before = a.log_size()
+    a.write(log_placements=True)
+    a.reload()
+    until(lambda: "op=reload" in a.log_since(before), 5, "reloaded")
+    time.sleep(1.0)  # the first look only says from when on
+    lan.open(2)
+    until(lambda: placed(a, before), 5, "the first lines")
+    lan.open(100)
+    until(lambda: "op=place left_out=" in a.log_since(before) or len(placed(a, before)) == 102, 5, "all or a number")
+    lines = placed(a, before)
+    left_out = sum(int(number) for number in re.findall(r"op=place left_out=(\d+)", a.log_since(before)))
+    assert len(lines) + left_out == 102, "none of those before"
+    assert all(f"client={machine.address}:" in one and " service=web/tcp workload=" in one for one in lines)
+    a.write()
+    a.reload()
+    until(lambda: a.log_since(before).count("op=reload") == 2, 5, "reloaded")
+    lan.open(1)
+    time.sleep(1.2)
+    assert len(placed(a, before)) == len(lines)
+
+
+def placed(site: Site, since: int) -> list[str]:
+    return [one for one in site.log_since(since).splitlines() if "op=place client=" in one]

@@ -18,6 +18,7 @@ from skedge.dataplane.flow_structs import FlowEntry, FlowKey, NatConfig
 from skedge.dataplane.flows import FlowTable
 from skedge.dataplane.lan import LanDriver
 from skedge.dataplane.linkfilter import link_mac
+from skedge.dataplane.prefix_table import OWN_MAP, PrefixTable
 from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
@@ -51,6 +52,7 @@ class Site(links.Site):
         self.flows = FlowTable(self.pin_dir)
         self.flows.configure(NatConfig(ports=PORTS))
         self.lan = LanDriver(self.pin_dir, self.netlink)
+        self.own_prefixes = PrefixTable(self.pin_dir, OWN_MAP)
 
     def _load(self, pin_dir: str, programs: Sequence) -> None:
         options = loader.Options(Path(pin_dir), self._cgroup, programs=tuple(programs), nat_flows=self.nat_flows)
@@ -65,11 +67,11 @@ class Site(links.Site):
         return self.overlay4 if v == 4 else self.overlay6
 
     def service(self, candidates: Sequence[Candidate], *listeners: tuple[str, int], name: str = "web",
-                protocol: Protocol = Protocol.TCP, affinity_s: int = 0) -> ServiceKey:  # fmt: skip
+                protocol: Protocol = Protocol.TCP, affinity_s: int = 0, keeps: bool = False) -> ServiceKey:  # fmt: skip
         key = ServiceKey(name, protocol)
         self.engine.services.put(key, ServiceTable(tuple(sorted(candidates, key=lambda one: one.workload))))
         for address, port in listeners:
-            self.engine.listeners.put(ListenerKey(address, port, protocol), Dispatch(key, affinity_s=affinity_s))
+            self.engine.listeners.put(ListenerKey(address, port, protocol), Dispatch(key, (), affinity_s, keeps))
         return key
 
     def open(self, name: str = "") -> int:
@@ -96,12 +98,10 @@ class Site(links.Site):
 
 
 def remote(name: str, cost: int = 0, *targets: tuple[str, int], local: bool = False, elsewhere: bool = False,
-           capacity: int = 1, out: Reason = Reason.NONE) -> Candidate:  # fmt: skip
+           capacity: int = 1, out: Reason = Reason.NONE, keeps: bool = False) -> Candidate:  # fmt: skip
     """A workload ``name/w`` with one target of each family at most."""
     by = {ip_address(address).version: Target(address, port) for address, port in targets}
-    return Candidate(
-        WorkloadId(name, "w"), cost, capacity, 0, by.get(4), by.get(6), local=local, elsewhere=elsewhere, out=out
-    )
+    return Candidate(WorkloadId(name, "w"), cost, capacity, 0, by.get(4), by.get(6), local, out, elsewhere, keeps)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.loader import kernel_defines, source_text
 from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.prefix_table import PrefixTable
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver, wanted
 from skedge.dataplane.tunnel_guard import TunnelGuard
@@ -127,7 +128,8 @@ class Site:
         self.forwarding = Forwarding(self.netlink, self.forward_guard, self.state / MEMORY)
         self.links = LinkDriver(self.netlink, self.filter, self.guard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
-        self.routes = RouteDriver(self.netlink)
+        self.prefixes = PrefixTable(self.pin_dir)
+        self.routes = RouteDriver(self.netlink, self.prefixes)
         self.rules = RuleDriver(self.netlink)
         self.endpoints = EndpointDriver(self.pin_dir)
         self.config = FilterConfig(

@@ -12,10 +12,10 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey
+from skedge.core.state import Endpoint, EndpointKey, RouteUse
 from skedge.dataplane import tc, tcx
 from skedge.dataplane.purge import purge
-from skedge.dataplane.rules import RuleDriver, wanted
+from skedge.dataplane.rules import RuleDriver, wanted, wanted_for_lans
 from tests.unit.dataplane import samples
 from tests.unit.dataplane.contract import Case, check
 
@@ -47,7 +47,8 @@ def _case(kind: str, site: Site) -> Case:
     if kind == "endpoints":
         return Case(site.endpoints, *samples.endpoints(), call=site.ns)
     if kind == "rules":
-        first, second = wanted("100.64.0.0/10", PREFIX6), wanted("100.96.0.0/11", "fd00:65::/48")
+        overlays = (("100.64.0.0/10", PREFIX6), ("100.96.0.0/11", "fd00:65::/48"))
+        first, second = ({**wanted(*one), **wanted_for_lans(*one, (53, 9053))} for one in overlays)
         return Case(RuleDriver(site.netlink), {key: (first[key], second[key]) for key in first}, call=site.ns)
     for address in (f"{samples.OWN4}/32", f"{samples.OWN6}/128"):
         site.ns(site.addresses.put, address, "lo")
@@ -58,6 +59,42 @@ def _case(kind: str, site: Site) -> Case:
 @check
 def test_contract(base: Site, kind: str, check: Callable[[Case], None]) -> None:
     check(_case(kind, base))
+
+
+def test_the_programs_know_the_prefixes_that_have_a_route(base: Site) -> None:
+    case = _case("routes", base)
+    assert case.reconcile({**case.wanted(), **case.refused}).failed.keys() == case.refused.keys()
+    lans = {key: one for key, one in case.wanted().items() if one.use is not RouteUse.OVERLAY}
+    assert base.prefixes.read() == {key: int(one.use is RouteUse.CLIENTS) for key, one in lans.items()}
+    base.prefixes.delete("10.33.0.0/16")
+    base.prefixes.put("fd99::/48", 1)
+    base.ns.ip("-6", "route", "flush", "table", "7401")
+    assert case.reconcile(case.wanted()).clean
+    assert case.read() == case.wanted(), "what does not agree is repaired"
+    assert base.prefixes.read().keys() == lans.keys()
+    case.reconcile({})
+    assert base.prefixes.read() == {}
+
+
+def test_only_packets_from_the_overlay_are_led_to_lans(base: Site) -> None:
+    for name in ("addresses", "rules", "routes"):
+        case = _case(name, base)
+        case.refused = {}
+        assert case.reconcile(case.wanted()).clean
+    base.ns.sh("ip addr add 10.7.0.1/24 dev p0; ip route add default via 10.7.0.9")
+
+    def way(*words: str) -> str:
+        return base.ns.sh(f"ip -4 route get {' '.join(words)} 2>&1", check=False).split("\n")[0]
+
+    assert "via 10.7.0.9" in way("10.33.1.1"), "the host's own go as ever"
+    assert "via 10.7.0.9" in way("10.33.1.1", "from 10.7.0.1")
+    assert "169.254.74.1" in way("10.33.1.1", "from 100.64.0.1")
+    assert "169.254.74.1" in way("10.33.1.1", "ipproto udp sport 9053")
+    assert "via 10.7.0.9" in way("10.33.1.1", "ipproto udp sport 9054")
+    assert "via 10.7.0.9" in way("10.35.7.1", "ipproto udp sport 9053"), "this host has a network of that"
+    assert "169.254.74.1" in way("10.35.7.1", "from 100.64.0.1"), "which may pass through all the same"
+    assert "unreachable" in way("192.0.2.1", "from 100.64.0.1")
+    base.ns.sh("ip addr del 10.7.0.1/24 dev p0")
 
 
 def _settle(site: Site) -> None:

@@ -30,12 +30,12 @@ def wait(what, seconds: float = 2.0) -> bool:
 
 def test_addresses_come_and_go(site: Site, watch: hostinfo.HostWatch) -> None:
     before = site.ns(hostinfo.addresses, site.netlink)
-    assert {"127.0.0.1", "::1", "10.91.0.1"} <= before
+    assert {"127.0.0.1/8", "::1/128", "10.91.0.1/24"} <= before
     assert not [address for address in before if address.startswith("fe80")]
     site.ns.ip("addr", "add", "192.0.2.5/24", "dev", "under0")
     assert wait(watch)
     assert watch.read().addresses
-    assert site.ns(hostinfo.addresses, site.netlink) - before == {"192.0.2.5"}
+    assert site.ns(hostinfo.addresses, site.netlink) - before == {"192.0.2.5/24"}
     site.ns.ip("addr", "del", "192.0.2.5/24", "dev", "under0")
     assert wait(watch)
     assert watch.read().addresses

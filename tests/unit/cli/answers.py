@@ -39,6 +39,7 @@ HERE = SiteRow(
     here=True,
     engine="ebpf",
     certificate_days=89.5,
+    prefixes=("10.1.0.0/16", "fd01::/48"),
 )
 SITES = (
     HERE,
@@ -112,6 +113,7 @@ SHARED = ListenerRow(
     services=(ListenerServiceRow("app-new", 3, 0.3, 1), ListenerServiceRow("backend", 7, 0.7, 2)),
     policy="weighted",
     affinity_s=10800,
+    preserve_client_ip=True,
 )
 
 # what the command is called with -> the field of the answer and the document

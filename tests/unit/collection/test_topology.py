@@ -196,3 +196,15 @@ def test_services_behind_one_listener_are_judged_before_any_host_is_touched():
         " give policy: weighted"
         for index in (0, 1)
     ]
+
+
+def test_two_sites_cannot_announce_the_same_lan():
+    hosts = line(prefixes=["10.1.0.0/16", "fd01::/48"])
+    assert from_dict(build(hosts).sites["edge-a"], "a").prefixes == ("10.1.0.0/16", "fd01::/48")
+    hosts[2] = host("edge-c", prefixes=["10.2.0.0/16", "10.1.4.0/24", "nonsense"])
+    assert build(hosts).errors == [
+        "host_vars/edge-c.yml: skedge_prefixes[2]: 'nonsense' is not a prefix; give one such as"
+        " 10.1.0.0/16 or fd12:3456::/48",
+        "host_vars/edge-c.yml: skedge_prefixes[1]: 10.1.4.0/24 overlaps 10.1.0.0/16, which edge-a announces;"
+        " give one of them prefixes of its own",
+    ]

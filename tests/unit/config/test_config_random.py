@@ -124,6 +124,8 @@ def configs(draw: Any) -> dict[str, Any]:
         "lan_devices": draw(st.sampled_from([["*"], [], ["eth0", "docker0"]])),
         "nat_ports": [draw(st.integers(63000, 64000)), 65535],
         "flow_times": {"udp_s": draw(st.integers(1, 604_800))},
+        "prefixes": draw(st.sampled_from([[], ["172.16.0.0/16"], ["172.16.0.0/16", "fd12:3456::/48"]])),
+        "log_placements": draw(st.booleans()),
     }
 
 

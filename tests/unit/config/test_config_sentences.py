@@ -171,6 +171,35 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
         [("lan_devices", ["a b"])],
         "lan_devices[0]: 'a b' is not a device name; give the name of a network device, as in `ip link`, or *",
     ),
+    (
+        [("prefixes", ["10.1.0.0/16", "10.1.4.0/24"])],
+        "prefixes[1]: 10.1.4.0/24 overlaps prefixes[0], 10.1.0.0/16; give prefixes that have no address in common",
+    ),
+    (
+        [("prefixes", ["100.64.7.0/24"])],
+        "prefixes[0]: 100.64.7.0/24 overlaps the overlay 100.64.0.0/10; give prefixes that have no address in common",
+    ),
+    ([("prefixes", ["10.1.2.3/16"])], "prefixes[0]: '10.1.2.3/16' is not in its one form; give 10.1.0.0/16"),
+    (
+        [("prefixes", ["lan"])],
+        "prefixes[0]: 'lan' is not a prefix; give one such as 10.1.0.0/16 or fd12:3456::/48",
+    ),
+    ([("prefixes", [7])], "prefixes[0]: 7 is not a string; write it in quotes"),
+    (
+        [("prefixes", [f"10.{n}.0.0/16" for n in range(17)])],
+        "prefixes: 17 are more than 16; give fewer, larger ones",
+    ),
+    (
+        [("listeners.0.preserve_client_ip", True)],
+        "listeners[0].preserve_client_ip: other sites would not find the way back to the clients;"
+        " give the LAN's prefix in prefixes",
+    ),
+    (
+        [("listeners.0.preserve_client_ip", True), ("prefixes", ["10.1.0.0/16"]), ("lan_devices", [])],
+        "listeners[0].preserve_client_ip: lan_devices has no device that clients could come from;"
+        " give devices, or remove it",
+    ),
+    ([("log_placements", "yes")], "log_placements: 'yes' is not a boolean; give true or false without quotes"),
     ([("flow_times", {"udp_s": 0})], "flow_times.udp_s: 0 is not in 1..604800; give an integer from 1 to 604800"),
     (
         [("endpoint_ports", [4000, 5000])],

@@ -73,6 +73,7 @@ bodies = st.one_of(
         st.booleans(),
         st.just(("10.0.0.0/8",)),
         st.text(max_size=20),
+        st.sampled_from([(), ("10.1.0.0/16", "fd01::/48")]),
     ),
     st.builds(
         ServicesRecord, names, st.lists(workloads, max_size=4).map(tuple), st.lists(names, max_size=4).map(tuple)
@@ -100,6 +101,13 @@ def test_equal_bodies_give_equal_bytes() -> None:
     other = LinksRecord("a", "1.2.3.4", "fd00::1", (LinkState("b", "main", 1, True, 5, {"y": 2, "x": 1}),))
     assert one == other
     assert BodyCodec().encode(one) == BodyCodec().encode(other)
+
+
+def test_a_version_that_refuses_no_prefix_is_understood_and_understands() -> None:
+    older = ["a", "1.2.3.4", "fd00::1", [], False, False, [], "skedge 0"]
+    assert BodyCodec().decode(Kind.LINKS, msgspec.msgpack.encode(older)) == LinksRecord(
+        "a", "1.2.3.4", "fd00::1", software="skedge 0"
+    )
 
 
 def test_a_body_that_others_would_refuse_is_not_made() -> None:

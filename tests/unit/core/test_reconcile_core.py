@@ -79,7 +79,9 @@ def test_a_kernel_that_cannot_be_read_is_left_alone() -> None:
 def test_every_kind_has_a_driver_and_a_desired_mapping() -> None:
     assert list(KINDS) == ORDER
     assert [one.name for one in fields(Drivers)] == list(KINDS.values())
-    assert {one.name for one in fields(Desired)} == {*KINDS.values(), "choosers", "avoided", "elsewhere", "skipped"}
+    assert {one.name for one in fields(Desired)} == {
+        *KINDS.values(), "choosers", "avoided", "elsewhere", "prefixes", "announced", "answering", "skipped",
+    }  # fmt: skip
 
 
 def test_all_kinds_are_created_in_order_and_deleted_in_reverse() -> None:

@@ -281,6 +281,19 @@ def test_a_link_that_only_this_end_uses_is_one_way() -> None:
     assert (row.up, row.reason) == (False, "one-way")
 
 
+def test_routes_and_sites_show_the_lans_of_sites() -> None:
+    announcing = {**LINE, "C": replace(LINE["C"], prefixes=("10.3.0.0/16",))}
+    state = state_of(announcing)
+    state.host_addresses = ("10.3.7.1/24",)
+    found = {row.destination: row.site for row in rows.routes(state, state.desired(), {})}
+    assert found["10.3.0.0/16"] == "C"
+    empty = cast(Database, SimpleNamespace(get=lambda _key: None))
+    shown = rows.sites(state, empty, engine="ebpf", certificate_days=1.0, software="x")
+    assert {row.name: row.prefixes for row in shown} == {"A": (), "B": (), "C": ("10.3.0.0/16",)}
+    assert state.links_record("x").refused == ("10.3.0.0/16",), "this host is in a network of that"
+    assert Reason.OVERLAPPING_PREFIX in {one.reason for one in state.desired().skipped}
+
+
 def test_routes_tell_whether_the_kernel_has_them() -> None:
     state = state_of()
     desired = state.desired()

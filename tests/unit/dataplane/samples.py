@@ -7,10 +7,11 @@ from dataclasses import replace
 from skedge.core import names
 from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
 from skedge.core.names import GATEWAY4
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
+from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop, RouteUse
 
 NETWORK = "contract"
 OWN4, OWN6 = "100.64.0.1", "fd00:64::1"
+CLIENTS, TRANSIT = RouteUse.CLIENTS, RouteUse.TRANSIT
 VXLAN, DIRECT = "sk-far-1", "sk-far-2"
 
 
@@ -52,9 +53,13 @@ def routes(first: str, second: str) -> tuple[dict, dict]:
         "100.64.0.4/32": (KernelRoute((one,), OWN4), KernelRoute((one4, two4), OWN4)),
         "fd00:64::2/128": (KernelRoute((one,), OWN6), KernelRoute((one, two), OWN6)),
         "fd00:64::3/128": (KernelRoute((one, two), OWN6), KernelRoute((two,), OWN6)),
+        "10.33.0.0/16": (KernelRoute((one4, two4), OWN4, CLIENTS), KernelRoute((two4,), OWN4, TRANSIT)),
+        "10.35.7.1/32": (KernelRoute((one4,), OWN4, TRANSIT), KernelRoute((one4, two4), OWN4, CLIENTS)),
+        "fd33::/48": (KernelRoute((one,), OWN6, TRANSIT), KernelRoute((one, two), OWN6, CLIENTS)),
     }
     refused = {
         "100.64.0.9/32": KernelRoute((), OWN4),
+        "10.34.0.0/16": KernelRoute((NextHop("sk-none", GATEWAY4),), OWN4, CLIENTS),
         "100.64.0.8/32": KernelRoute((NextHop("sk-none", "fe80::1"),), OWN4),
     }
     return good, refused

@@ -22,6 +22,7 @@ from skedge.config import from_dict, problems
 from skedge.core.errors import ConfigError
 from skedge.core.model import LinkId, SiteConfig
 from skedge.core.names import device_name, vni
+from skedge.core.prefixes import parse_prefix
 
 PREFIX = "skedge_"
 DEFAULT_NETWORK = "skedge"
@@ -29,8 +30,8 @@ DEFAULT_NETWORK = "skedge"
 # Variables that become keys of skedge.yaml, in the order in which they are written there.
 SITE_KEYS = (
     "network", "site", "overlay_cidr", "overlay_address", "overlay_address6", "endpoint_ports", "lan_devices",
-    "nat_ports", "flow_times", "links", "listeners", "connectors", "drain", "overload", "hold_time_s", "control_port",
-    "load_port", "metrics",
+    "nat_ports", "prefixes", "flow_times", "links", "listeners", "connectors", "drain", "overload", "hold_time_s",
+    "control_port", "load_port", "metrics", "log_placements",
 )  # fmt: skip
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
@@ -83,6 +84,7 @@ def build(hosts: list[Host]) -> Topology:
     errors += _same_site(hosts)
     errors += _shared_values(hosts, drafts)
     errors += _overlay_addresses(hosts, drafts)
+    errors += _overlapping_prefixes(hosts, drafts)
     if errors:
         return Topology({}, errors)
     sites, errors = complete({host.site: host for host in hosts}, drafts)
@@ -202,6 +204,24 @@ def _same_address(variable: str, address: str, host: Host, other: Host) -> str:
     how = f" (made from the name of {' and of '.join(made)})" if made else ""
     where = host.where(variable if variable in host.values else "")
     return f"{where}: {variable}: {address} is also the address of {other.name}{how}; give one of them another"
+
+
+def _overlapping_prefixes(hosts: list[Host], drafts: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """LANs of two sites with an address in common: answers to it could go to one of them only."""
+    seen: list[tuple[Any, Host]] = []
+    for host in hosts:
+        given = drafts[host.name].get("prefixes")
+        for index, text in enumerate(given if isinstance(given, list) else []):
+            try:
+                network = parse_prefix(text)
+            except (ValueError, TypeError):
+                continue  # said already
+            path = f"{host.where('skedge_prefixes')}: skedge_prefixes[{index}]"
+            for other, holder in seen:
+                if holder.site != host.site and other.version == network.version and other.overlaps(network):
+                    way_out = "give one of them prefixes of its own"
+                    yield f"{path}: {text} overlaps {other}, which {holder.name} announces; {way_out}"
+            seen.append((network, host))
 
 
 def _whole(hosts: list[Host], sites: Mapping[str, dict[str, Any]]) -> Iterator[str]:

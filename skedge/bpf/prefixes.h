@@ -1,0 +1,31 @@
+/* LAN prefixes of sites: where the clients are that keep their address on the way to another site. */
+#ifndef SKEDGE_PREFIXES_H
+#define SKEDGE_PREFIXES_H
+
+#ifndef MAX_PREFIXES
+#define MAX_PREFIXES 4096
+#endif
+
+struct prefix_key {
+    __u32 length;  /* bits */
+    __u32 addr[4]; /* NBO; IPv4 as ::ffff:a.b.c.d */
+};
+
+struct prefix {
+    __u32 flags; /* PREFIX_* */
+    __u32 spare;
+};
+
+#define PREFIX_HERE 1u /* its clients may connect to workloads of this site; else they may only pass through */
+
+#define WHOLE_ADDRESS 128
+#define MAPPED_WORD 0xffff0000u /* third word of ::ffff:a.b.c.d on a little-endian machine */
+
+/* What this site announces itself, read where a client of a listener that keeps addresses connects. */
+BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, lan_prefixes_v1, MAX_PREFIXES,
+                 PIN_DIR "/lan_prefixes_v1", BPF_F_NO_PREALLOC);
+/* What the others announce, while there is a route to it. */
+BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, link_prefixes_v1, MAX_PREFIXES,
+                 PIN_DIR "/link_prefixes_v1", BPF_F_NO_PREALLOC);
+
+#endif
