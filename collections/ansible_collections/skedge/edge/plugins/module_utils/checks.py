@@ -14,7 +14,7 @@ SKEW_MAX_S = 300
 OUR_TABLE = 7400
 OUR_PREFIX = "sk-"
 OUR_PROGRAMS = ("skedged", "skedge")
-SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses")
+SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses", "takeover")
 
 
 def kernel(facts):
@@ -54,10 +54,11 @@ def _services(listener):
     return listener.get("service") or ", ".join(share["service"] for share in listener["services"])
 
 
-def ports(site, sockets, programs):
+def ports(site, sockets, programs, units=None):
     """Return every port that a listener, the tunnels or the controller need and another program holds.
 
-    A listener has no socket of its own, so whatever is bound to its port is another program's.
+    A listener has no socket of its own, so whatever is bound to its port is another program's. ``units`` are
+    {pid: unit}: a listener that takes its port over from the unit that holds it is no problem.
     """
     wanted = [
         (
@@ -65,16 +66,17 @@ def ports(site, sockets, programs):
             item.get("address", "*"),
             item["port"],
             "the listener of service %s" % _services(item),
+            item.get("takeover", ""),
         )
         for item in site.get("listeners", [])
     ]
     tunnels = {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
-    wanted += [("udp", "*", port, "the tunnels of links") for port in sorted(tunnels)]
+    wanted += [("udp", "*", port, "the tunnels of links", None) for port in sorted(tunnels)]
     metrics = {"address": "127.0.0.1", "port": 9464, **site.get("metrics", {})}
     if metrics["port"]:
-        wanted.append(("tcp", metrics["address"], metrics["port"], "the metrics endpoint"))
+        wanted.append(("tcp", metrics["address"], metrics["port"], "the metrics endpoint", None))
     problems = []
-    for protocol, address, port, what in wanted:
+    for protocol, address, port, what, takeover in wanted:
         for bound in sockets:
             if (bound.protocol, bound.port) != (protocol, port) or not bound.overlaps(address):
                 continue
@@ -83,13 +85,25 @@ def ports(site, sockets, programs):
             name, pid = programs.get(bound.inode, ("a program that cannot be seen", 0))
             if name in OUR_PROGRAMS:
                 continue
+            unit = (units or {}).get(pid, "")
+            if takeover and takeover == unit:
+                continue
             who = "%s (pid %d)" % (name, pid) if pid else name
             shown = "[%s]" % bound.address if ":" in bound.address else bound.address
             problems.append(
                 "port %d/%s of %s is held by %s on %s:%d; stop that program, bind it to another port, "
-                "or give another port" % (port, protocol, what, who, shown, port)
+                "or give another port%s" % (port, protocol, what, who, shown, port, _or_take_over(takeover, unit))
             )
     return problems
+
+
+def _or_take_over(takeover, unit):
+    """Return the way out that there is besides when a service holds a listener's port."""
+    if takeover is None or not unit.endswith(".service"):
+        return ""
+    if takeover:
+        return " (it is of %s, not of %s, which takeover names)" % (unit, takeover)
+    return ", or take the port over from it: takeover: %s" % unit
 
 
 def routes(overlays, table):

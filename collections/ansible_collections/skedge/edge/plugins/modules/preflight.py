@@ -27,12 +27,16 @@ options:
     description: Checks to leave out.
     type: list
     elements: str
-    choices: [addresses, clock, firewall, kernel, ports, routes]
+    choices: [addresses, clock, firewall, kernel, ports, routes, takeover]
     default: []
   packages:
     description: Packages that the installation needs, by family of distributions.
     type: dict
     default: {}
+  takeover_record:
+    description: File that says which units' ports were taken over.
+    type: path
+    default: /var/lib/skedge-deploy/takeover.json
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -61,7 +65,8 @@ problems:
   elements: str
 host:
   description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers)
-    (whether the kernel's own are there), C(missing) (packages) and C(unit) (whether the controller's unit is there).
+    (whether the kernel's own are there), C(missing) (packages), C(unit) (whether the controller's unit is there),
+    C(held) (numbers of listeners whose ports are yet to be taken over) and C(returned) (units that get them back).
   returned: success
   type: dict
 """
@@ -73,7 +78,7 @@ import sys
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets
+from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets, takeover
 
 
 def read(path):
@@ -182,6 +187,12 @@ def all_routes(module):
     return found
 
 
+def takeovers(path, listeners, looked):
+    """Return which listeners wait for their port, and which units get theirs back."""
+    record = json.loads(read(path) or "{}")
+    return {"held": takeover.held(listeners, *looked, record), "returned": takeover.returned(listeners, record)}
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -190,21 +201,27 @@ def main():
             "control_time": {"type": "int", "default": 0},
             "skip": {"type": "list", "elements": "str", "choices": sorted(checks.SKIPPABLE), "default": []},
             "packages": {"type": "dict", "default": {}},
+            "takeover_record": {"type": "path", "default": "/var/lib/skedge-deploy/takeover.json"},
         },
         supports_check_mode=True,
     )
     params = module.params
     site = params["site"]
+    listeners = site.get("listeners", [])
+    programs = sockets.programs()
+    looked = (sockets.bound_sockets(), programs, sockets.units(programs, takeover.parse_unit))
     found = {
         "kernel": lambda: checks.kernel(kernel_facts()),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
-        "ports": lambda: checks.ports(site, sockets.bound_sockets(), sockets.programs()),
+        "ports": lambda: checks.ports(site, *looked),
+        "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
         "addresses": lambda: checks.addresses(site, own_addresses(module)),
         "firewall": lambda: firewall_problems(module, site),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
-    module.exit_json(changed=False, problems=problems, host=host_facts(module))
+    host = {**host_facts(module), **takeovers(params["takeover_record"], listeners, looked)}
+    module.exit_json(changed=False, problems=problems, host=host)
 
 
 if __name__ == "__main__":
