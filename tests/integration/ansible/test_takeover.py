@@ -62,7 +62,7 @@ class Site:
         return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
 
     def be(self, state: str) -> None:
-        """Bring about what a test begins with: the port is skedge's (taken), or HAProxy's, with skedge or without it."""
+        """Bring about what a test begins with: the port is skedge's (taken), or HAProxy's (beside: with skedge)."""
         there = bool(self.lab.ssh("edge-a", "ls /etc/skedge", check=False).stdout)
         taken = self.unit() != "active enabled"
         if state == "without" and there:

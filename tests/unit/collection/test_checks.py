@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets
+from ansible_collections.skedge.edge.plugins.module_utils import checks, sockets
 
-FIXTURES = Path(__file__).parent / "fixtures"
 READY = {"uid": 0, "kernel": "6.1.0", "btf": True, "cgroup2": True, "ipv6": True, "systemd": True, "python": (3, 11)}
 SITE = {
     "listeners": [{"service": "backend", "port": 8080}],
@@ -150,46 +147,6 @@ def test_the_own_end_of_a_link_must_be_on_the_host():
     assert checks.addresses(SITE, {**own, "addresses": ["10.0.0.1"]}) == []
     direct = {"links": [{"to": "edge-b", "transport": "direct", "device": "eth9"}]}
     assert checks.addresses(direct, own) == ["eth9, the device of the link to edge-b, is not there (it has eth0)"]
-
-
-# ---- firewalls -------------------------------------------------------------------------------------------------
-
-
-def ruleset(name: str) -> dict[str, Any]:
-    return json.loads((FIXTURES / f"{name}.json").read_text())
-
-
-@pytest.mark.parametrize("name", ["nft-empty", "nft-open", "nft-drop-with-holes"])
-def test_a_firewall_that_lets_links_pass_is_no_problem(name: str):
-    assert firewall.nft_problems(ruleset(name), [4790]) == []
-
-
-def test_dockers_forward_policy_is_named_with_what_to_open():
-    (problem,) = firewall.nft_problems(ruleset("nft-docker"), [4790])
-    assert problem == (
-        "nftables chain ip filter FORWARD drops forwarded traffic between links by its policy; open it: "
-        'nft insert rule ip filter FORWARD iifname "sk-*" accept, and the same with oifname'
-    )
-
-
-def test_an_input_policy_names_the_tunnels_port_too():
-    problems = firewall.nft_problems(ruleset("nft-drop"), [4790, 4791])
-    text = "\n".join(problems)
-    assert len(problems) == 4
-    assert "inet filter input drops tunnel traffic to UDP port 4790 by its policy; open it: nft insert rule" in text
-    assert "inet filter input drops tunnel traffic to UDP port 4791" in text
-    assert "inet filter input drops traffic that arrives over links" in text
-    assert "inet filter forward drops forwarded traffic between links by its last rule" in text
-
-
-def test_iptables_legacy():
-    text = "-P INPUT ACCEPT\n-P FORWARD DROP\n-A FORWARD -i docker0 -j ACCEPT\n"
-    (problem,) = firewall.iptables_problems(text, "iptables-legacy", [4790])
-    assert "iptables-legacy -I FORWARD -i sk-+ -j ACCEPT" in problem
-    assert firewall.iptables_problems(text + "-A FORWARD -i sk-+ -j ACCEPT\n", "iptables-legacy", [4790]) == []
-    closed = "-P INPUT DROP\n-P FORWARD ACCEPT\n-A INPUT -p udp -m udp --dport 4790 -j ACCEPT\n"
-    assert len(firewall.iptables_problems(closed, "iptables-legacy", [4790])) == 1
-    assert len(firewall.iptables_problems(closed, "iptables-legacy", [4791])) == 2
 
 
 def test_looking_is_quick():

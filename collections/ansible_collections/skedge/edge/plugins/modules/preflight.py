@@ -7,7 +7,7 @@ module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
   - Looks for root, BTF and cgroup2, for ports that other programs hold (by name), for routes that overlap the overlay,
-    for firewalls that drop tunnel or forwarded traffic (the chain is named, and what to open), and compares the clock.
+    for firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -78,7 +78,7 @@ import sys
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets, takeover
+from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, packetfilter, sockets, takeover
 
 
 def read(path):
@@ -146,28 +146,23 @@ def run_json(module, command):
         return None
 
 
-def firewall_problems(module, site):
-    """Return what nftables (iptables-nft shows there too) and iptables-legacy would drop."""
-    ports = sorted(
-        {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
-    )
-    if not site.get("links"):
-        return []
-    problems = firewall.nft_problems(run_json(module, ["nft", "-j", "list", "ruleset"]) or {}, ports)
-    if "filter" in read("/proc/net/ip_tables_names").split() and module.get_bin_path("iptables-legacy"):
-        code, out = module.run_command(["iptables-legacy", "-S"])[:2]
-        problems += firewall.iptables_problems(out if code == 0 else "", "iptables-legacy", ports)
-    manager = next((name for name in ("firewalld", "ufw") if active(module, name)), "")
-    hint = {
-        "firewalld": " (firewalld runs: put devices sk-+ into zone trusted, add the UDP port to the uplink's zone)",
-        "ufw": " (ufw runs: ufw allow in on the sk- devices, ufw route allow between them, ufw allow the UDP port)",
-    }.get(manager, "")
-    return [problem + hint for problem in problems]
-
-
-def active(module, unit):
-    """Return whether a unit runs."""
-    return module.run_command(["systemctl", "is-active", "--quiet", unit])[0] == 0
+def filters(module):
+    """Return the base chains of the host's packet filter, of nftables and of both kinds of iptables."""
+    ruleset = run_json(module, ["nft", "-j", "list", "ruleset"]) or {}
+    iptables = packetfilter.tables_of_iptables(ruleset)
+    commands = {("ip", "filter"): ("iptables-nft", 4), ("ip6", "filter"): ("ip6tables-nft", 6)}
+    there = {table: how for table, how in commands.items() if table in iptables and module.get_bin_path(how[0])}
+    found = packetfilter.from_nft(ruleset, skip={*there, *firewall.OWN_TABLES})
+    legacy = [
+        (command, version)
+        for command, version, names in (("iptables-legacy", 4, "ip_tables"), ("ip6tables-legacy", 6, "ip6_tables"))
+        if "filter" in read("/proc/net/%s_names" % names).split() and module.get_bin_path(command)
+    ]
+    for command, version in [*there.values(), *legacy]:
+        code, out = module.run_command([command, "-S"])[:2]
+        called = command.replace("-nft", "")  # as people know it
+        found += packetfilter.from_iptables(out if code == 0 else "", called, version)
+    return found
 
 
 def own_addresses(module):
@@ -208,6 +203,7 @@ def main():
     params = module.params
     site = params["site"]
     listeners = site.get("listeners", [])
+    own = own_addresses(module)
     programs = sockets.programs()
     looked = (sockets.bound_sockets(), programs, sockets.units(programs, takeover.parse_unit))
     found = {
@@ -216,8 +212,8 @@ def main():
         "ports": lambda: checks.ports(site, *looked),
         "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
-        "addresses": lambda: checks.addresses(site, own_addresses(module)),
-        "firewall": lambda: firewall_problems(module, site),
+        "addresses": lambda: checks.addresses(site, own),
+        "firewall": lambda: firewall.problems(filters(module), firewall.needs(site, own["addresses"])),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
     host = {**host_facts(module), **takeovers(params["takeover_record"], listeners, looked)}
