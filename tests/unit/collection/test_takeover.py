@@ -96,6 +96,17 @@ def test_when_a_listener_serves(row: dict[str, Any] | None, steps: list[dict[str
     assert words in why if words else why == ""
 
 
+def test_a_listener_without_a_workload_is_named_before_the_controller_gets_it():
+    def request(asked: dict[str, str]) -> dict[str, Any]:
+        return {"explain": {"winner": "edge-b/web" if asked["name"] == "web" else ""}}
+
+    assert takeover.without_workload([WEB], request) == ""
+    assert takeover.without_workload([{"services": [{"service": "x"}, {"service": "web"}], "port": 1}], request) == ""
+    assert takeover.without_workload([WEB, {"service": "x", "port": 81}], request) == (
+        "the listener on port 81 cannot take over: no workload of service x may be chosen here"
+    )
+
+
 def test_the_row_of_a_listener_is_found_by_address_and_protocol():
     rows = [{"protocol": p, "address": a, "port": 8080} for p in ("udp", "tcp") for a in ("10.0.0.1", "*")]
     assert takeover.find_row(WEB, rows) == rows[3]

@@ -109,6 +109,18 @@ def is_ready(row, steps):
     return ""
 
 
+def without_workload(listeners, request):
+    """Return which listener would have no workload that may be chosen, or nothing; ``request`` asks the controller."""
+    for listener in listeners:
+        names = [share["service"] for share in listener.get("services", [])] or [listener["service"]]
+        if not any(request({"op": "explain", "name": name})["explain"]["winner"] for name in names):
+            return "the listener on port %d cannot take over: no workload of service %s may be chosen here" % (
+                listener["port"],
+                ", ".join(names),
+            )
+    return ""
+
+
 def find_row(listener, rows):
     """Return the controller's row of a listener."""
     own = tuple(key(listener).split())

@@ -19,9 +19,11 @@ options:
     default: []
   state:
     description:
-      - V(present) takes ports over. V(returned) gives ports back that no listener is on any more, V(absent) all.
+      - V(possible) only waits until every listener that is to take over would have a workload, which it must before the
+        controller gets it. V(present) takes ports over.
+      - V(returned) gives ports back that no listener is on any more, V(absent) gives all back.
     type: str
-    choices: [present, returned, absent]
+    choices: [possible, present, returned, absent]
     default: present
   wait_s:
     description: So many seconds the unit's open connections may take to end, before it is stopped and cuts the others.
@@ -125,15 +127,29 @@ class Takeover:
 
     # ---- to skedge ----
 
-    def present(self):
-        """Stop every unit that a listener takes its port over from."""
+    def possible(self):
+        """Wait until each listener that is to take over would have a workload."""
+        wanted, todo = self._todo()[:2]
+        if todo and not self.module.check_mode:
+            listeners = [listener for unit in todo for listener in wanted[unit]]
+            self._wait(lambda: takeover.without_workload(listeners, self._ask), todo)
+        self.module.exit_json(changed=False, units=todo, cut=0)
+
+    def _todo(self):
+        """Return the listeners by unit, the units that are to be stopped, and the state of all."""
         wanted = takeover.by_unit(self.params["listeners"])
         states = {unit: self.units.show(unit) for unit in wanted}
         todo = [unit for unit, now in states.items() if now["there"] and (now["active"] or now["enabled"])]
+        return wanted, todo, states
+
+    def present(self):
+        """Stop every unit that a listener takes its port over from."""
+        wanted, todo, states = self._todo()
         if not todo or self.module.check_mode:
             self._exit(todo, "would stop and disable")
         listeners = [listener for unit in todo for listener in wanted[unit]]
-        addresses = self._wait_served(listeners, todo)
+        self._wait(lambda: self._not_served(listeners), todo)
+        addresses = self._addresses(listeners)
         for unit in todo:
             self._remember(unit, states[unit], wanted[unit])
         cut = self._wait_ended(listeners)
@@ -142,29 +158,32 @@ class Takeover:
             self._undo(todo, "; ".join(failed))
         self._exit(todo, "stopped and disabled", cut)
 
-    def _wait_served(self, listeners, units):
-        """Wait until the kernel has the listeners and they have workloads; return (address, port) of the TCP ones."""
+    def _wait(self, why_not, units):
+        """Wait until nothing speaks against it; until then nothing is stopped."""
         end = time.monotonic() + self.params["timeout_s"]
         while True:
             try:
-                rows = self._ask({"op": "show", "what": "listeners"})["rows"]["listeners"]
-                why = self._not_served(listeners, rows)
+                why = why_not()
             except ApiError as error:
                 why = str(error)
             if not why:
-                found = [(one, takeover.find_row(one, rows)) for one in listeners]
-                return [(any_of(row["addresses"]), one["port"]) for one, row in found if row["protocol"] == "tcp"]
+                return
             if time.monotonic() > end:
                 self.module.fail_json(msg="%s; %s goes on serving, nothing was stopped" % (why, ", ".join(units)))
             time.sleep(POLL_S)
 
-    def _not_served(self, listeners, rows):
-        steps = self._ask({"op": "plan"})["plan"]["steps"]
-        for listener in listeners:
-            why = takeover.is_ready(takeover.find_row(listener, rows), steps)
-            if why:
-                return "the listener on port %d cannot take over: %s" % (listener["port"], why)
-        return ""
+    def _rows(self):
+        return self._ask({"op": "show", "what": "listeners"})["rows"]["listeners"]
+
+    def _not_served(self, listeners):
+        rows, steps = self._rows(), self._ask({"op": "plan"})["plan"]["steps"]
+        reasons = ((one["port"], takeover.is_ready(takeover.find_row(one, rows), steps)) for one in listeners)
+        return next(("the listener on port %d cannot take over: %s" % (port, why) for port, why in reasons if why), "")
+
+    def _addresses(self, listeners):
+        """Return an address and the port of each TCP listener."""
+        found = [(one, takeover.find_row(one, self._rows())) for one in listeners]
+        return [(any_of(row["addresses"]), one["port"]) for one, row in found if row["protocol"] == "tcp"]
 
     def _ask(self, request):
         return ask(self.params["socket"], request, 10.0)
@@ -303,7 +322,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "listeners": {"type": "list", "elements": "dict", "default": []},
-            "state": {"type": "str", "choices": ["present", "returned", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["possible", "present", "returned", "absent"], "default": "present"},
             "wait_s": {"type": "int", "default": 10},
             "timeout_s": {"type": "int", "default": 60},
             "record": {"type": "path", "default": "/var/lib/skedge-deploy/takeover.json"},
