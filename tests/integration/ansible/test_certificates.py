@@ -22,7 +22,11 @@ BIN = Path(sys.executable).parent
 ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 IDENTITY = "/etc/skedge/identity"
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
+    pytest.mark.timeout(600),  # several deployments each
+]
 
 INVENTORY = """\
 skedge_edge:
@@ -125,7 +129,7 @@ def test_a_host_that_was_revoked_unreached_is_refused_by_the_others(pair: Pair) 
     pair.lab.ssh("edge-b", "nft 'add table ip t; add chain ip t i { type filter hook input priority 0; }; "
                  f"add rule ip t i ip saddr {pair.lab.plan.control} tcp dport 22 drop'", check=False)  # fmt: skip
     try:
-        done = pair.play("remove.yml", "--limit", "edge-b", "-e", "ansible_ssh_timeout=3")
+        done = pair.play("remove.yml", "--limit", "edge-b")
         assert done.returncode != 0
         assert "UNREACHABLE" in done.stdout
         pair.deploy("--limit", "edge-a", "--tags", "skedge_identity")

@@ -24,7 +24,11 @@ ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
+    pytest.mark.timeout(600),  # several deployments each
+]
 
 INVENTORY = """\
 skedge_edge:
@@ -62,8 +66,11 @@ $t -A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 $t -A DOCKER-FORWARD -j DOCKER-CT; $t -A DOCKER-FORWARD -j DOCKER-ISOLATION-STAGE-1
 $t -A DOCKER-FORWARD -j DOCKER-BRIDGE; $t -A DOCKER-FORWARD -i docker0 -j ACCEPT
 $t -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
-$t -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP; done"""
-UNDOCKER = "for t in {} ; do $t -P FORWARD ACCEPT; $t -F; $t -X; done"
+$t -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP; done
+for t in {}; do $t -t nat -N DOCKER; $t -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+$t -t nat -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER; $t -t nat -A DOCKER -i docker0 -j RETURN; done
+iptables{} -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"""
+UNDOCKER = "for t in {} ; do $t -P FORWARD ACCEPT; $t -F; $t -X; $t -t nat -F; $t -t nat -X; done"
 FLUSH = "nft flush ruleset"
 TUNNEL, LINKS = "tunnel traffic to UDP port 4790", "traffic that arrives over links"
 TRANSIT = "forwarded traffic between links"
@@ -88,12 +95,12 @@ FIREWALLS = {
         ('nft insert rule inet own in iifname "sk-*" accept', "nft insert rule inet own in udp dport 4790 accept"),
     ),
     "docker": Firewall(
-        DOCKER.format("iptables-nft ip6tables-nft"), FLUSH,
+        DOCKER.format(*["iptables-nft ip6tables-nft"] * 2, "-nft"), FLUSH,
         (f"iptables chain FORWARD drops {TRANSIT} by its policy", f"ip6tables chain FORWARD drops {TRANSIT}"),
         ("iptables -I DOCKER-USER -i sk-+ -o sk-+ -j ACCEPT",),
     ),
     "docker, iptables-legacy": Firewall(
-        DOCKER.format("iptables-legacy"), UNDOCKER.format("iptables-legacy"),
+        DOCKER.format(*["iptables-legacy"] * 2, "-legacy"), UNDOCKER.format("iptables-legacy"),
         (f"iptables-legacy chain FORWARD drops {TRANSIT} by its policy",),
         ("iptables-legacy -I DOCKER-USER -i sk-+ -o sk-+ -j ACCEPT",),
     ),
@@ -135,9 +142,9 @@ class Network:
         client = self.lab.lan("b-server")
         return client.run(f"curl -s -m 2 http://{client.gateway}:8081/", check=False).stdout == "edge-b\n"
 
-    def becomes(self, far: bool, near: bool) -> bool:
+    def becomes(self, far: bool, near: bool, patience: float = 100) -> bool:
         """Wait until traffic is so."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + patience
         while (self.far(), self.near()) != (far, near):
             if time.monotonic() > end:
                 return False
@@ -185,3 +192,29 @@ def test_what_it_blocks_is_named_and_opened_as_told_it_lets_pass(network: Networ
         assert network.becomes(far=True, near=True)
     finally:
         network.lab.ssh("edge-b", wall.remove)
+
+
+NAT = """nft -f - <<'E'
+table ip nat-of-others {
+  chain pre { type nat hook prerouting priority -100; }
+  chain post { type nat hook postrouting priority 100; ip saddr 172.17.0.0/16 masquerade; }
+}
+E"""
+
+
+def test_hosts_that_translate_addresses_serve_from_their_sockets(network: Network) -> None:
+    """As with Docker: connection tracking must not take the socket away again that a SYN was assigned to."""
+    assert network.becomes(far=True, near=True)
+    hosts = ("edge-b", "edge-c")
+    try:
+        for host in hosts:
+            network.lab.ssh(host, NAT)
+        assert network.becomes(far=True, near=True)
+        before = {
+            host: network.lab.ssh(host, "cat /proc/sys/net/netfilter/nf_conntrack_count").stdout for host in hosts
+        }
+        assert all(int(count) > 0 for count in before.values()), "connections are tracked"
+        assert all(network.far() and network.near() for _ in range(20))
+    finally:
+        for host in hosts:
+            network.lab.ssh(host, "nft delete table ip nat-of-others")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.skedge.edge.plugins.module_utils import checks, sockets
 
+PACKAGES = yaml.safe_load((Path(__file__).parents[3] / "roles/skedge/vars/main.yml").read_text())["__skedge_packages"]
 READY = {"uid": 0, "kernel": "6.1.0", "btf": True, "cgroup2": True, "ipv6": True, "systemd": True, "python": (3, 11)}
 SITE = {
     "listeners": [{"service": "backend", "port": 8080}],
@@ -38,6 +41,40 @@ def test_a_ready_host_has_no_problem():
 def test_what_the_host_lacks_is_one_sentence(lacks: dict[str, Any], words: str):
     (problem,) = checks.kernel({**READY, **lacks})
     assert words in problem
+
+
+RELEASES = {
+    "debian": ('ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"', "debian"),
+    "ubuntu": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"', "ubuntu"),
+    "mint": ('ID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_ID="22"', "ubuntu"),
+    "rocky9": ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"', "rhel9"),
+    "rhel9": ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.4"', "rhel9"),
+    "alma10": ('ID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="10.0"', "rhel"),
+    "fedora": ("ID=fedora\nVERSION_ID=41", "fedora"),
+    "alpine": ("ID=alpine\nVERSION_ID=3.20.1\nPRETTY_NAME='Alpine Linux v3.20'", ""),
+}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_which_packages_a_distribution_needs(name: str):
+    text, family = RELEASES[name]
+    words = checks.parse_release(text)[1]
+    assert next((word for word in words if word in PACKAGES), "") == family
+
+
+def test_an_unknown_distribution_is_one_sentence_unless_its_operator_installs_the_packages():
+    name = checks.parse_release(RELEASES["alpine"][0])[0]
+    (problem,) = checks.distribution(name, "", PACKAGES, managed=True)
+    assert problem.startswith("Alpine Linux v3.20 is not among the distributions whose packages skedge knows (debian, ")
+    assert problem.endswith("and set skedge_manage_packages: false")
+    assert checks.distribution(name, "", PACKAGES, managed=False) == []
+    assert checks.distribution(name, "debian", PACKAGES, managed=True) == []
+
+
+def test_the_python_of_a_distribution_whose_own_is_too_old():
+    assert checks.python_of(PACKAGES["rhel9"], (3, 9)) == ("/usr/bin/python3.11", (3, 11))
+    assert checks.python_of(PACKAGES["debian"], (3, 11)) == ("/usr/bin/python3", (3, 11))
+    assert checks.python_of({}, (3, 9)) == ("/usr/bin/python3", (3, 9))
 
 
 @pytest.mark.parametrize(("skew", "words"), [(299, None), (301, "301 s ahead of"), (-4000, "4000 s behind")])

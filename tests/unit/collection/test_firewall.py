@@ -195,6 +195,12 @@ def test_clients_of_the_lan_pass_the_filter_only_to_sockets_of_the_host(change: 
     assert len(problems(iptables("-P INPUT DROP\n"), {**LISTENS, **change})) == found
 
 
+@pytest.mark.parametrize(("state", "found"), [("NEW", 1), ("UNTRACKED", 0), ("NEW,UNTRACKED", 0)])
+def test_a_rule_for_new_connections_does_not_fit_what_is_not_tracked(state: str, found: int):
+    rules = f"-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 8080 -m conntrack --ctstate {state} -j ACCEPT\n"
+    assert len(problems(iptables(rules), LISTENS)) == found
+
+
 def test_a_listeners_port_is_named_with_what_to_open():
     (problem,) = problems(iptables("iptables-ufw"), LISTENS)
     assert problem == (

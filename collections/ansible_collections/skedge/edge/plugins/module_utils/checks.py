@@ -17,6 +17,25 @@ OUR_PROGRAMS = ("skedged", "skedge")
 SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses", "takeover")
 
 
+def parse_release(text):
+    """Return a distribution's name, and the words by which its packages may be known, the most exact first."""
+    lines = [line.split("=", 1) for line in text.splitlines() if "=" in line]
+    release = {key: value.strip("\"'") for key, value in lines}
+    major = release.get("VERSION_ID", "").split(".")[0]
+    words = (release.get("ID", "") + " " + release.get("ID_LIKE", "")).split()
+    return release.get("PRETTY_NAME", "this system"), [name for word in words for name in (word + major, word)]
+
+
+def python_of(wanted, running):
+    """Return path and version of the Python that is to run the controller; ``running`` is the module's own version.
+
+    Another one than the distribution's python3 may be yet to be installed; then its path says the version.
+    """
+    path = wanted.get("python", "/usr/bin/python3")
+    words = path.rsplit("python", 1)[1].split(".")
+    return path, tuple(int(word) for word in words) if len(words) == 2 else running
+
+
 def kernel(facts):
     """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd."""
     problems = []
@@ -36,8 +55,19 @@ def kernel(facts):
     if not facts["systemd"]:
         problems.append("systemd is not the init system; skedge runs as a systemd service")
     if facts["python"] < (3, 11):
-        problems.append("/usr/bin/python3 is version %d.%d; skedge needs 3.11 or later" % facts["python"])
+        python = facts.get("interpreter", "/usr/bin/python3")
+        problems.append("%s is version %d.%d; skedge needs 3.11 or later" % (python, *facts["python"]))
     return problems
+
+
+def distribution(name, family, known, managed):
+    """Return whether nobody knows the names of this distribution's packages, though they are to be installed."""
+    if family or not managed or not known:
+        return []
+    return [
+        "%s is not among the distributions whose packages skedge knows (%s); install bcc for /usr/bin/python3, ip and "
+        "nft yourself, and set skedge_manage_packages: false" % (name, ", ".join(sorted(known)))
+    ]
 
 
 def clock(host_now, control_now):

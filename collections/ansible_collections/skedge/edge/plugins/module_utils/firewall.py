@@ -5,6 +5,9 @@
 What passes the host's filter is less than one may think. Packets between links are forwarded, packets that end or begin
 at a socket of the host pass its input and output chains, and nothing else does: connections of the LAN that leave
 the host again are led past its filter by skedge's own programs.
+
+Packets on links, and of the LAN to listeners, are not tracked where the host tracks connections (the controller sees to
+that, `skedge/dataplane/untracked.py`), so a rule for new or established connections does not fit them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 from ansible_collections.skedge.edge.plugins.module_utils.packetfilter import OTHER_DEVICE, Packet
 
 OURS = "sk-?"
+UNTRACKED = "untracked"
 NEIGHBOUR = "fe80::1"  # any address on the link
 OWN_TABLES = {("inet", "skedge")}
 
@@ -44,10 +48,10 @@ def _on_links(site, hook, **devices):
     """Return connections to endpoints, and what neighbours say to each other on the link: streams and probes."""
     endpoint, control = site.get("endpoint_ports", [61000])[0], site.get("control_port", 7401)
     return [
-        Packet(hook, 4, "tcp", endpoint, **devices),
-        Packet(hook, 6, "tcp", endpoint, **devices),
-        Packet(hook, 6, "tcp", control, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR),
-        Packet(hook, 6, "icmpv6", None, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR),
+        Packet(hook, 4, "tcp", endpoint, **devices, state=UNTRACKED),
+        Packet(hook, 6, "tcp", endpoint, **devices, state=UNTRACKED),
+        Packet(hook, 6, "tcp", control, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR, state=UNTRACKED),
+        Packet(hook, 6, "icmpv6", None, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR, state=UNTRACKED),
     ]
 
 
@@ -78,7 +82,8 @@ def _local_listeners(site, own_addresses):
         if names & local and not address.startswith(("127.", "::1")):
             protocol, port = listener.get("protocol", "tcp"), listener["port"]
             version = 6 if ":" in address else 4
-            packet = Packet("input", version, protocol, port, OTHER_DEVICE, daddr=None if address == "*" else address)
+            to, state = None if address == "*" else address, UNTRACKED if protocol == "tcp" else "new"
+            packet = Packet("input", version, protocol, port, OTHER_DEVICE, daddr=to, state=state)
             words = "clients of the LAN that come to the listener on port %d/%s" % (port, protocol)
             found.append(Need(words, [packet], port, protocol))
     return found

@@ -20,13 +20,14 @@ OTHER_DEVICE = "?"  # neither the loopback nor ours
 class Packet:
     """The first packet of a connection: what a rule may compare. An address that is None is not known."""
 
-    def __init__(self, hook, version, protocol, port, iif="", oif="", saddr=None, daddr=None):
+    def __init__(self, hook, version, protocol, port, iif="", oif="", saddr=None, daddr=None, state="new"):
         self.hook = hook
         self.version = version
         self.protocol = protocol
         self.port = port
         self.iif = iif
         self.oif = oif
+        self.state = state
         self.saddr = ipaddress.ip_address(saddr) if saddr else None
         self.daddr = ipaddress.ip_address(daddr) if daddr else None
 
@@ -48,7 +49,7 @@ class Packet:
         if kind == "dport":
             return _in_ports(self.port, value)
         if kind == "state":
-            return str(value).lower() == "new"
+            return str(value).lower() == self.state
         if kind == "type":  # of the destination address
             return (str(value).lower() == "local") == (self.hook == "input") if _simple_type(value) else False
         return False if kind == "never" else None

@@ -33,6 +33,10 @@ options:
     description: Packages that the installation needs, by family of distributions.
     type: dict
     default: {}
+  manage_packages:
+    description: Whether missing packages are to be installed.
+    type: bool
+    default: true
   takeover_record:
     description: File that says which units' ports were taken over.
     type: path
@@ -64,7 +68,8 @@ problems:
   type: list
   elements: str
 host:
-  description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers)
+  description: What the installation needs to know, C(python) (version), C(interpreter) (its path), C(bcc) (which
+    other Python's bcc it needs), C(machine), C(glibc), C(kernel), C(family) (of distributions), C(headers)
     (whether the kernel's own are there), C(missing) (packages), C(unit) (whether the controller's unit is there),
     C(held) (numbers of listeners whose ports are yet to be taken over) and C(returned) (units that get them back).
   returned: success
@@ -90,8 +95,8 @@ def read(path):
         return ""
 
 
-def kernel_facts():
-    """Return what the kernel offers."""
+def kernel_facts(python):
+    """Return what the kernel offers; ``python`` are path and version of the one that is to run the controller."""
     mounts = [line.split() for line in read("/proc/self/mounts").splitlines()]
     return {
         "uid": os.geteuid(),
@@ -100,7 +105,8 @@ def kernel_facts():
         "cgroup2": any(len(mount) > 2 and mount[2] == "cgroup2" for mount in mounts),
         "ipv6": os.path.isdir("/proc/sys/net/ipv6"),
         "systemd": os.path.isdir("/run/systemd/system"),
-        "python": tuple(sys.version_info[:2]),
+        "interpreter": python[0],
+        "python": python[1],
     }
 
 
@@ -117,16 +123,16 @@ def missing_packages(module, names):
     return [name for name in names if name not in there]
 
 
-def host_facts(module):
+def host_facts(module, family, wanted, python):
     """Return what the installation depends on."""
-    release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
-    words = " ".join(release.get(key, "").strip('"') for key in ("ID", "ID_LIKE")).split()
-    family = next((w for w in words if w in ("debian", "rhel", "fedora")), words[0] if words else "")
     headers = os.path.exists("/lib/modules/%s/build" % platform.release())
-    wanted = module.params["packages"].get(family, {})
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     names = wanted.get("always", []) + ([] if headers else wanted.get("headers", []))
+    names = [name.replace("ARCH", arch) for name in names]
     return {
-        "python": "%d.%d" % sys.version_info[:2],
+        "python": "%d.%d" % python[1],
+        "interpreter": python[0],
+        "bcc": wanted.get("bcc", ""),
         "machine": platform.machine(),
         "glibc": os.confstr("CS_GNU_LIBC_VERSION").split()[-1],
         "kernel": platform.release(),
@@ -196,6 +202,7 @@ def main():
             "control_time": {"type": "int", "default": 0},
             "skip": {"type": "list", "elements": "str", "choices": sorted(checks.SKIPPABLE), "default": []},
             "packages": {"type": "dict", "default": {}},
+            "manage_packages": {"type": "bool", "default": True},
             "takeover_record": {"type": "path", "default": "/var/lib/skedge-deploy/takeover.json"},
         },
         supports_check_mode=True,
@@ -204,10 +211,17 @@ def main():
     site = params["site"]
     listeners = site.get("listeners", [])
     own = own_addresses(module)
+    known = params["packages"]
+    name, words = checks.parse_release(read("/etc/os-release"))
+    family = next((word for word in words if word in known), "")
+    wanted = known.get(family, {})
+    python = checks.python_of(wanted, tuple(sys.version_info[:2]))
     programs = sockets.programs()
     looked = (sockets.bound_sockets(), programs, sockets.units(programs, takeover.parse_unit))
     found = {
-        "kernel": lambda: checks.kernel(kernel_facts()),
+        "kernel": lambda: (
+            checks.kernel(kernel_facts(python)) + checks.distribution(name, family, known, params["manage_packages"])
+        ),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
         "ports": lambda: checks.ports(site, *looked),
         "takeover": lambda: takeover.problems(listeners, *looked),
@@ -216,7 +230,7 @@ def main():
         "firewall": lambda: firewall.problems(filters(module), firewall.needs(site, own["addresses"])),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
-    host = {**host_facts(module), **takeovers(params["takeover_record"], listeners, looked)}
+    host = {**host_facts(module, family, wanted, python), **takeovers(params["takeover_record"], listeners, looked)}
     module.exit_json(changed=False, problems=problems, host=host)
 
 
