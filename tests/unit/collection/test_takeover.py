@@ -128,11 +128,12 @@ def test_the_unit_of_a_process(text: str, unit: str):
     assert takeover.parse_unit(text) == unit
 
 
-def test_open_connections_are_counted_by_their_local_port():
-    row = "   0: 0100007F:{:04X} 0100007F:C350 {} 00000000:00000000 00:00000000 00000000 0 0 1 1\n"
-    text = "  sl\n" + row.format(8080, "01") + row.format(8081, "01") + row.format(8080, "0A") + row.format(8080, "06")
-    assert takeover.parse_connections(text, {8080}) == 1
-    assert takeover.parse_connections(text, {8080, 8081}) == 2
+def test_open_connections_are_found_by_their_local_port():
+    row = "   0: 0100007F:{:04X} 0100007F:C350 {} 00000000:00000000 00:00000000 00000000 0 0 {} 1\n"
+    sockets = [(8080, "01", 11), (8081, "01", 12), (8080, "0A", 13), (8080, "06", 0)]
+    text = "  sl\n" + "".join(row.format(*one) for one in sockets)
+    assert takeover.parse_connections(text, {8080}) == [11]
+    assert takeover.parse_connections(text, {8080, 8081}) == [11, 12]
 
 
 def test_the_configuration_without_listeners_that_wait():

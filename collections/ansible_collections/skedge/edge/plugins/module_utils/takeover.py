@@ -128,13 +128,13 @@ def find_row(listener, rows):
 
 
 def parse_connections(text, ports):
-    """Return how many connections to these local TCP ports are open, from one /proc/net table."""
-    count = 0
+    """Return the inodes of the open connections to these local TCP ports, from one /proc/net table."""
+    found = []
     for line in text.splitlines()[1:]:
         part = line.split()
         if len(part) > 9 and part[3] == "01" and int(part[1].split(":")[1], 16) in ports:
-            count += 1
-    return count
+            found.append(int(part[9]))
+    return found
 
 
 def parse_unit(text):

@@ -81,6 +81,7 @@ from ansible_collections.skedge.edge.plugins.module_utils import sockets, takeov
 from ansible_collections.skedge.edge.plugins.module_utils.api import ApiError, ask
 
 POLL_S = 0.2
+ENDED_POLL_S = 1.0  # looks through all processes
 CONNECT_S = 3.0
 
 
@@ -152,7 +153,7 @@ class Takeover:
         addresses = self._addresses(listeners)
         for unit in todo:
             self._remember(unit, states[unit], wanted[unit])
-        cut = self._wait_ended(listeners)
+        cut = self._wait_ended(listeners, todo)
         failed = [text for unit in todo for text in self._stop(unit)] or unanswered(addresses)
         if failed:
             self._undo(todo, "; ".join(failed))
@@ -188,16 +189,22 @@ class Takeover:
     def _ask(self, request):
         return ask(self.params["socket"], request, 10.0)
 
-    def _wait_ended(self, listeners):
-        """Wait until connections that the units have open are closed; return how many are not."""
+    def _wait_ended(self, listeners, units):
+        """Wait until connections that the units have open are closed; return how many are not.
+
+        Sockets of a workload may have the same local port: those of clients of the LAN that skedge sent to it.
+        """
         ports = {listener["port"] for listener in listeners if listener.get("protocol", "tcp") == "tcp"}
         end = time.monotonic() + self.params["wait_s"]
         while True:
             tables = [read_file("/proc/net/" + name) for name in ("tcp", "tcp6")]
-            count = sum(takeover.parse_connections(table, ports) for table in tables)
+            inodes = [inode for table in tables for inode in takeover.parse_connections(table, ports)]
+            programs = sockets.programs() if inodes else {}
+            of = sockets.units(programs, takeover.parse_unit)
+            count = sum(of.get(programs.get(inode, ("", 0))[1]) in units for inode in inodes)
             if not count or time.monotonic() > end:
                 return count
-            time.sleep(POLL_S)
+            time.sleep(ENDED_POLL_S)
 
     def _stop(self, unit):
         said = self.units.do("stop", unit)
