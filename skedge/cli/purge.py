@@ -48,10 +48,13 @@ def refuse_unless_possible(socket_path: str) -> None:
 
 
 def commands(config_path: str = CONFIG_PATH) -> list[tuple[str, list[str]]]:
-    """Return the steps: links go first, so that none is ever up without the packet check that the loader holds."""
+    """Return the steps: listeners go first, so that new connections find the host's own sockets; then links, so that
+    none is ever up without the packet check that the loader holds.
+    """
     loader = Path(sys.executable).parent / "skedge-loader"
     overlay = [word for network in _overlay(config_path) for word in ("--overlay", network)]
     return [
+        ("listeners", [str(loader), "withdraw"]),
         ("links, routes and addresses", [sys.executable, "-m", "skedge.dataplane.purge", *overlay]),
         ("programs and maps", [str(loader), "unload"]),
     ]

@@ -60,6 +60,15 @@ def _site_state(row: report.SiteRow) -> str:
     return ", ".join(flags) or "ok"
 
 
+def _certificate(row: report.SiteRow) -> str:
+    """Return how long the site's certificate is valid, and what to do when that is soon over."""
+    days = row.certificate_days
+    if days is None:
+        return NOTHING
+    left = span(days * 86400) if days > 0 else "expired"
+    return f"{left}; run the deploy playbook" if days < report.CERTIFICATE_WARN_DAYS else left
+
+
 _NAME = Column("SITE", lambda r: clean(r.name) + (" (here)" if r.here else ""))
 _OVERLAY = Column("OVERLAY", lambda r: clean(r.overlay4))
 _SITE_TAIL = (
@@ -67,7 +76,7 @@ _SITE_TAIL = (
     Column("STATE", _site_state),
     Column("WORKLOADS", lambda r: str(r.workloads), right=True),
     Column("ENGINE", lambda r: clean(r.engine)),
-    Column("CERTIFICATE", lambda r: span(r.certificate_days * 86400) if r.certificate_days is not None else NOTHING),
+    Column("CERTIFICATE", _certificate),
     Column("SOFTWARE", lambda r: clean(r.software)),
 )
 _LAN = Column("LAN", lambda r: listing(r.prefixes))

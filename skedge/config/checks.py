@@ -33,7 +33,6 @@ Problem = tuple[str, str]
 UNSUPPORTED_TRANSPORTS = {
     Transport.WIREGUARD: "this version carries links over vxlan and direct only; give transport: vxlan",
 }
-TAKEOVER_SUPPORTED = False
 _CHECKS = {
     Protocol.TCP: (HealthType.TCP, HealthType.HTTP, HealthType.NONE),
     Protocol.UDP: (HealthType.SOCKET, HealthType.NONE),
@@ -281,9 +280,8 @@ def _listeners(draft: Draft) -> Iterator[Problem]:
         for key, (first, last) in (("endpoint_ports", draft.spec.endpoint_ports), ("nat_ports", draft.spec.nat_ports)):
             if draft.good(key) and first <= listener.port <= last:
                 yield f"{path}.port", f"{listener.port} is inside {key} [{first}, {last}]; give a port outside of it"
-        if listener.takeover and not TAKEOVER_SUPPORTED:
-            way_out = "stop that unit first and remove the key"
-            yield f"{path}.takeover", f"this version does not take a port over from another program; {way_out}"
+        if listener.takeover and not listener.takeover.endswith(".service"):
+            yield f"{path}.takeover", f"{shown(listener.takeover)} is no service; give one such as haproxy.service"
         yield from _listener_on_own_port(draft, path, listener)
         yield from listener_services(path, listener)
         if draft.good("prefixes", "lan_devices"):

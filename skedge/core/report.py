@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 VERSION = 1
+CERTIFICATE_WARN_DAYS = 30.0  # so few days left are a warning
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from skedge.dataplane.prefix_table import PrefixTable
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
+from skedge.dataplane.untracked import Untracked
 
 
 def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
@@ -46,6 +47,7 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
         _Check(check),
         _Guard(guard),
         _Forwarding(netlink, state_dir / MEMORY),
+        _Tracking(),
         _Sources(engine),
         LanSide(pin_dir, netlink),
     ]
@@ -143,6 +145,21 @@ class _Forwarding:
             return {Reason.NOT_FORWARDED: self._guard.dropped()}
         except DataplaneError:
             return {}
+
+
+class _Tracking:
+    """What is not tracked, so that sockets may be assigned also where the host translates addresses."""
+
+    name = "untracked packets"
+
+    def __init__(self) -> None:
+        self._untracked = Untracked()
+
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
+        return self._untracked.ensure(desired.listeners if config.lan.devices else ())
+
+    def drops(self) -> Mapping[Reason, int]:
+        return {}
 
 
 class _Sources:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from skedge.core.desired import Desired
 from skedge.core.dispatch import service_keys
 from skedge.core.reasons import Reason
-from skedge.core.report import LinkRow
+from skedge.core.report import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.daemon.kernel import Applied
 from skedge.daemon.problems import Finding
 from skedge.daemon.state import State
 
-CERTIFICATE_WARN_DAYS = 30.0
 REFUSAL_S = 60.0  # how long a refused message stays a problem
 
 

@@ -16,6 +16,7 @@ from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.flows import FlowTable, read_iterator
 from skedge.dataplane.listener_structs import ListenerValue
 
+LISTENERS_PIN = "listeners_v2"
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
 _REASONS = 128
 _ZERO = bytes(4)
@@ -112,16 +113,16 @@ class Maps:
 
     def listeners(self) -> dict[ListenerKey, ListenerValue]:
         """Return where the connections to each listener go."""
-        items = bpfsys.map_items(self.fd("listeners_v2"), layout.LISTENER.size, ListenerValue.STRUCT.size)
+        items = bpfsys.map_items(self.fd(LISTENERS_PIN), layout.LISTENER.size, ListenerValue.STRUCT.size)
         return {layout.unpack_listener(key): ListenerValue.unpack(value) for key, value in items}
 
     def put_listener(self, key: ListenerKey, value: ListenerValue) -> None:
         """Send connects to this address where the value says."""
-        bpfsys.map_update(self.fd("listeners_v2"), layout.pack_listener(key), value.pack())
+        bpfsys.map_update(self.fd(LISTENERS_PIN), layout.pack_listener(key), value.pack())
 
     def delete_listener(self, key: ListenerKey) -> None:
         """Leave connects to this address alone."""
-        bpfsys.map_delete(self.fd("listeners_v2"), layout.pack_listener(key))
+        bpfsys.map_delete(self.fd(LISTENERS_PIN), layout.pack_listener(key))
 
     def set_port(self, port: int, protocol: Protocol, used: bool) -> None:
         """Say whether there is any listener on a port."""

@@ -26,6 +26,7 @@ from typing import Any
 from skedge.core.errors import DataplaneError, ExitCode, HostError, SkedgeError
 from skedge.dataplane import bpfsys, carry, ebpf_structs, loader_host
 from skedge.dataplane.btf import member_places
+from skedge.dataplane.ebpf_maps import LISTENERS_PIN, Maps
 from skedge.dataplane.programs import PROGRAM_TABLE, PROGRAMS, Program
 
 PIN_DIR = "/sys/fs/bpf/skedge"
@@ -298,6 +299,18 @@ class Loader:
             self.pins.rmdir()
         return True
 
+    def withdraw(self) -> bool:
+        """Take every listener out of the kernel; what is open goes on. Return whether there was any."""
+        if not (self.pins / LISTENERS_PIN).exists():
+            return False
+        with self._alone():
+            maps = Maps(str(self.pins))
+            found = list(maps.listeners())
+            for key in found:
+                maps.delete_listener(key)
+            maps.close()
+        return bool(found)
+
     def status(self) -> Mapping[str, str]:
         """Return for each program whether it is missing, loaded or attached."""
 
@@ -327,7 +340,7 @@ def _bpf_module(source: str, flags: Sequence[str]) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skedge-loader", description="Load skedge's eBPF programs into this kernel.")
-    parser.add_argument("action", choices=("load", "unload", "status"))
+    parser.add_argument("action", choices=("load", "withdraw", "unload", "status"))
     parser.add_argument("--pin-dir", type=Path, default=Path(PIN_DIR), help="directory on bpffs (default %(default)s)")
     parser.add_argument("--cgroup", help="cgroup2 directory to attach to (default: the root, from the mount table)")
     parser.add_argument("--group", default=GROUP, help="group that may use the pins (default %(default)s)")
@@ -351,7 +364,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
         for name, state in states.items():
             print(f"{name:24} {state}")
         return ExitCode.OK if set(states.values()) <= {"loaded", "attached"} else ExitCode.DEGRADED
-    changed = loader.load() if arguments.action == "load" else loader.unload()
+    changed = {"load": loader.load, "withdraw": loader.withdraw, "unload": loader.unload}[arguments.action]()
     print(f"{arguments.action}: {'changed' if changed else 'nothing to do'}")
     return ExitCode.OK
 

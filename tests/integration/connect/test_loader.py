@@ -72,6 +72,10 @@ def test_the_whole_life(fresh: Host, capsys: pytest.CaptureFixture[str]) -> None
         for one in held:
             one.close()
         assert site.open() == 0
+        assert loader.main(["withdraw", *arguments]) == 0
+        assert loader.main(["withdraw", *arguments]) == 0
+        with pytest.raises(ConnectionRefusedError):
+            connect(*LISTENER)  # the programs are there, and leave it alone
         site.clean()
 
         assert loader.main(["unload", *arguments]) == 0
@@ -81,6 +85,7 @@ def test_the_whole_life(fresh: Host, capsys: pytest.CaptureFixture[str]) -> None
             connect(*LISTENER)
     lines = capsys.readouterr().out.splitlines()
     assert (lines[0], lines[1]) == ("load: changed", "load: nothing to do")
+    assert lines[-4:-2] == ["withdraw: changed", "withdraw: nothing to do"]
     assert lines[-2:] == ["unload: changed", "unload: nothing to do"]
 
 

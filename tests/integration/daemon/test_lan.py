@@ -149,3 +149,35 @@ def test_placements_are_in_the_journal_where_it_is_asked_for(line: Line, machine
 
 def placed(site: Site, since: int) -> list[str]:
     return [one for one in site.log_since(since).splitlines() if "op=place client=" in one]
+
+
+NAT = (
+    "add table ip other { chain pre { type nat hook prerouting priority -100; }; "
+    "chain post { type nat hook postrouting priority 100; ip saddr 172.17.0.0/16 masquerade; }; }"
+)
+
+
+def test_a_host_that_translates_addresses_serves_from_its_sockets(
+    line: Line, machine: Machine, stack: ExitStack
+) -> None:
+    """Docker's kind of rules: where packets are tracked, nf_nat takes a listening socket away again from a SYN."""
+    a, c = line.sites["a"], line.sites["c"]
+    a.write(connectors=[{**WEB, "service": "own"}], listeners=[{"service": "own", "port": 8080}])
+    c.write(listeners=[{"service": "own", "port": 8080}])
+    a.inside("nft", NAT)
+    stack.callback(a.inside, "nft", "delete table ip other")
+    until(lambda: int(a.inside("cat", "/proc/sys/net/netfilter/nf_conntrack_count").stdout) > 0, 5, "it tracks")
+    for site in (a, c):
+        site.reload()
+    until(lambda: "notrack" in a.inside("nft", "list", "table", "inet", "skedge").stdout, 10, "the chains")
+    until(lambda: attached(machine) and a.at_rest() and c.at_rest(), 10, "all is there")
+    until(
+        lambda: [r.reason for s in c.rows("services") if s.service == "own" for r in s.candidates] == ["none"],
+        10,
+        "own",
+    )
+    for where in ((machine, f"{machine.gateway}:8080"), (c, "127.0.0.1:8080"), (a, "127.0.0.1:8080")):
+        made = clients(stack, *where)
+        assert made.open(3) == {"a": 3}
+        assert made.do("check")["dead"] == 0
+    assert {row.kind for row in a.rows("flows")} <= {"local"}, "delivered, not translated"

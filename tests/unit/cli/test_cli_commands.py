@@ -376,13 +376,14 @@ def test_purge_asks_first(skedge: Any, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_purge_runs_the_data_planes_own_commands(tmp_path: Path) -> None:
-    (_, first), (_, second) = purge.commands(str(tmp_path / "none.yaml"))
+    (_, before), (_, first), (_, second) = purge.commands(str(tmp_path / "none.yaml"))
+    assert before[1:] == ["withdraw"], "while the rest still serves, clients are given back to the host's own sockets"
     assert first == [sys.executable, "-m", "skedge.dataplane.purge"]
     assert Path(second[0]).name == "skedge-loader"
     assert Path(second[0]).parent == Path(sys.executable).parent
     assert second[1:] == ["unload"]
     (tmp_path / "good.yaml").write_text("network: demo\nsite: edge-a\noverlay_cidr: 10.5.0.0/16\n")
-    (_, first), _ = purge.commands(str(tmp_path / "good.yaml"))
+    _, (_, first), _ = purge.commands(str(tmp_path / "good.yaml"))
     assert first[3:] == ["--overlay", "10.5.0.0/16", "--overlay", "fde7:3405:4cf7::/48"]
 
 

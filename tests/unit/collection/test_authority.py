@@ -120,6 +120,19 @@ def test_a_removed_site_is_revoked_once_and_the_list_is_signed(ca: Authority, tm
     assert ca.issued("edge-a") is None
 
 
+def test_a_site_is_revoked_with_the_certificates_that_were_renewed(ca: Authority, tmp_path: Path, monkeypatch):
+    csr = request(tmp_path / "k")
+    ended = sign(ca, csr, days=1)
+    later = ended.not_valid_after_utc + dt.timedelta(days=3)
+    monkeypatch.setattr(module, "utc_now", lambda: later)
+    valid = [sign(ca, csr, days=days) for days in (30, 60, 365)]
+    assert ca.revoke("edge-a")
+    assert {entry.serial_number for entry in ca.revoked() or []} == {one.serial_number for one in valid}
+    sign(ca, csr)
+    assert ca.revoke("edge-a")
+    assert len(list(ca.revoked() or [])) == 4, "those of before are not told again"
+
+
 def test_an_authority_of_another_network_is_refused(ca: Authority, tmp_path: Path):
     sign(ca, request(tmp_path / "k"))
     with pytest.raises(

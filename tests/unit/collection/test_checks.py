@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets
+import yaml
+from ansible_collections.skedge.edge.plugins.module_utils import checks, sockets
 
-FIXTURES = Path(__file__).parent / "fixtures"
+PACKAGES = yaml.safe_load((Path(__file__).parents[3] / "roles/skedge/vars/main.yml").read_text())["__skedge_packages"]
 READY = {"uid": 0, "kernel": "6.1.0", "btf": True, "cgroup2": True, "ipv6": True, "systemd": True, "python": (3, 11)}
 SITE = {
     "listeners": [{"service": "backend", "port": 8080}],
@@ -41,6 +41,40 @@ def test_a_ready_host_has_no_problem():
 def test_what_the_host_lacks_is_one_sentence(lacks: dict[str, Any], words: str):
     (problem,) = checks.kernel({**READY, **lacks})
     assert words in problem
+
+
+RELEASES = {
+    "debian": ('ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"', "debian"),
+    "ubuntu": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"', "ubuntu"),
+    "mint": ('ID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_ID="22"', "ubuntu"),
+    "rocky9": ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"', "rhel9"),
+    "rhel9": ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.4"', "rhel9"),
+    "alma10": ('ID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="10.0"', "rhel"),
+    "fedora": ("ID=fedora\nVERSION_ID=41", "fedora"),
+    "alpine": ("ID=alpine\nVERSION_ID=3.20.1\nPRETTY_NAME='Alpine Linux v3.20'", ""),
+}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_which_packages_a_distribution_needs(name: str):
+    text, family = RELEASES[name]
+    words = checks.parse_release(text)[1]
+    assert next((word for word in words if word in PACKAGES), "") == family
+
+
+def test_an_unknown_distribution_is_one_sentence_unless_its_operator_installs_the_packages():
+    name = checks.parse_release(RELEASES["alpine"][0])[0]
+    (problem,) = checks.distribution(name, "", PACKAGES, managed=True)
+    assert problem.startswith("Alpine Linux v3.20 is not among the distributions whose packages skedge knows (debian, ")
+    assert problem.endswith("and set skedge_manage_packages: false")
+    assert checks.distribution(name, "", PACKAGES, managed=False) == []
+    assert checks.distribution(name, "debian", PACKAGES, managed=True) == []
+
+
+def test_the_python_of_a_distribution_whose_own_is_too_old():
+    assert checks.python_of(PACKAGES["rhel9"], (3, 9)) == ("/usr/bin/python3.11", (3, 11))
+    assert checks.python_of(PACKAGES["debian"], (3, 11)) == ("/usr/bin/python3", (3, 11))
+    assert checks.python_of({}, (3, 9)) == ("/usr/bin/python3", (3, 9))
 
 
 @pytest.mark.parametrize(("skew", "words"), [(299, None), (301, "301 s ahead of"), (-4000, "4000 s behind")])
@@ -150,46 +184,6 @@ def test_the_own_end_of_a_link_must_be_on_the_host():
     assert checks.addresses(SITE, {**own, "addresses": ["10.0.0.1"]}) == []
     direct = {"links": [{"to": "edge-b", "transport": "direct", "device": "eth9"}]}
     assert checks.addresses(direct, own) == ["eth9, the device of the link to edge-b, is not there (it has eth0)"]
-
-
-# ---- firewalls -------------------------------------------------------------------------------------------------
-
-
-def ruleset(name: str) -> dict[str, Any]:
-    return json.loads((FIXTURES / f"{name}.json").read_text())
-
-
-@pytest.mark.parametrize("name", ["nft-empty", "nft-open", "nft-drop-with-holes"])
-def test_a_firewall_that_lets_links_pass_is_no_problem(name: str):
-    assert firewall.nft_problems(ruleset(name), [4790]) == []
-
-
-def test_dockers_forward_policy_is_named_with_what_to_open():
-    (problem,) = firewall.nft_problems(ruleset("nft-docker"), [4790])
-    assert problem == (
-        "nftables chain ip filter FORWARD drops forwarded traffic between links by its policy; open it: "
-        'nft insert rule ip filter FORWARD iifname "sk-*" accept, and the same with oifname'
-    )
-
-
-def test_an_input_policy_names_the_tunnels_port_too():
-    problems = firewall.nft_problems(ruleset("nft-drop"), [4790, 4791])
-    text = "\n".join(problems)
-    assert len(problems) == 4
-    assert "inet filter input drops tunnel traffic to UDP port 4790 by its policy; open it: nft insert rule" in text
-    assert "inet filter input drops tunnel traffic to UDP port 4791" in text
-    assert "inet filter input drops traffic that arrives over links" in text
-    assert "inet filter forward drops forwarded traffic between links by its last rule" in text
-
-
-def test_iptables_legacy():
-    text = "-P INPUT ACCEPT\n-P FORWARD DROP\n-A FORWARD -i docker0 -j ACCEPT\n"
-    (problem,) = firewall.iptables_problems(text, "iptables-legacy", [4790])
-    assert "iptables-legacy -I FORWARD -i sk-+ -j ACCEPT" in problem
-    assert firewall.iptables_problems(text + "-A FORWARD -i sk-+ -j ACCEPT\n", "iptables-legacy", [4790]) == []
-    closed = "-P INPUT DROP\n-P FORWARD ACCEPT\n-A INPUT -p udp -m udp --dport 4790 -j ACCEPT\n"
-    assert len(firewall.iptables_problems(closed, "iptables-legacy", [4790])) == 1
-    assert len(firewall.iptables_problems(closed, "iptables-legacy", [4791])) == 2
 
 
 def test_looking_is_quick():

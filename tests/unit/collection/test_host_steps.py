@@ -77,6 +77,10 @@ def test_the_newest_headers_are_chosen_with_their_common_part():
         "source": "/usr/src/linux-headers-6.1.0-25-common",
     }
     assert headers.choose(["/usr/src/linux-headers-6.8.0-generic"])["source"] == "/usr/src/linux-headers-6.8.0-generic"
+    assert headers.choose(["/usr/src/kernels/5.14.0-427.el9.x86_64", "/usr/src/kernels/5.14.0-503.el9.x86_64"]) == {
+        "build": "/usr/src/kernels/5.14.0-503.el9.x86_64",
+        "source": "/usr/src/kernels/5.14.0-503.el9.x86_64",
+    }
     assert headers.choose([]) == {}
 
 

@@ -327,9 +327,8 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     ([("listeners.0.port", 9464)], "listeners[0].port: 9464 is already metrics.port; give another port"),
     (
-        [("listeners.0.takeover", "haproxy.service")],
-        "listeners[0].takeover: this version does not take a port over from another program; stop that unit first and"
-        " remove the key",
+        [("listeners.0.takeover", "haproxy.socket")],
+        "listeners[0].takeover: 'haproxy.socket' is no service; give one such as haproxy.service",
     ),
     (
         [("listeners.1", {"service": "x", "port": 8080})],

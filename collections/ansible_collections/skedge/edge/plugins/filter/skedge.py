@@ -34,6 +34,12 @@ def skedge_overlays(config: dict[str, Any]) -> list[str]:
     return [config.get("overlay_cidr", "100.64.0.0/10"), names.overlay_prefix6(config["network"])]
 
 
+def skedge_without_listeners(config: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
+    """Return a site's configuration without the listeners of these numbers, whose ports are yet to be taken over."""
+    kept = [one for number, one in enumerate(config.get("listeners", [])) if number not in numbers]
+    return {key: kept if key == "listeners" else value for key, value in config.items()}
+
+
 def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
     """Return every problem that pre-flight found, one sentence each; also of hosts that do not answer."""
     problems = []
@@ -73,5 +79,6 @@ class FilterModule:
         return {
             "skedge_overlay_address": skedge_overlay_address,
             "skedge_overlays": skedge_overlays,
+            "skedge_without_listeners": skedge_without_listeners,
             "skedge_preflight_problems": skedge_preflight_problems,
         }

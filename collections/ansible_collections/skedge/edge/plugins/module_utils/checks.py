@@ -14,7 +14,26 @@ SKEW_MAX_S = 300
 OUR_TABLE = 7400
 OUR_PREFIX = "sk-"
 OUR_PROGRAMS = ("skedged", "skedge")
-SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses")
+SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses", "takeover")
+
+
+def parse_release(text):
+    """Return a distribution's name, and the words by which its packages may be known, the most exact first."""
+    lines = [line.split("=", 1) for line in text.splitlines() if "=" in line]
+    release = {key: value.strip("\"'") for key, value in lines}
+    major = release.get("VERSION_ID", "").split(".")[0]
+    words = (release.get("ID", "") + " " + release.get("ID_LIKE", "")).split()
+    return release.get("PRETTY_NAME", "this system"), [name for word in words for name in (word + major, word)]
+
+
+def python_of(wanted, running):
+    """Return path and version of the Python that is to run the controller; ``running`` is the module's own version.
+
+    Another one than the distribution's python3 may be yet to be installed; then its path says the version.
+    """
+    path = wanted.get("python", "/usr/bin/python3")
+    words = path.rsplit("python", 1)[1].split(".")
+    return path, tuple(int(word) for word in words) if len(words) == 2 else running
 
 
 def kernel(facts):
@@ -36,8 +55,19 @@ def kernel(facts):
     if not facts["systemd"]:
         problems.append("systemd is not the init system; skedge runs as a systemd service")
     if facts["python"] < (3, 11):
-        problems.append("/usr/bin/python3 is version %d.%d; skedge needs 3.11 or later" % facts["python"])
+        python = facts.get("interpreter", "/usr/bin/python3")
+        problems.append("%s is version %d.%d; skedge needs 3.11 or later" % (python, *facts["python"]))
     return problems
+
+
+def distribution(name, family, known, managed):
+    """Return whether nobody knows the names of this distribution's packages, though they are to be installed."""
+    if family or not managed or not known:
+        return []
+    return [
+        "%s is not among the distributions whose packages skedge knows (%s); install bcc for /usr/bin/python3, ip and "
+        "nft yourself, and set skedge_manage_packages: false" % (name, ", ".join(sorted(known)))
+    ]
 
 
 def clock(host_now, control_now):
@@ -54,10 +84,11 @@ def _services(listener):
     return listener.get("service") or ", ".join(share["service"] for share in listener["services"])
 
 
-def ports(site, sockets, programs):
+def ports(site, sockets, programs, units=None):
     """Return every port that a listener, the tunnels or the controller need and another program holds.
 
-    A listener has no socket of its own, so whatever is bound to its port is another program's.
+    A listener has no socket of its own, so whatever is bound to its port is another program's. ``units`` are
+    {pid: unit}: a listener that takes its port over from the unit that holds it is no problem.
     """
     wanted = [
         (
@@ -65,16 +96,17 @@ def ports(site, sockets, programs):
             item.get("address", "*"),
             item["port"],
             "the listener of service %s" % _services(item),
+            item.get("takeover", ""),
         )
         for item in site.get("listeners", [])
     ]
     tunnels = {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
-    wanted += [("udp", "*", port, "the tunnels of links") for port in sorted(tunnels)]
+    wanted += [("udp", "*", port, "the tunnels of links", None) for port in sorted(tunnels)]
     metrics = {"address": "127.0.0.1", "port": 9464, **site.get("metrics", {})}
     if metrics["port"]:
-        wanted.append(("tcp", metrics["address"], metrics["port"], "the metrics endpoint"))
+        wanted.append(("tcp", metrics["address"], metrics["port"], "the metrics endpoint", None))
     problems = []
-    for protocol, address, port, what in wanted:
+    for protocol, address, port, what, takeover in wanted:
         for bound in sockets:
             if (bound.protocol, bound.port) != (protocol, port) or not bound.overlaps(address):
                 continue
@@ -83,13 +115,25 @@ def ports(site, sockets, programs):
             name, pid = programs.get(bound.inode, ("a program that cannot be seen", 0))
             if name in OUR_PROGRAMS:
                 continue
+            unit = (units or {}).get(pid, "")
+            if takeover and takeover == unit:
+                continue
             who = "%s (pid %d)" % (name, pid) if pid else name
             shown = "[%s]" % bound.address if ":" in bound.address else bound.address
             problems.append(
                 "port %d/%s of %s is held by %s on %s:%d; stop that program, bind it to another port, "
-                "or give another port" % (port, protocol, what, who, shown, port)
+                "or give another port%s" % (port, protocol, what, who, shown, port, _or_take_over(takeover, unit))
             )
     return problems
+
+
+def _or_take_over(takeover, unit):
+    """Return the way out that there is besides when a service holds a listener's port."""
+    if takeover is None or not unit.endswith(".service"):
+        return ""
+    if takeover:
+        return " (it is of %s, not of %s, which takeover names)" % (unit, takeover)
+    return ", or take the port over from it: takeover: %s" % unit
 
 
 def routes(overlays, table):

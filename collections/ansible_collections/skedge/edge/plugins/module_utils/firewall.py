@@ -1,157 +1,149 @@
 # Copyright: the skedge authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finds rules of the host's firewall that would drop link or forwarded traffic. PRIVATE to the collection.
+"""Which rule of the host's firewall would drop what skedge needs, and what to open. PRIVATE to the collection.
 
-Pure: takes what ``nft -j list ruleset`` and ``iptables-legacy -S`` print. It looks for a base chain that drops by
-its policy or by a last rule without conditions, and for a rule in it, or in a chain that it jumps to, that lets our
-traffic pass. Cleverer rulesets are not understood: then the operator skips the check by name.
+What passes the host's filter is less than one may think. Packets between links are forwarded, packets that end or begin
+at a socket of the host pass its input and output chains, and nothing else does: connections of the LAN that leave
+the host again are led past its filter by skedge's own programs.
+
+Packets on links, and of the LAN to listeners, are not tracked where the host tracks connections (the controller sees to
+that, `skedge/dataplane/untracked.py`), so a rule for new or established connections does not fit them.
 """
 
 from __future__ import annotations
 
-import re
+from ansible_collections.skedge.edge.plugins.module_utils.packetfilter import OTHER_DEVICE, Packet
 
-DEVICES = "sk-"
-FAMILIES = ("ip", "ip6", "inet")
-
-
-def nft_problems(ruleset, tunnel_ports):
-    """Return a sentence for each nftables base chain that drops what links need."""
-    items = ruleset.get("nftables", [])
-    chains = [item["chain"] for item in items if "chain" in item]
-    rules = {}
-    for item in items:
-        if "rule" in item:
-            rule = item["rule"]
-            rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule.get("expr", []))
-    problems = []
-    for chain in chains:
-        key = (chain["family"], chain["table"], chain["name"])
-        if chain.get("hook") not in ("forward", "input") or chain["family"] not in FAMILIES:
-            continue
-        own = rules.get(key, [])
-        how = _drops(chain, own)
-        if how:
-            problems += _missing(chain, key, how, rules, tunnel_ports)
-    return problems
+OURS = "sk-?"
+UNTRACKED = "untracked"
+NEIGHBOUR = "fe80::1"  # any address on the link
+OWN_TABLES = {("inet", "skedge")}
 
 
-def _drops(chain, own):
-    """Return how the chain drops what no rule accepts, or nothing."""
-    if chain.get("policy") == "drop":
-        return "by its policy"
-    last = own[-1] if own else []
-    if last and all(_is_verdict(part, ("drop", "reject")) or "counter" in part for part in last):
-        return "by its last rule"
-    return ""
+class Need:
+    """One kind of packet that must pass, by the words that a problem says of it."""
+
+    def __init__(self, what, packets, port=0, protocol=""):
+        self.what = what
+        self.packets = packets
+        self.hook = packets[0].hook
+        self.port = port
+        self.protocol = protocol
 
 
-def _is_verdict(part, verdicts):
-    return any(verdict in part for verdict in verdicts)
-
-
-def _missing(chain, key, how, rules, tunnel_ports):
-    name = "nftables chain %s %s %s" % key
-    reachable = _reachable(key, rules)
-    problems = []
-    if not any(_accepts_devices(rule) for rule in reachable):
-        open_it = 'open it: nft insert rule %s %s %s iifname "%s*" accept' % (*key, DEVICES)
-        if chain["hook"] == "forward":
-            open_it += ", and the same with oifname"
-        what = "forwarded traffic between links" if chain["hook"] == "forward" else "traffic that arrives over links"
-        problems.append("%s drops %s %s; %s" % (name, what, how, open_it))
-    if chain["hook"] == "input":
-        for port in tunnel_ports:
-            if not any(_accepts_udp(rule, port) for rule in reachable):
-                open_it = "open it: nft insert rule %s %s %s udp dport %d accept" % (*key, port)
-                problems.append("%s drops tunnel traffic to UDP port %d %s; %s" % (name, port, how, open_it))
-    return problems
-
-
-def _reachable(key, rules, depth=8):
-    """Return all rules of a chain and of the chains that it jumps to."""
+def needs(site, own_addresses):
+    """Return everything that must pass the filter of a host with this configuration."""
+    links = site.get("links", [])
     found = []
-    for rule in rules.get(key, []):
-        found.append(rule)
-        for part in rule:
-            target = (part.get("jump") or part.get("goto") or {}).get("target")
-            if target and depth:
-                found += _reachable((key[0], key[1], target), rules, depth - 1)
-    return found
+    if links:
+        found.append(Need("traffic that arrives over links", _on_links(site, "input", iif=OURS)))
+        found.append(Need("traffic that leaves over links", _on_links(site, "output", oif=OURS)))
+    if len({link["to"] for link in links}) > 1:
+        passing = _on_links(site, "forward", iif=OURS, oif=OURS)[:2]
+        found.append(Need("forwarded traffic between links", passing))
+    return found + _tunnels(links) + _local_listeners(site, own_addresses)
 
 
-def _matches(rule):
-    """Return [(what is compared, value)] of the equality matches of a rule."""
-    found = []
-    for part in rule:
-        match = part.get("match")
-        if match and match.get("op") in ("==", "in"):
-            left = match["left"]
-            kind = left.get("meta", {}).get("key") or left.get("payload", {}).get("field") or ""
-            found.append((kind, match["right"]))
-    return found
+def _on_links(site, hook, **devices):
+    """Return connections to endpoints, and what neighbours say to each other on the link: streams and probes."""
+    endpoint, control = site.get("endpoint_ports", [61000])[0], site.get("control_port", 7401)
+    return [
+        Packet(hook, 4, "tcp", endpoint, **devices, state=UNTRACKED),
+        Packet(hook, 6, "tcp", endpoint, **devices, state=UNTRACKED),
+        Packet(hook, 6, "tcp", control, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR, state=UNTRACKED),
+        Packet(hook, 6, "icmpv6", None, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR, state=UNTRACKED),
+    ]
 
 
-def _unconditional(rule):
-    return not any("match" in part for part in rule)
-
-
-def _accepts_devices(rule):
-    if not any("accept" in part for part in rule):
-        return False
-    names = [value for kind, value in _matches(rule) if kind in ("iifname", "oifname")]
-    flat = [name for value in names for name in (value.get("set", []) if isinstance(value, dict) else [value])]
-    return _unconditional(rule) or any(str(name).startswith(DEVICES) for name in flat)
-
-
-def _accepts_udp(rule, port):
-    if not any("accept" in part for part in rule):
-        return False
-    matches = dict(_matches(rule))
-    if _unconditional(rule):
-        return True
-    if "dport" in matches:
-        return _holds(matches["dport"], port)
-    # a rule that trusts a device or a source without looking at ports
-    return (
-        bool({"iifname", "saddr"} & set(matches)) and not {"state", "sport"} & set(matches) and not _loopback(matches)
-    )
-
-
-def _loopback(matches):
-    return matches.get("iifname") in ("lo", "sk-*")
-
-
-def _holds(value, port):
-    if isinstance(value, dict) and "set" in value:
-        return any(_holds(item, port) for item in value["set"])
-    if isinstance(value, dict) and "range" in value:
-        first, last = value["range"]
-        return int(first) <= port <= int(last)
-    return str(value) == str(port)
-
-
-def iptables_problems(text, command, tunnel_ports):
-    """Return a sentence for each dropping policy that ``iptables -S`` shows without a rule that lets ours pass."""
-    problems = []
-    policies = dict(re.findall(r"^-P (\S+) (\S+)", text, re.M))
-    rules = re.findall(r"^-A (.*-j ACCEPT.*)$", text, re.M)
-    if policies.get("FORWARD") == "DROP" and not any("sk-+" in rule for rule in rules):
-        open_it = "%s -I FORWARD -i sk-+ -j ACCEPT, and the same with -o" % command
-        problems.append(
-            "%s chain FORWARD drops forwarded traffic between links by its policy; open it: %s" % (command, open_it)
-        )
-    if policies.get("INPUT") == "DROP":
-        if not any(rule.startswith("INPUT") and "sk-+" in rule for rule in rules):
-            open_it = "%s -I INPUT -i sk-+ -j ACCEPT" % command
-            problems.append(
-                "%s chain INPUT drops traffic that arrives over links by its policy; open it: %s" % (command, open_it)
+def _tunnels(links):
+    found = {}
+    for link in links:
+        if link.get("transport", "vxlan") != "direct":
+            far, port = link.get("remote") or None, link.get("port", 4790)
+            version = 6 if far and ":" in far else 4
+            found.setdefault(("input", port), []).append(Packet("input", version, "udp", port, OTHER_DEVICE, saddr=far))
+            found.setdefault(("output", port), []).append(
+                Packet("output", version, "udp", port, oif=OTHER_DEVICE, daddr=far)
             )
-        for port in tunnel_ports:
-            if not any(re.search(r"--dports? (\S*\b)?%d\b" % port, rule) for rule in rules):
-                open_it = "%s -I INPUT -p udp --dport %d -j ACCEPT" % (command, port)
-                problems.append(
-                    "%s chain INPUT drops tunnel traffic to UDP port %d by its policy; open it: %s"
-                    % (command, port, open_it)
-                )
-    return problems
+    words = {"input": "tunnel traffic to UDP port %d", "output": "tunnel traffic from the host to UDP port %d"}
+    return [Need(words[hook] % port, packets, port, "udp") for (hook, port), packets in found.items()]
+
+
+def _local_listeners(site, own_addresses):
+    """Return the listeners whose LAN clients may be sent to a socket of this host, which its input chains see."""
+    if not site.get("lan_devices", ["*"]):
+        return []
+    own = {*own_addresses, "127.0.0.1", "::1"}
+    local = {c["service"] for c in site.get("connectors", []) if c["host"] in own or c["host"].startswith("127.")}
+    found = []
+    for listener in site.get("listeners", []):
+        names = {listener.get("service")} | {share["service"] for share in listener.get("services", [])}
+        address = listener.get("address", "*")
+        if names & local and not address.startswith(("127.", "::1")):
+            protocol, port = listener.get("protocol", "tcp"), listener["port"]
+            version = 6 if ":" in address else 4
+            to, state = None if address == "*" else address, UNTRACKED if protocol == "tcp" else "new"
+            packet = Packet("input", version, protocol, port, OTHER_DEVICE, daddr=to, state=state)
+            words = "clients of the LAN that come to the listener on port %d/%s" % (port, protocol)
+            found.append(Need(words, [packet], port, protocol))
+    return found
+
+
+def problems(bases, wanted):
+    """Return a sentence for each base chain and need that it certainly drops."""
+    found = []
+    for need in wanted:
+        for base in bases:
+            how = next(filter(None, (base.drops(packet) for packet in need.packets)), "")
+            if how:
+                found.append("%s drops %s %s; open it: %s" % (base.label, need.what, how, _opener(base, need)))
+    return list(dict.fromkeys(found))
+
+
+# ---- what to open --------------------------------------------------------------------------------------------------
+
+
+def _opener(base, need):
+    """Return the command that lets it pass, in the words of whatever manages the chain."""
+    if any(name.startswith(("ufw-", "ufw6-")) for name in base.chains):
+        return _ufw(need)
+    if base.label.startswith("nftables chain inet firewalld "):
+        return _firewalld(need)
+    if base.label.startswith("nftables "):
+        return "nft insert rule %s %s accept" % (base.label[len("nftables chain ") :], _nft(need))
+    chain = "DOCKER-USER" if base.name == "FORWARD" and _calls(base, "DOCKER-USER") else base.name
+    return "%s -I %s %s -j ACCEPT" % (base.label.split()[0], chain, _iptables(need))
+
+
+def _calls(base, name):
+    return any(rule.target == name for rule in base.chains.get(base.name, []))
+
+
+def _nft(need):
+    if need.port:
+        return "%s dport %d" % (need.protocol, need.port)
+    words = {"input": 'iifname "sk-*"', "output": 'oifname "sk-*"', "forward": 'iifname "sk-*" oifname "sk-*"'}
+    return words[need.hook]
+
+
+def _iptables(need):
+    if need.port:
+        return "-p %s --dport %d" % (need.protocol, need.port)
+    return {"input": "-i sk-+", "output": "-o sk-+", "forward": "-i sk-+ -o sk-+"}[need.hook]
+
+
+def _ufw(need):
+    out = "out " if need.hook == "output" else ""
+    if need.port:
+        return "ufw allow %s%d/%s" % (out, need.port, need.protocol)
+    words = {
+        "input": "allow in on sk-+",
+        "output": "allow out on sk-+",
+        "forward": "route allow in on sk-+ out on sk-+",
+    }
+    return "ufw %s" % words[need.hook]
+
+
+def _firewalld(need):
+    what = "--add-port=%d/%s" % (need.port, need.protocol) if need.port else "--zone=trusted --add-interface=sk-+"
+    return "firewall-cmd --permanent %s && firewall-cmd --reload" % what

@@ -99,13 +99,14 @@ ManageForeignRoutingPolicyRules=no
 """
 
 
-def revert_script(previous, files, networkd):
+def revert_script(previous, files, networkd, directory=""):
     """Return the shell script that takes the network step back.
 
     Args:
         previous: {sysctl: value before}.
         files: {path: content before, or None where there was no file}.
         networkd: whether systemd-networkd must be restarted.
+        directory: one that goes when it is empty then.
     """
     lines = ["#!/bin/sh", "# Takes skedge's network step back; made and cancelled by Ansible."]
     for key, value in reversed(list(previous.items())):
@@ -115,6 +116,8 @@ def revert_script(previous, files, networkd):
             lines.append("rm -f '%s'" % path)
         else:
             lines.append("cat > '%s' <<'SKEDGE_END'\n%sSKEDGE_END" % (path, content))
+    if directory:
+        lines.append("rmdir '%s' 2>/dev/null" % directory)
     if networkd:
         lines.append("systemctl restart systemd-networkd")
     return "\n".join(lines) + "\n"

@@ -81,3 +81,15 @@ def programs():
             if link.startswith("socket:["):
                 found.setdefault(int(link[8:-1]), (name, int(pid)))
     return found
+
+
+def units(programs, parse):
+    """Return {pid: unit} of the programs that hold sockets; ``parse`` reads /proc/PID/cgroup."""
+    found = {}
+    for pid in {pid for _, pid in programs.values()}:
+        try:
+            with open("/proc/%d/cgroup" % pid) as file:
+                found[pid] = parse(file.read())
+        except OSError:
+            continue  # it ended since
+    return found

@@ -45,7 +45,7 @@ import platform
 from ansible.module_utils.basic import AnsibleModule
 
 MODULES = "/lib/modules"
-SOURCES = "/usr/src/linux-headers-*"
+SOURCES = ("/usr/src/linux-headers-*", "/usr/src/kernels/*")
 MARK = ".skedge"
 
 
@@ -80,7 +80,7 @@ def main():
 def present(module):
     """Make the links where the kernel has no headers."""
     directory = os.path.join(MODULES, platform.release())
-    wanted = choose(sorted(glob.glob(SOURCES)))
+    wanted = choose(sorted(tree for pattern in SOURCES for tree in glob.glob(pattern)))
     if os.path.exists(os.path.join(directory, "build")) or not wanted:
         module.exit_json(changed=False, links={})
     if not module.check_mode:

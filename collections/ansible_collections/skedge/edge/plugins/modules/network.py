@@ -126,7 +126,10 @@ class Network:
         networkd = NETWORKD_FILE in new_files
         taken_back = [*new_files, self.params["record"]]
         script = net.revert_script(
-            {key: before[key] for key in changes}, {path: read_file(path) for path in taken_back}, networkd
+            {key: before[key] for key in changes},
+            {path: read_file(path) for path in taken_back},
+            networkd,
+            os.path.dirname(self.params["record"]),
         )
         armed = self._arm(script)
         self._record({**before, **recorded}, without=set(written) - set(values))

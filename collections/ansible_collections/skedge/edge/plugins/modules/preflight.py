@@ -7,7 +7,7 @@ module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
   - Looks for root, BTF and cgroup2, for ports that other programs hold (by name), for routes that overlap the overlay,
-    for firewalls that drop tunnel or forwarded traffic (the chain is named, and what to open), and compares the clock.
+    for firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -27,12 +27,20 @@ options:
     description: Checks to leave out.
     type: list
     elements: str
-    choices: [addresses, clock, firewall, kernel, ports, routes]
+    choices: [addresses, clock, firewall, kernel, ports, routes, takeover]
     default: []
   packages:
     description: Packages that the installation needs, by family of distributions.
     type: dict
     default: {}
+  manage_packages:
+    description: Whether missing packages are to be installed.
+    type: bool
+    default: true
+  takeover_record:
+    description: File that says which units' ports were taken over.
+    type: path
+    default: /var/lib/skedge-deploy/takeover.json
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -60,8 +68,10 @@ problems:
   type: list
   elements: str
 host:
-  description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers)
-    (whether the kernel's own are there), C(missing) (packages) and C(unit) (whether the controller's unit is there).
+  description: What the installation needs to know, C(python) (version), C(interpreter) (its path), C(bcc) (which
+    other Python's bcc it needs), C(machine), C(glibc), C(kernel), C(family) (of distributions), C(headers)
+    (whether the kernel's own are there), C(missing) (packages), C(unit) (whether the controller's unit is there),
+    C(held) (numbers of listeners whose ports are yet to be taken over) and C(returned) (units that get them back).
   returned: success
   type: dict
 """
@@ -73,7 +83,7 @@ import sys
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, sockets
+from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, packetfilter, sockets, takeover
 
 
 def read(path):
@@ -85,8 +95,8 @@ def read(path):
         return ""
 
 
-def kernel_facts():
-    """Return what the kernel offers."""
+def kernel_facts(python):
+    """Return what the kernel offers; ``python`` are path and version of the one that is to run the controller."""
     mounts = [line.split() for line in read("/proc/self/mounts").splitlines()]
     return {
         "uid": os.geteuid(),
@@ -95,7 +105,8 @@ def kernel_facts():
         "cgroup2": any(len(mount) > 2 and mount[2] == "cgroup2" for mount in mounts),
         "ipv6": os.path.isdir("/proc/sys/net/ipv6"),
         "systemd": os.path.isdir("/run/systemd/system"),
-        "python": tuple(sys.version_info[:2]),
+        "interpreter": python[0],
+        "python": python[1],
     }
 
 
@@ -112,16 +123,16 @@ def missing_packages(module, names):
     return [name for name in names if name not in there]
 
 
-def host_facts(module):
+def host_facts(module, family, wanted, python):
     """Return what the installation depends on."""
-    release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
-    words = " ".join(release.get(key, "").strip('"') for key in ("ID", "ID_LIKE")).split()
-    family = next((w for w in words if w in ("debian", "rhel", "fedora")), words[0] if words else "")
     headers = os.path.exists("/lib/modules/%s/build" % platform.release())
-    wanted = module.params["packages"].get(family, {})
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     names = wanted.get("always", []) + ([] if headers else wanted.get("headers", []))
+    names = [name.replace("ARCH", arch) for name in names]
     return {
-        "python": "%d.%d" % sys.version_info[:2],
+        "python": "%d.%d" % python[1],
+        "interpreter": python[0],
+        "bcc": wanted.get("bcc", ""),
         "machine": platform.machine(),
         "glibc": os.confstr("CS_GNU_LIBC_VERSION").split()[-1],
         "kernel": platform.release(),
@@ -141,28 +152,23 @@ def run_json(module, command):
         return None
 
 
-def firewall_problems(module, site):
-    """Return what nftables (iptables-nft shows there too) and iptables-legacy would drop."""
-    ports = sorted(
-        {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
-    )
-    if not site.get("links"):
-        return []
-    problems = firewall.nft_problems(run_json(module, ["nft", "-j", "list", "ruleset"]) or {}, ports)
-    if "filter" in read("/proc/net/ip_tables_names").split() and module.get_bin_path("iptables-legacy"):
-        code, out = module.run_command(["iptables-legacy", "-S"])[:2]
-        problems += firewall.iptables_problems(out if code == 0 else "", "iptables-legacy", ports)
-    manager = next((name for name in ("firewalld", "ufw") if active(module, name)), "")
-    hint = {
-        "firewalld": " (firewalld runs: put devices sk-+ into zone trusted, add the UDP port to the uplink's zone)",
-        "ufw": " (ufw runs: ufw allow in on the sk- devices, ufw route allow between them, ufw allow the UDP port)",
-    }.get(manager, "")
-    return [problem + hint for problem in problems]
-
-
-def active(module, unit):
-    """Return whether a unit runs."""
-    return module.run_command(["systemctl", "is-active", "--quiet", unit])[0] == 0
+def filters(module):
+    """Return the base chains of the host's packet filter, of nftables and of both kinds of iptables."""
+    ruleset = run_json(module, ["nft", "-j", "list", "ruleset"]) or {}
+    iptables = packetfilter.tables_of_iptables(ruleset)
+    commands = {("ip", "filter"): ("iptables-nft", 4), ("ip6", "filter"): ("ip6tables-nft", 6)}
+    there = {table: how for table, how in commands.items() if table in iptables and module.get_bin_path(how[0])}
+    found = packetfilter.from_nft(ruleset, skip={*there, *firewall.OWN_TABLES})
+    legacy = [
+        (command, version)
+        for command, version, names in (("iptables-legacy", 4, "ip_tables"), ("ip6tables-legacy", 6, "ip6_tables"))
+        if "filter" in read("/proc/net/%s_names" % names).split() and module.get_bin_path(command)
+    ]
+    for command, version in [*there.values(), *legacy]:
+        code, out = module.run_command([command, "-S"])[:2]
+        called = command.replace("-nft", "")  # as people know it
+        found += packetfilter.from_iptables(out if code == 0 else "", called, version)
+    return found
 
 
 def own_addresses(module):
@@ -182,6 +188,12 @@ def all_routes(module):
     return found
 
 
+def takeovers(path, listeners, looked):
+    """Return which listeners wait for their port, and which units get theirs back."""
+    record = json.loads(read(path) or "{}")
+    return {"held": takeover.held(listeners, *looked, record), "returned": takeover.returned(listeners, record)}
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -190,21 +202,36 @@ def main():
             "control_time": {"type": "int", "default": 0},
             "skip": {"type": "list", "elements": "str", "choices": sorted(checks.SKIPPABLE), "default": []},
             "packages": {"type": "dict", "default": {}},
+            "manage_packages": {"type": "bool", "default": True},
+            "takeover_record": {"type": "path", "default": "/var/lib/skedge-deploy/takeover.json"},
         },
         supports_check_mode=True,
     )
     params = module.params
     site = params["site"]
+    listeners = site.get("listeners", [])
+    own = own_addresses(module)
+    known = params["packages"]
+    name, words = checks.parse_release(read("/etc/os-release"))
+    family = next((word for word in words if word in known), "")
+    wanted = known.get(family, {})
+    python = checks.python_of(wanted, tuple(sys.version_info[:2]))
+    programs = sockets.programs()
+    looked = (sockets.bound_sockets(), programs, sockets.units(programs, takeover.parse_unit))
     found = {
-        "kernel": lambda: checks.kernel(kernel_facts()),
+        "kernel": lambda: (
+            checks.kernel(kernel_facts(python)) + checks.distribution(name, family, known, params["manage_packages"])
+        ),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
-        "ports": lambda: checks.ports(site, sockets.bound_sockets(), sockets.programs()),
+        "ports": lambda: checks.ports(site, *looked),
+        "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
-        "addresses": lambda: checks.addresses(site, own_addresses(module)),
-        "firewall": lambda: firewall_problems(module, site),
+        "addresses": lambda: checks.addresses(site, own),
+        "firewall": lambda: firewall.problems(filters(module), firewall.needs(site, own["addresses"])),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
-    module.exit_json(changed=False, problems=problems, host=host_facts(module))
+    host = {**host_facts(module, family, wanted, python), **takeovers(params["takeover_record"], listeners, looked)}
+    module.exit_json(changed=False, problems=problems, host=host)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,14 @@ options:
     description: Where versions are installed.
     type: path
     default: /opt/skedge
+  python:
+    description: The Python that is to run the controller.
+    type: path
+    default: /usr/bin/python3
+  bcc:
+    description: Another Python's bcc package to be used, where that of O(python) has none. It is plain Python.
+    type: str
+    default: ""
   command:
     description: Link to the command in the version in use.
     type: path
@@ -99,7 +107,8 @@ class Release:
             with tarfile.open(archive) as tar:
                 self._unpack(tar, wheels)
             # the distribution's packages stay visible: the loader's compiler comes from there
-            self._run("/usr/bin/python3", "-m", "venv", "--system-site-packages", "--without-pip", self.version)
+            interpreter = self.module.params["python"]
+            self._run(interpreter, "-m", "venv", "--system-site-packages", "--without-pip", self.version)
             pip = os.path.join(glob.glob(os.path.join(wheels, "pip-*.whl"))[0], "pip")
             python = os.path.join(self.version, "bin", "python")
             quiet = ("--quiet", "--disable-pip-version-check", "--root-user-action=ignore")
@@ -108,8 +117,16 @@ class Release:
             )
         finally:
             shutil.rmtree(wheels, ignore_errors=True)
+        self.borrow(self.module.params["bcc"])
+        if self.module.get_bin_path("restorecon"):  # SELinux: systemd may run what has the label of a program only
+            self._run("restorecon", "-R", self.root)
         with open(os.path.join(self.version, ".complete"), "w") as file:
             file.write(self.digest + "\n")
+
+    def borrow(self, package):
+        """Make another Python's package visible in the version."""
+        for directory in glob.glob(os.path.join(self.version, "lib", "python3*", "site-packages")) if package else []:
+            os.symlink(package, os.path.join(directory, os.path.basename(package)))
 
     def _unpack(self, tar, directory):
         for member in tar.getmembers():
@@ -155,6 +172,8 @@ def main():
             "digest": {"type": "str", "required": True},
             "archive": {"type": "path"},
             "root": {"type": "path", "default": "/opt/skedge"},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "bcc": {"type": "str", "default": ""},
             "command": {"type": "path", "default": "/usr/local/bin/skedge"},
             "state": {"type": "str", "choices": ["present", "clean"], "default": "present"},
         },

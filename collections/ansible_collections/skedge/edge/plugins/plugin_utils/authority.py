@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network's certificate authority: a directory on the control node.
 
-``ca.key`` (0600, may be encrypted with ansible-vault), ``ca.crt``, ``revoked.pem`` (a standard CRL) and ``issued/``,
-one certificate a site, which is also the cache of every site's public key. Several hosts are signed for at once, so
-everything happens under one lock.
+``ca.key`` (0600, may be encrypted with ansible-vault), ``ca.crt``, ``revoked.pem`` (a standard CRL), ``issued/``,
+one certificate a site, which is also the cache of every site's public key, and ``renewed/``, those that were renewed
+and are valid still: to revoke a site is to revoke all of them. Several hosts are signed for at once, so everything
+happens under one lock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 CA_DAYS = 3650
 # A host whose clock is a little behind must still find its certificate valid; pre-flight allows five minutes.
 BACKDATE = dt.timedelta(hours=1)
+EXPIRED_FOR = dt.timedelta(days=2)  # sites take a certificate as valid for a day after its end
 PEM = serialization.Encoding.PEM
 
 
@@ -158,6 +160,8 @@ class Authority:
         old = self.issued(site)
         if old is not None and _raw(old.public_key()) != _raw(csr.public_key()):
             self.revoke(site)
+        elif old is not None:
+            self._keep_renewed(site, old)
         not_after = min(now + dt.timedelta(days=days), authority.not_valid_after_utc)
         builder = (
             x509.CertificateBuilder(authority.subject, self._name(site), csr.public_key(), x509.random_serial_number())
@@ -179,17 +183,31 @@ class Authority:
         certificate = self.issued(site)
         if certificate is None:
             return False
-        entry = (
+        reason = x509.CRLReason(x509.ReasonFlags.cessation_of_operation)
+        entries = [
             x509.RevokedCertificateBuilder()
-            .serial_number(certificate.serial_number)
+            .serial_number(one.serial_number)
             .revocation_date(utc_now())
-            .add_extension(x509.CRLReason(x509.ReasonFlags.cessation_of_operation), critical=False)
+            .add_extension(reason, critical=False)
             .build()
-        )
+            for one in (certificate, *self._renewed(site))
+        ]
         current = self.revoked()
-        self._write_revoked(self._key(), self.certificate(), [*(current or []), entry])
+        self._write_revoked(self._key(), self.certificate(), [*(current or []), *entries])
+        (self.directory / "renewed" / f"{site}.crt").unlink(missing_ok=True)
         (self.directory / "issued" / f"{site}.crt").unlink()
         return True
+
+    def _renewed(self, site: str) -> list[x509.Certificate]:
+        """Return the site's certificates that were renewed, but are valid still."""
+        path = self.directory / "renewed" / f"{site}.crt"
+        found = x509.load_pem_x509_certificates(path.read_bytes()) if path.exists() else []
+        return [one for one in found if one.not_valid_after_utc + EXPIRED_FOR > utc_now()]
+
+    def _keep_renewed(self, site: str, old: x509.Certificate) -> None:
+        """Remember a certificate that another one of the same key follows."""
+        known = b"".join(one.public_bytes(PEM) for one in (*self._renewed(site), old))
+        _write(self.directory / "renewed" / f"{site}.crt", known, 0o644)
 
     def _is_revoked(self, certificate: x509.Certificate) -> bool:
         current = self.revoked()
