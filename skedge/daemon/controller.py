@@ -28,6 +28,7 @@ from skedge.daemon.kernel import Applied, Kernel
 from skedge.daemon.notify import Notifier
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import Heard, State
+from skedge.daemon.tunnels import Tunnels
 from skedge.daemon.wires import Wires
 from skedge.daemon.worker import Worker
 
@@ -76,6 +77,7 @@ class Controller:
             seed=remembered.incarnation,
         )
         self.worker = Worker(kernel, self._applied)
+        self.tunnels = Tunnels(self.worker)
         self.wires = Wires(self, identity)
         self.tally = Tally()
         self.counting = Counting(self)
@@ -104,6 +106,7 @@ class Controller:
             self._loop(),
             self.worker.run(),
             self.counting.run(),
+            self.tunnels.run(),
             self._watch(),
         )
         tasks = [asyncio.create_task(work) for work in works]
