@@ -78,8 +78,8 @@ def _links(look: Look) -> Iterator[Finding]:
 def _no_handshake(row: LinkRow) -> str:
     where = f"at {row.endpoint}" if row.endpoint else "which has to call this site"
     return (
-        f"no WireGuard handshake with {row.to} {where}; open the UDP port there, or, where one of the two keys is not the "
-        f"right one, run deploy.yml for both sites"
+        f"no WireGuard handshake with {row.to} {where}; open the UDP port there, or, where a key is not the right one, "
+        "run deploy.yml for both sites"
     )
 
 

@@ -29,7 +29,6 @@ from skedge.core.state import (
 )
 from skedge.daemon.state import Slot, usable_targets
 
-
 NO_TUNNELS_S = 60.0
 
 
@@ -171,8 +170,8 @@ class Kernel:
         reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
         for kind, report in reports.items():
             changed += [f"{kind} {describe(key)}" for key in report.changed]
-            for key, error in report.failed.items():
-                (waiting if isinstance(error, NotYet) else failed)[f"{kind} {describe(key)}"] = str(error)
+            for key, refusal in report.failed.items():
+                (waiting if isinstance(refusal, NotYet) else failed)[f"{kind} {describe(key)}"] = str(refusal)
             if report.unread is not None:
                 failed[kind] = str(report.unread)
         try:

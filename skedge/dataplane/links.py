@@ -191,7 +191,7 @@ class LinkDriver:
             and keyed
             and bool(device.link_local and peer)
             and peer_mac == mac_text(device, peer)
-            and kernel.gateways.get(index) == (GATEWAY4, peer_mac)
+            and kernel.gateways.get(index) == _gateway(device, peer)
             and form["mac"] == mac_text(device, device.link_local)
             and kernel.guarded.get(name) == TunnelPeer.of(device)
             and devconf_right(link)
@@ -247,14 +247,19 @@ class LinkDriver:
             address = str(message.get_attr("IFA_ADDRESS"))
             if message["index"] == index and message["scope"] == _SCOPE_LINK and address != want.link_local:
                 ipr.addr("del", index=index, address=address, prefixlen=message["prefixlen"])
+        hardware = {"lladdr": mac} if (mac := mac_text(want, want.peer_link_local)) else {}
         for family, neighbour in ((socket.AF_INET6, want.peer_link_local), (socket.AF_INET, GATEWAY4)):
-            mac = mac_text(want, want.peer_link_local)
-            hardware = {"lladdr": mac} if mac else {}
-            ipr.neigh("replace", family=family, ifindex=index, dst=neighbour, state=_NUD_PERMANENT, **hardware)
+            if family == socket.AF_INET6 or _gateway(want, want.peer_link_local):
+                ipr.neigh("replace", family=family, ifindex=index, dst=neighbour, state=_NUD_PERMANENT, **hardware)
         for message in self._netlink.dump("neighbours", family=socket.AF_INET6, ifindex=index):
             other = str(message.get_attr("NDA_DST"))
             if message["ifindex"] == index and message["state"] & _NUD_PERMANENT and other != want.peer_link_local:
                 ipr.neigh("del", family=socket.AF_INET6, ifindex=index, dst=other)
+
+
+def _gateway(device: LinkDevice, peer: str) -> tuple[str, str] | None:
+    """Return the IPv4 neighbour of a device; one without MAC addresses has no use for it."""
+    return None if device.transport is Transport.WIREGUARD else (GATEWAY4, mac_text(device, peer))
 
 
 def _settings6() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""wireguard-go processes for tests where the kernel has no WireGuard: each with the socket directory of its own site."""
+"""wireguard-go for tests where the kernel has no WireGuard: each process with the socket directory of its site."""
 
 from __future__ import annotations
 
