@@ -120,10 +120,10 @@ def _links_as_set(draft: Draft) -> Iterator[Problem]:
 
 
 def _ports_as_set(draft: Draft) -> Iterator[Problem]:
-    """Each wireguard link has a UDP port of its own; all vxlan links share theirs."""
+    """Each wireguard link has a UDP port of its own; all vxlan links share theirs. An inventory may leave them open."""
     seen = {link_port(link): path for path, link in draft.links if link.transport is Transport.VXLAN}
     for path, link in draft.links:
-        if link.transport is Transport.WIREGUARD:
+        if link.transport is Transport.WIREGUARD and (link.port or not draft.prefix):
             first = seen.setdefault(link_port(link), path)
             if first != path:
                 yield (

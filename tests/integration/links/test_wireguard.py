@@ -134,7 +134,7 @@ def test_tcp_reaches_a_workload_on_loopback_by_its_endpoint(pair: Pair, v: int) 
                 mine = p.ns(client, to)
                 mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 mine.bind((p.overlay4 if v == 4 else p.overlay6, 40123))
-                mine.connect((to, PORT))
+                until(lambda mine=mine: mine.connect_ex((to, PORT)) == 0)  # not before the last one has ended here
                 accepted, _ = server.accept()
                 accepted.settimeout(10)
                 with mine, accepted:

@@ -10,7 +10,10 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 try:
+    from ansible_collections.skedge.edge.plugins.plugin_utils.wireguard import read_keys
+
     from skedge.core import names
+    from skedge.core.model import LinkId
 
     MISSING = ""
 except ImportError as error:
@@ -32,6 +35,28 @@ def skedge_overlays(config: dict[str, Any]) -> list[str]:
     """Return the overlay's address ranges, IPv4 and IPv6, of a site's configuration."""
     _need_skedge()
     return [config.get("overlay_cidr", "100.64.0.0/10"), names.overlay_prefix6(config["network"])]
+
+
+def skedge_wireguard_devices(config: dict[str, Any]) -> list[str]:
+    """Return the devices of a site's wireguard links."""
+    _need_skedge()
+    return [
+        names.device_name(
+            config["network"], LinkId.between(config["site"], link["to"], link.get("name", "main")), config["site"]
+        )
+        for link in config.get("links", [])
+        if link.get("transport") == "wireguard"
+    ]
+
+
+def skedge_with_keys(config: dict[str, Any], ca_dir: str) -> dict[str, Any]:
+    """Return a site's configuration with the WireGuard keys of the far ends, as far as the control node knows them."""
+    _need_skedge()
+    links = []
+    for link in config.get("links", []):
+        keys = link.get("keys") or (read_keys(ca_dir, link["to"]) if link.get("transport") == "wireguard" else [])
+        links.append({**link, "keys": keys} if keys else dict(link))
+    return {**config, "links": links}
 
 
 def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
@@ -74,4 +99,6 @@ class FilterModule:
             "skedge_overlay_address": skedge_overlay_address,
             "skedge_overlays": skedge_overlays,
             "skedge_preflight_problems": skedge_preflight_problems,
+            "skedge_wireguard_devices": skedge_wireguard_devices,
+            "skedge_with_keys": skedge_with_keys,
         }

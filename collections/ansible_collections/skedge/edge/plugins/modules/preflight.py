@@ -61,7 +61,8 @@ problems:
   elements: str
 host:
   description: What the installation needs to know, C(python), C(machine), C(glibc), C(kernel), C(family), C(headers)
-    (whether the kernel's own are there), C(missing) (packages) and C(unit) (whether the controller's unit is there).
+    (whether the kernel's own are there), C(missing) (packages), C(wireguard_go) (whether links need it) and C(unit)
+    (whether the controller's unit is there).
   returned: success
   type: dict
 """
@@ -96,7 +97,16 @@ def kernel_facts():
         "ipv6": os.path.isdir("/proc/sys/net/ipv6"),
         "systemd": os.path.isdir("/run/systemd/system"),
         "python": tuple(sys.version_info[:2]),
+        "tun": os.path.exists("/dev/net/tun"),
     }
+
+
+def has_wireguard(module):
+    """Return whether the kernel has WireGuard, loaded or to be loaded."""
+    modprobe = module.get_bin_path("modprobe", opt_dirs=["/usr/sbin", "/sbin"])
+    if os.path.isdir("/sys/module/wireguard"):
+        return True
+    return bool(modprobe) and module.run_command([modprobe, "--dry-run", "--quiet", "wireguard"])[0] == 0
 
 
 def missing_packages(module, names):
@@ -118,8 +128,10 @@ def host_facts(module):
     words = " ".join(release.get(key, "").strip('"') for key in ("ID", "ID_LIKE")).split()
     family = next((w for w in words if w in ("debian", "rhel", "fedora")), words[0] if words else "")
     headers = os.path.exists("/lib/modules/%s/build" % platform.release())
+    userspace = checks.has_wireguard(module.params["site"]) and not has_wireguard(module)
     wanted = module.params["packages"].get(family, {})
     names = wanted.get("always", []) + ([] if headers else wanted.get("headers", []))
+    names = names + (wanted.get("wireguard_go", []) if userspace else [])
     return {
         "python": "%d.%d" % sys.version_info[:2],
         "machine": platform.machine(),
@@ -128,6 +140,7 @@ def host_facts(module):
         "family": family,
         "headers": headers,
         "missing": missing_packages(module, names),
+        "wireguard_go": userspace,
         "unit": os.path.exists("/etc/systemd/system/skedge.service"),
     }
 
@@ -143,9 +156,7 @@ def run_json(module, command):
 
 def firewall_problems(module, site):
     """Return what nftables (iptables-nft shows there too) and iptables-legacy would drop."""
-    ports = sorted(
-        {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
-    )
+    ports = checks.tunnel_ports(site)
     if not site.get("links"):
         return []
     problems = firewall.nft_problems(run_json(module, ["nft", "-j", "list", "ruleset"]) or {}, ports)
@@ -196,7 +207,10 @@ def main():
     params = module.params
     site = params["site"]
     found = {
-        "kernel": lambda: checks.kernel(kernel_facts()),
+        "kernel": lambda: (
+            checks.kernel(kernel_facts())
+            + checks.wireguard(site, {**kernel_facts(), "wireguard": has_wireguard(module)})
+        ),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
         "ports": lambda: checks.ports(site, sockets.bound_sockets(), sockets.programs()),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
