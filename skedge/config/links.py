@@ -121,15 +121,13 @@ def _links_as_set(draft: Draft) -> Iterator[Problem]:
 
 def _ports_as_set(draft: Draft) -> Iterator[Problem]:
     """Each wireguard link has a UDP port of its own; all vxlan links share theirs. An inventory may leave them open."""
-    seen = {link_port(link): path for path, link in draft.links if link.transport is Transport.VXLAN}
+    seen = {link_port(link): (path, link) for path, link in draft.links if link.transport is Transport.VXLAN}
     for path, link in draft.links:
         if link.transport is Transport.WIREGUARD and (link.port or not draft.prefix):
-            first = seen.setdefault(link_port(link), path)
-            if first != path:
-                yield (
-                    f"{path}.port",
-                    f"{link_port(link)} is already the port of {first}; give each wireguard link its own",
-                )
+            first, other = seen.setdefault(link_port(link), (path, link))
+            if (other.to, other.name) != (link.to, link.name):
+                way_out = "give each wireguard link its own"
+                yield f"{path}.port", f"{link_port(link)} is already the port of {first}; {way_out}"
 
 
 LINK_CHECKS = (_links, _links_as_set, _ports_as_set)

@@ -58,7 +58,7 @@ class LinkRow:
     """One link of this site. ``state`` is down, init, exchange or full; ``reason`` says why it is not used.
 
     ``endpoint`` is where the far end's packets come from (wireguard), or its address as configured; ``handshake_s`` the
-    age of the last WireGuard handshake, None without one.
+    age of the last WireGuard handshake, None without one, and ``keys`` the keys that the device takes from the far end.
     """
 
     link: str
@@ -77,6 +77,7 @@ class LinkRow:
     service_costs: dict[str, int] = field(default_factory=dict)
     handshake_s: float | None = None
     endpoint: str = ""
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

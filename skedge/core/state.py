@@ -83,10 +83,14 @@ class KernelRoute:
 
 @dataclass(frozen=True, slots=True)
 class TunnelFacts:
-    """What a wireguard link does now: ``handshake_s`` is the age of the newest handshake, None before the first."""
+    """What a wireguard link does now: ``handshake_s`` is the age of the newest handshake, None before the first.
+
+    ``keys`` are the public keys that the far end may have.
+    """
 
     handshake_s: float | None
     endpoint: str = ""
+    keys: tuple[str, ...] = ()
 
 
 # ---- balancing ------------------------------------------------------------------------------------------------

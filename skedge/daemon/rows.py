@@ -111,6 +111,7 @@ def _link(
         service_costs=dict(link.service_costs),
         handshake_s=tunnel.handshake_s,
         endpoint=tunnel.endpoint or link.remote,
+        keys=tunnel.keys,
     )
 
 

@@ -200,7 +200,7 @@ def _change(
 def _facts(peers: Mapping[str, Peer]) -> TunnelFacts:
     one = peers.get(heard_last(peers) or next(iter(peers), ""), Peer())
     age = max(0.0, time.time() - one.handshake) if one.handshake else None
-    return TunnelFacts(age, _shown(one.endpoint))
+    return TunnelFacts(age, _shown(one.endpoint), tuple(sorted(peers)))
 
 
 def _shown(endpoint: Endpoint | None) -> str:

@@ -56,7 +56,10 @@ def test_of_two_ends_the_larger_cost_holds_and_costs_by_service_too():
 
 
 def test_a_parallel_link_is_another_link():
-    links = [{"to": "edge-b"}, {"to": "edge-b", "name": "backup", "cost": 50, "port": 4791, "mtu": 1400, "transport": "vxlan"}]
+    links = [
+        {"to": "edge-b"},
+        {"to": "edge-b", "name": "backup", "cost": 50, "port": 4791, "mtu": 1400, "transport": "vxlan"},
+    ]
     sites = build([host("edge-a", links=links), host("edge-b")]).sites
     assert [item["name"] for item in sites["edge-b"]["links"]] == ["backup", "main"]
     assert link(sites["edge-b"], "edge-a", "backup") | {"port": 4791, "mtu": 1400} == link(
@@ -96,7 +99,10 @@ def test_a_wireguard_link_has_a_port_at_each_end_that_both_know():
         assert (a["port"], a["remote_port"]) == (b["remote_port"], b["port"])
         assert (a["remote"], b["remote"]) == ("10.0.0.98", "10.0.0.97")
         assert "local" not in a
-    assert (link(sites["edge-a"], "edge-b", "lte")["port"], link(sites["edge-b"], "edge-a", "lte")["port"]) == (5000, 5001)
+    assert (link(sites["edge-a"], "edge-b", "lte")["port"], link(sites["edge-b"], "edge-a", "lte")["port"]) == (
+        5000,
+        5001,
+    )
     of_b = [item["port"] for item in sites["edge-b"]["links"]]
     assert len(set(of_b)) == 3
     without = build([host("edge-a", links=links[:1]), host("edge-b"), host("edge-c")]).sites
