@@ -32,7 +32,7 @@ INVENTORY = f"""\
 skedge_edge:
   hosts:
     edge-a:
-      skedge_links: [{{to: edge-b}}]
+      skedge_links: [{{to: edge-b, transport: vxlan}}]
       skedge_connectors:
         - {{service: web, host: 127.0.0.1, port: {WEB}}}
         - {{service: extra, host: 127.0.0.1, port: {EXTRA}}}

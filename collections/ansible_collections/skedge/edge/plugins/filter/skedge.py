@@ -54,8 +54,8 @@ def skedge_with_keys(config: dict[str, Any], ca_dir: str) -> dict[str, Any]:
     _need_skedge()
     links = []
     for link in config.get("links", []):
-        keys = link.get("keys") or (read_keys(ca_dir, link["to"]) if link.get("transport") == "wireguard" else [])
-        links.append({**link, "keys": keys} if keys else dict(link))
+        wireguard = link.get("transport") == "wireguard"
+        links.append({**link, "keys": link.get("keys") or read_keys(ca_dir, link["to"])} if wireguard else dict(link))
     return {**config, "links": links}
 
 
