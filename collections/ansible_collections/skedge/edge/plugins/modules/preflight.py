@@ -33,6 +33,10 @@ options:
     description: Packages that the installation needs, by family of distributions.
     type: dict
     default: {}
+  reachable:
+    description: Whether neighbours reach the host by its tunnels' ports, so that a firewall must let them.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -156,7 +160,7 @@ def run_json(module, command):
 
 def firewall_problems(module, site):
     """Return what nftables (iptables-nft shows there too) and iptables-legacy would drop."""
-    ports = checks.tunnel_ports(site)
+    ports = checks.tunnel_ports(site) if module.params["reachable"] else []  # else it calls, and gets answers
     if not site.get("links"):
         return []
     problems = firewall.nft_problems(run_json(module, ["nft", "-j", "list", "ruleset"]) or {}, ports)
@@ -201,6 +205,7 @@ def main():
             "control_time": {"type": "int", "default": 0},
             "skip": {"type": "list", "elements": "str", "choices": sorted(checks.SKIPPABLE), "default": []},
             "packages": {"type": "dict", "default": {}},
+            "reachable": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
