@@ -28,6 +28,7 @@ from skedge.dataplane.linkmake import create
 from skedge.dataplane.linkstate import (
     DEVCONF4,
     IFF_UP,
+    KINDS,
     alias_of,
     devconf_right,
     is_ours,
@@ -136,7 +137,8 @@ class LinkDriver:
                     if error.code != errno.ENODEV:
                         raise
             self._check.forget(link["index"])
-            self._wireguard.forget(key)
+            if kind(link) in KINDS[Transport.WIREGUARD]:
+                self._wireguard.forget(key)
         if key.startswith(PREFIX) and (link is None or kind(link) == "vxlan"):
             self._guard.delete(key)
 
