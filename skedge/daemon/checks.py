@@ -65,6 +65,8 @@ def _controller(look: Look) -> Iterator[Finding]:
 
 def _links(look: Look) -> Iterator[Finding]:
     for row in look.link_rows:
+        if not row.up and f"link {row.device}" in look.applied.waiting:
+            continue  # said there
         if not row.up and row.transport == Transport.WIREGUARD and not (row.handshake_s or FRESH_S) < FRESH_S:
             yield Finding("warning", f"link {row.link}", f"{row.reason}: {_no_handshake(row)}")
         elif not row.up:

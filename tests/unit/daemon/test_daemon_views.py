@@ -379,6 +379,8 @@ def test_a_wireguard_link_without_a_handshake_says_what_to_do() -> None:
 def test_what_waits_for_another_host_is_a_warning() -> None:
     waits = look(state_of(), applied=Applied(waiting={"link sk-b": "the key is not known"}))
     assert problems(waits)["link sk-b"] == ("warning", "the key is not known")
+    waits = replace(waits, link_rows=[link_row(False, reason="probe-lost")])
+    assert "link A--B" not in problems(waits)
 
 
 def test_a_service_without_workloads_is_no_error_while_its_listener_has_another() -> None:
