@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # The controller's compiler (bcc) is the distribution's, hence Debian's own Python; the rest is for labs and tests.
 APT := python3-venv python3-bpfcc python3-systemd linux-headers-amd64 debootstrap systemd-container \
 	qemu-system-x86 bpftool iproute2 nftables iperf3 e2fsprogs busybox-static cpio kmod jq ethtool \
-	nginx-light shellcheck tcpdump openssh-client curl procps git gcc libc6-dev iputils-ping
+	nginx-light shellcheck tcpdump openssh-client curl procps git gcc libc6-dev iputils-ping wireguard-go
 STAMP_VENV := $(VENV)/.done-$(shell cat pyproject.toml 2>/dev/null | sha256sum | cut -c1-12)
 
 .PHONY: help

@@ -98,6 +98,8 @@ LINKS = (
     Column("RTT", lambda r: number(r.rtt_ms, "ms", 2), right=True),
     Column("LOSS", lambda r: number(r.loss * 100, "%", 1), right=True),
     Column("TRANSPORT", lambda r: clean(r.transport)),
+    Column("HANDSHAKE", lambda r: "-" if r.handshake_s is None else span(r.handshake_s), right=True),
+    Column("ENDPOINT", lambda r: clean(r.endpoint) or "-"),
     Column("DEVICE", lambda r: clean(r.device)),
     Column("SERVICE COSTS", lambda r: listing(tuple(f"{s}={c}" for s, c in sorted(r.service_costs.items())))),
     Column("REASON", lambda r: reason(r.reason)),

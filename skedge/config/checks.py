@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv6Network
 
-from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
+from skedge.config.addresses import canonical, parse_cidr, parse_host
+from skedge.config.draft import Draft, Problem
 from skedge.config.lans import prefixes, preserving
+from skedge.config.links import LINK_CHECKS, link_port
 from skedge.config.policies import listener_services
-from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
+from skedge.config.schema import ListenerSpec
 from skedge.config.walk import join, shown
 from skedge.core.model import (
     ANY_ADDRESS,
@@ -27,54 +28,17 @@ from skedge.core.model import (
 )
 from skedge.core.names import PREFIX, overlay_prefix6
 
-Problem = tuple[str, str]
-
-# Lift a line here when the data plane can do it; model and schema know these transports already.
-UNSUPPORTED_TRANSPORTS = {
-    Transport.WIREGUARD: "this version carries links over vxlan and direct only; give transport: vxlan",
-}
 _CHECKS = {
     Protocol.TCP: (HealthType.TCP, HealthType.HTTP, HealthType.NONE),
     Protocol.UDP: (HealthType.SOCKET, HealthType.NONE),
 }
-MTU_MIN = 1280  # RFC 8200: every link that carries IPv6
 LISTENERS_MAX = 4096
 NAT_PORTS_MIN = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """The valid part of a file: ``spec`` has defaults in the place of the keys in ``bad``; lists carry their paths."""
-
-    spec: SiteSpec
-    links: tuple[tuple[str, LinkSpec], ...]
-    listeners: tuple[tuple[str, ListenerSpec], ...]
-    connectors: tuple[tuple[str, ConnectorSpec], ...]
-    bad: frozenset[str] = frozenset()
-    prefix: str = ""
-
-    def at(self, key: str) -> str:
-        """Return the path of a top-level key."""
-        return join(self.prefix, key)
-
-    def good(self, *keys: str) -> bool:
-        """Return whether all of these top-level keys are valid."""
-        return self.bad.isdisjoint(keys)
-
-
 def check(draft: Draft) -> Iterator[Problem]:
     """Yield every problem of the whole that no single value shows."""
-    for part in (
-        _overlay4,
-        _overlay6,
-        _own_ports,
-        _endpoint_ports,
-        _nat_ports,
-        _lan_devices,
-        _prefixes,
-        _links,
-        _links_as_set,
-    ):
+    for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _nat_ports, _lan_devices, _prefixes, *LINK_CHECKS):
         yield from part(draft)
     for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
         yield from part(draft)
@@ -159,7 +123,8 @@ def _endpoint_ports(draft: Draft) -> Iterator[Problem]:
 
 def _taken_ports(draft: Draft, path: str, first: int, last: int) -> Iterator[Problem]:
     taken = [(key, port) for key, port in _controller_ports(draft)]
-    taken += [(f"{where}.port", link.port) for where, link in draft.links if link.transport is not Transport.DIRECT]
+    tunnels = [(where, link) for where, link in draft.links if link.transport is not Transport.DIRECT]
+    taken += [(f"{where}.port", link_port(link)) for where, link in tunnels]
     for key, port in taken:
         if first <= port <= last:
             yield path, f"[{first}, {last}] contains {port}, which is {key}; move one of the two"
@@ -199,70 +164,6 @@ def _prefixes(draft: Draft) -> Iterator[Problem]:
     cidr = parse_cidr(draft.spec.overlay_cidr)
     overlay = [] if isinstance(cidr, str) else [str(cidr)]
     yield from prefixes(draft.at("prefixes"), draft.spec.prefixes, [*overlay, overlay_prefix6(draft.spec.network)])
-
-
-# ---- links -----------------------------------------------------------------------------------------------------
-
-
-def _links(draft: Draft) -> Iterator[Problem]:
-    for path, link in draft.links:
-        if draft.good("site") and link.to == draft.spec.site:
-            yield f"{path}.to", f"{link.to} is this site itself; give the name of another site"
-        if link.transport in UNSUPPORTED_TRANSPORTS:
-            yield f"{path}.transport", f"{link.transport.value}: {UNSUPPORTED_TRANSPORTS[link.transport]}"
-        if link.mtu and link.mtu < MTU_MIN:
-            yield (
-                f"{path}.mtu",
-                f"{link.mtu} is too small for IPv6; give {MTU_MIN} or more, or 0 for the underlay's own",
-            )
-        if link.transport is Transport.DIRECT:
-            yield from _direct(path, link)
-        else:
-            yield from _tunnel(path, link)
-        if link.transport is Transport.VXLAN and draft.good("load_port") and link.port == draft.spec.load_port:
-            yield f"{path}.port", f"{link.port} is already load_port; give another port"
-
-
-def _direct(path: str, link: LinkSpec) -> Iterator[Problem]:
-    if not link.device:
-        yield f"{path}.device", "missing; a direct link needs the name of the network device to the neighbour"
-    elif link.device in (".", "..", "lo") or link.device.startswith(PREFIX):
-        yield f"{path}.device", f"{link.device} cannot carry a link; give the network device to the neighbour"
-
-
-def _tunnel(path: str, link: LinkSpec) -> Iterator[Problem]:
-    ends: dict[str, Address] = {}
-    if link.device:
-        kind = link.transport.value
-        yield (
-            f"{path}.device",
-            f"{link.device}: a {kind} link takes no device; remove the key or give transport: direct",
-        )
-    for key, text in (("local", link.local), ("remote", link.remote)):
-        if not text:
-            continue
-        address = parse_host(text)
-        if isinstance(address, str):
-            yield f"{path}.{key}", address
-        elif address.is_loopback:
-            yield f"{path}.{key}", f"{text} stays inside this host; give the address that the other host sees"
-        else:
-            ends[key] = address
-    if not link.remote and link.transport is Transport.VXLAN:
-        yield f"{path}.remote", "missing; a vxlan link needs the neighbour's address in the network below"
-    if len(ends) == 2 and ends["local"].version != ends["remote"].version:
-        yield f"{path}.local", f"{link.local} and remote {link.remote} are of two IP versions; give two of one version"
-    elif len(ends) == 2 and ends["local"] == ends["remote"]:
-        yield f"{path}.remote", f"{link.remote} is also local; give the neighbour's address"
-
-
-def _links_as_set(draft: Draft) -> Iterator[Problem]:
-    seen: dict[tuple[str, str], str] = {}
-    for path, link in draft.links:
-        first = seen.setdefault((link.to, link.name), path)
-        if first != path:
-            way_out = "remove one, or give it another name for a parallel link"
-            yield path, f"the link to {link.to} named {link.name} is already {first}; {way_out}"
 
 
 # ---- listeners -------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ import yaml
 
 from skedge.config import walk
 from skedge.config.addresses import canonical
-from skedge.config.checks import Draft, check
+from skedge.config.checks import check
+from skedge.config.draft import Draft
+from skedge.config.links import link_port, remote_port
 from skedge.config.schema import ConnectorSpec, FlowTimesSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import INVALID
 from skedge.core.errors import ConfigError
@@ -209,9 +211,12 @@ def _link(link: LinkSpec) -> Link:
         local=canonical(link.local),
         remote=canonical(link.remote),
         device=link.device,
-        port=link.port,
+        port=link_port(link),
         mtu=link.mtu,
         probe=Probe(link.probe.interval_ms, link.probe.lost),
+        remote_port=remote_port(link),
+        keepalive_s=link.keepalive_s,
+        keys=tuple(sorted(link.keys)),
     )
 
 

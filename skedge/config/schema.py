@@ -64,6 +64,13 @@ Capacity = Annotated[int, Meta(ge=1, le=CAPACITY_MAX)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PortOrOff = Annotated[int, Meta(ge=0, le=65535)]
 Mtu = Annotated[int, Meta(ge=0, le=65535)]
+KeepaliveSeconds = Annotated[int, Meta(ge=0, le=65535)]
+PublicKey = Annotated[
+    str,
+    _named(
+        "a WireGuard public key", r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=\Z", "44 characters, as `wg pubkey` prints"
+    ),
+]
 IntervalMs = Annotated[int, Meta(ge=10, le=60_000)]
 Times = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
@@ -80,19 +87,22 @@ class ProbeSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One item of ``links``."""
+    """One item of ``links``; ``port`` and ``remote_port`` 0 are the transport's own."""
 
     to: SiteName
     name: LinkName = "main"
     cost: Cost = 1
-    transport: Transport = Transport.VXLAN
+    transport: Transport = Transport.WIREGUARD
     service_costs: dict[ServiceName, Cost] = field(default_factory=dict)
     local: str = ""
     remote: str = ""
     device: DeviceName = ""
-    port: Port = 4790
+    port: PortOrOff = 0
     mtu: Mtu = 0
     probe: ProbeSpec = ProbeSpec()
+    remote_port: PortOrOff = 0
+    keepalive_s: KeepaliveSeconds = 0
+    keys: list[PublicKey] = field(default_factory=list)
 
 
 class ShareSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -37,7 +37,10 @@ def describe(value: object) -> str:
 def _(value: LinkDevice) -> str:
     parts = [f"{value.link} {value.transport.value}"]
     if value.remote or value.local:
-        parts.append(f"{value.local or '*'} -> {value.remote or '*'} port {value.port}")
+        there = f" to {value.remote_port}" if value.remote_port else ""
+        parts.append(f"{value.local or '*'} -> {value.remote or '*'} port {value.port}{there}")
+    if value.keys:
+        parts.append("far end's key " + " or ".join(key[:8] for key in value.keys))
     if value.vni:
         parts.append(f"vni {value.vni}")
     if value.underlay:

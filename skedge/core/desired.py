@@ -182,6 +182,7 @@ def link_id(config: SiteConfig, link: Link) -> LinkId:
 
 def _device(config: SiteConfig, link: Link) -> LinkDevice:
     tunnel = link.transport is not Transport.DIRECT
+    wireguard = link.transport is Transport.WIREGUARD
     return LinkDevice(
         link=link_id(config, link),
         transport=link.transport,
@@ -189,10 +190,13 @@ def _device(config: SiteConfig, link: Link) -> LinkDevice:
         peer_link_local=str(names.link_local(config.network, link.to)),
         mtu=link.mtu,
         vni=names.vni(config.network, link_id(config, link)) if link.transport is Transport.VXLAN else 0,
-        local=link.local if tunnel else "",
+        local=link.local if link.transport is Transport.VXLAN else "",
         remote=link.remote if tunnel else "",
         port=link.port if tunnel else 0,
         underlay=link.device,
+        remote_port=link.remote_port if wireguard and link.remote else 0,
+        keepalive_s=link.keepalive_s if wireguard else 0,
+        keys=link.keys if wireguard else (),
     )
 
 

@@ -34,6 +34,10 @@ class DataplaneError(SkedgeError):
     """A kernel object could not be read or written; the next reconcile run retries it."""
 
 
+class NotYet(DataplaneError):
+    """A kernel object waits for something that another host must do first; nothing is wrong with this one."""
+
+
 class HostError(SkedgeError):
     """The host lacks something (root, BTF, cgroup2, a module); the operator must prepare it."""
 

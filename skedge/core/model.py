@@ -18,6 +18,8 @@ SERVICES_MAX = 1024
 LISTENER_SERVICES_MAX = 16
 WEIGHT_MAX = 100
 AFFINITY_TIMEOUT_S = 10_800
+VXLAN_PORT = 4790
+WIREGUARD_PORT = 4791
 
 EMPTY: Mapping[str, int] = MappingProxyType({})
 
@@ -81,21 +83,27 @@ class Probe:
 class Link:
     """One link as configured at this site.
 
-    ``local`` and ``remote`` are underlay addresses (vxlan, wireguard); ``device`` is the underlay device of a
-    ``direct`` link; ``port`` is the tunnel's UDP port; ``mtu`` 0 means: from the underlay.
+    ``local`` and ``remote`` are underlay addresses, and ``remote`` of a wireguard link may be a host name, or empty
+    where the far end cannot be reached and is the one that calls. ``device`` is the underlay device of a ``direct``
+    link; ``port`` is the tunnel's UDP port, ``remote_port`` the far end's of a wireguard link; ``mtu`` 0 means: from
+    the underlay.
+    ``keys`` are the far end's WireGuard keys: two while it changes its own, none before it was deployed.
     """
 
     to: str
     name: str = "main"
     cost: int = 1
-    transport: Transport = Transport.VXLAN
+    transport: Transport = Transport.WIREGUARD
     service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
     local: str = ""
     remote: str = ""
     device: str = ""
-    port: int = 4790
+    port: int = VXLAN_PORT
     mtu: int = 0
     probe: Probe = Probe()
+    remote_port: int = 0
+    keepalive_s: int = 0
+    keys: tuple[str, ...] = ()
 
 
 class HealthType(StrEnum):

@@ -57,7 +57,11 @@ class SiteRow:
 
 @dataclass(frozen=True, slots=True)
 class LinkRow:
-    """One link of this site. ``state`` is down, init, exchange or full; ``reason`` says why it is not used."""
+    """One link of this site. ``state`` is down, init, exchange or full; ``reason`` says why it is not used.
+
+    ``endpoint`` is where the far end's packets come from (wireguard), or its address as configured; ``handshake_s`` the
+    age of the last WireGuard handshake, None without one, and ``keys`` the keys that the device takes from the far end.
+    """
 
     link: str
     to: str
@@ -73,6 +77,9 @@ class LinkRow:
     since_s: float
     reason: str = "none"
     service_costs: dict[str, int] = field(default_factory=dict)
+    handshake_s: float | None = None
+    endpoint: str = ""
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,11 @@ class Driver(TypingProtocol[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class LinkDevice:
-    """One link device of ours (key: device name). Equal values mean nothing to do."""
+    """One link device of ours (key: device name). Equal values mean nothing to do.
+
+    ``remote`` is an address, of a wireguard link also a host name; ``keys`` are the public keys that its far end may
+    have.
+    """
 
     link: LinkId
     transport: Transport
@@ -56,6 +60,9 @@ class LinkDevice:
     remote: str = ""
     port: int = 0
     underlay: str = ""
+    remote_port: int = 0
+    keepalive_s: int = 0
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,6 +91,18 @@ class KernelRoute:
     next_hops: tuple[NextHop, ...]
     source: str
     use: RouteUse = RouteUse.OVERLAY
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelFacts:
+    """What a wireguard link does now: ``handshake_s`` is the age of the newest handshake, None before the first.
+
+    ``keys`` are the public keys that the far end may have.
+    """
+
+    handshake_s: float | None
+    endpoint: str = ""
+    keys: tuple[str, ...] = ()
 
 
 # ---- balancing ------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class Answers:
         """Return one row a configured link."""
         at, now = self._at, time.monotonic()
         facts = links.facts(at.wires.link_stats(), at.flooder.adjacencies(now))
-        return rows.links(at.state, facts, now)
+        return rows.links(at.state, facts, now, at.tunnels.facts)
 
     def _sync(self) -> Sync:
         at, now = self._at, time.monotonic()

@@ -27,15 +27,22 @@ from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
 from skedge.dataplane.untracked import Untracked
+from skedge.dataplane.wglinks import WireGuardLinks
+from skedge.dataplane.wireguard import OwnKey
+from skedge.dataplane.wireguard_go import WireGuardGo
+from skedge.dataplane.wireguard_kernel import KernelWireGuard
+
+WIREGUARD_KEY = "wireguard.key"
 
 
-def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
+def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path) -> Kernel:
     """Return the host's kernel as the controller sees it. Raises DataplaneError when the loader has not run."""
     netlink = Netlink()
     check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
+    wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
     engine = EbpfEngine(str(pin_dir))
     drivers = Drivers(
-        links=LinkDriver(netlink, check, guard),
+        links=LinkDriver(netlink, check, guard, wireguard),
         addresses=AddressDriver(netlink, [config.overlay_cidr, overlay_prefix6(config.network)]),
         routes=RouteDriver(netlink, PrefixTable(str(pin_dir))),
         endpoints=engine.endpoints,
@@ -51,7 +58,7 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path) -> Kernel:
         _Sources(engine),
         LanSide(pin_dir, netlink),
     ]
-    return Kernel(drivers, engine, fixtures, _Host(netlink))
+    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard)
 
 
 class _Host:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from skedge.core.desired import Desired
 from skedge.core.dispatch import service_keys
+from skedge.core.model import Transport
 from skedge.core.reasons import Reason
 from skedge.core.report import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.daemon.kernel import Applied
 from skedge.daemon.problems import Finding
 from skedge.daemon.state import State
 
+FRESH_S = 180.0  # a WireGuard session ends when it is not renewed for so long
 REFUSAL_S = 60.0  # how long a refused message stays a problem
 
 
@@ -35,7 +37,15 @@ class Look:
 
 def findings(look: Look) -> list[Finding]:
     """Return every problem there is."""
-    return [*_controller(look), *_links(look), *_sites(look), *_services(look), *_kernel(look), *_refusals(look)]
+    return [
+        *_controller(look),
+        *_links(look),
+        *_sites(look),
+        *_services(look),
+        *_kernel(look),
+        *_waiting(look),
+        *_refusals(look),
+    ]
 
 
 def _controller(look: Look) -> Iterator[Finding]:
@@ -54,12 +64,24 @@ def _controller(look: Look) -> Iterator[Finding]:
 
 def _links(look: Look) -> Iterator[Finding]:
     for row in look.link_rows:
-        if not row.up:
+        if not row.up and f"link {row.device}" in look.applied.waiting:
+            continue  # said there
+        if not row.up and row.transport == Transport.WIREGUARD and not (row.handshake_s or FRESH_S) < FRESH_S:
+            yield Finding("warning", f"link {row.link}", f"{row.reason}: {_no_handshake(row)}")
+        elif not row.up:
             sentence = _sentence(row.reason)
             yield Finding("warning", f"link {row.link}", f"{row.reason}: {sentence}")
         elif row.state != "full":
             cause = look.stream_causes.get(row.link, "") or "the far controller has not been heard"
             yield Finding("warning", f"adjacency {row.link}", cause)
+
+
+def _no_handshake(row: LinkRow) -> str:
+    where = f"at {row.endpoint}" if row.endpoint else "which has to call this site"
+    return (
+        f"no WireGuard handshake with {row.to} {where}; open the UDP port there, or, where a key is not the right one, "
+        "run deploy.yml for both sites"
+    )
 
 
 def _sentence(word: str) -> str:
@@ -103,6 +125,11 @@ def _services(look: Look) -> Iterator[Finding]:
 def _kernel(look: Look) -> Iterator[Finding]:
     for key, text in sorted(look.applied.failed.items()):
         yield Finding("error", key, text)
+
+
+def _waiting(look: Look) -> Iterator[Finding]:
+    for key, text in sorted(look.applied.waiting.items()):
+        yield Finding("warning", key, text)
 
 
 def _refusals(look: Look) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from skedge.daemon.notify import Notifier
 from skedge.daemon.placements import PlacementLog
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import Heard, State
+from skedge.daemon.tunnels import Tunnels
 from skedge.daemon.wires import Wires
 from skedge.daemon.worker import Worker
 
@@ -77,6 +78,7 @@ class Controller:
             seed=remembered.incarnation,
         )
         self.worker = Worker(kernel, self._applied)
+        self.tunnels = Tunnels(self.worker)
         self.wires = Wires(self, identity)
         self.tally = Tally()
         self.counting = Counting(self)
@@ -106,6 +108,7 @@ class Controller:
             self.worker.run(),
             self.counting.run(),
             PlacementLog(self).run(),
+            self.tunnels.run(),
             self._watch(),
         )
         tasks = [asyncio.create_task(work) for work in works]

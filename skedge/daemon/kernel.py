@@ -9,8 +9,8 @@ from typing import Protocol
 
 from skedge.core.describe import describe
 from skedge.core.desired import Desired
-from skedge.core.errors import DataplaneError
-from skedge.core.model import SiteConfig, WorkloadId
+from skedge.core.errors import DataplaneError, NotYet
+from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, plan, reconcile_all
 from skedge.core.report import PlanStep
@@ -25,8 +25,11 @@ from skedge.core.state import (
     ServiceKey,
     ServiceTable,
     Target,
+    TunnelFacts,
 )
 from skedge.daemon.state import Slot, usable_targets
+
+NO_TUNNELS_S = 60.0
 
 
 class Fixture(Protocol):
@@ -40,6 +43,14 @@ class Fixture(Protocol):
 
     def drops(self) -> Mapping[Reason, int]:
         """Return what it refused, by reason."""
+        ...
+
+
+class Tunnels(Protocol):
+    """The links whose far ends may change key and address."""
+
+    def tend(self) -> tuple[Mapping[LinkId, TunnelFacts], float]:
+        """Follow them; return what they do, and in how many seconds to look again."""
         ...
 
 
@@ -57,12 +68,16 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class Applied:
-    """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused."""
+    """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused.
+
+    ``waiting`` are the same of what waits for another host.
+    """
 
     changed: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, KernelRoute] = field(default_factory=dict)
     deleting: bool = False
+    waiting: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,11 +138,19 @@ def without_others(table: ServiceTable) -> ServiceTable:
 class Kernel:
     """Drivers, engine and fixtures of one host."""
 
-    def __init__(self, drivers: Drivers, engine: Engine, fixtures: Sequence[Fixture], host: Host) -> None:
+    def __init__(
+        self,
+        drivers: Drivers,
+        engine: Engine,
+        fixtures: Sequence[Fixture],
+        host: Host,
+        tunnels: Tunnels | None = None,
+    ) -> None:
         self._services = _Services(drivers.services)
         self._drivers = replace(drivers, services=self._services)
         self.engine = engine
         self._fixtures = fixtures
+        self._tunnels = tunnels
         self.host = host
         self._usable: frozenset[Target] = frozenset()
         self._read: tuple[object, Readings] | None = None
@@ -137,6 +160,7 @@ class Kernel:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
         changed: list[str] = []
         failed: dict[str, str] = {}
+        waiting: dict[str, str] = {}
         for fixture in self._fixtures:
             try:
                 if fixture.ensure(config, desired):
@@ -146,14 +170,15 @@ class Kernel:
         reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
         for kind, report in reports.items():
             changed += [f"{kind} {describe(key)}" for key in report.changed]
-            failed.update({f"{kind} {describe(key)}": str(error) for key, error in report.failed.items()})
+            for key, refusal in report.failed.items():
+                (waiting if isinstance(refusal, NotYet) else failed)[f"{kind} {describe(key)}"] = str(refusal)
             if report.unread is not None:
                 failed[kind] = str(report.unread)
         try:
             self._abort_withdrawn(desired)
         except DataplaneError as error:
             failed["connects to withdrawn workloads"] = str(error)
-        return Applied(tuple(changed), failed, self._routes(), allow_delete)
+        return Applied(tuple(changed), failed, self._routes(), allow_delete, waiting)
 
     def _abort_withdrawn(self, desired: Desired) -> None:
         """End connects that still wait for a workload that is gone; only now would a retry be placed elsewhere."""
@@ -164,6 +189,10 @@ class Kernel:
     def plan(self, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
         """Return exactly what `apply` would change now. Raises DataplaneError when the kernel cannot be read."""
         return plan(self._drivers, _comparable(desired), allow_delete=allow_delete)
+
+    def tend(self) -> tuple[Mapping[LinkId, TunnelFacts], float]:
+        """Follow the far ends of tunnels; return what the tunnels do, and in how many seconds to look again."""
+        return self._tunnels.tend() if self._tunnels is not None else ({}, NO_TUNNELS_S)
 
     def set_others(self, others: Mapping[Slot, int]) -> None:
         """Write the other sites' load: the fast path, nothing else is touched."""

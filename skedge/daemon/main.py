@@ -50,7 +50,7 @@ async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, pi
         path,
         first,
         identity=load_identity(identity, first.network, first.site),
-        kernel=build_kernel(first, pin_dir, state_dir),
+        kernel=build_kernel(first, pin_dir, state_dir, identity),
         state_dir=state_dir,
         notifier=notifier,
     )

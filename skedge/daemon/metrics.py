@@ -81,6 +81,8 @@ def link_metrics(rows: Iterable[LinkRow]) -> Iterator[Metric]:
     rtts = ((at, row.rtt_ms / 1000) for row, at in table if row.rtt_ms is not None)
     yield _gauge("skedge_link_rtt_seconds", "Smoothed round trip of probes", rtts, labels)
     yield _gauge("skedge_link_loss_ratio", "Measured loss of probes", ((at, row.loss) for row, at in table), labels)
+    ages = ((at, row.handshake_s) for row, at in table if row.handshake_s is not None)
+    yield _gauge("skedge_link_handshake_age_seconds", "Since the last WireGuard handshake", ages, labels)
     yield _gauge("skedge_link_cost", "Configured cost", ((at, row.cost) for row, at in table), labels)
     yield _counter("skedge_link_probes_sent", "Probes sent", ((at, row.sent) for row, at in table), labels)
     yield _counter("skedge_link_probes_answered", "Probes answered", ((at, row.received) for row, at in table), labels)

@@ -26,7 +26,16 @@ from skedge.core.report import (
     ServiceRow,
     SiteRow,
 )
-from skedge.core.state import Candidate, Counts, Flow, KernelRoute, Receipt, ServiceKey, ServiceTable
+from skedge.core.state import (
+    Candidate,
+    Counts,
+    Flow,
+    KernelRoute,
+    Receipt,
+    ServiceKey,
+    ServiceTable,
+    TunnelFacts,
+)
 from skedge.core.tables import offers, service_table
 from skedge.daemon.filters import Filter
 from skedge.daemon.links import LinkFacts
@@ -71,13 +80,18 @@ def _site(state: State, database: Database, site: str, engine: str, days: float,
     )
 
 
-def links(state: State, facts: Mapping[LinkId, LinkFacts], now: float) -> list[LinkRow]:
+def links(
+    state: State, facts: Mapping[LinkId, LinkFacts], now: float, tunnels: Mapping[LinkId, TunnelFacts]
+) -> list[LinkRow]:
     """Return one row a configured link of this site."""
-    return [_link(state, link, facts, now) for link in state.config.links]
+    return [_link(state, link, facts, now, tunnels) for link in state.config.links]
 
 
-def _link(state: State, link: Link, facts: Mapping[LinkId, LinkFacts], now: float) -> LinkRow:
+def _link(
+    state: State, link: Link, facts: Mapping[LinkId, LinkFacts], now: float, tunnels: Mapping[LinkId, TunnelFacts]
+) -> LinkRow:
     identity = link_id(state.config, link)
+    tunnel = tunnels.get(identity, TunnelFacts(None))
     fact = facts.get(identity, LinkFacts())
     unused = spf.unused_reason(state.network_map, identity, state.config.site)
     reason = fact.reason if fact.reason is not Reason.NONE else unused
@@ -96,6 +110,9 @@ def _link(state: State, link: Link, facts: Mapping[LinkId, LinkFacts], now: floa
         since_s=max(0.0, now - fact.since),
         reason=reason.word,
         service_costs=dict(link.service_costs),
+        handshake_s=tunnel.handshake_s,
+        endpoint=tunnel.endpoint or link.remote,
+        keys=tunnel.keys,
     )
 
 

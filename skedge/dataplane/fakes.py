@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Generic, TypeVar
 
-from skedge.core.errors import DataplaneError
+from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import Protocol, Transport
 from skedge.core.names import PREFIX
 from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice
@@ -54,9 +54,9 @@ class FakeLinkDriver(FakeDriver[str, LinkDevice]):
     """`links.LinkDriver` in memory."""
 
     def check(self, key: str, value: LinkDevice) -> None:
-        """Refuse transports that are not built yet, and devices without our prefix."""
-        if value.transport not in (Transport.VXLAN, Transport.DIRECT):
-            raise DataplaneError(f"link {value.link}: transport {value.transport} is not built yet")
+        """Refuse wireguard links without a far end's key, and devices without our prefix."""
+        if value.transport is Transport.WIREGUARD and not value.keys:
+            raise NotYet(f"link {value.link}: the key of its far end is not known")
         if not key.startswith(PREFIX):
             raise DataplaneError(f"link {value.link}: device {key} has not the prefix {PREFIX} of our devices")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 
-from skedge.core.model import Protocol, SiteConfig
+from skedge.core.model import Protocol, SiteConfig, Transport
 from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.state import LinkDevice
@@ -104,13 +104,13 @@ def _needs_egress(udp: bool) -> bool:
     return udp or version < (6, 6)
 
 
-def _entry(device: LinkDevice, l3: bool, index: int, programs: Sequence[int]) -> bytes:
+def _entry(device: LinkDevice, index: int, programs: Sequence[int]) -> bytes:
     """Return the link table's value for a device."""
     return pack_entry(
         address_bytes(device.link_local),
         address_bytes(device.peer_link_local),
         link_mac(device, device.peer_link_local),
-        L3 if l3 else 0,
+        L3 if device.transport is Transport.WIREGUARD else 0,
         index,
         programs,
     )
@@ -144,17 +144,17 @@ class LinkFilter:
         """Decide which directions need a program: each costs every packet."""
         self._directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
 
-    def protect(self, index: int, device: LinkDevice, *, l3: bool = False) -> None:
+    def protect(self, index: int, device: LinkDevice) -> None:
         """Put a device under the check: its far end into the table, the programs onto the interface."""
         before = self._table.programs(index)
-        self._table.put(index, _entry(device, l3, index, before))
+        self._table.put(index, _entry(device, index, before))
         ids = self._hooks.attach(index, self._directions, before)
-        self._table.put(index, _entry(device, l3, index, [ids.get(direction, 0) for direction in PINS]))
+        self._table.put(index, _entry(device, index, [ids.get(direction, 0) for direction in PINS]))
 
-    def protected(self, index: int, device: LinkDevice, *, l3: bool = False) -> bool:
+    def protected(self, index: int, device: LinkDevice) -> bool:
         """Return whether the device is under the check, with the pinned programs of now."""
         programs = self._table.programs(index)
-        if self._table.get(index) != _entry(device, l3, index, programs):
+        if self._table.get(index) != _entry(device, index, programs):
             return False
         return self._hooks.right(index, self._directions, programs)
 

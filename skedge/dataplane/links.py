@@ -1,9 +1,10 @@
-"""Link devices ``sk-*``: VXLAN tunnels, and for ``direct`` links a macvlan on the operator's device.
+"""Link devices ``sk-*``: WireGuard and VXLAN tunnels, and for ``direct`` links a macvlan on the operator's device.
 
 A direct link gets a device of its own (macvlan, mode private), never the operator's device itself: so the packet
 check, addresses and neighbours of ours touch none of its other traffic, and ownership is seen by the name as with
 tunnels. Device MAC addresses follow from the link and the site, so both ends know both: neighbour entries are
-permanent, and several direct links on one segment do not answer for each other.
+permanent, and several direct links on one segment do not answer for each other. WireGuard devices have none; their
+neighbour entries only stand for the one far end. What is WireGuard's own is in `wglinks`.
 
 A device of ours is known by its name's prefix and its alias ``skedge <site> <site> <link name>``. It is under the
 packet check (`Check`) before it is up.
@@ -15,7 +16,6 @@ import errno
 import socket
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import Any, Protocol
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -24,6 +24,7 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import Transport
 from skedge.core.names import GATEWAY4, PREFIX
 from skedge.core.state import LinkDevice
+from skedge.dataplane.linkmake import create
 from skedge.dataplane.linkstate import (
     DEVCONF4,
     IFF_UP,
@@ -46,14 +47,14 @@ from skedge.dataplane.netlink import (
     set_sysctl6,
 )
 from skedge.dataplane.tunnel_guard import TunnelPeer
-from skedge.dataplane.underlay import mtu_of
+from skedge.dataplane.underlay import MTU_MIN, mtu_of
+from skedge.dataplane.wglinks import WireGuardLinks, refuse_keyless, used
 
 _NUD_PERMANENT = 0x80
 _NODAD = 0x02
 _ADDR_GEN_NONE = 1
 _SCOPE_LINK = 253
 _SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1}
-MTU_MIN = 1280  # IPv6 is switched off on a device with less
 
 
 class Check(Protocol):
@@ -95,12 +96,13 @@ class _Kernel:
 
 
 class LinkDriver:
-    """Driver[str, LinkDevice]: device name -> device. A transport that is not built yet is refused by `put`."""
+    """Driver[str, LinkDevice]: device name -> device."""
 
-    def __init__(self, netlink: Netlink, check: Check, guard: Guard) -> None:
+    def __init__(self, netlink: Netlink, check: Check, guard: Guard, wireguard: WireGuardLinks) -> None:
         self._netlink = netlink
         self._check = check
         self._guard = guard
+        self._wireguard = wireguard
 
     def read(self) -> Mapping[str, LinkDevice]:
         """Return our devices. One that is not whole (down, unchecked, unguarded) has no ``link_local``."""
@@ -119,8 +121,10 @@ class LinkDriver:
                 self.delete(key)
                 link = None
             if link is None:
-                self._create(key, value)
+                create(self._netlink, key, value)
             self._configure(key, value)
+        if value.transport is Transport.WIREGUARD:
+            self._wireguard.refuse_unresolved(value)
 
     def delete(self, key: str) -> None:
         """Remove the device and its guard, if it is ours."""
@@ -133,6 +137,8 @@ class LinkDriver:
                     if error.code != errno.ENODEV:
                         raise
             self._check.forget(link["index"])
+            if kind(link) in KINDS[Transport.WIREGUARD]:
+                self._wireguard.forget(key)
         if key.startswith(PREFIX) and (link is None or kind(link) == "vxlan"):
             self._guard.delete(key)
 
@@ -162,7 +168,7 @@ class LinkDriver:
     def _neighbours(self, family: int, indexes: Set[int]) -> Mapping[int, tuple[str, str]]:
         """Return address and MAC address of the permanent neighbour on each of these interfaces."""
         return {
-            message["ifindex"]: (str(message.get_attr("NDA_DST")), str(message.get_attr("NDA_LLADDR")))
+            message["ifindex"]: (str(message.get_attr("NDA_DST")), str(message.get_attr("NDA_LLADDR") or ""))
             for message in (self._netlink.dump("neighbours", family=family) if indexes else [])
             if message["ifindex"] in indexes and message["state"] & _NUD_PERMANENT
         }
@@ -172,68 +178,47 @@ class LinkDriver:
         link = kernel.links[name]
         index = link["index"]
         peer, peer_mac = kernel.neighbours.get(index, ("", ""))
-        link_id, auto_mtu = parse_alias(str(link.get_attr("IFLA_IFALIAS") or ""))
+        alias = parse_alias(str(link.get_attr("IFLA_IFALIAS") or ""))
         form = shape(link, kernel.names)
         device = LinkDevice(
-            link=link_id, peer_link_local=peer, link_local=kernel.addresses.get(index, ""), **form["model"]
+            link=alias.link, peer_link_local=peer, link_local=kernel.addresses.get(index, ""), **form["model"]
         )
+        keyed = True
+        if device.transport is Transport.WIREGUARD:
+            device, keyed = self._wireguard.read(name, link, device)
         mtu = int(link.get_attr("IFLA_MTU"))
-        wanted_mtu = mtu_of(self._netlink, device)
-        device = replace(device, mtu=0 if auto_mtu and wanted_mtu in (None, mtu) else mtu)
+        device = replace(device, mtu=0 if alias.auto_mtu and self._mtu(name, device) in (None, mtu) else mtu)
         whole = (
             bool(link["flags"] & IFF_UP)
+            and keyed
             and bool(device.link_local and peer)
             and peer_mac == mac_text(device, peer)
-            and kernel.gateways.get(index) == (GATEWAY4, peer_mac)
+            and kernel.gateways.get(index) == _gateway(device, peer)
             and form["mac"] == mac_text(device, device.link_local)
-            and kernel.guarded.get(name) == (TunnelPeer.of(device) if device.remote else None)
+            and kernel.guarded.get(name) == TunnelPeer.of(device)
             and devconf_right(link)
             and all(read_sysctl6(name, setting) == str(value) for setting, value in _settings6().items())
             and self._check.protected(index, device)
         )
         return device if whole else replace(device, link_local="")
 
-    # ---- writing ------------------------------------------------------------------------------------------------
+    def _mtu(self, name: str, device: LinkDevice) -> int | None:
+        """Return the MTU that the underlay leaves for the device, None while that is not known."""
+        if device.transport is Transport.WIREGUARD:
+            device = replace(device, remote=self._wireguard.underlay(name, device))
+        return mtu_of(self._netlink, device)
 
-    def _create(self, name: str, want: LinkDevice) -> None:
-        """Make the device, down."""
-        attributes: dict[str, object] = {"ifname": name, "address": mac_text(want, want.link_local)}
-        underlay = self._netlink.index(want.underlay) if want.underlay else None
-        if want.underlay and underlay is None:
-            raise DataplaneError(
-                f"link {want.link}: this host has no device {want.underlay}; correct the link's device"
-            )
-        if underlay is not None:
-            attributes["link" if want.transport is Transport.DIRECT else "vxlan_link"] = underlay
-        if want.transport is Transport.DIRECT:
-            attributes |= {"kind": "macvlan", "macvlan_mode": "private"}
-        else:
-            six = "6" if ip_address(want.remote).version == 6 else ""
-            attributes |= {
-                "kind": "vxlan",
-                "vxlan_id": want.vni,
-                f"vxlan_group{six}": want.remote,
-                "vxlan_port": want.port,
-                "vxlan_learning": False,
-            }
-            if want.local:
-                attributes[f"vxlan_local{six}"] = want.local
-        try:
-            self._netlink.ipr.link("add", **attributes)
-        except NetlinkError as error:
-            if error.code == errno.EOPNOTSUPP:
-                raise DataplaneError(
-                    f"link {want.link}: this kernel has no {KINDS[want.transport]} devices; load or install the module"
-                ) from error
-            raise
+    # ---- writing ------------------------------------------------------------------------------------------------
 
     def _configure(self, name: str, want: LinkDevice) -> None:
         """Set everything that may change on a living device; the check and the guard come before it is up."""
-        index = self._netlink.index(name)
-        if index is None:
+        link = self._find(name)
+        if link is None:
             raise DataplaneError(f"link {want.link}: device {name} went away")
-        ipr = self._netlink.ipr
-        mtu = want.mtu or mtu_of(self._netlink, want)
+        index, ipr = link["index"], self._netlink.ipr
+        if want.transport is Transport.WIREGUARD:
+            self._wireguard.put(name, link, want)
+        mtu = want.mtu or self._mtu(name, want)
         if mtu is not None and mtu < MTU_MIN:
             raise DataplaneError(
                 f"link {want.link}: its MTU would be {mtu}, IPv6 needs {MTU_MIN}; raise the underlay's"
@@ -248,7 +233,12 @@ class LinkDriver:
         peer = TunnelPeer.of(want)
         if peer is not None:
             self._guard.put(name, peer)
-        ipr.link("set", index=index, state="up")
+        try:
+            ipr.link("set", index=index, state="up")
+        except NetlinkError as error:
+            if error.code == errno.EADDRINUSE:
+                raise used(want) from error
+            raise
         self._set_addresses(index, want)
 
     def _set_addresses(self, index: int, want: LinkDevice) -> None:
@@ -259,19 +249,19 @@ class LinkDriver:
             address = str(message.get_attr("IFA_ADDRESS"))
             if message["index"] == index and message["scope"] == _SCOPE_LINK and address != want.link_local:
                 ipr.addr("del", index=index, address=address, prefixlen=message["prefixlen"])
+        hardware = {"lladdr": mac} if (mac := mac_text(want, want.peer_link_local)) else {}
         for family, neighbour in ((socket.AF_INET6, want.peer_link_local), (socket.AF_INET, GATEWAY4)):
-            ipr.neigh(
-                "replace",
-                family=family,
-                ifindex=index,
-                dst=neighbour,
-                lladdr=mac_text(want, want.peer_link_local),
-                state=_NUD_PERMANENT,
-            )
+            if family == socket.AF_INET6 or _gateway(want, want.peer_link_local):
+                ipr.neigh("replace", family=family, ifindex=index, dst=neighbour, state=_NUD_PERMANENT, **hardware)
         for message in self._netlink.dump("neighbours", family=socket.AF_INET6, ifindex=index):
             other = str(message.get_attr("NDA_DST"))
             if message["ifindex"] == index and message["state"] & _NUD_PERMANENT and other != want.peer_link_local:
                 ipr.neigh("del", family=socket.AF_INET6, ifindex=index, dst=other)
+
+
+def _gateway(device: LinkDevice, peer: str) -> tuple[str, str] | None:
+    """Return the IPv4 neighbour of a device; one without MAC addresses has no use for it."""
+    return None if device.transport is Transport.WIREGUARD else (GATEWAY4, mac_text(device, peer))
 
 
 def _settings6() -> dict[str, int]:
@@ -281,11 +271,11 @@ def _settings6() -> dict[str, int]:
 
 def _refuse(key: str, value: LinkDevice) -> None:
     """Raise DataplaneError when the device cannot be made as it is asked for."""
-    if value.transport not in KINDS:
-        raise DataplaneError(f"link {value.link}: transport {value.transport} is not built yet; use vxlan or direct")
     if not key.startswith(PREFIX):
         raise DataplaneError(f"link {value.link}: device {key} has not the prefix {PREFIX} of our devices")
     if value.transport is Transport.DIRECT and not value.underlay:
         raise DataplaneError(f"link {value.link}: a direct link needs its device")
     if value.transport is Transport.VXLAN and not value.remote:
         raise DataplaneError(f"link {value.link}: a vxlan link needs its remote address")
+    if value.transport is Transport.WIREGUARD:
+        refuse_keyless(value)

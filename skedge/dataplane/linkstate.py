@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -12,7 +13,9 @@ from skedge.core.state import LinkDevice
 from skedge.dataplane.linkfilter import link_mac
 
 ALIAS = "skedge"
-KINDS = {Transport.VXLAN: "vxlan", Transport.DIRECT: "macvlan"}
+# The kind that is made, and, of wireguard, the one that wireguard-go makes.
+KINDS = {Transport.VXLAN: ("vxlan",), Transport.DIRECT: ("macvlan",), Transport.WIREGUARD: ("wireguard", "tun")}
+_EVERY_KIND = {kind for kinds in KINDS.values() for kind in kinds}
 IFF_UP = 1
 # IPV4_DEVCONF_*: transit without the host's global switch; asymmetric paths are normal with several links; replies of
 # workloads on 127.0.0.1 leave here (the check lets no packet to or from 127/8 through).
@@ -22,6 +25,8 @@ DEVCONF4 = {"forwarding": (1, 1), "accept_redirects": (4, 0), "send_redirects": 
 
 def shape(link: Any, names: Mapping[int, str]) -> dict[str, Any]:
     """Return what cannot be changed on a living device: its tunnel or underlay, and its MAC address."""
+    if kind(link) in KINDS[Transport.WIREGUARD]:
+        return {"mac": "", "model": {"transport": Transport.WIREGUARD, "underlay": ""}}
     info = link.get_attr("IFLA_LINKINFO")
     data = info.get_attr("IFLA_INFO_DATA")
     underlay = names.get(link.get_attr("IFLA_LINK") or 0, "")
@@ -51,22 +56,45 @@ def wanted_shape(value: LinkDevice) -> dict[str, Any]:
 
 
 def mac_text(device: LinkDevice, link_local: str) -> str:
-    """Return the MAC address of the site with this link-local address on the link, as text ("" without an address)."""
-    return link_mac(device, link_local).hex(":") if link_local else ""
+    """Return the MAC address of the site with this link-local address on the link, as text.
+
+    "" without an address, and on wireguard devices, which have none.
+    """
+    if not link_local or device.transport is Transport.WIREGUARD:
+        return ""
+    return link_mac(device, link_local).hex(":")
 
 
 def alias_of(device: LinkDevice) -> str:
     """Return the alias that makes the device ours; `` auto`` at the end: the MTU follows the underlay."""
     link = device.link
-    return f"{ALIAS} {link.a} {link.b} {link.name}" + ("" if device.mtu else " auto")
+    alias = f"{ALIAS} {link.a} {link.b} {link.name}" + ("" if device.mtu else " auto")
+    if device.transport is Transport.WIREGUARD and device.remote:
+        alias += f" at {device.remote} {device.remote_port}"  # as configured: the device itself knows where it is now
+    return alias
 
 
-def parse_alias(alias: str) -> tuple[LinkId, bool]:
-    """Return link and whether the MTU follows the underlay; a nameless link for an alias that was not set yet."""
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What an alias says; a nameless link for one that was not set yet."""
+
+    link: LinkId
+    auto_mtu: bool
+    remote: str = ""
+    remote_port: int = 0
+
+
+def parse_alias(alias: str) -> Alias:
+    """Return which link a device is, whether its MTU follows the underlay, and its remote as configured."""
     words = alias.split()
-    if len(words) not in (4, 5) or words[0] != ALIAS:
-        return LinkId("", ""), False
-    return LinkId(words[1], words[2], words[3]), words[4:] == ["auto"]
+    if len(words) < 4 or words[0] != ALIAS:
+        return Alias(LinkId("", ""), auto_mtu=False)
+    link, rest = LinkId(words[1], words[2], words[3]), words[4:]
+    auto = rest[:1] == ["auto"]
+    where = rest[1:] if auto else rest
+    if len(where) == 3 and where[0] == "at" and where[2].isdecimal():
+        return Alias(link, auto, where[1], int(where[2]))
+    return Alias(link, auto)
 
 
 def kind(link: Any) -> str:
@@ -77,7 +105,7 @@ def kind(link: Any) -> str:
 
 def is_ours(link: Any) -> bool:
     """Return whether a device is ours: by prefix, kind, alias (none on one that put did not finish, and left down)."""
-    if not str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX) or kind(link) not in KINDS.values():
+    if not str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX) or kind(link) not in _EVERY_KIND:
         return False
     alias = link.get_attr("IFLA_IFALIAS")
     return str(alias).startswith(f"{ALIAS} ") if alias else not link["flags"] & IFF_UP

@@ -11,15 +11,23 @@ from skedge.core.model import Transport
 from skedge.core.state import LinkDevice
 from skedge.dataplane.netlink import Netlink, kernel_errors
 
-# outer IP header, UDP, VXLAN, inner Ethernet
-_VXLAN_OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
+# outer IP header, UDP, and VXLAN with the inner Ethernet header, or WireGuard's header and tag
+_OVERHEAD = {
+    Transport.VXLAN: {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14},
+    Transport.WIREGUARD: {4: 20 + 8 + 16 + 16, 6: 40 + 8 + 16 + 16},
+}
+MTU_MIN = 1280  # IPv6 is switched off on a device with less
 
 
 def mtu_of(netlink: Netlink, device: LinkDevice) -> int | None:
-    """Return the MTU for a link device: that of the underlay's route minus the overhead; None while there is none."""
+    """Return the MTU for a link device: that of the underlay's route minus the overhead; None while there is none.
+
+    ``remote`` of the device must be an address. A wireguard link has at least what IPv6 needs: its own packets may be
+    cut up below.
+    """
     if device.transport is Transport.DIRECT:
         return _device_mtu(netlink, netlink.index(device.underlay) if device.underlay else None)
-    if device.transport is not Transport.VXLAN or not device.remote:
+    if not device.remote:
         return None
     remote = ip_address(device.remote)
     route = _route_to(netlink, device)
@@ -29,7 +37,10 @@ def mtu_of(netlink: Netlink, device: LinkDevice) -> int | None:
     configured = _configured_mtu(route)
     if configured is not None and mtu is not None:
         mtu = min(mtu, configured)
-    return None if mtu is None else min(mtu, 65535) - _VXLAN_OVERHEAD[remote.version]
+    if mtu is None:
+        return None
+    left = min(mtu, 65535) - _OVERHEAD[device.transport][remote.version]
+    return max(left, MTU_MIN) if device.transport is Transport.WIREGUARD else left
 
 
 def _route_to(netlink: Netlink, device: LinkDevice) -> Any:

@@ -25,6 +25,7 @@ WANTED = [
     "tests/integration/lan/test_packets.py",
     "tests/integration/lan/test_kept_packets.py",
     f"{LINKS}/test_forwarding.py",
+    f"{LINKS}/test_wireguard.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
     f"{LINKS}/test_line.py::test_reuseport_listeners",
     f"{LINKS}/test_line.py::test_ports_of_a_closed_connection_can_be_used_again_at_once",

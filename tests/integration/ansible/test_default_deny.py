@@ -34,7 +34,7 @@ INVENTORY = f"""\
 skedge_edge:
   hosts:
     edge-a:
-      skedge_links: [{{to: edge-b}}]
+      skedge_links: [{{to: edge-b, transport: vxlan}}]
       skedge_prefixes: [LAN4, LAN6]
       skedge_listeners: [{{service: web, port: 8080, preserve_client_ip: true}}]
       skedge_connectors:

@@ -38,7 +38,8 @@ def inventory(lab: labs.Lab, tmp_path: Path) -> Path:
     """Two linked sites that offer and listen, for this lab's hosts."""
     (tmp_path / "hosts.yml").write_text(
         "skedge_edge:\n  hosts:\n"
-        "    edge-a: {skedge_links: [{to: edge-b}], skedge_listeners: [{service: web, port: 8080}]}\n    edge-b: {}\n"
+        "    edge-a: {skedge_links: [{to: edge-b, transport: vxlan}], skedge_listeners: [{service: web, port: 8080}]}\n"
+        "    edge-b: {}\n"
     )
     return tmp_path
 

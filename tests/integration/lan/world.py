@@ -141,10 +141,14 @@ class World:
             one.ns.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=61000-65535")
         for one, other, local, remote in ((self.a, self.b, "10.92.1.1", "10.92.1.2"),
                                           (self.b, self.a, "10.92.1.2", "10.92.1.1")):  # fmt: skip
-            one.ns(one.links.put, one.device(other.name), one.vxlan(other.name, local, remote))
+            self.put_link(one, other, local, remote)
             hop = NextHop(one.device(other.name), str(names.link_local(NETWORK, other.name)))
             one.ns(one.routes.put, f"{other.overlay4}/32", KernelRoute((hop,), one.overlay4))
             one.ns(one.routes.put, f"{other.overlay6}/128", KernelRoute((hop,), one.overlay6))
+
+    def put_link(self, one: Site, other: Site, local: str, remote: str) -> None:
+        """Make one end of the link."""
+        one.ns(one.links.put, one.device(other.name), one.vxlan(other.name, local, remote))
 
     def _close_site(self, site: Site) -> None:
         if site is self.a:

@@ -8,12 +8,15 @@ import os
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from skedge.core import names
 from skedge.core.model import LinkId, Transport
@@ -31,6 +34,10 @@ from skedge.dataplane.prefix_table import PrefixTable
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver, wanted
 from skedge.dataplane.tunnel_guard import TunnelGuard
+from skedge.dataplane.wglinks import WireGuardLinks
+from skedge.dataplane.wireguard import OwnKey
+from skedge.dataplane.wireguard_go import WireGuardGo
+from skedge.dataplane.wireguard_kernel import KernelWireGuard
 
 T = TypeVar("T")
 NETWORK = "linktest"
@@ -51,6 +58,13 @@ for name, text in todo["programs"].items():
     if lib.bpf_obj_pin(function.fd, ("%s/%s_v1" % (todo["pin_dir"], name)).encode()):
         raise OSError(ctypes.get_errno(), "pin " + name)
 """
+
+
+def make_key(path: Path) -> str:
+    """Write a new private key of WireGuard; return its public key."""
+    key = X25519PrivateKey.generate()
+    path.write_text(b64encode(key.private_bytes_raw()).decode() + "\n")
+    return b64encode(key.public_key().public_bytes_raw()).decode()
 
 
 def run(*command: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
@@ -126,7 +140,13 @@ class Site:
         self.state = Path(mkdtemp(prefix="linktest-"))
         self.forward_guard = ForwardGuard()
         self.forwarding = Forwarding(self.netlink, self.forward_guard, self.state / MEMORY)
-        self.links = LinkDriver(self.netlink, self.filter, self.guard)
+        self.sockets = self.state / "wireguard"
+        self.public_key = make_key(self.state / "wireguard.key")
+        self.kernel_wireguard = KernelWireGuard()
+        self.wireguard = WireGuardLinks(
+            OwnKey(self.state / "wireguard.key"), self.kernel_wireguard, WireGuardGo(self.sockets)
+        )
+        self.links = LinkDriver(self.netlink, self.filter, self.guard, self.wireguard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.prefixes = PrefixTable(self.pin_dir)
         self.routes = RouteDriver(self.netlink, self.prefixes)
@@ -161,6 +181,19 @@ class Site:
             port=4790,
         )
 
+    def wg(self, far: Site, port: int, remote: str, remote_port: int = 0, **more: Any) -> LinkDevice:
+        """Return the device of a wireguard link; no ``remote``: the far end calls."""
+        return LinkDevice(
+            link=LinkId.between(self.name, far.name, "main"),
+            transport=Transport.WIREGUARD,
+            link_local=self.link_local,
+            peer_link_local=far.link_local,
+            remote=remote,
+            port=port,
+            remote_port=remote_port if remote else 0,
+            **{"keys": (far.public_key,), **more},
+        )
+
     def direct(self, far: str, underlay: str, name: str = "main") -> LinkDevice:
         return LinkDevice(
             link=LinkId.between(self.name, far, name),
@@ -175,6 +208,7 @@ class Site:
 
     def close(self) -> None:
         self.ns(self.netlink.close)
+        self.ns(self.kernel_wireguard.close)
         self.ns.close()
         run("rm", "-rf", self.pin_dir, str(self.state), check=False)
 

@@ -145,7 +145,7 @@ pin_dir, links, routes, rules = pickle.loads(bytes.fromhex(sys.argv[1]))
 assert os.geteuid() != 0
 netlink = Netlink()
 guard = TunnelGuard()
-driver = LinkDriver(netlink, LinkFilter(pin_dir, netlink), guard)
+driver = LinkDriver(netlink, LinkFilter(pin_dir, netlink), guard, None)
 for kind, wanted in ((driver, links), (RuleDriver(netlink), rules), (RouteDriver(netlink), routes)):
     for key in wanted:
         kind.delete(key)

@@ -14,7 +14,8 @@ from skedge.config import from_dict
 def host(name: str, address: str = "", **values: Any) -> Host:
     variables = {f"skedge_{key}": value for key, value in values.items()}
     files = dict.fromkeys([*variables, ""], f"host_vars/{name}.yml")
-    return Host(name, variables, files, address or f"10.0.0.{ord(name[-1])}", variables.get("skedge_local_address", ""))
+    return Host(name, variables, files, address or f"10.0.0.{ord(name[-1])}", variables.get("skedge_local_address", ""),
+        address or f"10.0.0.{ord(name[-1])}", variables.get("skedge_reachable", True))  # fmt: skip
 
 
 def line(**of_a: Any) -> list[Host]:
@@ -28,13 +29,12 @@ def link(config: dict[str, Any], to: str, name: str = "main") -> dict[str, Any]:
 
 
 def test_a_link_written_at_one_end_is_completed_at_the_other():
-    sites = build(line()).sites
-    assert link(sites["edge-a"], "edge-b") == {
-        "to": "edge-b", "name": "main", "cost": 10, "local": "10.0.0.97", "remote": "10.0.0.98",
-    }  # fmt: skip
-    assert link(sites["edge-b"], "edge-a") == {
-        "to": "edge-a", "name": "main", "cost": 10, "local": "10.0.0.98", "remote": "10.0.0.97",
-    }  # fmt: skip
+    sites = build(line(links=[{"to": "edge-b", "cost": 10, "transport": "vxlan"}])).sites
+    common = {"name": "main", "cost": 10, "transport": "vxlan"}
+    ends = {"local": "10.0.0.97", "remote": "10.0.0.98"}
+    assert link(sites["edge-a"], "edge-b") == {"to": "edge-b", **common, **ends}
+    mirrored = {"local": "10.0.0.98", "remote": "10.0.0.97"}
+    assert link(sites["edge-b"], "edge-a") == {"to": "edge-a", **common, **mirrored}
     assert [item["to"] for item in sites["edge-c"]["links"]] == ["edge-b"]
 
 
@@ -56,7 +56,10 @@ def test_of_two_ends_the_larger_cost_holds_and_costs_by_service_too():
 
 
 def test_a_parallel_link_is_another_link():
-    links = [{"to": "edge-b"}, {"to": "edge-b", "name": "backup", "cost": 50, "port": 4791, "mtu": 1400}]
+    links = [
+        {"to": "edge-b"},
+        {"to": "edge-b", "name": "backup", "cost": 50, "port": 4791, "mtu": 1400, "transport": "vxlan"},
+    ]
     sites = build([host("edge-a", links=links), host("edge-b")]).sites
     assert [item["name"] for item in sites["edge-b"]["links"]] == ["backup", "main"]
     assert link(sites["edge-b"], "edge-a", "backup") | {"port": 4791, "mtu": 1400} == link(
@@ -65,7 +68,7 @@ def test_a_parallel_link_is_another_link():
 
 
 def test_addresses_of_a_link_are_mirrored_and_override_the_inventory():
-    links = [{"to": "edge-b", "local": "192.0.2.1", "remote": "192.0.2.2"}]
+    links = [{"to": "edge-b", "transport": "vxlan", "local": "192.0.2.1", "remote": "192.0.2.2"}]
     sites = build([host("edge-a", links=links), host("edge-b")]).sites
     assert (link(sites["edge-b"], "edge-a")["local"], link(sites["edge-b"], "edge-a")["remote"]) == (
         "192.0.2.2",
@@ -74,7 +77,8 @@ def test_addresses_of_a_link_are_mirrored_and_override_the_inventory():
 
 
 def test_behind_address_translation_each_end_uses_what_it_has():
-    hosts = [host("edge-a", links=[{"to": "edge-b"}]), host("edge-b", address="198.51.100.7", local_address="10.9.9.9")]
+    links = [{"to": "edge-b", "transport": "vxlan"}]
+    hosts = [host("edge-a", links=links), host("edge-b", address="198.51.100.7", local_address="10.9.9.9")]
     sites = build(hosts).sites
     assert link(sites["edge-a"], "edge-b")["remote"] == "198.51.100.7"
     assert link(sites["edge-b"], "edge-a")["local"] == "10.9.9.9"
@@ -85,6 +89,42 @@ def test_skedge_site_names_the_site_of_a_host_with_a_long_name():
     sites = build(hosts).sites
     assert sites["a.example.com"]["site"] == "edge-a"
     assert link(sites["edge-b"], "edge-a")["remote"] == "10.0.0.109"
+
+
+def test_a_wireguard_link_has_a_port_at_each_end_that_both_know():
+    links = [{"to": "edge-b"}, {"to": "edge-b", "name": "lte", "port": 5000, "remote_port": 5001}]
+    sites = build([host("edge-a", links=links), host("edge-b", links=[{"to": "edge-c"}]), host("edge-c")]).sites
+    for name in ("main", "lte"):
+        a, b = link(sites["edge-a"], "edge-b", name), link(sites["edge-b"], "edge-a", name)
+        assert (a["port"], a["remote_port"]) == (b["remote_port"], b["port"])
+        assert (a["remote"], b["remote"]) == ("10.0.0.98", "10.0.0.97")
+        assert "local" not in a
+    assert (link(sites["edge-a"], "edge-b", "lte")["port"], link(sites["edge-b"], "edge-a", "lte")["port"]) == (
+        5000,
+        5001,
+    )
+    of_b = [item["port"] for item in sites["edge-b"]["links"]]
+    assert len(set(of_b)) == 3
+    without = build([host("edge-a", links=links[:1]), host("edge-b"), host("edge-c")]).sites
+    assert link(without["edge-a"], "edge-b")["port"] == link(sites["edge-a"], "edge-b")["port"]  # others change nothing
+
+
+def test_a_host_that_cannot_be_called_calls_and_keeps_its_way_open():
+    hosts = [host("edge-a", links=[{"to": "edge-b"}], reachable=False), host("edge-b")]
+    sites = build(hosts).sites
+    a, b = link(sites["edge-a"], "edge-b"), link(sites["edge-b"], "edge-a")
+    assert (a["remote"], a["keepalive_s"]) == ("10.0.0.98", 25)
+    assert "remote" not in b
+    assert "keepalive_s" not in b
+    both = [host("edge-a", links=[{"to": "edge-b"}], reachable=False), host("edge-b", reachable=False)]
+    assert "joins two hosts with skedge_reachable false" in build(both).errors[0]
+    vxlan = [host("edge-a", links=[{"to": "edge-b", "transport": "vxlan"}], reachable=False), host("edge-b")]
+    assert "is vxlan, but edge-a has skedge_reachable false; give transport: wireguard" in build(vxlan).errors[0]
+
+
+def test_a_far_end_may_be_a_name():
+    sites = build([host("edge-a", links=[{"to": "edge-b"}]), host("edge-b", address="edge-b.example.com")]).sites
+    assert link(sites["edge-a"], "edge-b")["remote"] == "edge-b.example.com"
 
 
 BAD = [
@@ -157,17 +197,19 @@ def test_all_problems_are_reported_at_once():
 
 
 def test_ends_that_contradict_each_other_are_refused():
-    hosts = [host("edge-a", links=[{"to": "edge-b", "port": 1}]), host("edge-b", links=[{"to": "edge-a", "port": 2}])]
+    ends = [{"to": to, "port": port, "transport": "vxlan"} for to, port in (("edge-b", 1), ("edge-a", 2))]
+    hosts = [host("edge-a", links=ends[:1]), host("edge-b", links=ends[1:])]
     assert "has port 1 here and 2 at edge-b" in build(hosts).errors[0]
 
 
 def test_a_neighbour_without_an_address_says_which_variable_to_set():
-    hosts = [host("edge-a", links=[{"to": "edge-b"}]), Host("edge-b", {}, {"": "hosts.yml"}, "")]
+    hosts = [host("edge-a", links=[{"to": "edge-b", "transport": "vxlan"}]), Host("edge-b", {}, {"": "hosts.yml"}, "")]
     assert build(hosts).errors[0].endswith("; set skedge_underlay_address of edge-b")
 
 
 def test_a_host_without_an_address_of_its_own_is_named():
-    hosts = [Host("edge-a", {"skedge_links": [{"to": "edge-b", "remote": "10.0.0.2"}]}, {}, ""), host("edge-b")]
+    links = [{"to": "edge-b", "transport": "vxlan", "remote": "10.0.0.2"}]
+    hosts = [Host("edge-a", {"skedge_links": links}, {}, ""), host("edge-b")]
     assert "edge-a has no address for the link to edge-b; set skedge_underlay_address" in build(hosts).errors[0]
 
 

@@ -43,6 +43,7 @@ def test_full_file() -> None:
         links=(
             Link(
                 to="edge-b",
+                transport=Transport.VXLAN,
                 cost=10,
                 service_costs={"reports": 200},
                 local="10.90.0.1",

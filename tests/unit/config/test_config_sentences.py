@@ -14,7 +14,7 @@ GOOD: dict[str, Any] = {
     "version": 1,
     "network": "demo",
     "site": "edge-a",
-    "links": [{"to": "edge-b", "remote": "10.9.0.2"}],
+    "links": [{"to": "edge-b", "transport": "vxlan", "remote": "10.9.0.2"}],
     "listeners": [{"service": "backend", "port": 8080}],
     "connectors": [{"service": "backend", "host": "127.0.0.1", "port": 9090}],
 }
@@ -38,7 +38,8 @@ def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
     return data
 
 
-LINK = {"to": "edge-b", "remote": "10.9.0.2"}
+LINK = {"to": "edge-b", "remote": "10.9.0.2", "transport": "vxlan"}
+KEY = "b" * 42 + "A="
 LABEL = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
 PORT = "an integer from 1 to 65535"
 
@@ -212,9 +213,27 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     # links
     ([("links.0.to", "edge-a")], "links[0].to: edge-a is this site itself; give the name of another site"),
     (
-        [("links.0.transport", "wireguard")],
-        "links[0].transport: wireguard: this version carries links over vxlan and direct only; give transport: vxlan",
+        [("links.0.transport", "wireguard"), ("links.0.remote", "10.9.0.300")],
+        "links[0].remote: '10.9.0.300' is not an IP address or a host name; give one such as 10.0.0.5 or fd00::5",
     ),
+    (
+        [("links.0.transport", "wireguard"), ("links.0.keys", ["secret"])],
+        "links[0].keys[0]: 'secret' is not a WireGuard public key; give 44 characters, as `wg pubkey` prints",
+    ),
+    (
+        [("links.0.transport", "wireguard"), ("links.0.keys", [KEY, KEY.replace("b", "c"), KEY.replace("b", "d")])],
+        "links[0].keys: 3 are more than 2; give the far end's key, and its next one",
+    ),
+    (
+        [("links.0.transport", "wireguard"), ("links.1", {"to": "edge-c", "port": 4791})],
+        "links[1].port: 4791 is already the port of links[0]; give each wireguard link its own",
+    ),
+    (
+        [("links.0.transport", "wireguard"), ("links.0.remote", ".".join(["a" * 60] * 4))],
+        "links[0]: the names of both sites, link and remote have 259 of 220 characters; give shorter names, or an"
+        " address as remote",
+    ),
+    ([("links.0.keepalive_s", 25)], "links[0].keepalive_s: 25: only a wireguard link has this; remove it"),
     (
         [("links.0.remote", DELETE)],
         "links[0].remote: missing; a vxlan link needs the neighbour's address in the network below",

@@ -182,9 +182,17 @@ def test_link_devices_hold_what_their_transport_uses() -> None:
     config = site_config(
         "A",
         links=(
-            Link("B", local="10.0.0.1", remote="10.0.0.2", mtu=1400),
+            Link("B", transport=Transport.VXLAN, local="10.0.0.1", remote="10.0.0.2", mtu=1400),
             Link("C", transport=Transport.DIRECT, device="eth1", local="x", remote="y"),
-            Link("D", transport=Transport.WIREGUARD, remote="10.0.0.4", port=51820),
+            Link(
+                "D",
+                transport=Transport.WIREGUARD,
+                remote="10.0.0.4",
+                port=51820,
+                remote_port=4791,
+                keepalive_s=25,
+                keys=("one", "two"),
+            ),
         ),
     )
     made = desired.link_devices(config)
@@ -199,7 +207,8 @@ def test_link_devices_hold_what_their_transport_uses() -> None:
             ac, Transport.DIRECT, mine, str(names.link_local(NETWORK, "C")), underlay="eth1"
         ),
         names.device_name(NETWORK, ad, "A"): LinkDevice(
-            ad, Transport.WIREGUARD, mine, str(names.link_local(NETWORK, "D")), remote="10.0.0.4", port=51820
+            ad, Transport.WIREGUARD, mine, str(names.link_local(NETWORK, "D")), remote="10.0.0.4", port=51820,
+            remote_port=4791, keepalive_s=25, keys=("one", "two"),
         ),
     }  # fmt: skip
 

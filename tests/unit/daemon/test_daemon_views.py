@@ -28,7 +28,7 @@ from skedge.core.model import (
 from skedge.core.own import Liveness, endpoint_ports
 from skedge.core.reasons import Reason
 from skedge.core.report import LinkRow
-from skedge.core.state import Counts, ListenerKey, Protocol, Receipt, ServiceKey, Target
+from skedge.core.state import Counts, ListenerKey, Protocol, Receipt, ServiceKey, Target, TunnelFacts
 from skedge.daemon import checks, links, rows
 from skedge.daemon.filters import Filter
 from skedge.daemon.kernel import Applied
@@ -264,7 +264,10 @@ def test_links_say_why_they_are_not_used() -> None:
     state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
     up = links.LinkFacts(True, Reason.NONE, "full", 1500, 0.25, 40, 30, 60.0)
     lost = links.LinkFacts(False, Reason.PROBE_LOST, "down", 0, 1.0, 40, 0, 70.0)
-    a, c = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): lost}, 100.0)
+    tunnels = {LinkId("A", "B"): TunnelFacts(5.0, "10.0.0.2:4791", ("key",))}
+    a, c = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): lost}, 100.0, tunnels)
+    assert (a.handshake_s, a.endpoint, a.keys) == (5.0, "10.0.0.2:4791", ("key",))
+    assert (c.handshake_s, c.keys) == (None, ())
     assert (a.to, a.up, a.state, a.rtt_ms, a.loss, a.since_s, a.reason) == ("A", True, "full", 1.5, 0.25, 40.0, "none")
     assert (c.to, c.up, c.rtt_ms, c.reason, c.cost) == ("C", False, None, "probe-lost", 20)
 
@@ -277,7 +280,7 @@ def test_a_link_that_only_this_end_uses_is_one_way() -> None:
     state = state_of(networks, "B")
     state.recompute(replace(network_map, links={**network_map.links, "A": deaf}))
     up = links.LinkFacts(True, Reason.NONE, "full", 100, 0.0, 9, 9, 0.0)
-    row = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): up}, 1.0)[0]
+    row = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): up}, 1.0, {})[0]
     assert (row.up, row.reason) == (False, "one-way")
 
 
@@ -373,6 +376,24 @@ def problems(made: checks.Look) -> dict[str, tuple[str, str]]:
 
 def test_nothing_is_wrong_with_a_good_network() -> None:
     assert checks.findings(look(state_of(), link_rows=[link_row(True)])) == []
+
+
+def test_a_wireguard_link_without_a_handshake_says_what_to_do() -> None:
+    down = replace(link_row(False, reason="probe-lost"), transport="wireguard", endpoint="10.0.0.2:4791")
+    cause = problems(look(state_of(), link_rows=[down]))["link A--B"][1]
+    assert cause.startswith("probe-lost: no WireGuard handshake with B at 10.0.0.2:4791; open the UDP port there")
+    calls = replace(down, endpoint="")
+    assert "with B which has to call this site;" in problems(look(state_of(), link_rows=[calls]))["link A--B"][1]
+    session = replace(down, handshake_s=20.0)
+    cause = problems(look(state_of(), link_rows=[session]))["link A--B"][1]
+    assert cause == f"probe-lost: {Reason.PROBE_LOST.sentence}"
+
+
+def test_what_waits_for_another_host_is_a_warning() -> None:
+    waits = look(state_of(), applied=Applied(waiting={"link sk-b": "the key is not known"}))
+    assert problems(waits)["link sk-b"] == ("warning", "the key is not known")
+    waits = replace(waits, link_rows=[link_row(False, reason="probe-lost")])
+    assert "link A--B" not in problems(waits)
 
 
 def test_a_service_without_workloads_is_no_error_while_its_listener_has_another() -> None:

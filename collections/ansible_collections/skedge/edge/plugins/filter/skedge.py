@@ -10,7 +10,10 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 try:
+    from ansible_collections.skedge.edge.plugins.plugin_utils.wireguard import read_keys
+
     from skedge.core import names
+    from skedge.core.model import LinkId
 
     MISSING = ""
 except ImportError as error:
@@ -38,6 +41,28 @@ def skedge_without_listeners(config: dict[str, Any], numbers: list[int]) -> dict
     """Return a site's configuration without the listeners of these numbers, whose ports are yet to be taken over."""
     kept = [one for number, one in enumerate(config.get("listeners", [])) if number not in numbers]
     return {key: kept if key == "listeners" else value for key, value in config.items()}
+
+
+def skedge_wireguard_devices(config: dict[str, Any]) -> list[str]:
+    """Return the devices of a site's wireguard links."""
+    _need_skedge()
+    return [
+        names.device_name(
+            config["network"], LinkId.between(config["site"], link["to"], link.get("name", "main")), config["site"]
+        )
+        for link in config.get("links", [])
+        if link.get("transport") == "wireguard"
+    ]
+
+
+def skedge_with_keys(config: dict[str, Any], ca_dir: str) -> dict[str, Any]:
+    """Return a site's configuration with the WireGuard keys of the far ends, as far as the control node knows them."""
+    _need_skedge()
+    links = []
+    for link in config.get("links", []):
+        wireguard = link.get("transport") == "wireguard"
+        links.append({**link, "keys": link.get("keys") or read_keys(ca_dir, link["to"])} if wireguard else dict(link))
+    return {**config, "links": links}
 
 
 def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
@@ -81,4 +106,6 @@ class FilterModule:
             "skedge_overlays": skedge_overlays,
             "skedge_without_listeners": skedge_without_listeners,
             "skedge_preflight_problems": skedge_preflight_problems,
+            "skedge_wireguard_devices": skedge_wireguard_devices,
+            "skedge_with_keys": skedge_with_keys,
         }

@@ -13,6 +13,7 @@ import ipaddress
 SKEW_MAX_S = 300
 OUR_TABLE = 7400
 OUR_PREFIX = "sk-"
+OUR_WIREGUARD = "wireguard-go"
 OUR_PROGRAMS = ("skedged", "skedge")
 SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses", "takeover")
 
@@ -79,6 +80,26 @@ def clock(host_now, control_now):
     return []
 
 
+def has_wireguard(site):
+    """Return whether a site has a wireguard link."""
+    return any(link.get("transport") == "wireguard" for link in site.get("links", []))
+
+
+def tunnel_ports(site):
+    """Return the UDP ports of a site's links, sorted."""
+    return sorted({link.get("port", 4790) for link in site.get("links", []) if link.get("transport") != "direct"})
+
+
+def wireguard(site, facts):
+    """Return what wireguard links lack: the kernel's WireGuard, or else a TUN device for wireguard-go."""
+    if not has_wireguard(site) or facts["wireguard"] or facts["tun"]:
+        return []
+    return [
+        "the kernel %s has neither WireGuard nor TUN (/dev/net/tun); load one of the modules wireguard and tun, "
+        "or give the links transport: vxlan" % facts["kernel"]
+    ]
+
+
 def _services(listener):
     """Return the name of a listener's service, or the names of its services."""
     return listener.get("service") or ", ".join(share["service"] for share in listener["services"])
@@ -100,8 +121,7 @@ def ports(site, sockets, programs, units=None):
         )
         for item in site.get("listeners", [])
     ]
-    tunnels = {link.get("port", 4790) for link in site.get("links", []) if link.get("transport", "vxlan") != "direct"}
-    wanted += [("udp", "*", port, "the tunnels of links", None) for port in sorted(tunnels)]
+    wanted += [("udp", "*", port, "the tunnels of links", None) for port in tunnel_ports(site)]
     metrics = {"address": "127.0.0.1", "port": 9464, **site.get("metrics", {})}
     if metrics["port"]:
         wanted.append(("tcp", metrics["address"], metrics["port"], "the metrics endpoint", None))
@@ -113,7 +133,7 @@ def ports(site, sockets, programs, units=None):
             if protocol == "udp" and bound.inode not in programs:
                 continue  # the kernel's own: a tunnel, of ours or another's, which share a port by their identifiers
             name, pid = programs.get(bound.inode, ("a program that cannot be seen", 0))
-            if name in OUR_PROGRAMS:
+            if name in OUR_PROGRAMS or (name == OUR_WIREGUARD and protocol == "udp"):
                 continue
             unit = (units or {}).get(pid, "")
             if takeover and takeover == unit:

@@ -12,6 +12,8 @@ that, `skedge/dataplane/untracked.py`), so a rule for new or established connect
 
 from __future__ import annotations
 
+import ipaddress
+
 from ansible_collections.skedge.edge.plugins.module_utils.packetfilter import OTHER_DEVICE, Packet
 
 OURS = "sk-?"
@@ -31,8 +33,11 @@ class Need:
         self.protocol = protocol
 
 
-def needs(site, own_addresses):
-    """Return everything that must pass the filter of a host with this configuration."""
+def needs(site, own_addresses, reachable=True):
+    """Return everything that must pass the filter of a host with this configuration.
+
+    One that neighbours do not reach calls them, and gets answers: its tunnels' ports need not be open.
+    """
     links = site.get("links", [])
     found = []
     if links:
@@ -41,7 +46,7 @@ def needs(site, own_addresses):
     if len({link["to"] for link in links}) > 1:
         passing = _on_links(site, "forward", iif=OURS, oif=OURS)[:2]
         found.append(Need("forwarded traffic between links", passing))
-    return found + _tunnels(links) + _local_listeners(site, own_addresses)
+    return found + _tunnels(links, reachable) + _local_listeners(site, own_addresses)
 
 
 def _on_links(site, hook, **devices):
@@ -55,18 +60,32 @@ def _on_links(site, hook, **devices):
     ]
 
 
-def _tunnels(links):
+def _tunnels(links, reachable):
     found = {}
     for link in links:
-        if link.get("transport", "vxlan") != "direct":
-            far, port = link.get("remote") or None, link.get("port", 4790)
+        if link.get("transport") != "direct":
+            far, port = _literal(link.get("remote", "")), link.get("port") or 4790
             version = 6 if far and ":" in far else 4
-            found.setdefault(("input", port), []).append(Packet("input", version, "udp", port, OTHER_DEVICE, saddr=far))
-            found.setdefault(("output", port), []).append(
-                Packet("output", version, "udp", port, oif=OTHER_DEVICE, daddr=far)
-            )
+            if reachable:
+                found.setdefault(("input", port), []).append(
+                    Packet("input", version, "udp", port, OTHER_DEVICE, saddr=far)
+                )
+            if link.get("remote"):
+                to = link.get("remote_port") or port
+                found.setdefault(("output", to), []).append(
+                    Packet("output", version, "udp", to, oif=OTHER_DEVICE, daddr=far)
+                )
     words = {"input": "tunnel traffic to UDP port %d", "output": "tunnel traffic from the host to UDP port %d"}
     return [Need(words[hook] % port, packets, port, "udp") for (hook, port), packets in found.items()]
+
+
+def _literal(text):
+    """Return the text if it is an address, None for a name or nothing."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return text
 
 
 def _local_listeners(site, own_addresses):

@@ -41,6 +41,10 @@ options:
     description: File that says which units' ports were taken over.
     type: path
     default: /var/lib/skedge-deploy/takeover.json
+  reachable:
+    description: Whether neighbours reach the host by its tunnels' ports, so that a firewall must let them.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -70,7 +74,7 @@ problems:
 host:
   description: What the installation needs to know, C(python) (version), C(interpreter) (its path), C(bcc) (which
     other Python's bcc it needs), C(machine), C(glibc), C(kernel), C(family) (of distributions), C(headers)
-    (whether the kernel's own are there), C(missing) (packages), C(unit) (whether the controller's unit is there),
+    (whether the kernel's own are there), C(missing) (packages), C(wireguard_go) (whether links need it), C(unit) (whether the controller's unit is there),
     C(held) (numbers of listeners whose ports are yet to be taken over) and C(returned) (units that get them back).
   returned: success
   type: dict
@@ -107,7 +111,16 @@ def kernel_facts(python):
         "systemd": os.path.isdir("/run/systemd/system"),
         "interpreter": python[0],
         "python": python[1],
+        "tun": os.path.exists("/dev/net/tun"),
     }
+
+
+def has_wireguard(module):
+    """Return whether the kernel has WireGuard, loaded or to be loaded."""
+    modprobe = module.get_bin_path("modprobe", opt_dirs=["/usr/sbin", "/sbin"])
+    if os.path.isdir("/sys/module/wireguard"):
+        return True
+    return bool(modprobe) and module.run_command([modprobe, "--dry-run", "--quiet", "wireguard"])[0] == 0
 
 
 def missing_packages(module, names):
@@ -128,6 +141,8 @@ def host_facts(module, family, wanted, python):
     headers = os.path.exists("/lib/modules/%s/build" % platform.release())
     arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     names = wanted.get("always", []) + ([] if headers else wanted.get("headers", []))
+    userspace = checks.has_wireguard(module.params["site"]) and not has_wireguard(module)
+    names = names + (wanted.get("wireguard_go", []) if userspace else [])
     names = [name.replace("ARCH", arch) for name in names]
     return {
         "python": "%d.%d" % python[1],
@@ -139,6 +154,7 @@ def host_facts(module, family, wanted, python):
         "family": family,
         "headers": headers,
         "missing": missing_packages(module, names),
+        "wireguard_go": userspace,
         "unit": os.path.exists("/etc/systemd/system/skedge.service"),
     }
 
@@ -204,6 +220,7 @@ def main():
             "packages": {"type": "dict", "default": {}},
             "manage_packages": {"type": "bool", "default": True},
             "takeover_record": {"type": "path", "default": "/var/lib/skedge-deploy/takeover.json"},
+            "reachable": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
@@ -220,14 +237,16 @@ def main():
     looked = (sockets.bound_sockets(), programs, sockets.units(programs, takeover.parse_unit))
     found = {
         "kernel": lambda: (
-            checks.kernel(kernel_facts(python)) + checks.distribution(name, family, known, params["manage_packages"])
+            checks.kernel(kernel_facts(python))
+            + checks.wireguard(site, {**kernel_facts(python), "wireguard": has_wireguard(module)})
+            + checks.distribution(name, family, known, params["manage_packages"])
         ),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
         "ports": lambda: checks.ports(site, *looked),
         "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
         "addresses": lambda: checks.addresses(site, own),
-        "firewall": lambda: firewall.problems(filters(module), firewall.needs(site, own["addresses"])),
+        "firewall": lambda: firewall.problems(filters(module), firewall.needs(site, own["addresses"], params["reachable"])),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
     host = {**host_facts(module, family, wanted, python), **takeovers(params["takeover_record"], listeners, looked)}

@@ -32,7 +32,8 @@ def _host(name: str, variables: Mapping[str, Any], basedirs: list[str]) -> Host:
     given = variables.get("skedge_underlay_address") or variables.get("ansible_host") or name
     own = values.get("skedge_local_address", "")
     known = {key: file for key, file in files.items() if file}
-    return Host(name, values, known, _ip_or_nothing(str(given)), _ip_or_nothing(str(own)))
+    reachable = plain(variables.get("skedge_reachable", True)) not in (False, "false", "False", "no", "0")
+    return Host(name, values, known, _ip_or_nothing(str(given)), _ip_or_nothing(str(own)), str(given), reachable)
 
 
 def _ip_or_nothing(text: str) -> str:

@@ -1,9 +1,10 @@
 # Copyright: the skedge authors
 # SPDX-License-Identifier: Apache-2.0
-"""Completes links: addresses from the inventory, and what is written at one end also at the other."""
+"""Completes links: addresses and ports, and what is written at one end also at the other."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 # What both ends of a link must agree on, and so needs to be written at one of them only.
 COMMON = ("transport", "port", "mtu", "probe")
-DEFAULT_TRANSPORT = "vxlan"
+DEFAULT_TRANSPORT = "wireguard"
+# A wireguard link has a UDP port of its own at each end, by a hash, so that another link does not change it.
+PORT_FIRST, PORTS = 4791, 1000
+KEEPALIVE_S = 25  # of a host that its neighbours cannot call: below the time for which address translation remembers
 
 
 def own_links(host: Host, links: list[Any], sites: Mapping[str, Host]) -> list[Any]:
-    """Return the links written at a host, ``local`` and ``remote`` filled in where a tunnel needs them.
+    """Return the links written at a host, ``local`` and ``remote`` filled in where the transport needs them.
 
     Anything malformed is left as it is: the parser names it.
     """
@@ -34,8 +38,15 @@ def own_links(host: Host, links: list[Any], sites: Mapping[str, Host]) -> list[A
 
 
 def _fill_addresses(link: dict[str, Any], host: Host, far: Host | None, mirror: Mapping[str, Any]) -> None:
-    """Give a tunnel its two addresses: as written, else as the far end wrote them, else the inventory's."""
-    if link.get("transport", DEFAULT_TRANSPORT) == "direct":
+    """Give a tunnel its addresses: as written, else as the far end wrote them, else the inventory's.
+
+    A wireguard link takes packets at every address of its host, and needs no ``remote`` where the far end calls.
+    """
+    transport = link.get("transport") or mirror.get("transport") or DEFAULT_TRANSPORT
+    if transport == "wireguard":
+        _fill(link, "remote", mirror.get("local") or (far.endpoint if far and far.reachable else ""))
+        return
+    if transport == "direct":
         return
     _fill(link, "local", host.local or mirror.get("remote") or host.address)
     _fill(link, "remote", mirror.get("local") or (far.address if far else ""))
@@ -72,6 +83,7 @@ def complete(
             sites[by_site[site].name]["links"].append(
                 _end(link_id, by_site[site], by_site[link_id.far_end(site)], ends)
             )
+    _give_ports({host.site: sites[host.name] for host in by_site.values()})
     for config in sites.values():
         config["links"].sort(key=lambda link: (link["to"], link["name"]))
     return sites, errors
@@ -79,16 +91,24 @@ def complete(
 
 def _contradictions(link_id: LinkId, ends: Mapping[str, dict[str, Any]], by_site: Mapping[str, Host]) -> list[str]:
     errors = []
+    transports = {end.get("transport", DEFAULT_TRANSPORT) for end in ends.values() if "transport" in end}
+    transport = next(iter(transports), DEFAULT_TRANSPORT)
     first = next(iter(ends))
     file = by_site[first].where("skedge_links")
     where = f"{file}: skedge_links: the link to {link_id.far_end(first)} named {link_id.name}"
     if len(ends) == 2:
         one, two = ends.values()
-        for key in ("transport", "port", "mtu"):
+        for key in (
+            ("transport", "mtu") if transports == {"wireguard"} or not transports else ("transport", "port", "mtu")
+        ):
             if key in one and key in two and one[key] != two[key]:
                 far = link_id.far_end(first)
                 errors.append(f"{where} has {key} {one[key]} here and {two[key]} at {far}; write the same at both ends")
-    elif ends[first].get("transport") == "direct":
+    if transport != "direct" and (errors_of_reach := _unreachable(link_id, ends, by_site, transport)):
+        errors += [f"{where} {sentence}" for sentence in errors_of_reach]
+    elif len(ends) == 2 or transport == "wireguard":
+        pass
+    elif transport == "direct":
         errors.append(
             f"{where} is direct and its device at {link_id.far_end(first)} is not known; write the link there too, "
             "with device"
@@ -102,6 +122,53 @@ def _contradictions(link_id: LinkId, ends: Mapping[str, dict[str, Any]], by_site
     return errors
 
 
+def _unreachable(
+    link_id: LinkId, ends: Mapping[str, dict[str, Any]], by_site: Mapping[str, Host], transport: str
+) -> list[str]:
+    """Return what is wrong with a link to a host that its neighbours cannot call."""
+    hosts = [by_site[link_id.a], by_site[link_id.b]]
+    behind = [host.name for host in hosts if not host.reachable]
+    if behind and transport != "wireguard":
+        return [f"is {transport}, but {behind[0]} has skedge_reachable false; give transport: wireguard"]
+    given = any(end.get("remote") for end in ends.values())
+    if len(behind) == 2 and not given:
+        return ["joins two hosts with skedge_reachable false; neither could call the other, link them by a third"]
+    return []
+
+
+def _give_ports(sites: Mapping[str, dict[str, Any]]) -> None:
+    """Give each wireguard link its UDP port at both ends."""
+    ports: dict[tuple[str, str, str], int] = {}
+    for site, config in sites.items():
+        links = [link for link in config["links"] if link["transport"] == "wireguard"]
+        for link in links:
+            mirror = _end_at(sites, link["to"], site, link["name"])
+            if port := link.get("port") or mirror.get("remote_port"):
+                ports[site, link["to"], link["name"]] = port
+        taken = {ports[key] for key in ports if key[0] == site}
+        taken |= {link.get("port", 4790) for link in config["links"] if link["transport"] == "vxlan"}
+        for link in sorted(links, key=lambda link: (link["to"], link["name"])):
+            key = (site, link["to"], link["name"])
+            if key not in ports:
+                ports[key] = _free_port(site, link, taken)
+                taken.add(ports[key])
+    for site, config in sites.items():
+        for link in config["links"]:
+            if link["transport"] == "wireguard":
+                link["port"] = ports[site, link["to"], link["name"]]
+                link["remote_port"] = ports[link["to"], site, link["name"]]
+
+
+def _end_at(sites: Mapping[str, dict[str, Any]], site: str, to: str, name: str) -> dict[str, Any]:
+    return next(link for link in sites[site]["links"] if (link["to"], link["name"]) == (to, name))
+
+
+def _free_port(site: str, link: Mapping[str, Any], taken: set[int]) -> int:
+    first = int.from_bytes(hashlib.sha256("\0".join((site, link["to"], link["name"])).encode()).digest()[:4])
+    every = (PORT_FIRST + (first + step) % PORTS for step in range(PORTS))
+    return next(port for port in every if port not in taken)
+
+
 def _address(text: Any) -> bool:
     try:
         return bool(ip_address(str(text or "")))
@@ -113,16 +180,31 @@ def _end(link_id: LinkId, host: Host, far_host: Host, ends: Mapping[str, dict[st
     """Return the link as it stands at one end: the larger cost holds; what is written at one end only holds at both."""
     own, far = ends.get(host.site, {}), ends.get(far_host.site, {})
     cost = max(end.get("cost", 1) for end in ends.values())
-    link: dict[str, Any] = {"to": far_host.site, "name": link_id.name, "cost": cost}
+    costs: dict[str, int] = {}
+    for end in ends.values():
+        for service, service_cost in (end.get("service_costs") or {}).items():
+            costs[service] = max(service_cost, costs.get(service, 0))
+    link: dict[str, Any] = {"to": far_host.site, "name": link_id.name, "cost": cost, "transport": DEFAULT_TRANSPORT}
     for key in COMMON:
         if key in own or key in far:
             link[key] = own.get(key, far.get(key))
-    costs: dict[str, int] = {}
-    for end in ends.values():
-        for service, cost in (end.get("service_costs") or {}).items():
-            costs[service] = max(cost, costs.get(service, 0))
     if costs:
         link["service_costs"] = dict(sorted(costs.items()))
+    if link["transport"] == "wireguard":
+        return _wireguard_end(link, host, far_host, own, far)
     link.update({key: own[key] for key in ("device", "local", "remote") if own.get(key)})
     _fill_addresses(link, host, far_host, far)
+    return link
+
+
+def _wireguard_end(
+    link: dict[str, Any], host: Host, far_host: Host, own: Mapping[str, Any], far: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return one end of a wireguard link. Ports are each end's own; the keys come from the hosts, later."""
+    link.pop("port", None)
+    link.update({key: own[key] for key in ("port", "remote", "remote_port", "keys") if own.get(key)})
+    _fill_addresses(link, host, far_host, far)
+    keepalive = own.get("keepalive_s", 0 if host.reachable else KEEPALIVE_S)
+    if keepalive:
+        link["keepalive_s"] = keepalive
     return link

@@ -19,8 +19,9 @@ from typing import Any
 from ansible_collections.skedge.edge.plugins.plugin_utils.links import complete, own_links
 
 from skedge.config import from_dict, problems
+from skedge.config.links import is_host_name
 from skedge.core.errors import ConfigError
-from skedge.core.model import LinkId, SiteConfig
+from skedge.core.model import LinkId, SiteConfig, Transport
 from skedge.core.names import device_name, vni
 from skedge.core.prefixes import parse_prefix
 
@@ -35,7 +36,7 @@ SITE_KEYS = (
 )  # fmt: skip
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
-    "underlay_address", "local_address", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
+    "underlay_address", "local_address", "reachable", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
     "flow_limit", "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
     "manage_packages", "serial", "drain_wait_s", "takeover_wait_s",
 )  # fmt: skip
@@ -47,7 +48,8 @@ SHARED_KEYS = ("network", "overlay_cidr", "control_port", "load_port")
 class Host:
     """One host of the inventory: its ``skedge_*`` variables as plain values, and the file each was written in.
 
-    ``address`` is where its neighbours reach it; ``local`` is set where its own interface has another one (NAT).
+    ``address`` is where its neighbours reach it, ``endpoint`` the same or a host name; ``local`` is set where its own
+    interface has another one (NAT). One that is not ``reachable`` calls its neighbours.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Host:
     files: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
     local: str = ""
+    endpoint: str = ""
+    reachable: bool = True
 
     @property
     def site(self) -> str:
@@ -245,7 +249,7 @@ def _underlay_in_overlay(host: Host, config: SiteConfig) -> Iterator[str]:
     overlay = IPv4Network(config.overlay_cidr)
     for link in config.links:
         for key, text in (("local", link.local), ("remote", link.remote)):
-            address = ip_address(text) if text else None
+            address = ip_address(text) if text and not is_host_name(text) else None
             if address is not None and address.version == 4 and address in overlay:
                 yield (
                     f"{host.where('skedge_links')}: skedge_links: {key} address {text} of the link to {link.to} is "
@@ -262,7 +266,8 @@ def _name_collisions(host: Host, config: SiteConfig) -> Iterator[str]:
         text = f"the link to {link.to} named {link.name}"
         device = device_name(config.network, link_id, config.site)
         tunnel = (vni(config.network, link_id), link.port)
-        other = devices.setdefault(device, text), tunnels.setdefault(tunnel, text)
+        vxlan = link.transport is Transport.VXLAN
+        other = devices.setdefault(device, text), tunnels.setdefault(tunnel, text) if vxlan else text
         for earlier in {*other} - {text}:
             where = f"{host.where('skedge_links')}: skedge_links"
             yield f"{where}: {text} would have the same device as {earlier}; give one of them another name"
