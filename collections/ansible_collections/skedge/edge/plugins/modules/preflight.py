@@ -74,7 +74,8 @@ problems:
 host:
   description: What the installation needs to know, C(python) (version), C(interpreter) (its path), C(bcc) (which
     other Python's bcc it needs), C(machine), C(glibc), C(kernel), C(family) (of distributions), C(headers)
-    (whether the kernel's own are there), C(missing) (packages), C(wireguard_go) (whether links need it), C(unit) (whether the controller's unit is there),
+    (whether the kernel's own are there), C(missing) (packages), C(wireguard_go) (whether links need it),
+    C(unit) (whether the controller's unit is there),
     C(held) (numbers of listeners whose ports are yet to be taken over) and C(returned) (units that get them back).
   returned: success
   type: dict
@@ -246,7 +247,9 @@ def main():
         "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
         "addresses": lambda: checks.addresses(site, own),
-        "firewall": lambda: firewall.problems(filters(module), firewall.needs(site, own["addresses"], params["reachable"])),
+        "firewall": lambda: firewall.problems(
+            filters(module), firewall.needs(site, own["addresses"], params["reachable"])
+        ),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
     host = {**host_facts(module, family, wanted, python), **takeovers(params["takeover_record"], listeners, looked)}
