@@ -77,9 +77,7 @@ def pick(quotas: Sequence[int], active: Sequence[int], inactive: Sequence[int]) 
     return best
 
 
-def _able(
-    candidates: Sequence[Candidate], loads: Sequence[Load]
-) -> Sequence[tuple[int, Candidate, Load]]:
+def _able(candidates: Sequence[Candidate], loads: Sequence[Load]) -> Sequence[tuple[int, Candidate, Load]]:
     """Return those that may be chosen; all the suspended ones where there is no other."""
     rows = list(zip(range(len(candidates)), candidates, loads, strict=True))
     able = [row for row in rows if row[1].out is Reason.NONE]

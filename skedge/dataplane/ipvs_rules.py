@@ -52,7 +52,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the kernel has: chain by listener, target and rule by endpoint, chains that mark, digest of the base rules."""
+    """What the kernel has: chain by listener, target and rule by endpoint, chains that mark, base rules' digest."""
 
     listeners: Mapping[ListenerKey, str]
     endpoints: Mapping[EndpointKey, tuple[Target, int]]
@@ -235,7 +235,7 @@ def _endpoint(key: EndpointKey, target: Target) -> list[Expression]:
 def _held(listing: Mapping[str, Any]) -> Held:
     items: Sequence[Mapping[str, Any]] = listing.get("nftables", [])
     listeners: dict[ListenerKey, str] = {}
-    endpoints: dict[EndpointKey, Target] = {}
+    endpoints: dict[EndpointKey, tuple[Target, int]] = {}
     published: set[tuple[int, EndpointKey]] = set()
     chains, base = set(), []
     for item in items:

@@ -13,6 +13,7 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,7 +164,9 @@ class KernelTable:
             for message in self._ipvs.dest("dump", service=_service(mark)):
                 server = message.get_attr("IPVS_CMD_ATTR_DEST")
                 stats = server.get_attr("IPVS_DEST_ATTR_STATS64") or server.get_attr("IPVS_DEST_ATTR_STATS")
-                target = Target(str(server.get_attr("IPVS_DEST_ATTR_ADDR")), int(server.get_attr("IPVS_DEST_ATTR_PORT")))
+                target = Target(
+                    str(server.get_attr("IPVS_DEST_ATTR_ADDR")), int(server.get_attr("IPVS_DEST_ATTR_PORT"))
+                )
                 found[target] = int(stats.get_attr("IPVS_STATS_ATTR_CONNS"))
             return found
 
@@ -267,10 +270,11 @@ def parse_connections(lines: Iterable[str]) -> Iterator[Connection]:
         words = line.split()
         if len(words) < 9 or words[0] not in ("TCP", "UDP") or words[7] == "NONE":
             continue
-        ends = [Target(parse_address(words[i]), int(words[i + 1], 16)) for i in (1, 3, 5)]
-        yield Connection(words[0].lower(), *ends, state=words[7], expires_s=int(words[8]))
+        client, virtual, server = (Target(parse_address(words[i]), int(words[i + 1], 16)) for i in (1, 3, 5))
+        yield Connection(words[0].lower(), client, virtual, server, words[7], int(words[8]))
 
 
+@lru_cache(maxsize=8192)
 def canonical(target: Target) -> Target:
     """Return a target with its address written as the table's reader writes it."""
     return Target(str(ip_address(target.address)), target.port)

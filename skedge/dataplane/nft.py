@@ -1,4 +1,4 @@
-"""Parts of nftables scripts in JSON, as `tunnel_guard.run_nft` takes them: what several of our chains have in common."""
+"""Parts of nftables scripts in JSON, as `tunnel_guard.run_nft` takes them: what our chains have in common."""
 
 from __future__ import annotations
 
@@ -71,7 +71,11 @@ def flush(chain: str) -> dict[str, Any]:
 
 def rule(chain: str, expressions: Sequence[Expression], comment: str = "") -> dict[str, Any]:
     """Return the command that appends a rule."""
-    return {"add": {"rule": {**PLACE, "chain": chain, "expr": list(expressions), **({"comment": comment} if comment else {})}}}
+    return {
+        "add": {
+            "rule": {**PLACE, "chain": chain, "expr": list(expressions), **({"comment": comment} if comment else {})}
+        }
+    }
 
 
 def element(action: str, name: str, elements: Sequence[Any]) -> dict[str, Any]:

@@ -153,9 +153,10 @@ def _rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
         (CHAIN, [_ETHER, match({"concat": [_IFNAME, field("ether", "saddr")]}, f"@{SENDERS}", "!="),
                  *_deny(Reason.WRONG_TUNNEL_PEER)]),
     ]  # fmt: skip
-    local = [match(field("ip6", "saddr"), nft.prefix("fe80::/10"))], [
-        match(field("ip6", "daddr"), nft.either([nft.prefix("fe80::/10"), nft.prefix("ff00::/8")]))
-    ]
+    local = (
+        [match(field("ip6", "saddr"), nft.prefix("fe80::/10"))],
+        [match(field("ip6", "daddr"), nft.either([nft.prefix("fe80::/10"), nft.prefix("ff00::/8")]))],
+    )
     made += [(CHAIN, [*expressions, {"goto": {"target": NEIGHBOURS_CHAIN}}]) for expressions in local]
     for family, overlay, own in ((4, config.network4, config.overlay4), (6, config.network6, config.overlay6)):
         ip = nft.ip(family)
