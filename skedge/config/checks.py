@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 
 from skedge.config.addresses import Address, canonical, parse_cidr, parse_host
+from skedge.config.engines import engine_limits
 from skedge.config.policies import listener_services
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.walk import join, shown
@@ -66,6 +67,7 @@ def check(draft: Draft) -> Iterator[Problem]:
     """Yield every problem of the whole that no single value shows."""
     for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _nat_ports, _lan_devices, _links, _links_as_set):
         yield from part(draft)
+    yield from engine_limits(draft)
     for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
         yield from part(draft)
 

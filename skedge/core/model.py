@@ -22,6 +22,14 @@ AFFINITY_TIMEOUT_S = 10_800
 EMPTY: Mapping[str, int] = MappingProxyType({})
 
 
+class EngineKind(StrEnum):
+    """What balances on a host. ``auto``: eBPF where the host can, else IPVS."""
+
+    AUTO = "auto"
+    EBPF = "ebpf"
+    IPVS = "ipvs"
+
+
 class Protocol(StrEnum):
     """Transport protocol of a service."""
 
@@ -237,6 +245,7 @@ class SiteConfig:
     overload: bool = False
     metrics: Metrics = Metrics()
     lan: Lan = Lan()
+    engine: EngineKind = EngineKind.AUTO
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------

@@ -123,10 +123,14 @@ def without_others(table: ServiceTable) -> ServiceTable:
 class Kernel:
     """Drivers, engine and fixtures of one host."""
 
-    def __init__(self, drivers: Drivers, engine: Engine, fixtures: Sequence[Fixture], host: Host) -> None:
+    def __init__(
+        self, drivers: Drivers, engine: Engine, fixtures: Sequence[Fixture], host: Host, why: str = ""
+    ) -> None:
+        """Take the parts; ``why`` says why it is this engine."""
         self._services = _Services(drivers.services)
         self._drivers = replace(drivers, services=self._services)
         self.engine = engine
+        self.why = why
         self._fixtures = fixtures
         self.host = host
         self._usable: frozenset[Target] = frozenset()

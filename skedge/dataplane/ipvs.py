@@ -21,7 +21,7 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.state import Counts, Flow, Receipt, ServiceKey, ServiceTable, Target
-from skedge.dataplane import ipvs_flows, ipvs_memory
+from skedge.dataplane import ipvs_flows, ipvs_memory, ipvs_settings
 from skedge.dataplane.ipvs_balance import FAMILIES, Balance, target_of
 from skedge.dataplane.ipvs_drivers import EndpointDriver, ListenerDriver, ServiceDriver
 from skedge.dataplane.ipvs_rules import IpvsRules
@@ -97,6 +97,15 @@ class IpvsEngine:
     def remember(self) -> None:
         """Write the memory down. Raises DataplaneError."""
         ipvs_memory.save(self._memory_path, self.memory)
+
+    def settle(self) -> bool:
+        """Set what the host must have set for IPVS; return whether that changed anything. Raises DataplaneError."""
+        with self._lock:
+            before = dict(self.memory.settings)
+            changed = ipvs_settings.ensure(self.memory.settings)
+            if self.memory.settings != before:
+                self.remember()
+            return changed
 
     # ---- looking ----
 

@@ -171,7 +171,7 @@ class KernelTable:
             return found
 
 
-class _gone_is_success:  # noqa: N801  (a context manager as small as a function)
+class _gone_is_success:
     def __enter__(self) -> None:
         pass
 

@@ -16,7 +16,7 @@ from skedge.core.reasons import Reason
 from skedge.core.state import LinkDevice
 from skedge.dataplane import nft
 from skedge.dataplane.linkfilter import FilterConfig, link_mac
-from skedge.dataplane.nft import ACCEPT, DROP, FROM_LINK, OPENS, Expression, field, match
+from skedge.dataplane.nft import ACCEPT, DROP, FROM_LINK, Expression, field, match
 from skedge.dataplane.tunnel_guard import READ_EVERY_S, run_nft
 
 CHAIN, NEIGHBOURS_CHAIN = "overlay-in", "from-neighbour"

@@ -18,17 +18,11 @@ SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses")
 
 
 def kernel(facts):
-    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd."""
+    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd; or that the other engine serves."""
     problems = []
     if facts["uid"] != 0:
         problems.append("the deployment runs as user id %d; set ansible_become: true, or log in as root" % facts["uid"])
-    if not facts["btf"]:
-        problems.append(
-            "the kernel %s has no BTF (/sys/kernel/btf/vmlinux); boot one with CONFIG_DEBUG_INFO_BTF, "
-            "such as the distribution's own" % facts["kernel"]
-        )
-    if not facts["cgroup2"]:
-        problems.append("no cgroup2 is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one")
+    problems += _engine(facts)
     if not facts["ipv6"]:
         problems.append(
             "the kernel runs without IPv6, which links need; remove ipv6.disable=1 from the kernel's command line"
@@ -37,6 +31,33 @@ def kernel(facts):
         problems.append("systemd is not the init system; skedge runs as a systemd service")
     if facts["python"] < (3, 11):
         problems.append("/usr/bin/python3 is version %d.%d; skedge needs 3.11 or later" % facts["python"])
+    return problems
+
+
+def _engine(facts):
+    """Return why the engine that is asked for cannot serve, or (auto) why none can."""
+    wanted, serves = facts["engine"], facts["serves"]
+    if wanted != "auto" and serves not in ("", wanted):
+        return [
+            "skedge_engine is %s and the engine %s serves here; an engine cannot take over the other's connections: "
+            "run drain.yml and remove.yml on this host, then deploy.yml" % (wanted, serves)
+        ]
+    if wanted == "ipvs":
+        return (
+            []
+            if facts["ipvs"]
+            else ["the kernel %s has no IPVS (module ip_vs); install it, or set skedge_engine: ebpf" % facts["kernel"]]
+        )
+    if wanted == "auto" and facts["ipvs"]:
+        return []
+    problems = []
+    if not facts["btf"]:
+        problems.append(
+            "the kernel %s has no BTF (/sys/kernel/btf/vmlinux); boot one with CONFIG_DEBUG_INFO_BTF, "
+            "such as the distribution's own" % facts["kernel"]
+        )
+    if not facts["cgroup2"]:
+        problems.append("no cgroup2 is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one")
     return problems
 
 

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2, for ports that other programs hold (by name), for routes that overlap the overlay,
+  - Looks for root, BTF and cgroup2 (or IPVS), for the other engine serving, for ports that other programs hold (by name), for routes that overlap the overlay,
     for firewalls that drop tunnel or forwarded traffic (the chain is named, and what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
@@ -85,11 +85,22 @@ def read(path):
         return ""
 
 
-def kernel_facts():
-    """Return what the kernel offers."""
+def serving_engine():
+    """Return the engine that has something of ours in the kernel: pinned maps, or services with a mark of ours."""
+    if os.path.exists("/sys/fs/bpf/skedge/config_v1"):
+        return "ebpf"
+    marks = [line.split()[1] for line in read("/proc/net/ip_vs").splitlines() if line.startswith("FWM ")]
+    return "ipvs" if any(mark.startswith("5CED") for mark in marks) else ""
+
+
+def kernel_facts(module):
+    """Return what the kernel offers, and which engine is asked for."""
     mounts = [line.split() for line in read("/proc/self/mounts").splitlines()]
     return {
         "uid": os.geteuid(),
+        "engine": module.params["site"].get("engine", "auto"),
+        "serves": serving_engine(),
+        "ipvs": os.path.exists("/proc/net/ip_vs") or module.run_command(["modprobe", "-n", "-q", "ip_vs"])[0] == 0,
         "kernel": platform.release(),
         "btf": os.path.exists("/sys/kernel/btf/vmlinux"),
         "cgroup2": any(len(mount) > 2 and mount[2] == "cgroup2" for mount in mounts),
@@ -196,7 +207,7 @@ def main():
     params = module.params
     site = params["site"]
     found = {
-        "kernel": lambda: checks.kernel(kernel_facts()),
+        "kernel": lambda: checks.kernel(kernel_facts(module)),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
         "ports": lambda: checks.ports(site, sockets.bound_sockets(), sockets.programs()),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
