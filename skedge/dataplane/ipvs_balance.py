@@ -67,13 +67,14 @@ class Balance:
         return moved
 
     def _follow(self, key: ServiceKey, table: ServiceTable, marks: Collection[int], found: Found) -> bool:
+        first = key not in self._services
         service = self._services.setdefault(key, _Service())
         seen = {mark: found.ours.get(mark, VirtualService()).servers for mark in marks}
         moved = _counts(seen) != _counts(service.seen)
         if not moved and key not in self._again and service.expected <= 1:
             return False
         self._again.discard(key)
-        service.expected = _arrivals(service.seen, seen)
+        service.expected = 0 if first else _arrivals(service.seen, seen)  # what is found has not come just now
         self._name(service, table)
         self._take_turns(service, seen)
         service.seen = seen

@@ -81,6 +81,7 @@ class ServiceDriver:
                 self._at.memory.idents[Virtual(key)] = int(key.name.removeprefix(_STRANGER))
             self._at.memory.tables.pop(key, None)
             self._at.remember()
+            self._at.balance.again(())
             self._at.look()
 
 

@@ -43,11 +43,8 @@ def _engine(facts):
             "run drain.yml and remove.yml on this host, then deploy.yml" % (wanted, serves)
         ]
     if wanted == "ipvs":
-        return (
-            []
-            if facts["ipvs"]
-            else ["the kernel %s has no IPVS (module ip_vs); install it, or set skedge_engine: ebpf" % facts["kernel"]]
-        )
+        lack = "the kernel %s has no IPVS (module ip_vs); install it, or set skedge_engine: ebpf" % facts["kernel"]
+        return [] if facts["ipvs"] else [lack]
     if wanted == "auto" and facts["ipvs"]:
         return []
     problems = []

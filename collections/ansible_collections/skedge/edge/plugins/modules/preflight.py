@@ -6,8 +6,9 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2 (or IPVS), for the other engine serving, for ports that other programs hold (by name), for routes that overlap the overlay,
-    for firewalls that drop tunnel or forwarded traffic (the chain is named, and what to open), and compares the clock.
+  - Looks for root, BTF and cgroup2 (or IPVS), for the other engine serving, for ports that other programs hold (by
+    name), for routes that overlap the overlay, for firewalls that drop tunnel or forwarded traffic (the chain is
+    named, and what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
