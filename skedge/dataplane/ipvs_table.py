@@ -29,8 +29,8 @@ MARK = 0x5CED0000  # the upper half of every mark of ours
 MARK_MASK = 0xFFFF0000
 IDS = 1 << 15
 SCHEDULER = "wlc"
-PROC = Path("/proc/net/ip_vs")  # of the network namespace of the thread that opens it
-CONNECTIONS = Path("/proc/net/ip_vs_conn")
+PROC = Path("/proc/thread-self/net/ip_vs")  # of the network namespace of the thread that opens it
+CONNECTIONS = Path("/proc/thread-self/net/ip_vs_conn")
 _MASQUERADE = 0
 _PERSISTENT = 1
 
