@@ -6,6 +6,7 @@ while the other one serves: neither could count, or go on with, the other's conn
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,12 +93,17 @@ def decide(
 
 def write(verdict: Verdict, path: Path = VERDICT) -> None:
     """Write the verdict for the controller, where its directory is there. Raises HostError."""
-    if path.parent.is_dir():
-        try:
-            path.write_bytes(msgspec.json.encode(verdict) + b"\n")
-            path.chmod(0o644)
-        except OSError as error:
-            raise HostError(f"write {path}: {error.strerror}") from error
+    if not path.parent.is_dir():
+        return
+    try:
+        path.unlink(missing_ok=True)
+        # The directory is the controller's own, and this is root: no link of its making is followed.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, 0o644)
+            file.write(msgspec.json.encode(verdict) + b"\n")
+    except OSError as error:
+        raise HostError(f"write {path}: {error.strerror}") from error
 
 
 def read(wanted: EngineKind, pin_dir: Path, path: Path = VERDICT) -> Verdict:

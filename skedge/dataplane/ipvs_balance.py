@@ -53,7 +53,11 @@ class Balance:
         self._sweep_at = float("-inf")
 
     def follow(self) -> bool:
-        """Read the counters, set weights, end what has drained; return whether counts moved. Raises DataplaneError."""
+        """Read the counters, set weights, end what has drained; return whether counts or tables are others than before.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
         found = self._table.read()
         moved = False
         marks: dict[ServiceKey, list[int]] = {}
@@ -70,8 +74,8 @@ class Balance:
         first = key not in self._services
         service = self._services.setdefault(key, _Service())
         seen = {mark: found.ours.get(mark, VirtualService()).servers for mark in marks}
-        moved = _counts(seen) != _counts(service.seen)
-        if not moved and key not in self._again and service.expected <= 1:
+        moved = key in self._again or _counts(seen) != _counts(service.seen)
+        if not moved and service.expected <= 1:
             return False
         self._again.discard(key)
         service.expected = 0 if first else _arrivals(service.seen, seen)  # what is found has not come just now

@@ -94,6 +94,14 @@ def serving_engine():
     return "ipvs" if any(mark.startswith("5CED") for mark in marks) else ""
 
 
+def has_ipvs(module):
+    """Return whether the kernel has IPVS, or a module of it."""
+    if os.path.exists("/proc/net/ip_vs"):
+        return True
+    modprobe = module.get_bin_path("modprobe")
+    return bool(modprobe) and module.run_command([modprobe, "-n", "-q", "ip_vs"])[0] == 0
+
+
 def kernel_facts(module):
     """Return what the kernel offers, and which engine is asked for."""
     mounts = [line.split() for line in read("/proc/self/mounts").splitlines()]
@@ -101,7 +109,7 @@ def kernel_facts(module):
         "uid": os.geteuid(),
         "engine": module.params["site"].get("engine", "auto"),
         "serves": serving_engine(),
-        "ipvs": os.path.exists("/proc/net/ip_vs") or module.run_command(["modprobe", "-n", "-q", "ip_vs"])[0] == 0,
+        "ipvs": has_ipvs(module),
         "kernel": platform.release(),
         "btf": os.path.exists("/sys/kernel/btf/vmlinux"),
         "cgroup2": any(len(mount) > 2 and mount[2] == "cgroup2" for mount in mounts),
