@@ -42,6 +42,7 @@ from tests.integration.links.kit import Site as WithPrograms
 
 WEB, DNS = ServiceKey("web"), ServiceKey("dns", Protocol.UDP)
 PORT, WORKLOAD, ENDPOINT = 8080, 9090, 61001
+PATIENCE_S = 20  # emulated processors are slow
 
 
 class Site:
@@ -152,8 +153,8 @@ def server(name: str, ns: Namespace, address: str, port: int = WORKLOAD) -> Serv
 
 def dial(address: str, port: int = PORT) -> tuple[socket.socket, str]:
     """Connect; return the connection and who answered."""
-    made = socket.create_connection((address, port), 5)
-    made.settimeout(5)
+    made = socket.create_connection((address, port), PATIENCE_S)
+    made.settimeout(PATIENCE_S)
     return made, made.recv(16).decode()
 
 
