@@ -87,6 +87,7 @@ SITE = (
     Column("OVERLAY IPV6", lambda r: clean(r.overlay6)),
     _LAN,
     *_SITE_TAIL,
+    Column("ENGINE BECAUSE", lambda r: clean(r.engine_why) or NOTHING),
     Column("RECORD", lambda r: f"incarnation {r.incarnation}, sequence {r.sequence}"),
 )
 LINKS = (

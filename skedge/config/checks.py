@@ -12,6 +12,7 @@ from ipaddress import IPv6Network
 
 from skedge.config.addresses import canonical, parse_cidr, parse_host
 from skedge.config.draft import Draft, Problem
+from skedge.config.engines import engine_limits
 from skedge.config.lans import prefixes, preserving
 from skedge.config.links import LINK_CHECKS, link_port
 from skedge.config.policies import listener_services
@@ -40,6 +41,7 @@ def check(draft: Draft) -> Iterator[Problem]:
     """Yield every problem of the whole that no single value shows."""
     for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _nat_ports, _lan_devices, _prefixes, *LINK_CHECKS):
         yield from part(draft)
+    yield from engine_limits(draft)
     for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
         yield from part(draft)
 

@@ -191,6 +191,7 @@ def build(spec: SiteSpec) -> SiteConfig:
         drain=spec.drain,
         overload=spec.overload,
         metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
+        engine=spec.engine,
         lan=Lan(tuple(spec.lan_devices), spec.nat_ports, _flow_times(spec.flow_times)),
         prefixes=tuple(spec.prefixes),
         log_placements=spec.log_placements,

@@ -18,6 +18,7 @@ from skedge.core.model import (
     COST_MAX,
     WEIGHT_MAX,
     Affinity,
+    EngineKind,
     HealthType,
     Policy,
     Protocol,
@@ -179,6 +180,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     network: NetworkName
     site: SiteName
     version: FileVersion = 1
+    engine: EngineKind = EngineKind.AUTO
     overlay_cidr: str = "100.64.0.0/10"
     overlay_address: str = ""
     overlay_address6: str = ""

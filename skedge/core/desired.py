@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from skedge.core import names, prefixes
 from skedge.core.dispatch import Suspended, Tables, dispatch, listened
 from skedge.core.model import (
     ANY_ADDRESS,
+    EngineKind,
     Link,
     LinkId,
     Listener,
@@ -19,7 +21,8 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
-from skedge.core.own import NO_RESOLVED, is_own, services_record, workload_target
+from skedge.core.own import NO_RESOLVED, is_loopback, is_own, services_record, workload_target
+from skedge.core.reasons import Reason
 from skedge.core.rib import Rib
 from skedge.core.state import (
     Dispatch,
@@ -114,11 +117,12 @@ def compute(
         services[key], beyond = service_table(key, by_service.get(key, ()), here)
         skipped.extend(beyond)
     catches = listeners(config, hosts)
+    skipped.extend(_beyond_engine(config, here, endpoint_ports))
     return Desired(
         links=link_devices(config),
         addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
         routes={**routes(config, rib, addresses), **prefix_routes(config, rib, lans)},
-        endpoints=endpoints(config, endpoint_ports, resolved, here.elsewhere),
+        endpoints=served_endpoints(config, endpoints(config, endpoint_ports, resolved, here.elsewhere)),
         services=services,
         listeners={key: dispatch(listener, services, avoided) for key, listener in catches.items()},
         choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
@@ -157,7 +161,10 @@ def view(
         local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
         if host_addresses:  # else not known yet
             elsewhere = frozenset(one for one, target in local.items() if not is_own(target, host_addresses))
-    return View(rib, addresses, frozenset(drained), local, others, suspended, elsewhere, keepers)
+    unserved = frozenset[WorkloadId]()
+    if local is not None and config.engine is EngineKind.IPVS:
+        unserved = elsewhere | {one for one, target in local.items() if is_loopback(target)}
+    return View(rib, addresses, frozenset(drained), local, others, suspended, elsewhere, keepers, unserved)
 
 
 def keeping(config: SiteConfig, network_map: NetworkMap) -> frozenset[str]:
@@ -265,6 +272,32 @@ def endpoints(
     }
 
 
+def served_endpoints(config: SiteConfig, every: Mapping[EndpointKey, Endpoint]) -> Mapping[EndpointKey, Endpoint]:
+    """Return the endpoints that the site's engine can deliver to: ipvs neither to another machine nor to ``::1``."""
+    if config.engine is not EngineKind.IPVS:
+        return every
+    return {key: one for key, one in every.items() if not (one.elsewhere or one.host == LOOPBACK[1])}
+
+
+def _beyond_engine(config: SiteConfig, here: View, ports: Mapping[str, int]) -> Iterable[Skipped]:
+    """Yield what is configured and the site's engine cannot serve."""
+    if config.engine is not EngineKind.IPVS:
+        return
+    for listener in config.listeners:
+        address = plain_address(listener.address)
+        if address is not None and address.is_loopback:
+            yield Skipped("listener", f"{listener.address}:{listener.port}", Reason.ENGINE)
+    offered = {key.name for key in listened(config)}
+    for connector in config.connectors:
+        workload = WorkloadId(config.site, connector.name)
+        target = (here.local or {}).get(workload)
+        nowhere = target is not None and (workload in here.elsewhere or target.address == LOOPBACK[1])
+        if nowhere and connector.name in ports:
+            yield Skipped("workload", str(workload), Reason.ENGINE)
+        elif connector.service in offered and workload in here.unserved:
+            yield Skipped("workload", f"{workload} for clients of this site", Reason.ENGINE)
+
+
 def redispatched(desired: Desired, tables: Tables) -> Mapping[ListenerKey, Dispatch]:
     """Return the listeners' wishes where the kernel's tables are these instead of the desired ones."""
     return {
@@ -277,13 +310,15 @@ def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[List
     """Return the listener of every concrete address:port of this site; a given address goes before ``*``.
 
     ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
-    without a device, and every link device of ours has one.
+    without a device, and every link device of ours has one. With the engine ipvs no listener is at loopback.
     """
     every = sorted({*LOOPBACK, *_usable(host_addresses)})
     found: dict[ListenerKey, Listener] = {}
     for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
         given = plain_address(listener.address)
         for address in every if listener.address == ANY_ADDRESS else [str(given or listener.address)]:
+            if config.engine is EngineKind.IPVS and ip_address(address).is_loopback:
+                continue
             found[ListenerKey(address, listener.port, listener.protocol)] = listener
     return found
 

@@ -24,6 +24,14 @@ WIREGUARD_PORT = 4791
 EMPTY: Mapping[str, int] = MappingProxyType({})
 
 
+class EngineKind(StrEnum):
+    """What balances on a host. ``auto``: eBPF where the host can, else IPVS."""
+
+    AUTO = "auto"
+    EBPF = "ebpf"
+    IPVS = "ipvs"
+
+
 class Protocol(StrEnum):
     """Transport protocol of a service."""
 
@@ -249,6 +257,7 @@ class SiteConfig:
     lan: Lan = Lan()
     prefixes: tuple[str, ...] = ()
     log_placements: bool = False
+    engine: EngineKind = EngineKind.AUTO
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------

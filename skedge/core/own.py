@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from skedge.core.errors import ConfigError
 from skedge.core.model import (
     Connector,
+    EngineKind,
     HealthType,
     Link,
     LinkId,
@@ -129,13 +130,14 @@ def services_record(
         ports: as returned by `endpoint_ports`.
         resolved: host name -> address literal.
         own_addresses: this host's addresses, loopback included; a server elsewhere is then offered to other sites
-            only where the site has LAN devices. None: every address counts as this host's.
+            only where the site has LAN devices and the engine ebpf. None: every address counts as this host's.
     """
-    reachable = None if config.lan.devices else own_addresses
+    ipvs = config.engine is EngineKind.IPVS
+    reachable = None if config.lan.devices and not ipvs else own_addresses
     return ServicesRecord(
         site=config.site,
         workloads=tuple(
-            _workload_state(connector, is_healthy(connector, health), ports, resolved, reachable)
+            _workload_state(connector, is_healthy(connector, health), ports, resolved, reachable, loopback6=not ipvs)
             for connector in sorted(config.connectors, key=lambda connector: connector.name)
             if connector.name in ports
         ),
@@ -149,9 +151,13 @@ def _workload_state(
     ports: Mapping[str, int],
     resolved: Mapping[str, str],
     own_addresses: Collection[str] | None,
+    *,
+    loopback6: bool,
 ) -> WorkloadState:
     target = workload_target(connector, resolved)
     deliverable = target is not None and (own_addresses is None or is_own(target, own_addresses))
+    if target is not None and not loopback6 and is_loopback(target) and not is_ipv4(target):
+        deliverable = False
     return WorkloadState(
         connector=connector.name,
         service=connector.service,
@@ -163,6 +169,12 @@ def _workload_state(
         ipv4=deliverable and target is not None and is_ipv4(target),
         ipv6=deliverable and target is not None and not is_ipv4(target),
     )
+
+
+def is_loopback(target: Target) -> bool:
+    """Return whether a target is at an address that never leaves the host."""
+    address = plain_address(target.address)
+    return address is not None and address.is_loopback
 
 
 def is_own(target: Target, own_addresses: Collection[str]) -> bool:

@@ -26,6 +26,7 @@ class Reason(Enum):
     NO_FAMILY = (15, "no-family", "not reachable over the client's address family")
     # placement: another than the cheapest was chosen
     AFFINITY = (16, "affinity", "kept at the workload that the same client had before")
+    ENGINE = (17, "engine", "the engine ipvs serves no loopback address, and no other machine of the LAN")
     # default deny on link devices
     NOT_PUBLISHED = (20, "not-published", "a new connection to something that is not a published endpoint")
     NO_SOCKET = (21, "no-socket", "a packet of no open connection")

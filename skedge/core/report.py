@@ -51,6 +51,7 @@ class SiteRow:
     software: str = ""
     here: bool = False
     engine: str = ""
+    engine_why: str = ""
     certificate_days: float | None = None
     prefixes: tuple[str, ...] = ()
 

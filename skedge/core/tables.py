@@ -32,9 +32,9 @@ class View:
     """What one entering site judges workloads by.
 
     ``local`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
-    this one; ``elsewhere`` are those of them that are not on the host itself. ``keepers`` are the other sites that take
-    that site's LAN clients under their own addresses. ``others`` are open connections as the
-    other sites last reported them; ``suspended`` is this site's.
+    this one; ``elsewhere`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
+    cannot lead its own clients to. ``keepers`` are the other sites that take that site's LAN clients under their own
+    addresses. ``others`` are open connections as the other sites last reported them; ``suspended`` is this site's.
     """
 
     rib: Rib
@@ -45,6 +45,7 @@ class View:
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset()
     elsewhere: frozenset[WorkloadId] = frozenset()
     keepers: frozenset[str] = frozenset()
+    unserved: frozenset[WorkloadId] = frozenset()
 
 
 def offers(network_map: NetworkMap) -> Mapping[ServiceKey, Sequence[Offer]]:
@@ -101,6 +102,7 @@ def _out(key: ServiceKey, offer: Offer, view: View, made: Candidate, reachable: 
         (not reachable, Reason.UNREACHABLE),
         (not offer.state.healthy, Reason.UNHEALTHY),
         (offer.state.drain or offer.site in view.drained_sites, Reason.DRAINED),
+        (offer.workload in view.unserved, Reason.ENGINE),
         (made.target4 is None and made.target6 is None, Reason.NO_FAMILY),
         ((key, offer.workload) in view.suspended, Reason.SUSPENDED),
     )

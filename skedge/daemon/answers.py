@@ -103,6 +103,7 @@ class Answers:
                     state,
                     at.flooder.database,
                     engine=at.worker.kernel.engine.name,
+                    engine_why=at.worker.kernel.why,
                     certificate_days=at.identity.days_left,
                     software=SOFTWARE,
                 )

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from skedge.core.desired import Desired
 from skedge.core.errors import DataplaneError
-from skedge.core.model import SiteConfig
+from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, reconcile
 from skedge.core.state import Target
+from skedge.daemon.ipvs import IpvsSide
 from skedge.daemon.kernel import Fixture, Kernel
 from skedge.daemon.lan import LanSide
 from skedge.dataplane import hostinfo, rules, sockdiag
@@ -19,9 +20,12 @@ from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.forward_guard import ForwardGuard
 from skedge.dataplane.forwarding import MEMORY, Forwarding
+from skedge.dataplane.ipvs import IpvsEngine
+from skedge.dataplane.ipvs_memory import FILE as IPVS_MEMORY
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.overlay_guard import OverlayGuard
 from skedge.dataplane.prefix_table import PrefixTable
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
@@ -35,8 +39,14 @@ from skedge.dataplane.wireguard_kernel import KernelWireGuard
 WIREGUARD_KEY = "wireguard.key"
 
 
-def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path) -> Kernel:
-    """Return the host's kernel as the controller sees it. Raises DataplaneError when the loader has not run."""
+def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path, *, why: str = "") -> Kernel:
+    """Return the host's kernel as the controller sees it, with the engine of the configuration.
+
+    Raises:
+        DataplaneError: the loader has not run, or the kernel lacks what the engine needs.
+    """
+    if config.engine is EngineKind.IPVS:
+        return _with_ipvs(config, state_dir, identity, why)
     netlink = Netlink()
     check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
@@ -58,7 +68,29 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
         _Sources(engine),
         LanSide(pin_dir, netlink),
     ]
-    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard)
+    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why)
+
+
+def _with_ipvs(config: SiteConfig, state_dir: Path, identity: Path, why: str) -> Kernel:
+    netlink = Netlink()
+    check, guard = OverlayGuard(), TunnelGuard()
+    wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
+    engine = IpvsEngine(state_dir / IPVS_MEMORY)
+    drivers = Drivers(
+        links=LinkDriver(netlink, check, guard, wireguard),
+        addresses=AddressDriver(netlink, [config.overlay_cidr, overlay_prefix6(config.network)]),
+        routes=RouteDriver(netlink),
+        endpoints=engine.endpoints,
+        services=engine.services,
+        listeners=engine.listeners,
+    )
+    fixtures: list[Fixture] = [
+        _Rules(netlink),
+        IpvsSide(engine, check),
+        _Guard(guard),
+        _Forwarding(netlink, state_dir / MEMORY),
+    ]
+    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why)
 
 
 class _Host:
@@ -145,7 +177,9 @@ class _Forwarding:
         self._forwarding = Forwarding(netlink, self._guard, memory)
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        return self._forwarding.ensure(transit=len({link.to for link in config.links}) > 1 and not config.overload)
+        transit = len({link.to for link in config.links}) > 1 and not config.overload
+        answers = config.engine is EngineKind.IPVS and bool(config.listeners)  # to LAN clients, which IPVS forwards
+        return self._forwarding.ensure(transit=transit or answers)
 
     def drops(self) -> Mapping[Reason, int]:
         try:

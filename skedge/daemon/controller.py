@@ -19,7 +19,7 @@ from skedge.core.desired import Desired
 from skedge.core.errors import SkedgeError
 from skedge.core.flood import Flooder, Output
 from skedge.core.messages import Message
-from skedge.core.model import LinkId, SiteConfig, WorkloadId
+from skedge.core.model import EngineKind, LinkId, SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.daemon import links, persist
 from skedge.daemon.counting import Counting, Tally
@@ -44,7 +44,17 @@ LOAD_WAIT_S = 2.0  # after sync every site has reported: until then no number go
 RTT_SAY_S = 10.0
 
 
-NEED_RESTART = ("network", "site", "overlay_cidr", "overlay4", "overlay6", "control_port", "load_port", "metrics")
+NEED_RESTART = (
+    "network",
+    "site",
+    "engine",
+    "overlay_cidr",
+    "overlay4",
+    "overlay6",
+    "control_port",
+    "load_port",
+    "metrics",
+)
 
 
 class Controller:
@@ -131,6 +141,8 @@ class Controller:
         self._notifier.reloading()
         try:
             new = config.load(self._path)
+            if new.engine is EngineKind.AUTO:  # decided when the process started
+                new = replace(new, engine=self.state.config.engine)
             if self._restart_for(new):
                 return
             self.identity.reload()

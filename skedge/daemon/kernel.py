@@ -145,10 +145,13 @@ class Kernel:
         fixtures: Sequence[Fixture],
         host: Host,
         tunnels: Tunnels | None = None,
+        why: str = "",
     ) -> None:
+        """Take the parts; ``why`` says why it is this engine."""
         self._services = _Services(drivers.services)
         self._drivers = replace(drivers, services=self._services)
         self.engine = engine
+        self.why = why
         self._fixtures = fixtures
         self._tunnels = tunnels
         self.host = host

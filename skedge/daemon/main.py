@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,7 +21,9 @@ from skedge.daemon import metrics
 from skedge.daemon.answers import Answers
 from skedge.daemon.build import build_kernel
 from skedge.daemon.controller import Controller
+from skedge.daemon.kernel import Kernel
 from skedge.daemon.notify import Notifier
+from skedge.dataplane import engines
 
 log = logging.getLogger("skedge.daemon")
 
@@ -30,27 +33,32 @@ log = logging.getLogger("skedge.daemon")
 @click.option("--identity", default="/etc/skedge/identity", show_default=True, help="Key, certificate, CA, CRL.")
 @click.option("--state-dir", default="/var/lib/skedge", show_default=True, help="What survives a restart.")
 @click.option("--pin-dir", default="/sys/fs/bpf/skedge", show_default=True, help="Where the loader pinned.")
+@click.option("--verdict", default=str(engines.VERDICT), show_default=True, help="Which engine the loader chose.")
 @click.option("--socket", default=SOCKET_PATH, show_default=True, help="Local API.")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
 @click.version_option(__version__)
-def main(path: str, identity: str, state_dir: str, pin_dir: str, socket: str, log_level: str) -> None:
+def main(path: str, identity: str, state_dir: str, pin_dir: str, verdict: str, socket: str, log_level: str) -> None:
     """Run the skedge controller of this site."""
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         first = config.load(path)
-        asyncio.run(_run(path, first, Path(identity), Path(state_dir), Path(pin_dir), socket))
+        chosen = engines.read(first.engine, Path(pin_dir), Path(verdict))
+        log.info("op=engine engine=%s why=%r", chosen.engine, chosen.why)
+        first = replace(first, engine=chosen.engine)
+        kernel = build_kernel(first, Path(pin_dir), Path(state_dir), Path(identity), why=chosen.why)
+        asyncio.run(_run(path, first, Path(identity), Path(state_dir), kernel, socket))
     except SkedgeError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
 
 
-async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, pin_dir: Path, socket: str) -> None:
+async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, kernel: Kernel, socket: str) -> None:
     notifier = Notifier()
     controller = Controller(
         path,
         first,
         identity=load_identity(identity, first.network, first.site),
-        kernel=build_kernel(first, pin_dir, state_dir, identity),
+        kernel=kernel,
         state_dir=state_dir,
         notifier=notifier,
     )

@@ -45,17 +45,19 @@ NOTHING = Counts()
 EVERY = Filter()
 
 
-def sites(state: State, database: Database, *, engine: str, certificate_days: float, software: str) -> list[SiteRow]:
+def sites(
+    state: State, database: Database, *, engine: str, certificate_days: float, software: str, engine_why: str = ""
+) -> list[SiteRow]:
     """Return one row a known site, this one first."""
     here = state.config.site
     known = {here, *state.network_map.links, *state.network_map.services}
     return [
-        _site(state, database, site, engine, certificate_days, software)
+        _site(state, database, site, (engine, engine_why), certificate_days, software)
         for site in sorted(known, key=lambda site: (site != here, site))
     ]
 
 
-def _site(state: State, database: Database, site: str, engine: str, days: float, software: str) -> SiteRow:
+def _site(state: State, database: Database, site: str, engine: tuple[str, str], days: float, software: str) -> SiteRow:
     here = site == state.config.site
     record = state.network_map.links.get(site)
     services = state.full_map().services.get(site)
@@ -75,7 +77,8 @@ def _site(state: State, database: Database, site: str, engine: str, days: float,
         software=software if here else record.software if record else "",
         here=here,
         prefixes=state.config.prefixes if here else record.prefixes if record else (),
-        engine=engine if here else "",
+        engine=engine[0] if here else "",
+        engine_why=engine[1] if here else "",
         certificate_days=round(days, 1) if here else None,
     )
 

@@ -17,7 +17,6 @@ operator has the switch on already is not touched and not guarded.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +24,11 @@ from typing import Any, Protocol
 
 from skedge.core.errors import DataplaneError
 from skedge.core.names import PREFIX
+from skedge.dataplane.lifetime import where
 from skedge.dataplane.linkstate import kind
 from skedge.dataplane.netlink import Netlink, per_device_forwarding6, read_sysctl6, set_sysctl6, sysctl6_devices
 
 MEMORY = "forwarding.json"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_NAMESPACE = "/proc/thread-self/ns/net"
 _IFF_LOOPBACK = 0x8
 _LASTING = ("", "vlan", "bond", "team")  # hardware and what stands on it; others may be a container's
 
@@ -116,7 +114,7 @@ class Forwarding:
             raise DataplaneError(f"read {self._memory}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError):
             return None  # damaged: as if the operator had thrown the switch
-        return found if found.where == _where() else None
+        return found if found.where == where() else None
 
     def _remember(self, known: Switched | None) -> Switched:
         """Write down what is about to be changed, together with what was (the switch may have been thrown back)."""
@@ -125,7 +123,7 @@ class Forwarding:
         listening = {d for d in _host_devices() if _says(d, accept_ra="1", forwarding="0")}
         forwarding = {d for d in _host_devices() if _says(d, forwarding="1")}
         made = Switched(
-            _where(),
+            where(),
             tuple(sorted({*before.closed, *outward(links)})),
             tuple(sorted({*before.listening, *listening})),
             before.forwarding if known else tuple(sorted(forwarding)),
@@ -169,8 +167,3 @@ def _says(device: str, **settings: str) -> bool:
 def _set_if_there(device: str, name: str, value: int) -> None:
     if read_sysctl6(device, name) is not None:
         set_sysctl6(device, name, value)
-
-
-def _where() -> str:
-    """Return what changes with a boot, and with another network namespace."""
-    return f"{_BOOT_ID.read_text(encoding='ascii').strip()} {os.stat(_NAMESPACE).st_ino}"

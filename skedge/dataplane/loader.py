@@ -18,13 +18,14 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skedge.core.errors import DataplaneError, ExitCode, HostError, SkedgeError
-from skedge.dataplane import bpfsys, carry, ebpf_structs, loader_host
+from skedge.core.model import EngineKind
+from skedge.dataplane import bpfsys, carry, ebpf_structs, engines, loader_host
 from skedge.dataplane.btf import member_places
 from skedge.dataplane.ebpf_maps import LISTENERS_PIN, Maps
 from skedge.dataplane.programs import PROGRAM_TABLE, PROGRAMS, Program
@@ -348,6 +349,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--nat-flows", type=int, default=NAT_FLOWS, metavar="N", help="room for flows of the LAN (default %(default)s)"
     )
+    parser.add_argument(
+        "--engine",
+        type=EngineKind,
+        choices=list(EngineKind),
+        default=EngineKind.EBPF,
+        help="auto: load where this host can, else let IPVS serve (default %(default)s)",
+    )
+    parser.add_argument(
+        "--verdict", type=Path, default=engines.VERDICT, help="where to write which engine it is (default %(default)s)"
+    )
     parser.add_argument("--pick-log", type=int, default=1, metavar="N", help="record the last N (2^k) picks; 1 is off")
     return parser
 
@@ -358,15 +369,42 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.nat_flows < 1:
         raise HostError(f"--nat-flows {arguments.nat_flows}: must be at least 1")
     options = Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force)
-    loader = Loader(replace(options, nat_flows=arguments.nat_flows))
+    options = replace(options, nat_flows=arguments.nat_flows)
     if arguments.action == "status":
-        states = loader.status()
+        states = Loader(options).status()
         for name, state in states.items():
             print(f"{name:24} {state}")
         return ExitCode.OK if set(states.values()) <= {"loaded", "attached"} else ExitCode.DEGRADED
-    changed = {"load": loader.load, "withdraw": loader.withdraw, "unload": loader.unload}[arguments.action]()
+    loader = Loader(options)
+    if arguments.action == "load":
+        changed = _load(arguments, options)
+    else:
+        changed = {"withdraw": loader.withdraw, "unload": loader.unload}[arguments.action]()
     print(f"{arguments.action}: {'changed' if changed else 'nothing to do'}")
     return ExitCode.OK
+
+
+def _load(arguments: argparse.Namespace, options: Options) -> bool:
+    """Load for the engine that is configured, or that this host can run; return whether anything changed."""
+    loader_host.check_root()
+    serves = engines.serving(arguments.pin_dir)
+    changed = False
+
+    def load() -> None:
+        nonlocal changed
+        try:
+            changed = Loader(options).load()
+        except SkedgeError:
+            if serves is None and arguments.engine is EngineKind.AUTO and arguments.pin_dir.is_dir():
+                with suppress(SkedgeError):
+                    Loader(options).unload()  # half of the programs are no engine
+            raise
+
+    verdict = engines.decide(arguments.engine, serves, load)
+    engines.write(verdict, arguments.verdict)
+    if arguments.engine is not EngineKind.EBPF:
+        print(f"engine {verdict.engine}: {verdict.why}")
+    return changed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

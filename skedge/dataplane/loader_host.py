@@ -17,10 +17,15 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _MARKER = ".skedge-headers"
 
 
-def check(cgroup: str | None) -> Path:
-    """Check root, BTF and cgroup2; return the cgroup to attach to. Raises HostError."""
+def check_root() -> None:
+    """Raise HostError for any other user."""
     if os.geteuid() != 0:
         raise HostError("skedge-loader loads eBPF programs and must run as root: use sudo")
+
+
+def check(cgroup: str | None) -> Path:
+    """Check root, BTF and cgroup2; return the cgroup to attach to. Raises HostError."""
+    check_root()
     if not os.path.exists(VMLINUX):
         raise HostError(
             f"{VMLINUX} is missing: this kernel ({platform.release()}) has no BTF (CONFIG_DEBUG_INFO_BTF);"

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
-from skedge.dataplane import lan
+from skedge.dataplane import ipvs_purge, lan
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.forward_guard import ForwardGuard
 from skedge.dataplane.forwarding import MEMORY, Forwarding
@@ -55,6 +55,7 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_D
     each("device", lambda: _devices(netlink), lambda name: _delete_device(netlink, name))
     each("address", lambda: list(addresses.read()), addresses.delete)
     each("forwarding", lambda: ["ipv6"] if switch.undo() else [], lambda _: None)  # while the guard is there
+    each("engine ipvs", lambda: ipvs_purge.found(state), lambda key: ipvs_purge.remove(key, state))
     each("table", guard.tables, lambda _: guard.purge())
     if failed:
         raise DataplaneError("; ".join(failed))

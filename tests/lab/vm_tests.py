@@ -30,6 +30,7 @@ WANTED = [
     f"{LINKS}/test_line.py::test_reuseport_listeners",
     f"{LINKS}/test_line.py::test_ports_of_a_closed_connection_can_be_used_again_at_once",
     f"{LINKS}/test_line.py::test_syn_cookies_are_accepted",
+    "tests/integration/ipvs",
 ]
 COMPILES_OFTEN = [
     f"{CONNECT}/test_loader.py::test_the_whole_life",
@@ -39,7 +40,15 @@ COMPILES_OFTEN = [
 
 def main() -> int:
     """Run the tests; pytest's exit code."""
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "needs_bpf and not slow_in_vm"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        "-m",
+        "(needs_bpf or needs_ipvs) and not slow_in_vm",
+    ]
     options += ["-o", "timeout=400", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
     if len(sys.argv) > 1:
         options.append(f"--junitxml={Path(sys.argv[1])}")

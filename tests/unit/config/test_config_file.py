@@ -13,6 +13,7 @@ from skedge.core.errors import ConfigError, ExitCode
 from skedge.core.model import (
     Affinity,
     Connector,
+    EngineKind,
     FlowTimes,
     Health,
     HealthType,
@@ -34,6 +35,7 @@ MINIMAL = "network: demo\nsite: edge-a\n"
 
 def test_full_file() -> None:
     assert load(str(HERE / "full.yaml")) == SiteConfig(
+        engine=EngineKind.EBPF,
         network="demo",
         site="edge-a",
         overlay_cidr="100.64.0.0/10",

@@ -106,6 +106,32 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ([("lisseners", [])], "lisseners: unknown key; did you mean listeners?"),
     ([("metrics", {"qqq": 1})], "metrics.qqq: unknown key; the keys here are address, port"),
     ([("metrics", {7: 1})], "metrics.7: unknown key; the keys here are address, port"),
+    # the engine
+    ([("engine", "xdp")], "engine: 'xdp' is not any of auto, ebpf, ipvs; give one of them"),
+    (
+        [("engine", "ipvs")],
+        "connectors[0].host: clients of this site cannot be led to 127.0.0.1 with engine: ipvs; bind the workload to"
+        " another address of this host",
+    ),
+    (
+        [("engine", "ipvs"), ("listeners", []), ("connectors.0.host", "::1")],
+        "connectors[0].host: ::1 cannot be reached from outside with engine: ipvs; bind the workload to another"
+        " address, or to 127.0.0.1",
+    ),
+    (
+        [("engine", "ipvs"), ("connectors", []), ("listeners.0.address", "127.0.0.1")],
+        "listeners[0].address: 127.0.0.1 cannot be listened at with engine: ipvs; give another address of this host,"
+        " which its programs can use too",
+    ),
+    (
+        [
+            ("engine", "ipvs"),
+            ("connectors", []),
+            ("listeners.0", {"services": [{"service": "a"}], "policy": "weighted", "affinity": "client", "port": 80}),
+        ],
+        "listeners[0].affinity: policy: weighted leads a client's connections to several services with engine: ipvs;"
+        " remove it, or give another policy",
+    ),
     # addresses
     ([("overlay_cidr", "100.64.1.0/10")], "overlay_cidr: 100.64.1.0/10 has host bits set; give 100.64.0.0/10"),
     ([("overlay_cidr", "x")], "overlay_cidr: 'x' is not an IPv4 network; give one such as 100.64.0.0/10"),

@@ -38,17 +38,11 @@ def python_of(wanted, running):
 
 
 def kernel(facts):
-    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd."""
+    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd; or that the other engine serves."""
     problems = []
     if facts["uid"] != 0:
         problems.append("the deployment runs as user id %d; set ansible_become: true, or log in as root" % facts["uid"])
-    if not facts["btf"]:
-        problems.append(
-            "the kernel %s has no BTF (/sys/kernel/btf/vmlinux); boot one with CONFIG_DEBUG_INFO_BTF, "
-            "such as the distribution's own" % facts["kernel"]
-        )
-    if not facts["cgroup2"]:
-        problems.append("no cgroup2 is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one")
+    problems += _engine(facts)
     if not facts["ipv6"]:
         problems.append(
             "the kernel runs without IPv6, which links need; remove ipv6.disable=1 from the kernel's command line"
@@ -69,6 +63,30 @@ def distribution(name, family, known, managed):
         "%s is not among the distributions whose packages skedge knows (%s); install bcc for /usr/bin/python3, ip and "
         "nft yourself, and set skedge_manage_packages: false" % (name, ", ".join(sorted(known)))
     ]
+
+
+def _engine(facts):
+    """Return why the engine that is asked for cannot serve, or (auto) why none can."""
+    wanted, serves = facts["engine"], facts["serves"]
+    if wanted != "auto" and serves not in ("", wanted):
+        return [
+            "skedge_engine is %s and the engine %s serves here; an engine cannot take over the other's connections: "
+            "run drain.yml and remove.yml on this host, then deploy.yml" % (wanted, serves)
+        ]
+    if wanted == "ipvs":
+        lack = "the kernel %s has no IPVS (module ip_vs); install it, or set skedge_engine: ebpf" % facts["kernel"]
+        return [] if facts["ipvs"] else [lack]
+    if wanted == "auto" and facts["ipvs"]:
+        return []
+    problems = []
+    if not facts["btf"]:
+        problems.append(
+            "the kernel %s has no BTF (/sys/kernel/btf/vmlinux); boot one with CONFIG_DEBUG_INFO_BTF, "
+            "such as the distribution's own" % facts["kernel"]
+        )
+    if not facts["cgroup2"]:
+        problems.append("no cgroup2 is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one")
+    return problems
 
 
 def clock(host_now, control_now):

@@ -6,8 +6,9 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2, for ports that other programs hold (by name), for routes that overlap the overlay,
-    for firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the clock.
+  - Looks for root, BTF and cgroup2 (or IPVS), for the other engine serving, for ports that other programs hold (by
+    name), for routes that overlap the overlay, for firewalls that drop what skedge needs (chain and rule are named, and
+    what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -100,11 +101,33 @@ def read(path):
         return ""
 
 
-def kernel_facts(python):
-    """Return what the kernel offers; ``python`` are path and version of the one that is to run the controller."""
+def serving_engine():
+    """Return the engine that has something of ours in the kernel: pinned maps, or services with a mark of ours."""
+    if os.path.exists("/sys/fs/bpf/skedge/config_v1"):
+        return "ebpf"
+    marks = [line.split()[1] for line in read("/proc/net/ip_vs").splitlines() if line.startswith("FWM ")]
+    return "ipvs" if any(mark.startswith("5CED") for mark in marks) else ""
+
+
+def has_ipvs(module):
+    """Return whether the kernel has IPVS, or a module of it."""
+    if os.path.exists("/proc/net/ip_vs"):
+        return True
+    modprobe = module.get_bin_path("modprobe")
+    return bool(modprobe) and module.run_command([modprobe, "-n", "-q", "ip_vs"])[0] == 0
+
+
+def kernel_facts(module, python):
+    """Return what the kernel offers, and which engine is asked for.
+
+    ``python`` are path and version of the one that is to run the controller.
+    """
     mounts = [line.split() for line in read("/proc/self/mounts").splitlines()]
     return {
         "uid": os.geteuid(),
+        "engine": module.params["site"].get("engine", "auto"),
+        "serves": serving_engine(),
+        "ipvs": has_ipvs(module),
         "kernel": platform.release(),
         "btf": os.path.exists("/sys/kernel/btf/vmlinux"),
         "cgroup2": any(len(mount) > 2 and mount[2] == "cgroup2" for mount in mounts),
@@ -238,8 +261,8 @@ def main():
     looked = (sockets.bound_sockets(), programs, sockets.units(programs, takeover.parse_unit))
     found = {
         "kernel": lambda: (
-            checks.kernel(kernel_facts(python))
-            + checks.wireguard(site, {**kernel_facts(python), "wireguard": has_wireguard(module)})
+            checks.kernel(kernel_facts(module, python))
+            + checks.wireguard(site, {**kernel_facts(module, python), "wireguard": has_wireguard(module)})
             + checks.distribution(name, family, known, params["manage_packages"])
         ),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),

@@ -1,0 +1,38 @@
+"""Removing what the engine `ipvs` has outside of our nftables table: virtual services, settings, its memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skedge.core.errors import DataplaneError
+from skedge.dataplane import ipvs_memory, ipvs_settings
+from skedge.dataplane.ipvs_table import PROC, KernelTable, parse
+
+_SERVICE, _SETTING, _MEMORY = "service ", "setting ", "memory"
+
+
+def found(state: Path) -> list[str]:
+    """Return what there is to remove. Raises DataplaneError."""
+    path = state / ipvs_memory.FILE
+    try:
+        marks = sorted(parse(PROC.read_text(encoding="ascii")).ours)
+    except OSError:  # no IPVS in this kernel, or nobody used it
+        marks = []
+    services = [f"{_SERVICE}{mark:#x}" for mark in marks]
+    settings = [f"{_SETTING}{name}" for name in sorted(ipvs_memory.load(path).settings)]
+    return [*services, *settings, *([_MEMORY] if path.exists() else [])]
+
+
+def remove(key: str, state: Path) -> None:
+    """Remove one of them; what a setting was is in the memory, which goes last. Raises DataplaneError."""
+    path = state / ipvs_memory.FILE
+    if key.startswith(_SERVICE):
+        KernelTable().delete_service(int(key.removeprefix(_SERVICE), 16))
+    elif key.startswith(_SETTING):
+        name = key.removeprefix(_SETTING)
+        ipvs_settings.undo({name: ipvs_memory.load(path).settings[name]})
+    else:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataplaneError(f"remove {path}: {error.strerror}") from error

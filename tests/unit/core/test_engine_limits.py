@@ -1,0 +1,78 @@
+"""What a site whose engine is ipvs listens to, publishes and leaves out, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from skedge.core import desired, rib
+from skedge.core.model import EngineKind, Listener, SiteConfig, WorkloadId
+from skedge.core.overlay import Skipped
+from skedge.core.own import services_record
+from skedge.core.reasons import Reason
+from skedge.core.state import EndpointKey, ListenerKey, ServiceKey
+from tests.fakes.networks import SERVICE, configs, connector, map_of
+
+HOST = "10.0.0.5"
+LINE = configs([("A", "B", 10)], "AB")
+PORTS = {"near": 61001, "loop4": 61002, "loop6": 61003, "far": 61004}
+
+
+def site(engine: EngineKind, *listeners: Listener) -> SiteConfig:
+    hosts = {"near": HOST, "loop4": "127.0.0.1", "loop6": "::1", "far": "10.0.0.99"}
+    connectors = tuple(connector(name, host=host, service=SERVICE) for name, host in hosts.items())
+    return replace(LINE["A"], engine=engine, listeners=listeners, connectors=connectors)
+
+
+def compute(config: SiteConfig) -> desired.Desired:
+    network_map = map_of(LINE)
+    return desired.compute(
+        config,
+        rib.compute(network_map, config.site),
+        network_map,
+        host_addresses=("127.0.0.1/8", f"{HOST}/24"),
+        endpoint_ports=PORTS,
+        health=dict.fromkeys(PORTS, True),
+        others={},
+    )
+
+
+def outs(made: desired.Desired) -> dict[str, Reason]:
+    (table,) = (table for key, table in made.services.items() if key == ServiceKey(SERVICE))
+    return {one.workload.connector: one.out for one in table.candidates if one.workload.site == "A"}
+
+
+def test_loopback_and_other_machines_are_out_for_clients_of_the_site_with_ipvs_only() -> None:
+    listener = Listener(SERVICE, 80)
+    none, engine = Reason.NONE, Reason.ENGINE
+    assert outs(compute(site(EngineKind.EBPF, listener))) == dict.fromkeys(PORTS, none)
+    assert outs(compute(site(EngineKind.IPVS, listener))) == {
+        "near": none, "loop4": engine, "loop6": engine, "far": engine,
+    }  # fmt: skip
+
+
+def test_other_sites_reach_127_0_0_1_but_neither_loopback_of_ipv6_nor_another_machine() -> None:
+    made = compute(site(EngineKind.IPVS))
+    assert set(made.endpoints) == {EndpointKey(61001), EndpointKey(61002)}
+    said = services_record(
+        site(EngineKind.IPVS), dict.fromkeys(PORTS, True), PORTS, own_addresses=["127.0.0.1", "::1", HOST]
+    )
+    families = {one.connector: (one.ipv4, one.ipv6) for one in said.workloads}
+    assert families == {"near": (True, False), "loop4": (True, False), "loop6": (False, False), "far": (False, False)}
+
+
+def test_every_address_is_not_loopback_with_ipvs() -> None:
+    both = compute(site(EngineKind.EBPF, Listener(SERVICE, 80))).listeners
+    assert set(both) == {ListenerKey(address, 80) for address in ("127.0.0.1", "::1", HOST)}
+    assert set(compute(site(EngineKind.IPVS, Listener(SERVICE, 80))).listeners) == {ListenerKey(HOST, 80)}
+
+
+def test_what_is_left_out_is_said() -> None:
+    made = compute(site(EngineKind.IPVS, Listener(SERVICE, 80, "127.0.0.1")))
+    assert made.listeners == {}
+    assert set(made.skipped) == {
+        Skipped("listener", "127.0.0.1:80", Reason.ENGINE),
+        Skipped("workload", f"{WorkloadId('A', 'loop4')} for clients of this site", Reason.ENGINE),
+        Skipped("workload", str(WorkloadId("A", "loop6")), Reason.ENGINE),
+        Skipped("workload", str(WorkloadId("A", "far")), Reason.ENGINE),
+    }
+    assert compute(site(EngineKind.EBPF, Listener(SERVICE, 80, "127.0.0.1"))).skipped == ()
