@@ -27,6 +27,8 @@ from tests.lab.sh import CACHE, REPO, LabError, run, say, unmount
 VM = CACHE / "vm"
 BOOT_MODULES = ["virtio_pci", "virtio_blk", "ext4", "9p", "9pnet_virtio", "overlay", "virtio_rng"]
 DISK_SIZE = "4G"
+KERNEL_WORDS = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off net.ifnames=0"
+SHARE = "security_model=none,multidevs=remap"
 TIMEOUT = 240
 
 INITRAMFS = r"""#!/bin/busybox sh
@@ -34,8 +36,20 @@ export PATH=/bin
 mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
 for module in $(cat /modules/order); do insmod /modules/$module; done
 mount -t ext4 /dev/vda /root || { echo "vm: no root disk"; poweroff -f; }
+share="mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144"
+case " $(cat /proc/cmdline) " in
+*" lab=host "*)  # a host of a VM lab: who it is, once; then all of Debian
+    cd /root/etc/systemd/system
+    if mkdir /seed && $share,ro seed /seed && [ -e systemd-udevd.service ]; then
+        cp -a /seed/. /root/ && rm -f systemd-udevd.service systemd-udev-trigger.service
+    fi
+    cd /; umount /seed
+    mkdir -p /root/opt/lab; $share,ro,cache=loose workloads /root/opt/lab
+    umount /proc /sys; mount --move /dev /root/dev
+    exec switch_root /root /sbin/init ;;
+esac
 mkdir -p /root/run/vm
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 run /root/run/vm
+$share run /root/run/vm
 umount /proc /sys
 mount --move /dev /root/dev
 exec switch_root /root /bin/bash /run/vm/init.sh
@@ -89,7 +103,7 @@ def initramfs(release: str, tree: Path) -> Path:
         for part in ("bin", "dev", "proc", "sys", "root", "modules"):
             (root / part).mkdir()
         shutil.copy("/bin/busybox", root / "bin/busybox")
-        for applet in ("mount", "umount", "cat", "insmod", "mkdir", "poweroff", "switch_root"):
+        for applet in ("mount", "umount", "cat", "cp", "rm", "insmod", "mkdir", "poweroff", "switch_root", "["):
             (root / "bin" / applet).symlink_to("busybox")
         order: list[str] = []
         for module in BOOT_MODULES:
@@ -166,16 +180,22 @@ def remove_partial() -> None:
 def qemu_argv(files: tuple[Path, Path, Path], shared: Path) -> list[str]:
     """Return qemu's command line."""
     image, initrd, root = files
-    accel = os.environ.get("VM_ACCEL", "tcg")
-    share = "security_model=none,multidevs=remap"
     return [
-        "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi" if accel == "tcg" else accel, "-smp", "2",
-        "-cpu", "max", "-m", "2048", "-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none",
-        "-no-reboot", "-kernel", str(image), "-initrd", str(initrd),
-        "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off net.ifnames=0",
-        "-drive", f"file={root},if=virtio,format=raw,snapshot=on", "-device", "virtio-rng-pci",
-        "-virtfs", f"local,path={REPO},mount_tag=repo,readonly=on,{share}",
-        "-virtfs", f"local,path={shared},mount_tag=run,{share}",
+        *machine_argv(2048, 2), "-serial", "stdio", "-nic", "none",
+        "-kernel", str(image), "-initrd", str(initrd), "-append", KERNEL_WORDS,
+        "-drive", f"file={root},if=virtio,format=raw,snapshot=on",
+        "-virtfs", f"local,path={REPO},mount_tag=repo,readonly=on,{SHARE}",
+        "-virtfs", f"local,path={shared},mount_tag=run,{SHARE}",
+    ]  # fmt: skip
+
+
+def machine_argv(memory_mib: int, processors: int) -> list[str]:
+    """Return the beginning of qemu's command line: the machine itself."""
+    accel = os.environ.get("VM_ACCEL", "tcg")
+    return [
+        "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi" if accel == "tcg" else accel, "-cpu", "max",
+        "-smp", str(processors), "-m", str(memory_mib), "-display", "none", "-monitor", "none", "-no-reboot",
+        "-device", "virtio-rng-pci",
     ]  # fmt: skip
 
 
