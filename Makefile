@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # The controller's compiler (bcc) is the distribution's, hence Debian's own Python; the rest is for labs and tests.
 APT := python3-venv python3-bpfcc python3-systemd linux-headers-amd64 debootstrap systemd-container \
-	qemu-system-x86 bpftool iproute2 nftables iperf3 e2fsprogs busybox-static cpio kmod jq ethtool \
+	qemu-system-x86 qemu-utils bpftool iproute2 nftables iperf3 e2fsprogs busybox-static cpio kmod jq ethtool \
 	nginx-light shellcheck tcpdump openssh-client curl procps git gcc libc6-dev iputils-ping
 STAMP_VENV := $(VENV)/.done-$(shell cat pyproject.toml 2>/dev/null | sha256sum | cut -c1-12)
 
@@ -95,8 +95,13 @@ bench: setup ## cost of a connection, round trip and stream, direct and through 
 demo: setup ## three edge hosts, deployed with Ansible, balancing 100 held connections (root)
 	@$(PY) -m tests.lab.demo
 
+.PHONY: demo-vm
+demo-vm: LAB := $(if $(filter file,$(origin LAB)),demo-vm,$(LAB))
+demo-vm: setup ## the same in three VMs with Debian's own kernel (root; long where KVM does not work)
+	@$(PY) -m tests.lab.demo --topology vm-line
+
 .PHONY: lab-up lab-down lab-status
-lab-up: setup ## bring up the container lab LAB (TOPOLOGY=line|triangle|pair|lan)
+lab-up: setup ## bring up the lab LAB (TOPOLOGY=line|triangle|pair|lan of containers, vm-line|vm-pair of VMs)
 	@$(PY) -m tests.lab up --topology $(or $(TOPOLOGY),line)
 lab-down: ## remove the lab LAB
 	@test ! -x $(PY) || $(PY) -m tests.lab down

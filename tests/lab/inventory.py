@@ -9,8 +9,9 @@ import yaml
 from tests.lab.sh import run
 from tests.lab.topology import Plan
 
-# An emulated host is ten times slower: ssh, sync and the way back of the network step get more time than by default.
+# An emulated host is ten times slower: everything that waits for one gets more time than by default.
 EMULATED: dict[str, object] = {
+    "skedge_start_timeout_s": 1800,  # the loader's compiler
     "ansible_ssh_timeout": 60,
     "skedge_gate_timeout_s": 600,
     "skedge_network_revert_s": 300,

@@ -207,11 +207,16 @@ def create(name: str, topology: str) -> Lab:
     """Return the lab of that name, registering it with an address range of its own if it is new."""
     if os.geteuid() != 0:
         raise LabError("a lab needs root (namespaces, mounts, containers)")
-    lab = find(name)
+    wanted, lab = load_topology(topology), find(name)
     if lab is not None:
+        if lab.plan.topology.kind != wanted.kind:
+            kind = lab.plan.topology.kind
+            raise LabError(
+                f"LAB={name} is up with hosts of kind {kind}: take another name, or make lab-down LAB={name}"
+            )
         return lab
     with locked("registry"):
-        plan = Plan(name, load_topology(topology), _free_slot(name))
+        plan = Plan(name, wanted, _free_slot(name))
         segments = [[s.a, s.b, s.cost] for s in plan.topology.segments]
         entry = {
             "checkout": str(REPO), "slot": plan.slot, "topology": plan.topology.name,

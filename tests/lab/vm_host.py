@@ -1,8 +1,9 @@
 """One lab host that is a VM: Debian 12 with Debian's own kernel under qemu, systemd as PID 1, udev and networkd.
 
 Its disk is a layer over the VM image (``vm.disk``). Who it is comes as a directory of files, ``seed``, which its
-initramfs lays over the disk at the first boot: no network is needed for that, and no cloud-init. qemu runs in the switch's
-network namespace, where its taps are, and in a cgroup of the host's, so that it is found and killed as a container is.
+initramfs lays over the disk at the first boot: no network is needed for that, and no cloud-init. qemu runs in the
+switch's network namespace, where its taps are, and in a cgroup of the host's, so that it is found and killed as a
+container is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.lab.sh import LabError, run
 MEMORY_MIB = 1024
 PROCESSORS = 1  # three emulated hosts on two processors are no faster with more
 TAP = "tap,id={id},ifname={port},script=no,downscript=no"
+MASKED = "e2scrub_reap.service"  # ten seconds at boot, for LVM
 NETWORKD = ("multi-user.target.wants/systemd-networkd.service", "dbus-org.freedesktop.network1.service")
 
 
@@ -37,8 +39,8 @@ class VmHost(Host):
         """What it changed, as a layer over the image."""
         return self.directory / "disk.qcow2"
 
-    def mount(self, base: Path) -> None:  # noqa: ARG002 - the image is made of the same base
-        """Make its disk, and the directories that `furnish` writes to."""
+    def mount(self, base: Path) -> None:
+        """Make its disk (the VM image is of the same base), and the directories that `furnish` writes to."""
         image = vm.prepare()[2]
         for part in ("etc/ssh/sshd_config.d", "etc/systemd/network", "etc/systemd/system/multi-user.target.wants"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,8 @@ class VmHost(Host):
         for link in NETWORKD:
             with contextlib.suppress(FileExistsError):
                 (system / link).symlink_to("/lib/systemd/system/systemd-networkd.service")
+        with contextlib.suppress(FileExistsError):
+            (system / MASKED).symlink_to("/dev/null")
         for device, mac, address in self._devices():
             match = f"[Match]\nMACAddress={mac}\n\n"
             at = self.root / "etc/systemd/network" / f"10-{device}"
@@ -76,7 +80,9 @@ class VmHost(Host):
         """Return the command line that boots it."""
         kernel, initrd, _ = vm.prepare()
         wires: list[str] = []
-        for number, (port, (_, mac, _)) in enumerate(zip(net.ports(self.plan, self.name), self._devices(), strict=True)):
+        for number, (port, (_, mac, _)) in enumerate(
+            zip(net.ports(self.plan, self.name), self._devices(), strict=True)
+        ):
             wires += ["-netdev", TAP.format(id=f"n{number}", port=port)]
             wires += ["-device", f"virtio-net-pci,netdev=n{number},mac={mac},romfile="]
         return [

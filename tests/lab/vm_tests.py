@@ -23,6 +23,7 @@ WANTED = [
     f"{CONNECT}/test_affinity.py",
     f"{LINKS}/test_verdicts.py",
     "tests/integration/lan/test_packets.py",
+    "tests/integration/control/test_netem.py",
     f"{LINKS}/test_forwarding.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
     f"{LINKS}/test_line.py::test_reuseport_listeners",
@@ -37,7 +38,15 @@ COMPILES_OFTEN = [
 
 def main() -> int:
     """Run the tests; pytest's exit code."""
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "needs_bpf and not slow_in_vm"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        "-m",
+        "(needs_bpf or needs_netem) and not slow_in_vm",
+    ]
     options += ["-o", "timeout=400", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
     if len(sys.argv) > 1:
         options.append(f"--junitxml={Path(sys.argv[1])}")

@@ -90,6 +90,27 @@ class Place:
         )
 
 
+def netem(namespace: str, device: str, *words: str) -> None:
+    """Delay and lose what leaves by a device, as tc-netem(8) says; no words take it back."""
+    tc = ["tc", "-n", namespace, "qdisc"]
+    subprocess.run([*tc, "del", "dev", device, "root"], capture_output=True, check=False)
+    if words:
+        subprocess.run([*tc, "add", "dev", device, "root", "netem", *words], capture_output=True, check=True)
+
+
+def has_netem() -> bool:
+    """Tell whether this kernel can do that; its module is loaded on the way where there is one."""
+    name = f"skn{os.getpid() % 100000}"
+    try:
+        ip("netns", "add", name)
+        netem(name, "lo", "delay", "1ms")
+    except subprocess.CalledProcessError:
+        return False
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+    return True
+
+
 class Pair:
     """Sites edge-a and edge-b, joined by a veth pair with link-local addresses and overlay addresses on lo."""
 
