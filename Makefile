@@ -81,6 +81,12 @@ molecule: setup ## the Molecule scenarios in container labs (root)
 vm-test: setup ## eBPF programs and link drivers on Debian's 6.1 kernel under qemu (root)
 	@$(PY) -m tests.lab.vm --timeout 1500 -- .venv/bin/python -m tests.lab.vm_tests
 
+.PHONY: soak-vm
+soak-vm: SOAK_S ?= 600
+soak-vm: setup ## links that delay and lose packets, twice SOAK_S=600 seconds, on Debian's 6.1 kernel under qemu (root)
+	@$(PY) -m tests.lab.vm --timeout 6000 -- SOAK_S=$(SOAK_S) NETEM_S=$(SOAK_S) .venv/bin/python -m pytest -q -s \
+		-p no:cacheprovider tests/integration/control/test_netem.py tests/soak
+
 .PHONY: test
 test: setup ## everything (< 25 min, root); ends with one line that counts what was skipped, and why
 	@$(PY) -m tests.lab.everything
