@@ -67,7 +67,7 @@ lint: $(STAMP_VENV) ## ruff, mypy, import-linter, shellcheck, yamllint
 lint-ansible: $(STAMP_VENV) ## ansible-lint, production profile
 	@ansible-lint --offline -q
 
-.PHONY: unit property sim integration molecule vm-test
+.PHONY: unit property sim integration molecule molecule-vm vm-test
 unit: $(STAMP_VENV) ## unit tests (no root, seconds)
 	@$(PYTEST) -q tests/unit
 property: $(STAMP_VENV) ## properties on random input (no root)
@@ -77,7 +77,9 @@ sim: $(STAMP_VENV) ## the control plane of whole networks, simulated (no root)
 integration: setup ## tests in network namespaces and container labs (root)
 	@$(PYTEST) -q tests/integration
 molecule: setup ## the Molecule scenarios in container labs (root)
-	@molecule test --all
+	@$(PY) -m tests.lab.everything 'molecule check_mode' 'molecule default' 'molecule lan'
+molecule-vm: setup ## the Molecule scenario in three VMs (root; 10 minutes and more where KVM does not work)
+	@$(PY) -m tests.lab.everything 'molecule vm'
 vm-test: setup ## eBPF programs and link drivers on Debian's 6.1 kernel under qemu (root)
 	@$(PY) -m tests.lab.vm --timeout 1500 -- .venv/bin/python -m tests.lab.vm_tests
 
