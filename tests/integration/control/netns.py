@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import subprocess
 import threading
 import time
@@ -109,6 +110,26 @@ def has_netem() -> bool:
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
     return True
+
+
+class Ping:
+    """ping(8) in a namespace: what a probe's round trip is compared with, on a machine that may be busy."""
+
+    def __init__(self, namespace: str, address: str, seconds: float) -> None:
+        words = ["ip", "netns", "exec", namespace, "ping", "-n", "-i", "0.2", "-w", str(round(seconds)), address]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def mean_ms(self) -> float:
+        """Wait until its time is over; return the mean round trip."""
+        said, _ = self._process.communicate(timeout=300)
+        times = [float(word) for word in re.findall(r"time=([\d.]+) ms", said)]
+        assert len(times) > 10, said
+        return sum(times) / len(times)
+
+    def close(self) -> None:
+        """Stop it."""
+        self._process.kill()
+        self._process.wait(10)
 
 
 class Pair:
