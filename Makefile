@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # The controller's compiler (bcc) is the distribution's, hence Debian's own Python; the rest is for labs and tests.
 APT := python3-venv python3-bpfcc python3-systemd linux-headers-amd64 debootstrap systemd-container \
-	qemu-system-x86 bpftool iproute2 nftables iperf3 e2fsprogs busybox-static cpio kmod jq ethtool \
+	qemu-system-x86 qemu-utils bpftool iproute2 nftables iperf3 e2fsprogs busybox-static cpio kmod jq ethtool \
 	nginx-light shellcheck tcpdump openssh-client curl procps git gcc libc6-dev iputils-ping wireguard-go
 STAMP_VENV := $(VENV)/.done-$(shell cat pyproject.toml 2>/dev/null | sha256sum | cut -c1-12)
 
@@ -67,7 +67,7 @@ lint: $(STAMP_VENV) ## ruff, mypy, import-linter, shellcheck, yamllint
 lint-ansible: $(STAMP_VENV) ## ansible-lint, production profile
 	@ansible-lint --offline -q
 
-.PHONY: unit property sim integration molecule vm-test
+.PHONY: unit property sim integration molecule molecule-vm vm-test
 unit: $(STAMP_VENV) ## unit tests (no root, seconds)
 	@$(PYTEST) -q tests/unit
 property: $(STAMP_VENV) ## properties on random input (no root)
@@ -77,9 +77,17 @@ sim: $(STAMP_VENV) ## the control plane of whole networks, simulated (no root)
 integration: setup ## tests in network namespaces and container labs (root)
 	@$(PYTEST) -q tests/integration
 molecule: setup ## the Molecule scenarios in container labs (root)
-	@molecule test --all
+	@$(PY) -m tests.lab.everything 'molecule check_mode' 'molecule default' 'molecule lan'
+molecule-vm: setup ## the Molecule scenario in three VMs (root; 10 minutes and more where KVM does not work)
+	@$(PY) -m tests.lab.everything 'molecule vm'
 vm-test: setup ## eBPF programs and link drivers on Debian's 6.1 kernel under qemu (root)
 	@$(PY) -m tests.lab.vm --timeout 1500 -- .venv/bin/python -m tests.lab.vm_tests
+
+.PHONY: soak-vm
+soak-vm: SOAK_S ?= 600
+soak-vm: setup ## links that delay and lose packets, twice SOAK_S=600 seconds, on Debian's 6.1 kernel under qemu (root)
+	@$(PY) -m tests.lab.vm --timeout 6000 -- SOAK_S=$(SOAK_S) NETEM_S=$(SOAK_S) .venv/bin/python -m pytest -q -s \
+		-p no:cacheprovider tests/integration/control/test_netem.py tests/soak
 
 .PHONY: test
 test: setup ## everything (< 25 min, root); ends with one line that counts what was skipped, and why
@@ -95,8 +103,13 @@ bench: setup ## cost of a connection, round trip and stream, direct and through 
 demo: setup ## three edge hosts, deployed with Ansible, balancing 100 held connections (root)
 	@$(PY) -m tests.lab.demo
 
+.PHONY: demo-vm
+demo-vm: LAB := $(if $(filter file,$(origin LAB)),demo-vm,$(LAB))
+demo-vm: setup ## the same in three VMs with Debian's own kernel (root; long where KVM does not work)
+	@$(PY) -m tests.lab.demo --topology vm-line
+
 .PHONY: lab-up lab-down lab-status
-lab-up: setup ## bring up the container lab LAB (TOPOLOGY=line|triangle|pair|lan)
+lab-up: setup ## bring up the lab LAB (TOPOLOGY=line|triangle|pair|lan of containers, vm-line|vm-pair of VMs)
 	@$(PY) -m tests.lab up --topology $(or $(TOPOLOGY),line)
 lab-down: ## remove the lab LAB
 	@test ! -x $(PY) || $(PY) -m tests.lab down

@@ -148,23 +148,26 @@ class Host:
         for group in self.cgroups:
             group.mkdir(parents=True, exist_ok=True)
         enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in self.cgroups)
+        env = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network", "SYSTEMD_NSPAWN_LOCK": "0"}
+        with self.console.open("ab") as out:
+            made = subprocess.Popen(
+                ["sh", "-ec", f'{enter} exec "$@"', "sh", *self.boot_argv()],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True,
+            )  # fmt: skip
+        while not self.running() and made.poll() is None:
+            time.sleep(0.01)
+
+    def boot_argv(self) -> list[str]:
+        """Return the command line that boots it."""
         binds = [f"--bind={self.bpffs}:/sys/fs/bpf", f"--bind-ro={WORKLOADS}:{WORKLOADS_INSIDE}"]
         if Path("/dev/net/tun").exists():
             binds.append("--bind=/dev/net/tun")
-        argv = [
+        return [
             "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}", f"--machine={self.plan.tag}-{self.name}",
             f"--hostname={self.name}", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off",
             "--timezone=off", f"--network-namespace-path=/run/netns/{self.plan.namespace(self.name)}",
             "--capability=all", "--system-call-filter=bpf perf_event_open", "--console=pipe", *binds,
         ]  # fmt: skip
-        env = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network", "SYSTEMD_NSPAWN_LOCK": "0"}
-        with self.console.open("ab") as out:
-            made = subprocess.Popen(
-                ["sh", "-ec", f'{enter} exec "$@"', "sh", *argv],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True,
-            )  # fmt: skip
-        while not self.running() and made.poll() is None:
-            time.sleep(0.01)
 
     def power_off(self, timeout: float = 20) -> None:
         """Shut it down as its power button would, then without asking."""

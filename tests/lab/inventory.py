@@ -9,6 +9,14 @@ import yaml
 from tests.lab.sh import run
 from tests.lab.topology import Plan
 
+# An emulated host is ten times slower: everything that waits for one gets more time than by default.
+EMULATED: dict[str, object] = {
+    "skedge_start_timeout_s": 1800,  # the loader's compiler
+    "ansible_ssh_timeout": 60,
+    "skedge_gate_timeout_s": 600,
+    "skedge_network_revert_s": 300,
+}
+
 
 def make_keys(plan: Plan, directory: Path) -> None:
     """Make the login key and each host's key, once; host keys are known before the first contact."""
@@ -29,7 +37,7 @@ def make_keys(plan: Plan, directory: Path) -> None:
 def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
     """Return the variables by which Ansible reaches one host, and what the lab knows of it."""
     ssh = directory / "ssh"
-    segments = [
+    segments: list[dict[str, object]] = [
         {
             "to": s.far(host),
             "cost": s.cost,
@@ -37,8 +45,7 @@ def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
             "local": str(plan.segment_address(s, host)),
             "remote": str(plan.segment_address(s, s.far(host))),
         }
-        for s in plan.topology.segments
-        if host in (s.a, s.b)
+        for s in plan.segments_of(host)
     ]
     variables: dict[str, object] = {
         "ansible_host": str(plan.address(host)),
@@ -49,6 +56,8 @@ def connection(plan: Plan, directory: Path, host: str) -> dict[str, object]:
         "skedge_ca_dir": str(directory / "ca"),
         "lab_segments": segments,
     }
+    if plan.topology.kind == "vm":
+        variables |= EMULATED
     if plan.topology.machines:
         variables["lab_lans"] = _lans(plan, host)
         variables["lab_machines"] = {m.name: _pair(plan.machine_addresses(m)) for m in plan.topology.machines}

@@ -24,9 +24,11 @@ from tests.lab.image import base_image
 from tests.lab.machine import LanMachine
 from tests.lab.sh import LABS, REPO, LabError, run, say, unmount
 from tests.lab.topology import DEFAULT_LAB, Machine, Plan, Segment, Topology, check_lab_name, load_topology
+from tests.lab.vm_host import VmHost
 
 REGISTRY = Path("/run/skedge-lab")
-BOOT_TIMEOUT = 90.0
+BOOT_TIMEOUT = {"container": 90.0, "vm": 600.0}
+CONNECT_TIMEOUT = {"container": 3, "vm": 20}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Lab:
         """Return one host."""
         if name not in self.plan.topology.hosts:
             raise LabError(f"lab {self.plan.lab} has no host {name}: {', '.join(self.plan.topology.hosts)}")
-        return Host(self.plan, name, self.directory / "hosts" / name)
+        kind = VmHost if self.plan.topology.kind == "vm" else Host
+        return kind(self.plan, name, self.directory / "hosts" / name)
 
     @property
     def machines(self) -> list[LanMachine]:
@@ -88,16 +91,17 @@ class Lab:
 
     def wait(self, host: Host) -> None:
         """Wait until a host has booted and lets us in."""
-        end = time.monotonic() + BOOT_TIMEOUT
+        timeout = BOOT_TIMEOUT[self.plan.topology.kind]
+        end = time.monotonic() + timeout
         while time.monotonic() < end:
-            done = self.ssh(host.name, "systemctl is-system-running --wait", check=False)
+            done = self.ssh(host.name, "systemctl is-system-running --wait", check=False, timeout=timeout)
             if done.stdout.strip() in ("running", "degraded"):
                 return
             if not host.running():
                 raise LabError(f"{host.name} does not boot; the end of {host.console}:\n{_tail(host.console)}")
             time.sleep(0.3)
         raise LabError(
-            f"{host.name} is not up after {BOOT_TIMEOUT:.0f} s; the end of {host.console}:\n{_tail(host.console)}"
+            f"{host.name} is not up after {timeout:.0f} s; the end of {host.console}:\n{_tail(host.console)}"
         )
 
     def down(self) -> None:
@@ -134,7 +138,8 @@ class Lab:
         ssh = self.directory / "ssh"
         return [
             "ssh", "-F", "none", "-i", str(ssh / "id_ed25519"), "-o", f"UserKnownHostsFile={ssh / 'known_hosts'}",
-            "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3", "-o", "LogLevel=ERROR",
+            "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
+            "-o", f"ConnectTimeout={CONNECT_TIMEOUT[self.plan.topology.kind]}",
             *options, f"root@{self.plan.address(host)}",
         ]  # fmt: skip
 
@@ -202,15 +207,20 @@ def create(name: str, topology: str) -> Lab:
     """Return the lab of that name, registering it with an address range of its own if it is new."""
     if os.geteuid() != 0:
         raise LabError("a lab needs root (namespaces, mounts, containers)")
-    lab = find(name)
+    wanted, lab = load_topology(topology), find(name)
     if lab is not None:
+        if lab.plan.topology.kind != wanted.kind:
+            kind = lab.plan.topology.kind
+            raise LabError(
+                f"LAB={name} is up with hosts of kind {kind}: take another name, or make lab-down LAB={name}"
+            )
         return lab
     with locked("registry"):
-        plan = Plan(name, load_topology(topology), _free_slot(name))
+        plan = Plan(name, wanted, _free_slot(name))
         segments = [[s.a, s.b, s.cost] for s in plan.topology.segments]
         entry = {
             "checkout": str(REPO), "slot": plan.slot, "topology": plan.topology.name,
-            "hosts": list(plan.topology.hosts), "segments": segments,
+            "kind": plan.topology.kind, "hosts": list(plan.topology.hosts), "segments": segments,
             "machines": [asdict(machine) for machine in plan.topology.machines],
         }  # fmt: skip
         (REGISTRY / f"{name}.json").write_text(json.dumps(entry))
@@ -220,7 +230,7 @@ def create(name: str, topology: str) -> Lab:
 def _from_entry(name: str, entry: dict) -> Lab:  # type: ignore[type-arg]
     segments = tuple(Segment(a, b, cost, i) for i, (a, b, cost) in enumerate(entry["segments"]))
     machines = tuple(Machine(**row) for row in entry.get("machines", ()))
-    topology = Topology(entry["topology"], tuple(entry["hosts"]), segments, machines)
+    topology = Topology(entry["topology"], tuple(entry["hosts"]), segments, machines, entry.get("kind", "container"))
     return Lab(Plan(name, topology, entry["slot"]))
 
 

@@ -1,4 +1,4 @@
-"""The lab's network: a namespace a host, and one "switch" namespace with all bridges.
+"""The lab's network: a namespace a host, and one "switch" namespace with all bridges; a VM has taps there instead.
 
 This machine's own namespace gets one device (``skl-<tag>``) with the control node's address, nothing else. Links are
 cut silently, by dropping frames on the bridges: carrier stays up at both ends, as with a broken cable far away.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 
 from tests.lab.sh import LabError, run
-from tests.lab.topology import Plan
+from tests.lab.topology import Plan, Segment
 
 TABLE = "lab"
 
@@ -24,6 +24,9 @@ def build(plan: Plan) -> None:
     there = namespaces()
     if plan.switch not in there:
         _build_switch(plan)
+    if plan.topology.kind == "vm":
+        _build_taps(plan)
+        return
     for host in plan.topology.hosts:
         if plan.namespace(host) not in there:
             _build_host(plan, host)
@@ -66,16 +69,37 @@ def _build_host(plan: Plan, host: str) -> None:
     name = plan.namespace(host)
     run("ip", "netns", "add", name)
     quiet(name)
-    port = f"m{plan.topology.hosts.index(host)}"
+    port = management_port(plan, host)
     batch(plan.switch, f"link add {port} type veth peer name host0 address {plan.mac(host)} netns {name}")
     batch(plan.switch, f"link set {port} master mgmt up")
     batch(name, "link set lo up", f"addr add {plan.address(host)}/25 dev host0", "link set host0 up")
 
 
+def management_port(plan: Plan, host: str) -> str:
+    """Return the switch's port of a host in the management network."""
+    return f"m{plan.topology.hosts.index(host)}"
+
+
+def segment_port(segment: Segment, host: str) -> str:
+    """Return the switch's port of a host on a link's own segment."""
+    return f"s{segment.number}{'a' if host == segment.a else 'b'}"
+
+
+def _build_taps(plan: Plan) -> None:
+    """Give each VM a port on each of its bridges. A port stays when its VM goes: it is the switch's."""
+    for host in plan.topology.hosts:
+        ports = {management_port(plan, host): "mgmt"}
+        ports |= {segment_port(s, host): f"seg{s.number}" for s in plan.segments_of(host)}
+        for port, bridge in ports.items():
+            if not run("ip", "-n", plan.switch, "link", "show", port, check=False):
+                run("ip", "-n", plan.switch, "tuntap", "add", "dev", port, "mode", "tap")
+                batch(plan.switch, f"link set {port} master {bridge} up")
+
+
 def _build_segment(plan: Plan, number: int) -> None:
     segment = plan.topology.segments[number]
-    for end, host in (("a", segment.a), ("b", segment.b)):
-        port, device, name = f"s{number}{end}", segment.device(host), plan.namespace(host)
+    for host in (segment.a, segment.b):
+        port, device, name = segment_port(segment, host), segment.device(host), plan.namespace(host)
         if run("ip", "-n", plan.switch, "link", "show", port, check=False):
             continue
         batch(plan.switch, f"link add {port} type veth peer name {device} netns {name}")
@@ -86,18 +110,19 @@ def _build_segment(plan: Plan, number: int) -> None:
 
 def reset_host(plan: Plan, host: str) -> None:
     """Give a host a new namespace, as a reboot does: no devices, addresses or routes of its past life."""
+    if plan.topology.kind == "vm":  # its kernel goes with it
+        return
     name = plan.namespace(host)
     if name in namespaces():
         run("ip", "netns", "del", name)
-    for end in [e for e in _ports(plan, host) if run("ip", "-n", plan.switch, "link", "show", e, check=False)]:
+    for end in [e for e in ports(plan, host) if run("ip", "-n", plan.switch, "link", "show", e, check=False)]:
         run("ip", "-n", plan.switch, "link", "del", end, check=False)  # its peer's end may have taken it away by now
     build(plan)
 
 
-def _ports(plan: Plan, host: str) -> list[str]:
+def ports(plan: Plan, host: str) -> list[str]:
     """Return the switch's ports that lead to a host."""
-    ends = [f"s{s.number}{'a' if host == s.a else 'b'}" for s in plan.topology.segments if host in (s.a, s.b)]
-    return [f"m{plan.topology.hosts.index(host)}", *ends]
+    return [management_port(plan, host), *(segment_port(s, host) for s in plan.segments_of(host))]
 
 
 def tear_down(plan: Plan) -> None:

@@ -6,6 +6,8 @@ which Ansible reaches the hosts and which is the default underlay of links. Each
 
 An edge host may have machines behind it: on a LAN of its own (its device there is ``lan0``), or as containers behind a
 bridge inside of it (``box0``). Each of these networks is a /28 and a /64 of the lab's, known to its edge host only.
+
+The hosts of a lab are all containers, or all VMs (``kind``).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ LANS, BOXES = "78", "79"  # the second byte of a LAN's addresses, and of a conta
 LAN_HOSTS, LAN_MACHINES = 16, 12
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,23}")
 DEFAULT_LAB = "demo"
+KINDS = ("container", "vm")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Topology:
     hosts: tuple[str, ...]
     segments: tuple[Segment, ...]
     machines: tuple[Machine, ...] = ()
+    kind: str = "container"
 
     def machine(self, name: str) -> Machine:
         """Return the machine of that name."""
@@ -113,6 +117,14 @@ class Plan:
     def mac(self, host: str) -> str:
         """Return the hardware address of a host's management device."""
         return f"02:5e:{self.slot:02x}:00:00:{self._number(host):02x}"
+
+    def segment_mac(self, segment: Segment, host: str) -> str:
+        """Return the hardware address of a VM's device on a link's own segment."""
+        return f"02:5e:{self.slot:02x}:01:{segment.number:02x}:{self._number(host):02x}"
+
+    def segments_of(self, host: str) -> list[Segment]:
+        """Return the segments that a host is on."""
+        return [s for s in self.topology.segments if host in (s.a, s.b)]
 
     def segment_address(self, segment: Segment, host: str) -> IPv4Address:
         """Return a host's address on a link's own segment."""
@@ -181,7 +193,12 @@ def load_topology(name_or_path: str) -> Topology:
         if a not in hosts or b not in hosts or a == b:
             raise LabError(f"{path}: links[{number}].between: {a}, {b} are not two of its hosts")
         segments.append(Segment(a, b, int(link.get("cost", 1)), number))
-    return Topology(path.stem, hosts, tuple(segments), _machines(path, raw.get("machines", []), hosts))
+    kind, machines = str(raw.get("kind", "container")), _machines(path, raw.get("machines", []), hosts)
+    if kind not in KINDS:
+        raise LabError(f"{path}: kind: {kind} is none of {', '.join(KINDS)}")
+    if kind == "vm" and machines:
+        raise LabError(f"{path}: machines: only container hosts have machines behind them; leave them out")
+    return Topology(path.stem, hosts, tuple(segments), machines, kind)
 
 
 def _machines(path: Path, rows: list[dict[str, Any]], hosts: tuple[str, ...]) -> tuple[Machine, ...]:

@@ -24,6 +24,7 @@ WANTED = [
     f"{LINKS}/test_verdicts.py",
     "tests/integration/lan/test_packets.py",
     "tests/integration/lan/test_kept_packets.py",
+    "tests/integration/control/test_netem.py",
     f"{LINKS}/test_forwarding.py",
     f"{LINKS}/test_wireguard.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
@@ -47,7 +48,7 @@ def main() -> int:
         "-p",
         "no:randomly",
         "-m",
-        "(needs_bpf or needs_ipvs) and not slow_in_vm",
+        "(needs_bpf or needs_ipvs or needs_netem) and not slow_in_vm",
     ]
     options += ["-o", "timeout=400", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
     if len(sys.argv) > 1:

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import subprocess
 import threading
 import time
@@ -88,6 +89,47 @@ class Place:
             f" chain arrive {{ type filter hook prerouting priority -300; {condition}; }}",
             "}",
         )
+
+
+def netem(namespace: str, device: str, *words: str) -> None:
+    """Delay and lose what leaves by a device, as tc-netem(8) says; no words take it back."""
+    tc = ["tc", "-n", namespace, "qdisc"]
+    subprocess.run([*tc, "del", "dev", device, "root"], capture_output=True, check=False)
+    if words:
+        subprocess.run([*tc, "add", "dev", device, "root", "netem", *words], capture_output=True, check=True)
+
+
+def has_netem() -> bool:
+    """Tell whether this kernel can do that; its module is loaded on the way where there is one."""
+    name = f"skn{os.getpid() % 100000}"
+    try:
+        ip("netns", "add", name)
+        netem(name, "lo", "delay", "1ms")
+    except subprocess.CalledProcessError:
+        return False
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+    return True
+
+
+class Ping:
+    """ping(8) in a namespace: what a probe's round trip is compared with, on a machine that may be busy."""
+
+    def __init__(self, namespace: str, address: str, seconds: float) -> None:
+        words = ["ip", "netns", "exec", namespace, "ping", "-n", "-i", "0.2", "-w", str(round(seconds)), address]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def mean_ms(self) -> float:
+        """Wait until its time is over; return the mean round trip."""
+        said, _ = self._process.communicate(timeout=300)
+        times = [float(word) for word in re.findall(r"time=([\d.]+) ms", said)]
+        assert len(times) > 10, said
+        return sum(times) / len(times)
+
+    def close(self) -> None:
+        """Stop it."""
+        self._process.kill()
+        self._process.wait(10)
 
 
 class Pair:

@@ -31,7 +31,16 @@ PORT = 7401
 class Talker:
     """A bus with a flooder that says Hello and then whatever is put into its queue."""
 
-    def __init__(self, place: Place, peer: Place, identity: Identity, neighbour: str, site: str | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        peer: Place,
+        identity: Identity,
+        neighbour: str,
+        site: str | None = None,
+        *,
+        rtt: Callable[[LinkId], float] = lambda _link: 0.0,
+    ) -> None:
         self.place, self.identity, self.site = place, identity, site or identity.site
         self.queue: deque[Message] = deque()
         self.heard: list[Message] = []
@@ -45,6 +54,7 @@ class Talker:
             on_down=lambda _link, reason: self.events.append(("down", reason)),
             on_message=lambda link, message: self.on_message(link, message),
             take=lambda _link: self.queue.popleft() if self.queue else None,
+            rtt=rtt,
         )
         self.at = BusLink(place.device, place.link_local, peer.link_local, neighbour)
         place.call(self.bus.set_links, {LINK: self.at})

@@ -27,6 +27,7 @@ from tests.unit.control.authority import Authority
 NETWORK = "line"
 BIN = Path(sys.executable).parent
 WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
+LOAD_S = 1800  # emulated processors compile slowly
 LISTENER = "127.0.0.1:8080"
 SYSCTLS = (
     "net.ipv4.fib_multipath_hash_policy=1",
@@ -77,7 +78,7 @@ class Site:
     def load(self) -> None:
         """Load and attach the programs, as the unit does before the daemon starts."""
         load = (BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup)
-        run("nsenter", f"--net=/run/netns/{self.netns}", *load, timeout=240)
+        run("nsenter", f"--net=/run/netns/{self.netns}", *load, timeout=LOAD_S)
 
     def inside(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace. (`ip netns exec` would give it another /sys, without our pins.)"""
@@ -307,6 +308,16 @@ class Line:
         self.sites: dict[str, Site] = {}
 
     def make(self) -> None:
+        self.build()
+        every = self.sites.values()
+        for site in every:
+            site.start()
+        for site in every:
+            until(site.works, 20, f"{site.name} ready")
+        self.settle()
+
+    def build(self) -> None:
+        """Make everything but the daemons."""
         self.bpffs.mkdir()
         run("mount", "-t", "bpf", "skedge-daemon-test", self.bpffs)
         authority = Authority(NETWORK)
@@ -322,11 +333,6 @@ class Line:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Site.load, every))
             list(pool.map(Site.serve, every))
-        for site in every:
-            site.start()
-        for site in every:
-            until(site.works, 20, f"{site.name} ready")
-        self.settle()
 
     def _cable(self, a: Site, b: Site, prefix: str) -> None:
         run("ip", "-n", a.netns, "link", "add", f"u-{b.name}", "type", "veth", "peer", "name", f"u-{a.name}",

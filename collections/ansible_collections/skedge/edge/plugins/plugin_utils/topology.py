@@ -38,7 +38,7 @@ SITE_KEYS = (
 DEPLOY_KEYS = (
     "underlay_address", "local_address", "reachable", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
     "flow_limit", "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
-    "manage_packages", "serial", "drain_wait_s", "takeover_wait_s",
+    "manage_packages", "serial", "drain_wait_s", "takeover_wait_s", "start_timeout_s",
 )  # fmt: skip
 # Values that must be the same at every site of a network.
 SHARED_KEYS = ("network", "overlay_cidr", "control_port", "load_port")
