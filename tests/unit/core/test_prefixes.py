@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skedge.core.desired import prefix_routes
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import EngineKind, NetworkMap, SiteConfig
 from skedge.core.overlay import Skipped
 from skedge.core.prefixes import Prefixes, _Ranges, judge, parse_prefix
 from skedge.core.reasons import Reason
@@ -90,6 +90,13 @@ def test_a_network_of_this_host_is_refused_here_only() -> None:
     assert {key: route.use for key, route in routes.items()} == {
         "10.1.0.0/16": RouteUse.TRANSIT, "10.2.0.0/16": RouteUse.CLIENTS,
     }  # fmt: skip
+
+
+def test_a_site_with_ipvs_takes_no_clients_of_others() -> None:
+    sites, network_map = announcing(B=("10.1.0.0/16",))
+    found = judge(replace(sites["A"], engine=EngineKind.IPVS), network_map, ())
+    assert found.refused == {"10.1.0.0/16"}
+    assert [one.reason for one in found.skipped] == [Reason.ENGINE]
 
 
 def test_routes_go_where_the_site_is() -> None:
