@@ -24,7 +24,11 @@ HOLD = "/opt/lab/hold.py"
 SOCKET = "/run/lab-hold"
 KEY = "/etc/skedge/identity/wireguard.key"
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
+    pytest.mark.timeout(900),  # several deployments
+]
 
 INVENTORY = """\
 skedge_edge:

@@ -92,7 +92,7 @@ def as_it_was(pair: Pair) -> None:
     until(lambda: pair.ping(pair.p))
 
 
-def until(true: Callable[[], object], seconds: float = 20) -> None:
+def until(true: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "not in time"
