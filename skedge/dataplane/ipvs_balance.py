@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
 from skedge.core.weights import Load, weights
@@ -56,18 +57,25 @@ class Balance:
         """Read the counters, set weights, end what has drained; return whether counts or tables are others than before.
 
         Raises:
-            DataplaneError: the kernel refused.
+            DataplaneError: the kernel refused something; the rest was done all the same.
         """
         found = self._table.read()
         moved = False
         marks: dict[ServiceKey, list[int]] = {}
         for one in self._memory.idents:
             marks.setdefault(one.service, []).extend(self.marks([one]))
+        failed: DataplaneError | None = None
         for key, table in self._memory.tables.items():
-            moved |= self._follow(key, table, marks.get(key, []), found)
+            try:
+                moved |= self._follow(key, table, marks.get(key, []), found)
+            except DataplaneError as error:
+                self._again.add(key)
+                failed = error
         if self._clock() >= self._sweep_at:
             self._sweep_at = self._clock() + SWEEP_S
             self._sweep(found)
+        if failed is not None:
+            raise failed
         return moved
 
     def _follow(self, key: ServiceKey, table: ServiceTable, marks: Collection[int], found: Found) -> bool:

@@ -26,6 +26,7 @@ CHAIN = "tunnels"
 FAMILY = "inet"
 COUNTER = "wrong-tunnel-peer"
 READ_EVERY_S = 30.0
+NFT_TIMEOUT_S = 30
 _VNI_OFFSET = 96  # bits: 8 bytes of UDP, 4 of flags; the identifier is the next 24 bits
 _PATH = os.defpath + ":/usr/sbin:/sbin"
 
@@ -52,9 +53,11 @@ def run_nft(script: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if nft is None:
         raise DataplaneError("tunnel guard: the program nft is missing; install the package nftables")
     arguments = ["list", "table", FAMILY, TABLE] if script is None else ["-f", "-"]
-    result = subprocess.run(
-        [nft, "-j", *arguments], input=json.dumps(script or {}), capture_output=True, text=True, check=False, timeout=10
-    )
+    command, said = [nft, "-j", *arguments], json.dumps(script or {})
+    try:
+        result = subprocess.run(command, input=said, capture_output=True, text=True, check=False, timeout=NFT_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise DataplaneError(f"tunnel guard: nft: not done after {NFT_TIMEOUT_S} s") from error
     if result.returncode == 0:
         return json.loads(result.stdout) if result.stdout.strip() else {}
     lines = result.stderr.strip().splitlines()

@@ -22,6 +22,7 @@ class FakeIpvs:
     writes: int = 0
     cut: int = 0
     broken: bool = False
+    refused: set[int] = field(default_factory=set)
 
     def read(self) -> Found:
         if self.broken:
@@ -44,6 +45,8 @@ class FakeIpvs:
 
     def put_server(self, mark: int, target: Target, weight: int) -> None:
         self._write()
+        if mark in self.refused:
+            raise DataplaneError(f"real server of {mark:#x}: refused")
         servers = self._service(mark)
         assert 0 <= weight < 2**31
         servers[target] = replace(servers.get(target, RealServer(0)), weight=weight)

@@ -46,12 +46,13 @@ PATIENCE_S = 20  # emulated processors are slow
 
 
 class Site:
-    """One site whose engine is ipvs."""
+    """One site whose engine is ipvs; without ``engine``, what nftables does of it."""
 
+    engine: IpvsEngine = None  # type: ignore[assignment]
     vxlan = WithPrograms.vxlan
     device = WithPrograms.device
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, engine: bool = True) -> None:
         self.name = name
         self.ns = Namespace(f"v{name}")
         self.overlay4 = str(names.overlay_address(IPv4Network(CIDR), NETWORK, name))
@@ -67,7 +68,8 @@ class Site:
         self.config = FilterConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
-        self.engine = self.start()
+        if engine:
+            self.start()
 
     def start(self, pace_s: float = 0.02) -> IpvsEngine:
         """Start an engine, as a controller does."""
@@ -76,8 +78,9 @@ class Site:
 
     def put_base(self) -> None:
         self.ns(self.check.configure, self.config)
-        self.ns(self.engine.settle)
-        self.ns(self.engine.rules.configure, self.config)
+        if self.engine is not None:
+            self.ns(self.engine.settle)
+            self.ns(self.engine.rules.configure, self.config)
         for address in (f"{self.overlay4}/32", f"{self.overlay6}/128"):
             self.ns(self.addresses.put, address, "lo")
         for key, value in wanted(CIDR, self.prefix6).items():
@@ -104,7 +107,8 @@ class Site:
         return dict(self.ns(self.check.drops))
 
     def close(self) -> None:
-        self.engine.close()
+        if self.engine is not None:
+            self.engine.close()
         self.ns(self.netlink.close)
         self.ns.close()
         run("rm", "-rf", str(self.state), check=False)

@@ -373,6 +373,19 @@ def test_a_kernel_that_does_not_answer_is_told_and_asked_again(house: House) -> 
     assert engine.revision() >= 0
 
 
+def test_a_service_that_is_refused_stops_no_other_and_is_tried_again(house: House) -> None:
+    engine = house.engine()
+    for key in (API, WEB):
+        engine.services.put(key, LINE)
+    house.table.refused.add(mark(engine, API))
+    with pytest.raises(DataplaneError, match="refused"):
+        engine.set_others({(API, A): 30, (WEB, A): 30})
+    assert house.table.weights(mark(engine, WEB))[Target("100.64.0.2", 61000)] == 256
+    house.table.refused.clear()
+    engine.look()
+    assert house.table.weights(mark(engine, API))[Target("100.64.0.2", 61000)] == 256
+
+
 # ---- the kernel's files ----------------------------------------------------------------------------------------
 
 LISTING = """IP Virtual Server version 1.2.1 (size=4096)

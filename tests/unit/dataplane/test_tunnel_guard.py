@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,4 +129,14 @@ def test_which_devices_are_guarded() -> None:
 def test_a_missing_nft_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skedge.dataplane.tunnel_guard.shutil.which", lambda *_, **__: None)
     with pytest.raises(DataplaneError, match="install the package nftables"):
+        run_nft(None)
+
+
+def test_an_nft_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = tmp_path / "nft"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr("skedge.dataplane.tunnel_guard.shutil.which", lambda *_, **__: str(slow))
+    monkeypatch.setattr("skedge.dataplane.tunnel_guard.NFT_TIMEOUT_S", 0.2)
+    with pytest.raises(DataplaneError, match=r"nft: not done after 0\.2 s"):
         run_nft(None)
