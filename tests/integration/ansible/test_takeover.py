@@ -90,7 +90,7 @@ class Site:
         stop.unlink(missing_ok=True)
         rate = f"/opt/lab/rate.py {{}} 8080 {RATE} {STOP}"
         unit = "--unit=lab-rate -p StandardOutput=file:/run/lab-rate.json"
-        self.lab.ssh("edge-a", f"rm -f {STOP}; systemd-run -q {unit} {rate.format('127.0.0.1')}")
+        self.lab.ssh("edge-a", f"rm -f {STOP} /run/lab-rate.json; systemd-run -q {unit} {rate.format('127.0.0.1')}")
         client.start(f"{rate.format(client.gateway)} > /run/lab-rate.json")
         time.sleep(1)
         try:
