@@ -90,35 +90,27 @@ def complete(
 
 
 def _contradictions(link_id: LinkId, ends: Mapping[str, dict[str, Any]], by_site: Mapping[str, Host]) -> list[str]:
-    errors = []
-    transports = {end.get("transport", DEFAULT_TRANSPORT) for end in ends.values() if "transport" in end}
-    transport = next(iter(transports), DEFAULT_TRANSPORT)
     first = next(iter(ends))
-    file = by_site[first].where("skedge_links")
-    where = f"{file}: skedge_links: the link to {link_id.far_end(first)} named {link_id.name}"
+    far = link_id.far_end(first)
+    where = f"{by_site[first].where('skedge_links')}: skedge_links: the link to {far} named {link_id.name}"
+    transport = min((end["transport"] for end in ends.values() if "transport" in end), default=DEFAULT_TRANSPORT)
+    errors = []
     if len(ends) == 2:
         one, two = ends.values()
-        for key in (
-            ("transport", "mtu") if transports == {"wireguard"} or not transports else ("transport", "port", "mtu")
-        ):
+        for key in ("transport", "mtu") if transport == "wireguard" else ("transport", "port", "mtu"):
             if key in one and key in two and one[key] != two[key]:
-                far = link_id.far_end(first)
                 errors.append(f"{where} has {key} {one[key]} here and {two[key]} at {far}; write the same at both ends")
-    if transport != "direct" and (errors_of_reach := _unreachable(link_id, ends, by_site, transport)):
-        errors += [f"{where} {sentence}" for sentence in errors_of_reach]
-    elif len(ends) == 2 or transport == "wireguard":
-        pass
     elif transport == "direct":
-        errors.append(
-            f"{where} is direct and its device at {link_id.far_end(first)} is not known; write the link there too, "
-            "with device"
-        )
-    elif not _address(ends[first].get("local")):
+        way_out = "write the link there too, with device"
+        errors.append(f"{where} is direct and its device at {far} is not known; {way_out}")
+    elif transport == "vxlan" and not _address(ends[first].get("local")):
         host = by_site[first]
         errors.append(
-            f"{host.where('ansible_host')}: {host.name} has no address for the link to {link_id.far_end(first)}; "
+            f"{host.where('ansible_host')}: {host.name} has no address for the link to {far}; "
             f"set skedge_underlay_address to the address that the neighbours see"
         )
+    if transport != "direct" and not errors:
+        errors += [f"{where} {sentence}" for sentence in _unreachable(link_id, ends, by_site, transport)]
     return errors
 
 
