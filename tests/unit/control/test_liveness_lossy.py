@@ -14,7 +14,7 @@ SECONDS, SEEDS = 600.0, 12
 
 
 def life(probe: Probe, rtt_s: float, loss: float, seed: int) -> tuple[int, float, float]:
-    """Return how often the link was called down in ten minutes, when a cut after them was seen, and the RTT shown (s)."""
+    """Return how often the link was called down in ten minutes, when a cut after it was seen, and the RTT (s)."""
     chance, live = random.Random(seed), Liveness(probe, 0.0)
     now = next_at = 0.0
     answers: list[tuple[float, int]] = []
