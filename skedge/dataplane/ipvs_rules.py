@@ -21,6 +21,7 @@ from typing import Any
 from skedge.core.model import Protocol
 from skedge.core.state import Endpoint, EndpointKey, ListenerKey, Target
 from skedge.dataplane import nft
+from skedge.dataplane.ipvs_table import MARK, MARK_MASK
 from skedge.dataplane.linkfilter import FilterConfig
 from skedge.dataplane.nft import DPORT, FROM_LINK, L4PROTO, OPENS, TO_LINK, Expression, field, match
 from skedge.dataplane.overlay_guard import PUBLISHED
@@ -169,6 +170,8 @@ def _base_rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
     """Return chain and expressions of every rule that is not a listener's."""
     made: list[tuple[str, list[Expression]]] = []
     for chain in MARKING:
+        # A tunnel's packet carries the mark of the one inside it; by that IPVS would lead it on, and again, for ever.
+        made.append((chain, [match({"&": [{"meta": {"key": "mark"}}, MARK_MASK]}, MARK), _mark(0)]))
         for family in (4, 6):
             key = {"concat": [field(nft.ip(family), "daddr"), L4PROTO, DPORT]}
             made.append((chain, [{"vmap": {"key": key, "data": f"@{LISTENERS[family]}"}}]))

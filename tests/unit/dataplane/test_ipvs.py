@@ -18,7 +18,8 @@ from skedge.dataplane.ipvs import IpvsEngine
 from skedge.dataplane.ipvs_balance import DRAIN_S, SWEEP_S
 from skedge.dataplane.ipvs_memory import Virtual
 from skedge.dataplane.ipvs_rules import IpvsRules
-from skedge.dataplane.ipvs_table import Found, RealServer, mark_of, parse, parse_connections
+from skedge.dataplane.ipvs_table import MARK, Found, RealServer, mark_of, parse, parse_connections
+from skedge.dataplane.linkfilter import FilterConfig
 from tests.fakes.fake_ipvs import FakeIpvs
 from tests.fakes.fake_nft import FakeNft
 from tests.unit.dataplane import contract
@@ -281,6 +282,17 @@ def test_a_listener_with_affinity_has_a_virtual_service_of_its_own(house: House)
     house.now += SWEEP_S
     engine.look()
     assert set(house.table.weights(kept).values()) == {0}
+
+
+def test_a_mark_that_a_packet_brings_along_is_taken_off_before_listeners_are_looked_at(house: House) -> None:
+    """The outer packet of a tunnel inherits it; IPVS would lead that into the tunnel again, until the stack is full."""
+    engine = house.engine()
+    overlay = ("100.64.0.1", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48")
+    engine.rules.configure(FilterConfig(*overlay, 7401, 7402, (61000, 62999)))
+    for chain in ("listeners-in", "listeners-out"):
+        test, reset = house.nft.chain(chain)[0]
+        assert test["match"]["right"] == MARK
+        assert reset == {"mangle": {"key": {"meta": {"key": "mark"}}, "value": 0}}
 
 
 def test_services_in_turn_are_marked_in_turn(house: House) -> None:
