@@ -197,6 +197,8 @@ class _Tracking:
         self._untracked = Untracked()
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:
+        if config.lan.devices and config.listeners and not desired.listeners:
+            return False  # nothing is decided yet: as it was found
         return self._untracked.ensure(desired.listeners if config.lan.devices else ())
 
     def drops(self) -> Mapping[Reason, int]:

@@ -34,10 +34,10 @@ INVENTORY = """\
 skedge_edge:
   hosts:
     edge-a:
-      skedge_links: [{to: edge-b}]
+      skedge_links: [{to: edge-b, transport: vxlan}]
       skedge_listeners: [{service: far, port: 8080}]
     edge-b:
-      skedge_links: [{to: edge-c}]
+      skedge_links: [{to: edge-c, transport: vxlan}]
       skedge_listeners: [{service: near, port: 8081}]
       skedge_connectors: [{service: near, host: 127.0.0.1, port: 9090}]
     edge-c:

@@ -93,7 +93,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         made.lab.down()
 
 
-def test_the_link_is_up_and_each_end_has_the_others_key(network: Network) -> None:
+def the_link_is_up_and_each_end_has_the_others_key(network: Network) -> None:
     for host, far in (HOSTS, HOSTS[::-1]):
         row = network.link_up(host)
         assert row["transport"] == "wireguard"
@@ -103,7 +103,7 @@ def test_the_link_is_up_and_each_end_has_the_others_key(network: Network) -> Non
     assert network.link("edge-a")["endpoint"].startswith(f"{network.lab.plan.address('edge-b')}:")  # it has called
 
 
-def test_private_keys_are_for_the_controller_only_and_nowhere_else(network: Network) -> None:
+def private_keys_are_for_the_controller_only_and_nowhere_else(network: Network) -> None:
     for host in HOSTS:
         assert network.lab.ssh(host, f"stat -c '%a %U:%G' {KEY}").stdout.split() == ["640", "root:skedge"]
         secret = network.lab.ssh(host, f"cat {KEY}").stdout.strip()
@@ -115,12 +115,12 @@ def test_private_keys_are_for_the_controller_only_and_nowhere_else(network: Netw
         assert kept.returncode == 1
 
 
-def test_a_second_run_changes_nothing(network: Network) -> None:
+def a_second_run_changes_nothing(network: Network) -> None:
     recap = network.play("deploy.yml")
     assert re.findall(r"changed=(\d+)", recap.split("PLAY RECAP")[1]) in (["0", "0"], ["0", "0", "0"])
 
 
-def test_keys_are_rotated_and_no_open_connection_is_cut(network: Network) -> None:
+def keys_are_rotated_and_no_open_connection_is_cut(network: Network) -> None:
     lab, before = network.lab, {host: network.key(host) for host in HOSTS}
     lab.ssh("edge-a", f"systemd-run -q --unit=lab-hold {HOLD} serve {SOCKET} 127.0.0.1 8080")
     lab.ssh("edge-a", f"for i in $(seq 100); do test -S {SOCKET} && exit 0; sleep 0.05; done; exit 1")
@@ -140,7 +140,7 @@ def test_keys_are_rotated_and_no_open_connection_is_cut(network: Network) -> Non
     lab.ssh("edge-a", "systemctl stop lab-hold")
 
 
-def test_an_interrupted_rotation_can_be_run_again(network: Network) -> None:
+def an_interrupted_rotation_can_be_run_again(network: Network) -> None:
     """One host has changed its key when the run ends; a deployment, then another run find their way."""
     lab, before = network.lab, network.key("edge-b")
     swap = {"step": "swap"}
@@ -159,7 +159,7 @@ def test_an_interrupted_rotation_can_be_run_again(network: Network) -> None:
             assert network.link_up(host)["keys"] == [network.key(far)]
 
 
-def test_a_stopped_controller_leaves_the_tunnel(network: Network) -> None:
+def a_stopped_controller_leaves_the_tunnel(network: Network) -> None:
     lab = network.lab
     lab.ssh("edge-a", "systemctl stop skedge")
     try:
@@ -173,12 +173,27 @@ def test_a_stopped_controller_leaves_the_tunnel(network: Network) -> None:
         lab.ssh("edge-a", "systemctl start skedge")
 
 
-def test_removal_leaves_nothing(network: Network) -> None:
+def removal_leaves_nothing(network: Network) -> None:
     network.play("remove.yml")
     for host in HOSTS:
         assert "sk-" not in network.lab.ssh(host, "ip -br link").stdout
         assert network.lab.ssh(host, "systemctl list-units --all --plain --no-legend 'skedge*'").stdout == ""
     assert list((network.lab.directory / "ca/wireguard").iterdir()) == []
+
+
+def test_the_life_of_wireguard_links(network: Network) -> None:
+    """One after the other, each on what those before it left."""
+    for step in (
+        the_link_is_up_and_each_end_has_the_others_key,
+        private_keys_are_for_the_controller_only_and_nowhere_else,
+        a_second_run_changes_nothing,
+        keys_are_rotated_and_no_open_connection_is_cut,
+        an_interrupted_rotation_can_be_run_again,
+        a_stopped_controller_leaves_the_tunnel,
+        removal_leaves_nothing,
+    ):
+        print(step.__name__)
+        step(network)
 
 
 def has_wireguard() -> bool:

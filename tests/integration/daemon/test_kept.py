@@ -64,6 +64,9 @@ def machine(line: Line) -> Iterator[Machine]:
         for site in line.sites.values():
             site.write()
             site.reload()
+        for name in "bc":
+            site = line.sites[name]
+            until(lambda site=site: LAN not in installed(site), 5, f"{name} has no route any more")
         line.settle()
 
 

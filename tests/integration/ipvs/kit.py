@@ -28,6 +28,10 @@ from skedge.dataplane.overlay_guard import OverlayGuard
 from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver, wanted
 from skedge.dataplane.tunnel_guard import TunnelGuard
+from skedge.dataplane.wglinks import WireGuardLinks
+from skedge.dataplane.wireguard import OwnKey
+from skedge.dataplane.wireguard_go import WireGuardGo
+from skedge.dataplane.wireguard_kernel import KernelWireGuard
 from tests.integration.links.kit import (
     CIDR,
     CONTROL_PORT,
@@ -61,7 +65,8 @@ class Site:
         self.link_local = str(names.link_local(NETWORK, name))
         self.state = Path(mkdtemp(prefix="ipvstest-"))
         self.netlink, self.check = Netlink(), OverlayGuard()
-        self.links = LinkDriver(self.netlink, self.check, TunnelGuard())
+        wireguard = WireGuardLinks(OwnKey(self.state / "wireguard.key"), KernelWireGuard(), WireGuardGo())
+        self.links = LinkDriver(self.netlink, self.check, TunnelGuard(), wireguard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.routes, self.rules = RouteDriver(self.netlink), RuleDriver(self.netlink)
         self.forwarding = Forwarding(self.netlink, ForwardGuard(), self.state / MEMORY)

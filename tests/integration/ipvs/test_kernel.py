@@ -25,7 +25,7 @@ def config() -> SiteConfig:
             "network": "ipvskernel",
             "site": "one",
             "engine": "ipvs",
-            "links": [{"to": "two", "remote": "10.94.0.6", "local": HOST}],
+            "links": [{"to": "two", "transport": "vxlan", "remote": "10.94.0.6", "local": HOST}],
             "listeners": [
                 {"service": "web", "port": 8080},
                 {"service": "web", "port": 8081, "affinity": "client"},
@@ -63,7 +63,7 @@ def test_applied_twice_changes_nothing_and_purge_takes_it_all_back(tmp_path: Pat
         ns.ip("addr", "add", f"{HOST}/24", "dev", "eth0")
         ns.ip("link", "set", "eth0", "up")
         before = ns.sh("ip -br addr; ip rule; ip -6 rule; sysctl -a 2>/dev/null | grep -E 'vs\\.|all.forwarding'")
-        kernel: Kernel = ns(build_kernel, site, tmp_path / "pins", tmp_path, why="configured")
+        kernel: Kernel = ns(build_kernel, site, tmp_path / "pins", tmp_path, tmp_path, why="configured")
         for _ in range(2):
             first = ns(kernel.apply, site, wish(site), allow_delete=True)
             assert first.failed == {}
@@ -72,7 +72,7 @@ def test_applied_twice_changes_nothing_and_purge_takes_it_all_back(tmp_path: Pat
         assert (kernel.engine.name, kernel.why) == ("ipvs", "configured")
         assert ns(kernel.drops) is not None
         assert {counts.open for counts in ns(kernel.readings).counts.values()} == {0}
-        again: Kernel = ns(build_kernel, site, tmp_path / "pins", tmp_path)
+        again: Kernel = ns(build_kernel, site, tmp_path / "pins", tmp_path, tmp_path)
         adopted = ns(again.apply, site, wish(site), allow_delete=False)
         assert (adopted.changed, adopted.failed) == ((), {})
         for one in (kernel, again):

@@ -258,7 +258,7 @@ def test_the_check_is_on_before_the_device_is_up(base: Site) -> None:
 
         protected, forget = real.protected, real.forget
 
-    driver = type(base.links)(base.netlink, Watched(), base.guard)
+    driver = type(base.links)(base.netlink, Watched(), base.guard, base.wireguard)
     base.ns(driver.put, samples.VXLAN, samples.links("under0")[0][samples.VXLAN][0])
     assert seen == [(False, True)]
 
