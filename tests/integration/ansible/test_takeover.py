@@ -57,7 +57,7 @@ class Site:
 
     def play(self, playbook: str, listeners: list[dict[str, Any]], *words: str) -> subprocess.CompletedProcess[str]:
         """Run a playbook with these listeners at edge-a."""
-        own = {"skedge_links": [{"to": "edge-b"}], "skedge_listeners": listeners}
+        own = {"skedge_links": [{"to": "edge-b", "transport": "vxlan"}], "skedge_listeners": listeners}
         connectors = [{"service": "web", "host": "127.0.0.1", "port": 9090}]
         hosts = {"edge-a": own, "edge-b": {}}
         group = {"skedge_edge": {"hosts": hosts, "vars": {"skedge_connectors": connectors}}}
