@@ -1,13 +1,11 @@
 """`make test`: every stage, all of them even when one fails; at the end one closing line, and why tests were skipped.
 
 The closing line counts as pytest does; a stage that is not pytest (lint, a Molecule scenario, the demo) counts as one
-test. The exit code is 0 only if every stage's is. The emulated kernel runs beside the other stages, with what processor
-time they leave, and is shown at the end.
+test. The exit code is 0 only if every stage's is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -22,7 +20,7 @@ from tests.lab.sh import CACHE, REPO
 
 RESULTS = CACHE / "run"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-VM_TIMEOUT = 2700
+VM_TIMEOUT = 1500
 LONG = ("vm",)  # Molecule scenarios that take too long for every run: emulated hosts compile for minutes
 
 
@@ -34,7 +32,6 @@ class Stage:
     argv: list[str]
     junit: bool = False
     asked: bool = False  # runs only when named on the command line
-    beside: bool = False  # runs beside the others
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,9 +47,7 @@ def stages() -> list[Stage]:
         Stage("ansible-lint", ["make", "lint-ansible"]),
         Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
         Stage("integration", [*PYTEST, "tests/integration"], junit=True),
-        Stage(
-            "vm", [*vm, ".venv/bin/python", "-m", "tests.lab.vm_tests", "/run/vm/keep/vm.xml"], junit=True, beside=True
-        ),
+        Stage("vm", [*vm, ".venv/bin/python", "-m", "tests.lab.vm_tests", "/run/vm/keep/vm.xml"], junit=True),
         *molecule,
         Stage("demo", [sys.executable, "-m", "tests.lab.demo"], env={"LAB": "test-demo"}),
     ]
@@ -107,17 +102,12 @@ class Outcome:
         print(f"{line} in {took:.2f}s ({clock})".center(100, "="), flush=True)
 
 
-def announce(stage: Stage) -> None:
-    """Say which stage's output comes now."""
-    print(f"\n######## {stage.name}: {' '.join(stage.argv)}".replace(f"{REPO}/", ""), flush=True)
-
-
 def run_stage(stage: Stage) -> int:
     """Run one stage with its output shown; return its exit code."""
     argv = list(stage.argv)
     if stage.junit and stage.name != "vm":
         argv.append(f"--junitxml={RESULTS / (stage.name + '.xml')}")
-    announce(stage)
+    print(f"\n######## {stage.name}: {' '.join(stage.argv)}".replace(f"{REPO}/", ""), flush=True)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **stage.env}
     try:
         return subprocess.run(argv, cwd=REPO, env=env, check=False, stdin=subprocess.DEVNULL).returncode
@@ -126,62 +116,16 @@ def run_stage(stage: Stage) -> int:
             subprocess.run([sys.executable, "-m", "tests.lab", "down"], cwd=REPO, env=env, check=False)
 
 
-class Beside:
-    """A stage that runs in the background at the lowest priority, its output kept in a file."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.started = stage, time.monotonic()
-        self._log = RESULTS / f"{stage.name}.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", *stage.argv],
-                cwd=REPO,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_humbly,
-            )
-
-    def finish(self, outcome: Outcome) -> None:
-        """Wait for its end, show what it said and count it."""
-        code = self._process.wait()
-        announce(self.stage)
-        print(self._log.read_text(errors="replace"), flush=True)
-        outcome.add(self.stage, code, time.monotonic() - self.started)
-
-    def stop(self) -> None:
-        """End it, if it still runs."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
-
-
-def _humbly() -> None:
-    """Give way to everybody else: in a session of its own, where the kernel shares processors out among sessions."""
-    os.setsid()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
-    os.nice(19)
-
-
 def main() -> int:
     """Run all stages, or those named on the command line."""
     wanted = sys.argv[1:]
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir(parents=True)
     outcome, begin = Outcome(), time.monotonic()
-    chosen = [stage for stage in stages() if stage.name in wanted or not (wanted or stage.asked)]
-    beside = [Beside(stage) for stage in chosen if stage.beside and len(chosen) > 1]
-    try:
-        for stage in chosen:
-            if stage not in [one.stage for one in beside]:
-                started = time.monotonic()
-                outcome.add(stage, run_stage(stage), time.monotonic() - started)
-        for one in beside:
-            one.finish(outcome)
-    finally:
-        for one in beside:
-            one.stop()
+    for stage in stages():
+        if stage.name in wanted or not (wanted or stage.asked):
+            started = time.monotonic()
+            outcome.add(stage, run_stage(stage), time.monotonic() - started)
     took = time.monotonic() - begin
     outcome.tell(took)
     return 1 if outcome.failed or not outcome.counts else 0
