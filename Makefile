@@ -93,6 +93,10 @@ soak-vm: setup ## links that delay and lose packets, twice SOAK_S=600 seconds, o
 test: setup ## everything (about 35 min, root); ends with one line that counts what was skipped, and why
 	@$(PY) -m tests.lab.everything
 
+.PHONY: test-long
+test-long: setup ## deployments that take minutes each: taking ports over, firewalls, certificates, WireGuard keys, VM labs (root)
+	@$(PY) -m tests.lab.everything long
+
 .PHONY: bench
 bench: setup ## cost of a connection, round trip and stream, direct and through a listener, from host and LAN (root)
 	@$(PY) -m tests.bench

@@ -20,7 +20,7 @@ from tests.lab.sh import CACHE, REPO
 
 RESULTS = CACHE / "run"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-VM_TIMEOUT = 1500
+VM_TIMEOUT = 2700
 LONG = ("vm",)  # Molecule scenarios that take too long for every run: emulated hosts compile for minutes
 
 
@@ -46,8 +46,9 @@ def stages() -> list[Stage]:
         Stage("lint", ["make", "lint"]),
         Stage("ansible-lint", ["make", "lint-ansible"]),
         Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
-        Stage("integration", [*PYTEST, "tests/integration"], junit=True),
+        Stage("integration", [*PYTEST, "-m", "not long", "tests/integration"], junit=True),
         Stage("vm", [*vm, ".venv/bin/python", "-m", "tests.lab.vm_tests", "/run/vm/keep/vm.xml"], junit=True),
+        Stage("long", [*PYTEST, "-m", "long", "tests/integration"], junit=True, asked=True),
         *molecule,
         Stage("demo", [sys.executable, "-m", "tests.lab.demo"], env={"LAB": "test-demo"}),
     ]

@@ -25,6 +25,7 @@ BIN = Path(sys.executable).parent
 ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.needs_root,
     pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
     pytest.mark.timeout(600),  # several deployments each

@@ -41,6 +41,7 @@ listen web
 WEB = {"service": "web", "port": 8080, "takeover": "haproxy.service"}
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.needs_root,
     pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
     pytest.mark.timeout(600),  # several deployments each

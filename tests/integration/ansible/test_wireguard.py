@@ -25,6 +25,7 @@ SOCKET = "/run/lab-hold"
 KEY = "/etc/skedge/identity/wireguard.key"
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.needs_root,
     pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
     pytest.mark.timeout(900),  # several deployments

@@ -18,6 +18,7 @@ from tests.lab.sh import LabError
 from tests.lab.topology import load_topology
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.needs_root,
     pytest.mark.needs_qemu,
     pytest.mark.timeout(1200),

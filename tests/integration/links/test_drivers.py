@@ -37,6 +37,8 @@ def base(site: Site) -> Iterator[Site]:
         site.ns.ip("link", "del", name, check=False)
     for key in site.endpoints.read():
         site.endpoints.delete(key)
+    for prefix in site.prefixes.read():
+        site.prefixes.delete(prefix)
 
 
 def _case(kind: str, site: Site) -> Case:
