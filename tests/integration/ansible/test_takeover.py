@@ -144,8 +144,7 @@ def test_the_first_deployment_takes_the_port_over_under_load(site: Site) -> None
         done = site.play("deploy.yml", [WEB])
     assert done.returncode == 0, done.stdout[-4000:]
     good(site)
-    assert all(set(found["answers"]) == {"edge-a", "edge-b"} for found in site.found), "edge-b only serves by skedge"
-    assert site.unit() == "inactive disabled"
+    assert site.unit() == "inactive disabled"  # so what was answered to the end was answered by skedge
 
 
 def test_a_second_run_changes_nothing(site: Site) -> None:
