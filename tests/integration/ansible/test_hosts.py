@@ -137,7 +137,7 @@ def test_a_network_step_that_cuts_the_control_nodes_connection_is_taken_back(lab
         lab, "ansible-playbook", inventory, "deploy.yml", "--limit", "edge-a", "--tags", "skedge_network", *limits
     )
     assert done.returncode != 0
-    assert 10 < time.monotonic() - began < 90
+    assert time.monotonic() - began < 90, "the host was given up, not waited for"
     said = " ".join(done.stdout.split())
     assert "edge-a: the control node lost the host with its network step (timed out" in said, done.stdout[-4000:]
     assert "the host takes the step back by itself within 15 s" in said

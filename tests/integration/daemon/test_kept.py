@@ -54,10 +54,10 @@ def machine(line: Line) -> Iterator[Machine]:
     a.write(prefixes=[LAN], listeners=KEEPING)
     a.reload()
     try:
-        until(lambda: attached(made) and a.at_rest(), 5, "attached")
+        until(lambda: attached(made) and a.at_rest(), 15, "attached")
         for name in "bc":
             site = line.sites[name]
-            until(lambda site=site: LAN in installed(site), 5, f"{name} has the route")
+            until(lambda site=site: LAN in installed(site), 15, f"{name} has the route")
         yield made
     finally:
         made.close()
@@ -66,7 +66,7 @@ def machine(line: Line) -> Iterator[Machine]:
             site.reload()
         for name in "bc":
             site = line.sites[name]
-            until(lambda site=site: LAN not in installed(site), 5, f"{name} has no route any more")
+            until(lambda site=site: LAN not in installed(site), 15, f"{name} has no route any more")
         line.settle()
 
 
