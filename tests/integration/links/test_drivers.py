@@ -312,6 +312,7 @@ def test_only_what_udp_and_old_kernels_need_runs_at_egress(base: Site) -> None:
 
 
 def test_a_direct_link_leaves_the_operators_device_alone(base: Site) -> None:
+    _settle(base)
     before = base.ns.ip("-d", "addr", "show", "under0")
     value = samples.links("under0")[0][samples.DIRECT][0]
     base.ns(base.links.put, samples.DIRECT, value)
