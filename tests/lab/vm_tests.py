@@ -1,4 +1,4 @@
-"""What is tested on Debian's own kernel; runs inside the VM: ``python -m tests.lab.vm_tests [JUNIT_FILE]``.
+"""What is tested on Debian's own kernel; ``python -m tests.lab.vm_tests [JUNIT_FILE [OPTION...]]`` runs inside the VM.
 
 Every program is loaded, chooses by the rule, places real connections of all kinds of sockets, checks packets and
 delivers them. Emulated code is slow, above all the compiler, so what compiles again and again is left out, and what is
@@ -52,7 +52,7 @@ def main() -> int:
     ]
     options += ["-o", "timeout=400", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
     if len(sys.argv) > 1:
-        options.append(f"--junitxml={Path(sys.argv[1])}")
+        options += [f"--junitxml={Path(sys.argv[1])}", *sys.argv[2:]]
     return int(pytest.main([*options, *WANTED]))
 
 

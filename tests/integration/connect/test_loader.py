@@ -93,6 +93,7 @@ def test_a_foreign_program_and_a_foreign_pin_stay(fresh: Host) -> None:
     """Another program on the same hook is neither replaced nor shut out."""
     from bcc import BPF
 
+    loader_host.ensure_headers()  # a test before may have unloaded
     foreign = BPF(text=b"int other(struct bpf_sock_addr *ctx) { return 1; }")
     function = foreign.load_func(b"other", 18, attach_type=10)
     target = os.open(fresh.cgroup, os.O_RDONLY)
@@ -119,6 +120,7 @@ def test_listeners_of_the_older_layout_are_carried_over(fresh: Host) -> None:
 
     pin = fresh.pins / "listeners_v1"
     fresh.pins.mkdir()
+    loader_host.ensure_headers()  # a test before may have unloaded
     declared = "struct v1 { __u32 service; __u32 spare; }; struct key { __u32 addr[4]; __u32 port; __u32 protocol; };"
     table = f'BPF_TABLE_PINNED("hash", struct key, struct v1, listeners_v1, 16384, "{pin}", BPF_F_NO_PREALLOC);'
     BPF(text=f"#include <uapi/linux/bpf.h>\n{declared}\n{table}\n".encode()).cleanup()

@@ -79,7 +79,7 @@ def test_a_client_is_kept_over_a_restart_of_the_controller(restored: Line, clien
     a.start()
     until(a.works, 20, "a ready")
     assert clients.open(5) == {"a": 5}
-    rows = a.rows("connections")
+    rows = a.connections()
     assert {row.reason for row in rows} == {"none", "affinity"}
     kept = next(row for row in rows if row.reason == "affinity")
     assert kept.runner_up == "b/web"

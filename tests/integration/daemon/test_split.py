@@ -39,7 +39,7 @@ def test_explain_names_the_workload_that_the_kernel_takes_next(line: Line, clien
 def test_every_receipt_can_be_asked_for_and_agrees_with_the_rule(line: Line, clients: Clients) -> None:
     a = line.sites["a"]
     clients.open(30)
-    receipts = a.rows("connections")
+    receipts = a.connections()
     assert len(receipts) == 30
     for row in receipts:
         mine, runner = (int(text.partition("/")[0]) for text in (row.perceived, row.runner_up_perceived))
@@ -60,6 +60,8 @@ def test_every_list_has_rows_and_a_table(line: Line, clients: Clients, what: str
     document = a.document_of("show", what)
     assert document["version"] == VERSION
     rows = document["sites" if what == "site" else what]
+    if what == "connections":
+        rows = [row for row in rows if row["service"] == "web"]  # datagrams of tests before last a minute
     expected = {"site": 1, "sites": 3, "links": 2, "routes": 4, "services": 1, "listeners": 1, "connections": 3}
     assert what == "drops" or len(rows) == expected[what]
     assert a.skedge("show", what).stdout.strip()
