@@ -147,12 +147,6 @@ INLINE int send(struct __sk_buff *skb, const struct lan_packet *p, const struct 
     return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 
-INLINE int refuse_packet(__u32 reason)
-{
-    count_reason(reason);
-    return TC_ACT_SHOT;
-}
-
 /* Give the packet to a socket of this host over lo, whose only address is all zeros. */
 INLINE int send_home(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_config *config)
 {

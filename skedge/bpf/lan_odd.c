@@ -21,12 +21,6 @@
 
 #define HEADERS_MAX 6
 
-INLINE int refuse_packet(__u32 reason)
-{
-    count_reason(reason);
-    return TC_ACT_SHOT;
-}
-
 /* Find protocol and transport header behind IPv4 options. Returns 0 for none, else the reason to refuse it. */
 INLINE int behind4(struct __sk_buff *skb, struct lan_packet *p)
 {

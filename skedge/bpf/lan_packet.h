@@ -154,4 +154,10 @@ INLINE struct listener *find_listener(const struct nat_key *key)
     return listeners_v2.lookup(&at);
 }
 
+INLINE int refuse_packet(__u32 reason)
+{
+    count_reason(reason);
+    return TC_ACT_SHOT;
+}
+
 #endif

@@ -106,15 +106,16 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
 )
 
 LINK_PROGRAMS: tuple[Program, ...] = (
-    Program("link_ingress.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),
-    Program("link_egress.c", "link_egress", ProgType.SCHED_CLS, "link_egress_v1"),
+    Program("link_parts.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),
+    Program("link_parts.c", "link_egress", ProgType.SCHED_CLS, "link_egress_v1"),
 )
 
 PROGRAM_TABLE = "nat_programs_v1"
+LAN_PARTS = "lan_parts.c"
 
 
 def _part(name: str, entry: int) -> Program:
-    return Program(f"lan_{name}.c", f"lan_{name}", ProgType.SCHED_CLS, f"lan_{name}_v1", entry=entry)
+    return Program(LAN_PARTS, f"lan_{name}", ProgType.SCHED_CLS, f"lan_{name}_v1", entry=entry)
 
 
 # Parts before those that call them: a call of a part that is not there drops the packet.
@@ -126,9 +127,9 @@ LAN_PROGRAMS: tuple[Program, ...] = (
     _part("too_big", 3),
     _part("odd", 4),
     _part("overlay", 1),
-    Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
+    Program(LAN_PARTS, "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
     Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_l3_v1", defines=("LAN_L3",)),
-    Program("lan_loop.c", "lan_loop", ProgType.SCHED_CLS, "lan_loop_v1"),
+    Program(LAN_PARTS, "lan_loop", ProgType.SCHED_CLS, "lan_loop_v1"),
 )
 
 PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LAN_PROGRAMS + LINK_PROGRAMS

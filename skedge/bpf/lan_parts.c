@@ -1,0 +1,10 @@
+/* Programs of the LAN as one text for the compiler: what they share is read, and optimised, once. */
+#include "lan_begin.c"
+#include "lan_place.c"
+#include "lan_open.c"
+#include "lan_error.c"
+#include "lan_too_big.c"
+#include "lan_odd.c"
+#include "lan_overlay.c"
+#include "lan_ingress.c"
+#include "lan_loop.c"
