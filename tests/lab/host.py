@@ -95,7 +95,7 @@ class Host:
             layers = f"lowerdir={base},upperdir={self.directory}/upper,workdir={self.directory}/work"
             run("mount", "-t", "overlay", "overlay", "-o", layers, self.root)
         if not os.path.ismount(self.bpffs):
-            run("mount", "-t", "bpf", "bpf", self.bpffs)
+            run("mount", "-t", "bpf", "-o", "mode=0700", "bpf", self.bpffs)  # as systemd mounts a real host's
 
     def furnish(self, public_key: str, host_key: Path) -> None:
         """Write the host's identity: names, machine id, ssh host key, who may log in."""
