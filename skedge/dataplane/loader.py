@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import socket
-import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -276,10 +275,6 @@ class Loader:
             gid = grp.getgrnam(self.options.group).gr_gid
         except KeyError:
             gid = 0
-        # systemd mounts bpffs with mode 0700. Whoever may pass through still cannot list it, and each pin has a mode.
-        above = self.pins.parent
-        if not (mode := above.stat().st_mode) & stat.S_IXOTH:
-            os.chmod(above, stat.S_IMODE(mode) | stat.S_IXOTH)
         for path, mode in ((self.pins, 0o750), *((pin, 0o660) for pin in self.pins.iterdir())):
             os.chown(path, 0, gid)
             os.chmod(path, mode)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import stat
 from pathlib import Path
 
 from skedge.core.errors import HostError
@@ -70,6 +71,14 @@ def ensure_pin_dir(pin_dir: Path) -> None:
         raise HostError(f"--pin-dir {pin_dir}: {error.strerror}") from error
     if not on_bpffs(pin_dir):
         raise HostError(f"--pin-dir {pin_dir}: not on a bpf file system; use a directory under {BPFFS}")
+    _let_pass(pin_dir.parent)
+
+
+def _let_pass(above: Path) -> None:
+    """Let the controller, which is not root, pass: systemd mounts bpffs with mode 0700. Nobody can list it for that."""
+    mode = stat.S_IMODE(above.stat().st_mode)
+    if on_bpffs(above) and not mode & stat.S_IXOTH:
+        above.chmod(mode | stat.S_IXOTH)
 
 
 def ensure_headers(modules: Path | None = None, sources: Path = Path("/usr/src")) -> None:

@@ -199,3 +199,12 @@ def test_an_engine_takes_over_its_namespace_only(host: Host) -> None:
         assert maps.config().netns_cookie == cookie
         maps.close()
         engine.close()
+
+
+def test_who_is_not_root_may_pass_to_the_pins_but_not_list_what_is_above(fresh: Host) -> None:
+    """Systemd mounts bpffs for root alone."""
+    above = fresh.pins.parent
+    assert loader_host.on_bpffs(above)
+    above.chmod(0o700)
+    loader_host.ensure_pin_dir(fresh.pins)
+    assert above.stat().st_mode & 0o777 == 0o701
