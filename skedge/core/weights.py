@@ -4,6 +4,9 @@ wlc gives a connection to the server with the smallest ``(256 * active + inactiv
 weight of ``256 * target + inactive`` makes that quotient less than 1 exactly while a server has fewer connections than
 its target; so the next connections are those that fill the targets, and the targets are where the rule itself puts the
 connections that are expected before the next look. A look after each connection is thus the rule, exactly.
+
+To IPVS a UDP flow is never active: there the inactive ones are what is open, a flow counts 1, and the weight is
+``inactive + add``.
 """
 
 from __future__ import annotations
@@ -53,8 +56,12 @@ def additions(candidates: Sequence[Candidate], loads: Sequence[Load], n: int) ->
     return tuple(added)
 
 
-def weights(candidates: Sequence[Candidate], loads: Sequence[Load], expected: int) -> tuple[int, ...]:
+def weights(
+    candidates: Sequence[Candidate], loads: Sequence[Load], expected: int, counts: int = ACTIVE
+) -> tuple[int, ...]:
     """Return each candidate's weight, for at least one connection expected before the next look.
+
+    ``counts``: what each of those will count to the scheduler, `ACTIVE` or 1.
 
     Who gets none of the expected ones, and none of the `BURST` after them, has weight 0: it would be filled up to the
     level of the others at once, whatever it costs. While any may be chosen, at least one weight is not 0.
@@ -62,7 +69,7 @@ def weights(candidates: Sequence[Candidate], loads: Sequence[Load], expected: in
     expected = max(1, expected)
     near, far = additions(candidates, loads, expected), additions(candidates, loads, expected + BURST)
     return tuple(
-        min(ACTIVE * (load.active + add) + load.inactive, WEIGHT_MAX) if add or later else 0
+        min(ACTIVE * load.active + counts * add + load.inactive, WEIGHT_MAX) if add or later else 0
         for load, add, later in zip(loads, near, far, strict=True)
     )
 

@@ -16,7 +16,7 @@ import msgspec
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind
-from skedge.dataplane import ipvs_table
+from skedge.dataplane import ipvs_proc
 
 VERDICT = Path("/run/skedge/engine.json")
 _FIRST_PIN = "config_v1"
@@ -31,18 +31,18 @@ class Verdict:
     why: str
 
 
-def serving(pin_dir: Path, proc: Path = ipvs_table.PROC) -> EngineKind | None:
+def serving(pin_dir: Path, proc: Path = ipvs_proc.PROC) -> EngineKind | None:
     """Return which engine has something of ours in this kernel."""
     if (pin_dir / _FIRST_PIN).exists():
         return EngineKind.EBPF
     try:
-        found = ipvs_table.parse(proc.read_text(encoding="ascii"))
+        found = ipvs_proc.parse(proc.read_text(encoding="ascii"))
     except OSError:
         return None
     return EngineKind.IPVS if found.ours else None
 
 
-def has_ipvs(proc: Path = ipvs_table.PROC) -> bool:
+def has_ipvs(proc: Path = ipvs_proc.PROC) -> bool:
     """Return whether this kernel has IPVS, after loading its module where that is needed and allowed."""
     if not proc.exists():
         try:

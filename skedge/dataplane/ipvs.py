@@ -24,8 +24,9 @@ from skedge.core.state import Counts, Flow, Receipt, ServiceKey, ServiceTable, T
 from skedge.dataplane import ipvs_flows, ipvs_memory, ipvs_settings
 from skedge.dataplane.ipvs_balance import FAMILIES, Balance, target_of
 from skedge.dataplane.ipvs_drivers import EndpointDriver, ListenerDriver, ServiceDriver
+from skedge.dataplane.ipvs_proc import connections
 from skedge.dataplane.ipvs_rules import IpvsRules
-from skedge.dataplane.ipvs_table import KernelTable, Table, connections
+from skedge.dataplane.ipvs_table import KernelTable, Table
 
 log = logging.getLogger("skedge.kernel")
 
@@ -55,10 +56,10 @@ class IpvsEngine:
             DataplaneError: this kernel has no IPVS.
         """
         self._lock = threading.RLock()
-        self._table = table or KernelTable()
         self._clock = clock
         self._memory_path = memory
         self.memory = ipvs_memory.load(memory)
+        self._table = table or KernelTable(self.memory.places)
         self.rules = rules or IpvsRules()
         self._balance = Balance(self._table, self.memory, clock)
         self._table.read()

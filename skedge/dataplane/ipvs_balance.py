@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import WorkloadId
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
-from skedge.core.weights import Load, weights
+from skedge.core.weights import ACTIVE, Load, weights
 from skedge.dataplane.ipvs_memory import Memory, Virtual
-from skedge.dataplane.ipvs_table import Found, RealServer, Table, VirtualService, canonical, ident_of, mark_of
+from skedge.dataplane.ipvs_proc import Found, RealServer, VirtualService, canonical, ident_of, mark_of
+from skedge.dataplane.ipvs_table import Table
 
 DRAIN_S = 3600.0  # connections of a server that left end at last: a deadline, not a guess of when they are done
 SWEEP_S = 1.0
@@ -45,6 +47,7 @@ class Balance:
         self._table, self._memory, self._clock = table, memory, clock
         self._services: dict[ServiceKey, _Service] = {}
         self._again: set[ServiceKey] = set(memory.tables)
+        self._led: dict[int, set[ServiceKey]] = {}
         self._until: dict[tuple[int, Target | None], float] = {}
         self._sweep_at = float("-inf")
 
@@ -61,9 +64,7 @@ class Balance:
         """
         found = self._table.read()
         moved = False
-        marks: dict[ServiceKey, list[int]] = {}
-        for one in self._memory.idents:
-            marks.setdefault(one.service, []).extend(self.marks([one]))
+        marks = self._leading(found)
         failed: DataplaneError | None = None
         for key, table in self._memory.tables.items():
             try:
@@ -78,6 +79,18 @@ class Balance:
             raise failed
         return moved
 
+    def _leading(self, found: Found) -> Mapping[ServiceKey, list[int]]:
+        """Return the marks by which connections of each service came, also of listeners that lead elsewhere now."""
+        for one in self._memory.idents:
+            for mark in self.marks([one]):
+                self._led.setdefault(mark, set()).add(one.service)
+        self._led = {mark: keys for mark, keys in self._led.items() if mark in found.ours}
+        made: dict[ServiceKey, list[int]] = {}
+        for mark, keys in self._led.items():
+            for key in keys:
+                made.setdefault(key, []).append(mark)
+        return made
+
     def _follow(self, key: ServiceKey, table: ServiceTable, marks: Collection[int], found: Found) -> bool:
         first = key not in self._services
         service = self._services.setdefault(key, _Service())
@@ -88,12 +101,12 @@ class Balance:
         self._again.discard(key)
         service.expected = 0 if first else _arrivals(service.seen, seen)  # what is found has not come just now
         self._name(service, table)
-        self._take_turns(service, seen)
+        self._take_turns(key, service, seen)
         service.seen = seen
-        own = self._own(service)
+        own = self._own(key, service)
         for mark in self.marks(self.virtuals(key)):
             if mark in found.ours:
-                self._weigh(mark, ident_of(mark)[1], table, service, own)
+                self._weigh(mark, key, table, service, own)
         return moved
 
     def _name(self, service: _Service, table: ServiceTable) -> None:
@@ -102,35 +115,36 @@ class Balance:
                 if (target := target_of(one, family)) is not None:
                     service.names.setdefault(target, one.workload)
 
-    def _take_turns(self, service: _Service, seen: Seen) -> None:
+    def _take_turns(self, key: ServiceKey, service: _Service, seen: Seen) -> None:
         """Take note of who was chosen since the last look: it goes last among equals."""
         for mark, servers in seen.items():
             before = service.seen.get(mark, {})
             for target, server in servers.items():
-                if server.active > before.get(target, _NOTHING).active and target in service.names:
+                if _open(key, server) > _open(key, before.get(target, _NOTHING)) and target in service.names:
                     service.turn += 1
                     service.turns[service.names[target]] = service.turn
 
-    def _own(self, service: _Service) -> Mapping[WorkloadId, int]:
+    def _own(self, key: ServiceKey, service: _Service) -> Mapping[WorkloadId, int]:
         total: dict[WorkloadId, int] = {}
         for servers in service.seen.values():
             for target, server in servers.items():
                 if (workload := service.names.get(target)) is not None:
-                    total[workload] = total.get(workload, 0) + server.active
+                    total[workload] = total.get(workload, 0) + _open(key, server)
         return total
 
     def _weigh(
-        self, mark: int, family: int, table: ServiceTable, service: _Service, own: Mapping[WorkloadId, int]
+        self, mark: int, key: ServiceKey, table: ServiceTable, service: _Service, own: Mapping[WorkloadId, int]
     ) -> None:
         """Set the weights of one virtual service; those that rise first, so that one is always above 0."""
-        servers = service.seen[mark]
+        servers, family = service.seen[mark], ident_of(mark)[1]
         able = [(one, target) for one in table.candidates if (target := target_of(one, family)) is not None]
         loads = []
         for one, target in able:
             server = servers.get(target, _NOTHING)
             turn = service.turns.get(one.workload, 0)
             loads.append(Load(own.get(one.workload, 0), server.active, server.inactive, turn))
-        made = weights([one for one, _ in able], loads, service.expected)
+        counts = ACTIVE if key.protocol is Protocol.TCP else 1
+        made = weights([one for one, _ in able], loads, service.expected, counts)
         wanted: dict[Target, int] = {}
         for (_, target), weight in zip(able, made, strict=True):
             wanted[target] = wanted.get(target, 0) + weight
@@ -169,8 +183,8 @@ class Balance:
                     if self._over((mark, target), [virtual.servers[target]]):
                         self._table.delete_server(mark, target)
         self._until = {key: until for key, until in self._until.items() if key in present}
-        for ident, one in leaving.items():
-            if not any(mark_of(ident, family) in found.ours for family in FAMILIES):
+        for one in leaving.values():
+            if not any(mark in found.ours for mark in self.marks([one])):
                 del self._memory.idents[one]
 
     def _silence(self, mark: int, virtual: VirtualService) -> None:
@@ -185,20 +199,23 @@ class Balance:
     # ---- what is asked for ----
 
     def virtuals(self, key: ServiceKey) -> list[Virtual]:
-        """Return the virtual services that a service is to have: one, and one a time-out of its listeners' affinity."""
+        """Return the virtual services that a service is to have: one, and one a listener that keeps clients."""
         return self._all_virtuals([key])[key]
 
     def _all_virtuals(self, keys: Iterable[ServiceKey]) -> Mapping[ServiceKey, list[Virtual]]:
-        times: dict[ServiceKey, set[int]] = {key: {0} for key in keys}
-        for to in self._memory.listeners.values():
-            for key in {to.service, *to.schedule} & times.keys():
-                times[key].add(to.affinity_s)
-        made = {key: [Virtual(key, affinity_s) for affinity_s in sorted(found)] for key, found in times.items()}
+        made = {key: [Virtual(key)] for key in keys}
+        for at, to in self._memory.listeners.items():
+            if to.affinity_s and to.service in made:
+                made[to.service].append(Virtual(to.service, at))
         return {key: [one for one in found if one in self._memory.idents] for key, found in made.items()}
 
     def marks(self, virtuals: Iterable[Virtual]) -> list[int]:
-        """Return their marks."""
-        return [mark_of(self._memory.ident(one), family) for one in virtuals for family in FAMILIES]
+        """Return their marks: one a family, or that of the listener's address."""
+        return [
+            mark_of(self._memory.ident(one), family)
+            for one in virtuals
+            for family in (FAMILIES if one.at is None else (ip_address(one.at.address).version,))
+        ]
 
     def names(self, key: ServiceKey) -> Mapping[Target, WorkloadId]:
         """Return the workload of each real server that a service has or had."""
@@ -209,7 +226,7 @@ class Balance:
         """Return the open connections of every workload of the tables, and of those that drain."""
         found: dict[Slot, int] = {}
         for key, table in self._memory.tables.items():
-            own = self._own(self._services.get(key, _Service()))
+            own = self._own(key, self._services.get(key, _Service()))
             found.update({(key, one.workload): own.get(one.workload, 0) for one in table.candidates})
             found.update({(key, workload): number for workload, number in own.items() if number})
         return found
@@ -229,6 +246,11 @@ class Balance:
                     if (workload := service.names.get(target)) is not None:
                         found[key, workload] = found.get((key, workload), 0) + number
         return found
+
+
+def _open(key: ServiceKey, server: RealServer) -> int:
+    """Return its open connections: IPVS counts a UDP flow, which it knows no end of, as inactive all its life."""
+    return server.active if key.protocol is Protocol.TCP else server.active + server.inactive
 
 
 def _counts(seen: Seen) -> Mapping[int, Mapping[Target, tuple[int, int]]]:

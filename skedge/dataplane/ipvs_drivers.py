@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
-from skedge.dataplane.ipvs_balance import FAMILIES, target_of
+from skedge.dataplane.ipvs_balance import target_of
 from skedge.dataplane.ipvs_memory import Virtual
+from skedge.dataplane.ipvs_proc import Found, ident_of, mark_of
 from skedge.dataplane.ipvs_rules import Marks
-from skedge.dataplane.ipvs_table import Found, ident_of, mark_of
 
 if TYPE_CHECKING:
     from skedge.dataplane.ipvs import IpvsEngine
@@ -43,16 +43,15 @@ class ServiceDriver:
     def _whole(self, key: ServiceKey, found: Found) -> bool:
         virtuals = self._at.balance.virtuals(key)
         return bool(virtuals) and all(
-            mark in found.ours and found.ours[mark].persistent == bool(one.affinity_s)
+            mark in found.ours and found.ours[mark].persistent == (one.at is not None)
             for one in virtuals
             for mark in self._at.balance.marks([one])
         )
 
     def _served(self, key: ServiceKey, one: Candidate, found: Found) -> bool:
         for virtual in self._at.balance.virtuals(key):
-            for family in FAMILIES:
-                mark = mark_of(self._at.memory.ident(virtual), family)
-                target = target_of(one, family)
+            for mark in self._at.balance.marks([virtual]):
+                target = target_of(one, ident_of(mark)[1])
                 if target is not None and target not in found.ours[mark].servers:
                     return False
         return True
@@ -71,8 +70,10 @@ class ServiceDriver:
 
     def serve(self, virtual: Virtual) -> None:
         """Make the virtual services, empty when they are new."""
+        memory = self._at.memory
+        kept_s = 0 if virtual.at is None else memory.listeners[virtual.at].affinity_s
         for mark in self._at.balance.marks([virtual]):
-            self._at.table.put_service(mark, virtual.affinity_s)
+            self._at.table.put_service(mark, kept_s)
 
     def delete(self, key: ServiceKey) -> None:
         """End a service: no new connections, and it goes with the last one that is open."""
@@ -90,7 +91,11 @@ def _stranger(ident: int) -> ServiceKey:
 
 
 class ListenerDriver:
-    """Driver[ListenerKey, Dispatch]: the marks that connections to each listener address get."""
+    """Driver[ListenerKey, Dispatch]: the marks that connections to each listener address get.
+
+    A listener that keeps clients has no mark, but a virtual service of its address: for a persistent one that is known
+    by its mark, IPVS leaves the port as it is.
+    """
 
     def __init__(self, engine: IpvsEngine) -> None:
         self._at = engine
@@ -104,8 +109,18 @@ class ListenerDriver:
             for key, chain in held.listeners.items():
                 known = self._at.memory.listeners.get(key)
                 right = known is not None and chain in held.chains and chain == self._marks(known).chain
-                found[key] = known if right and known is not None else nothing
-            return found
+                found[key] = known if right and known is not None and not known.affinity_s else nothing
+            return self._keeping() | found
+
+    def _keeping(self) -> dict[ListenerKey, Dispatch]:
+        ours, memory = self._at.table.read().ours, self._at.memory
+        found = {}
+        for key, value in memory.listeners.items():
+            if value.affinity_s and (virtual := Virtual(value.service, key)) in memory.idents:
+                [mark] = self._at.balance.marks([virtual])
+                if mark in ours and ours[mark].persistent:
+                    found[key] = value
+        return found
 
     def put(self, key: ListenerKey, value: Dispatch) -> None:
         """Lead a listener's connections to its services. Raises DataplaneError for an address that cannot be served."""
@@ -116,13 +131,12 @@ class ListenerDriver:
                 " which its programs can use too"
             )
         with self._at.lock:
-            taken = (key.protocol.value, _canonical(key.address), key.port)
-            if taken in self._at.table.read().foreign:
+            if self._at.table.foreign(key):
                 raise DataplaneError(
                     f"{where}: an IPVS service that is not ours has this address and port (see: ipvsadm -Ln);"
                     " remove it, or give the listener another port"
                 )
-            virtuals = [Virtual(service, value.affinity_s) for service in value.services]
+            virtuals = [Virtual(value.service, key)] if value.affinity_s else [Virtual(one) for one in value.services]
             for virtual in virtuals:
                 self._at.memory.ident(virtual)
             self._at.memory.listeners[key] = value
@@ -131,7 +145,10 @@ class ListenerDriver:
                 self._at.services.serve(virtual)
             self._at.balance.again(value.services)
             self._at.look()  # it has its weights before the first connection comes
-            self._at.rules.put_listener(key, self._marks(value))
+            if value.affinity_s:
+                self._at.rules.delete_listener(key)
+            else:
+                self._at.rules.put_listener(key, self._marks(value))
 
     def delete(self, key: ListenerKey) -> None:
         """End a listener; open connections go on."""
@@ -139,10 +156,11 @@ class ListenerDriver:
             self._at.rules.delete_listener(key)
             self._at.memory.listeners.pop(key, None)
             self._at.remember()
+            self._at.balance.again(())
 
     def _marks(self, value: Dispatch) -> Marks:
         turns = value.schedule or (value.service,)
-        return Marks(tuple(mark_of(self._at.memory.ident(Virtual(one, value.affinity_s)), 4) for one in turns))
+        return Marks(tuple(mark_of(self._at.memory.ident(Virtual(one)), 4) for one in turns))
 
 
 class EndpointDriver:

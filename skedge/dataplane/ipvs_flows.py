@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.state import Dispatch, Flow, FlowKind, FlowState, ListenerKey, ServiceKey, Target
-from skedge.dataplane.ipvs_table import Connection
+from skedge.dataplane.ipvs_proc import Connection
 from skedge.dataplane.receipts import address_port
 
 # What the kernel waits for in a state: a connection that expires in less has been idle for the difference.

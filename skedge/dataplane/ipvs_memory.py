@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from skedge.core.state import (
     ServiceTable,
     Target,
 )
-from skedge.dataplane.ipvs_table import IDS
+from skedge.dataplane.ipvs_proc import IDS
 from skedge.dataplane.lifetime import where
 
 FILE = "ipvs.json"
@@ -36,10 +36,10 @@ FILE = "ipvs.json"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Virtual:
-    """What a virtual service is made for: a service, and how long a client keeps its workload (0: not at all)."""
+    """What a virtual service is made for: a service; or, ``at`` one listener of it, for clients that keep workloads."""
 
     service: ServiceKey
-    affinity_s: int = 0
+    at: ListenerKey | None = None
 
 
 @dataclass
@@ -55,12 +55,18 @@ class Memory:
     def ident(self, virtual: Virtual) -> int:
         """Return the identity of a virtual service, the same in every life unless two names meet in it."""
         if virtual not in self.idents:
-            self.idents[virtual] = _free(virtual, self.idents.values())
+            before = next((one for one in self.idents if virtual.at is not None and one.at == virtual.at), None)
+            # To the kernel it is the same one, whichever service the listener leads to.
+            self.idents[virtual] = _free(virtual, self.idents.values()) if before is None else self.idents.pop(before)
         return self.idents[virtual]
+
+    def places(self) -> Mapping[int, ListenerKey]:
+        """Return the address of each virtual service, by identity, that the kernel does not know by its mark."""
+        return {ident: one.at for one, ident in self.idents.items() if one.at is not None}
 
 
 def _free(virtual: Virtual, taken: Collection[int]) -> int:
-    name = f"{virtual.service.name}\0{virtual.service.protocol}\0{virtual.affinity_s}"
+    name = f"{virtual.service.name}\0{virtual.service.protocol}\0{virtual.at or 0}"
     ident = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2]) % IDS
     while ident in taken:
         ident = (ident + 1) % IDS
@@ -84,11 +90,12 @@ class _Row(msgspec.Struct, array_like=True):
 
 
 _Service = tuple[str, Protocol]
+_Place = tuple[str, int, Protocol]
 
 
 class _File(msgspec.Struct):
     where: str
-    idents: list[tuple[_Service, int, int]] = []
+    idents: list[tuple[_Service, _Place | None, int]] = []
     tables: list[tuple[_Service, list[_Row]]] = []
     listeners: list[tuple[str, int, Protocol, _Service, list[_Service], int]] = []
     endpoints: list[tuple[int, Protocol, str, str, str, int, bool]] = []
@@ -114,7 +121,7 @@ def load(path: Path) -> Memory:
     except KeyError:  # a reason that this version does not know: nothing may go because of that
         return Memory(settings=found.settings)
     return Memory(
-        {Virtual(ServiceKey(*key), affinity): ident for key, affinity, ident in found.idents},
+        {Virtual(ServiceKey(*key), ListenerKey(*at) if at else None): ident for key, at, ident in found.idents},
         tables,
         {
             ListenerKey(address, port, protocol): Dispatch(
@@ -134,7 +141,7 @@ def save(path: Path, memory: Memory) -> None:
     """Write the file, in one step. Raises DataplaneError."""
     made = _File(
         where(),
-        [(_name(one.service), one.affinity_s, ident) for one, ident in memory.idents.items()],
+        [(_name(one.service), _place(one.at), ident) for one, ident in memory.idents.items()],
         [(_name(key), [_row(one) for one in table.candidates]) for key, table in memory.tables.items()],
         [
             (key.address, key.port, key.protocol, _name(to.service), [_name(one) for one in to.schedule], to.affinity_s)
@@ -156,6 +163,10 @@ def save(path: Path, memory: Memory) -> None:
 
 def _name(key: ServiceKey) -> _Service:
     return key.name, key.protocol
+
+
+def _place(at: ListenerKey | None) -> _Place | None:
+    return None if at is None else (at.address, at.port, at.protocol)
 
 
 def _row(one: Candidate) -> _Row:

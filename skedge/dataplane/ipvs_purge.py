@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
+from skedge.core.model import Protocol
+from skedge.core.state import ListenerKey
 from skedge.dataplane import ipvs_memory, ipvs_settings
-from skedge.dataplane.ipvs_table import PROC, KernelTable, parse
+from skedge.dataplane.ipvs_proc import PROC, parse
+from skedge.dataplane.ipvs_table import KernelTable
 
 _SERVICE, _SETTING, _MEMORY = "service ", "setting ", "memory"
 
@@ -19,6 +22,8 @@ def found(state: Path) -> list[str]:
     except OSError:  # no IPVS in this kernel, or nobody used it
         marks = []
     services = [f"{_SERVICE}{mark:#x}" for mark in marks]
+    if PROC.exists():
+        services += [f"{_SERVICE}{at.protocol}/{at.address}/{at.port}" for at in KernelTable().flagged()]
     settings = [f"{_SETTING}{name}" for name in sorted(ipvs_memory.load(path).settings)]
     return [*services, *settings, *([_MEMORY] if path.exists() else [])]
 
@@ -26,7 +31,10 @@ def found(state: Path) -> list[str]:
 def remove(key: str, state: Path) -> None:
     """Remove one of them; what a setting was is in the memory, which goes last. Raises DataplaneError."""
     path = state / ipvs_memory.FILE
-    if key.startswith(_SERVICE):
+    if key.startswith(_SERVICE) and "/" in key:
+        protocol, address, port = key.removeprefix(_SERVICE).split("/")
+        KernelTable().delete_flagged(ListenerKey(address, int(port), Protocol(protocol)))
+    elif key.startswith(_SERVICE):
         KernelTable().delete_service(int(key.removeprefix(_SERVICE), 16))
     elif key.startswith(_SETTING):
         name = key.removeprefix(_SETTING)

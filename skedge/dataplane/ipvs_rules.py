@@ -21,7 +21,7 @@ from typing import Any
 from skedge.core.model import Protocol
 from skedge.core.state import Endpoint, EndpointKey, ListenerKey, Target
 from skedge.dataplane import nft
-from skedge.dataplane.ipvs_table import MARK, MARK_MASK
+from skedge.dataplane.ipvs_proc import MARK, MARK_MASK
 from skedge.dataplane.linkfilter import FilterConfig
 from skedge.dataplane.nft import DPORT, FROM_LINK, L4PROTO, OPENS, TO_LINK, Expression, field, match
 from skedge.dataplane.overlay_guard import PUBLISHED

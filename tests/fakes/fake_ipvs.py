@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from skedge.core.errors import DataplaneError
-from skedge.core.state import Target
+from skedge.core.state import ListenerKey, Target
 from skedge.core.weights import pick
-from skedge.dataplane.ipvs_table import MARK, MARK_MASK, Found, RealServer, VirtualService
+from skedge.dataplane.ipvs_proc import MARK, MARK_MASK, Found, RealServer, VirtualService
 
 
 @dataclass
@@ -17,7 +17,7 @@ class FakeIpvs:
 
     ours: dict[int, dict[Target, RealServer]] = field(default_factory=dict)
     persistent: dict[int, int] = field(default_factory=dict)
-    foreign: set[tuple[str, str, int]] = field(default_factory=set)
+    others: set[ListenerKey] = field(default_factory=set)
     given: dict[tuple[int, Target], int] = field(default_factory=dict)
     writes: int = 0
     cut: int = 0
@@ -32,7 +32,10 @@ class FakeIpvs:
             for mark, servers in self.ours.items()
             if mark & MARK_MASK == MARK
         }
-        return Found(made, frozenset(self.foreign))
+        return Found(made, frozenset(self.others))
+
+    def foreign(self, key: ListenerKey) -> bool:
+        return key in self.others
 
     def put_service(self, mark: int, persistent_s: int) -> None:
         self._write()
@@ -71,8 +74,8 @@ class FakeIpvs:
 
     # ---- traffic ----
 
-    def connect(self, mark: int) -> Target | None:
-        """Open one connection; None is refused."""
+    def connect(self, mark: int, *, udp: bool = False) -> Target | None:
+        """Open one connection, or one flow of UDP, which never is active; None is refused."""
         servers = self._service(mark)
         rows = list(servers.items())
         chosen = pick(
@@ -81,7 +84,8 @@ class FakeIpvs:
         if chosen is None:
             return None
         target, server = rows[chosen]
-        servers[target] = replace(server, active=server.active + 1)
+        more = {"inactive": server.inactive + 1} if udp else {"active": server.active + 1}
+        servers[target] = replace(server, **more)
         self.given[mark, target] = self.given.get((mark, target), 0) + 1
         return target
 

@@ -16,7 +16,7 @@ from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
 from skedge.dataplane.ipvs import PACE_S
 from skedge.dataplane.ipvs_balance import Balance
 from skedge.dataplane.ipvs_memory import Memory, Virtual
-from skedge.dataplane.ipvs_table import mark_of
+from skedge.dataplane.ipvs_proc import mark_of
 from tests.fakes.fake_ipvs import FakeIpvs
 
 WEB = ServiceKey("web")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -15,12 +19,33 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.names import GATEWAY4
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import reconcile
-from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceTable, Target
+from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane import purge
 from tests.integration.links.kit import listen
 
 from .conftest import CLIENT, HOST, HOST6, Line
-from .kit import CONTROL_PORT, DNS, ENDPOINT, PATIENCE_S, PORT, WEB, WORKLOAD, Clients, dial, server
+from .kit import CONTROL_PORT, DNS, ENDPOINT, PATIENCE_S, PORT, WEB, WORKLOAD, Clients, Site, dial, server
+
+ECHO = ServiceKey("echo", Protocol.UDP)
+
+
+@contextmanager
+def echo(site: Site, address: str) -> Iterator[None]:
+    """Answer each datagram with the site's name."""
+    with site.ns(listen, address, WORKLOAD, socket.SOCK_DGRAM) as answering:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    _, peer = answering.recvfrom(100)
+                    answering.sendto(site.name.encode(), peer)
+
+        answering.settimeout(None)
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield
+        with suppress(OSError):
+            answering.shutdown(socket.SHUT_RDWR)
 
 
 def settled(line: Line) -> None:
@@ -80,7 +105,6 @@ def test_with_no_healthy_workload_a_connect_is_refused_at_once(line: Line, clien
         assert time.monotonic() - started < PATIENCE_S / 2
 
 
-@pytest.mark.xfail(strict=True, reason="UDP flows are not counted: IPVS takes them for inactive")
 def test_datagrams_go_to_one_workload_and_back(line: Line) -> None:
     line.b.publish("127.0.0.1", ENDPOINT + 1, Protocol.UDP)
     table = ServiceTable((Candidate(WorkloadId("b", "udp"), 10, 1, target4=Target(line.b.overlay4, ENDPOINT + 1)),))
@@ -99,6 +123,34 @@ def test_datagrams_go_to_one_workload_and_back(line: Line) -> None:
     assert line.a.open(DNS) == {"b": 2}
 
 
+def test_flows_of_udp_are_balanced_by_the_rule(line: Line) -> None:
+    """Local and far, one after another; each flow's answers come back to it."""
+    line.b.publish("127.0.0.1", ENDPOINT + 1, Protocol.UDP)
+    table = ServiceTable(
+        (
+            Candidate(WorkloadId("a", "udp"), 0, 1, target4=Target(HOST, WORKLOAD), local=True),
+            Candidate(WorkloadId("b", "udp"), 3, 1, target4=Target(line.b.overlay4, ENDPOINT + 1)),
+        )
+    )
+    line.a.serve(table, ECHO)
+    line.a.listen(HOST, 54, ECHO)
+    with ExitStack() as stack:
+        for site, address in ((line.a, HOST), (line.b, "127.0.0.1")):
+            stack.enter_context(echo(site, address))
+        split: Counter[str] = Counter()
+        for _ in range(9):
+            asking = stack.enter_context(line.lan(socket.socket, socket.AF_INET, socket.SOCK_DGRAM))
+            asking.settimeout(PATIENCE_S)
+            asking.connect((HOST, 54))
+            for _ in range(2):
+                asking.send(b"who")
+                answer = asking.recv(100).decode()
+            split[answer] += 1
+            settled(line)
+    assert (split["a"], split["b"]) == fill(table.candidates, 9) == (6, 3)
+    assert line.a.open(ECHO) == {"a": 6, "b": 3}
+
+
 def test_a_drained_workload_keeps_its_connections(line: Line, clients: Clients) -> None:
     clients.open(HOST, 3, after=lambda: settled(line))
     line.serve(out=Reason.DRAINED)
@@ -113,21 +165,35 @@ def test_a_drained_workload_keeps_its_connections(line: Line, clients: Clients) 
     assert clients.held[2][0].recv(10) == b"still here"
 
 
-@pytest.mark.xfail(strict=True, reason="affinity of one listener beside another of the same service is refused")
-def test_a_client_keeps_its_workload_where_asked(line: Line) -> None:
-    line.a.listen(HOST, PORT + 1, affinity_s=300)
-    clients = Clients(line.lan)
+@pytest.mark.parametrize("address", [HOST, HOST6])
+def test_a_client_keeps_its_workload_where_asked(line: Line, clients: Clients, address: str) -> None:
+    """The listener beside it of the same service does not, and the connections of both are counted together."""
+    keeping = ListenerKey(address, PORT + 1)
+    (near, far), cost = (("a", "b"), 10) if address == HOST else (("a6", "c"), 20)
+    line.a.listen(address, PORT + 1, affinity_s=300)
     try:
-        for _ in range(14):
-            clients.held.append(line.lan(dial, HOST, PORT + 1))
+        for _ in range(cost + 4):
+            clients.held.append(clients.ns(dial, address, PORT + 1))
             settled(line)
-        assert clients.split() == {"a": 14}
+        assert clients.split() == {near: cost + 4}
+        assert line.a.open()["a"] == cost + 4
+        clients.held.append(clients.ns(dial, address, PORT))
+        assert clients.split() == {near: cost + 4, far: 1}, "others see what it is loaded with"
         line.serve(out=Reason.DRAINED)
-        clients.held.append(line.lan(dial, HOST, PORT + 1))
-        assert clients.split() == {"a": 14, "b": 1}, "a drained workload keeps no client"
+        clients.held.append(clients.ns(dial, address, PORT + 1))
+        assert clients.split() == {near: cost + 4, far: 2}, "a drained workload keeps no client"
+        line.a.engine.close()
+        line.a.start()
+        assert line.a.ns(line.a.engine.listeners.read)[keeping] == Dispatch(WEB, affinity_s=300)
+        line.a.listen(address, PORT + 1)
+        made, name = clients.ns(dial, address, PORT + 1)
+        made.close()
+        assert name == far, "the listener without affinity takes what is new"
+        for one, _ in clients.held:
+            one.sendall(b"x")
     finally:
+        line.a.ns(line.a.engine.listeners.delete, keeping)
         clients.close()
-        line.a.ns(line.a.engine.listeners.delete, ListenerKey(HOST, PORT + 1))
 
 
 def test_the_kernel_goes_on_without_us_and_a_restart_adopts_it(line: Line, clients: Clients) -> None:

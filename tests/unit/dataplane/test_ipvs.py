@@ -17,8 +17,8 @@ from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, Listen
 from skedge.dataplane.ipvs import IpvsEngine
 from skedge.dataplane.ipvs_balance import DRAIN_S, SWEEP_S
 from skedge.dataplane.ipvs_memory import Virtual
+from skedge.dataplane.ipvs_proc import MARK, Found, RealServer, mark_of, marks_at, parse, parse_connections
 from skedge.dataplane.ipvs_rules import IpvsRules
-from skedge.dataplane.ipvs_table import MARK, Found, RealServer, mark_of, parse, parse_connections
 from skedge.dataplane.linkfilter import FilterConfig
 from tests.fakes.fake_ipvs import FakeIpvs
 from tests.fakes.fake_nft import FakeNft
@@ -35,6 +35,7 @@ def candidate(workload: WorkloadId, cost: int, capacity: int = 1, **values: obje
     return Candidate(workload, cost, capacity, **(targets | values))  # type: ignore[arg-type]
 
 
+KEEPING = ListenerKey("10.0.0.5", 81)
 LINE = ServiceTable((candidate(A, 0), candidate(B, 10), candidate(C, 20)))
 
 
@@ -58,8 +59,8 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path / "ipvs.json", FakeIpvs(), FakeNft())
 
 
-def mark(engine: IpvsEngine, key: ServiceKey = WEB, family: int = 4, affinity_s: int = 0) -> int:
-    return mark_of(engine.memory.ident(Virtual(key, affinity_s)), family)
+def mark(engine: IpvsEngine, key: ServiceKey = WEB, family: int = 4, at: ListenerKey | None = None) -> int:
+    return mark_of(engine.memory.ident(Virtual(key, at)), family)
 
 
 def connect(house: House, engine: IpvsEngine, n: int, family: int = 4) -> None:
@@ -86,7 +87,7 @@ def listeners(engine: IpvsEngine) -> Case:
         engine.services.put(key, LINE)
     one, two = Dispatch(WEB), Dispatch(WEB, (WEB, API, WEB))
     keys = [ListenerKey("10.0.0.5", 80), ListenerKey("fd01::5", 80), ListenerKey("10.0.0.5", 80, Protocol.UDP)]
-    case = Case(engine.listeners, dict.fromkeys(keys, (one, two)))
+    case = Case(engine.listeners, dict.fromkeys(keys, (one, two)) | {KEEPING: (Dispatch(WEB, affinity_s=9), one)})
     case.refused = {ListenerKey("127.0.0.1", 80): one, ListenerKey("::1", 80): one}
     return case
 
@@ -147,6 +148,19 @@ def test_both_families_and_every_listener_count_in_one_place(house: House) -> No
     connect(house, engine, 20, family=4)
     connect(house, engine, 80, family=6)
     assert tuple(open_of(engine).values()) == fill(LINE.candidates, 100)
+
+
+def test_flows_of_udp_which_never_are_active_follow_the_rule_too(house: House) -> None:
+    engine, dns = house.engine(), ServiceKey("dns", Protocol.UDP)
+    engine.services.put(dns, LINE)
+    for _ in range(100):
+        engine.look()
+        house.table.connect(mark(engine, dns), udp=True)
+    engine.look()
+    assert tuple(open_of(engine, dns).values()) == fill(LINE.candidates, 100)
+    house.table.forget(mark(engine, dns))
+    engine.look()
+    assert set(open_of(engine, dns).values()) == {0}
 
 
 def test_what_others_report_moves_the_next_connection(house: House) -> None:
@@ -271,17 +285,48 @@ def test_a_listener_with_affinity_has_a_virtual_service_of_its_own(house: House)
     engine = house.engine()
     engine.services.put(WEB, LINE)
     engine.listeners.put(ListenerKey("10.0.0.5", 80), Dispatch(WEB))
-    engine.listeners.put(ListenerKey("10.0.0.5", 81), Dispatch(WEB, affinity_s=300))
-    kept = mark(engine, affinity_s=300)
-    assert house.table.persistent == {mark(engine): 0, mark(engine, family=6): 0, kept: 300, kept + 1: 300}
+    engine.listeners.put(KEEPING, Dispatch(WEB, affinity_s=300))
+    kept = mark(engine, at=KEEPING)
+    assert house.table.persistent == {mark(engine): 0, mark(engine, family=6): 0, kept: 300}
+    assert [key for key, _ in _elements(house)] == [["10.0.0.5", "tcp", 80]], "it is known by its address, not a mark"
     connect(house, engine, 11)
     house.table.connect(kept)
     engine.look()
     assert open_of(engine) == {A: 11, B: 1, C: 0}, "both lead to the same workloads, and count together"
-    engine.listeners.delete(ListenerKey("10.0.0.5", 81))
+    engine.listeners.delete(KEEPING)
     house.now += SWEEP_S
     engine.look()
     assert set(house.table.weights(kept).values()) == {0}
+    house.table.close(kept, Target("100.64.0.2", 61000), forgotten=True)
+    house.now += SWEEP_S
+    engine.look()
+    assert kept not in house.table.ours
+
+
+def _elements(house: House) -> list[tuple[list[object], object]]:
+    return [(key["concat"], verdict) for key, verdict in house.nft.elements("listeners4")]
+
+
+def test_a_listener_that_keeps_clients_leads_elsewhere_and_what_is_open_still_counts(house: House) -> None:
+    engine = house.engine()
+    other = ServiceTable(
+        tuple(replace(one, target4=Target("100.64.0.9", 61000 + i)) for i, one in enumerate(LINE.candidates))
+    )
+    engine.services.put(WEB, LINE)
+    engine.services.put(API, other)
+    engine.listeners.put(KEEPING, Dispatch(WEB, affinity_s=300))
+    kept = mark(engine, at=KEEPING)
+    house.table.connect(kept)
+    engine.listeners.put(KEEPING, Dispatch(API, affinity_s=300))
+    assert mark(engine, API, at=KEEPING) == kept, "to the kernel it is the same one"
+    assert engine.listeners.read() == {KEEPING: Dispatch(API, affinity_s=300)}
+    house.table.connect(kept)
+    engine.look()
+    assert open_of(engine) == {A: 1, B: 0, C: 0}
+    assert open_of(engine, API) == {A: 1, B: 0, C: 0}
+    second = house.engine()
+    assert second.listeners.read() == engine.listeners.read()
+    assert mark(second, API, at=KEEPING) == kept
 
 
 def test_a_mark_that_a_packet_brings_along_is_taken_off_before_listeners_are_looked_at(house: House) -> None:
@@ -361,7 +406,7 @@ def test_a_memory_of_another_boot_counts_for_nothing(house: House) -> None:
 
 
 def test_others_services_are_not_ours_and_a_listener_does_not_cover_one(house: House) -> None:
-    house.table.foreign.add(("tcp", "10.0.0.5", 80))
+    house.table.others.add(ListenerKey("10.0.0.5", 80))
     house.table.ours[0x1234] = {Target("192.0.2.1", 80): RealServer(1)}
     house.table.persistent[0x1234] = 0
     engine = house.engine()
@@ -417,7 +462,12 @@ UDP  [fd01:0000:0000:0000:0000:0000:0000:0005]:0035 wlc
 
 def test_the_kernels_table_is_read() -> None:
     found = parse(LISTING)
-    assert found.foreign == {("tcp", "10.0.0.5", 80), ("udp", "fd01::5", 53)}
+    tcp, udp = ListenerKey("10.0.0.5", 80), ListenerKey("fd01::5", 53, Protocol.UDP)
+    assert found.foreign == {tcp, udp}
+    known = parse(LISTING, marks_at({7: udp, 8: tcp}))
+    assert known.foreign == frozenset()
+    assert known.ours[mark_of(8, 4)].servers == {Target("192.0.2.1", 80): RealServer(1, 7, 0)}
+    assert known.ours[mark_of(7, 6)].servers == {}
     assert set(found.ours) == {0x5CED0002, 0x5CED0003}
     assert found.ours[0x5CED0002].servers == {Target("100.64.0.2", 61000): RealServer(20, 3, 1)}
     assert found.ours[0x5CED0003].servers == {Target("fd00::2", 61000): RealServer(256, 1, 2)}
