@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from ipaddress import ip_address
+from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -12,6 +13,8 @@ from skedge.core.model import Transport
 from skedge.core.state import LinkDevice
 from skedge.dataplane.linkstate import KINDS, mac_text
 from skedge.dataplane.netlink import Netlink
+
+TUN = Path("/dev/net/tun")
 
 
 def create(netlink: Netlink, name: str, want: LinkDevice) -> None:
@@ -51,6 +54,11 @@ def _vxlan(want: LinkDevice) -> dict[str, object]:
 
 def _lacking(name: str, want: LinkDevice) -> str:
     if want.transport is Transport.WIREGUARD:
+        if not TUN.exists():
+            return (
+                f"this kernel has no WireGuard, and wireguard-go needs {TUN}, which is not there; "
+                "load or install the module tun, or give the link transport: vxlan"
+            )
         unit = f"skedge-wireguard@{name}.service"
         return (
             f"this kernel has no WireGuard, and wireguard-go does not run for the link (systemctl status {unit}); "

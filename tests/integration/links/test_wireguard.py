@@ -14,6 +14,7 @@ from skedge.core import names
 from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
+from skedge.dataplane import linkmake
 from skedge.dataplane.resolver import Resolver
 
 from .kit import CONTROL_PORT, Site, client, listen, make_key, run, veth
@@ -264,11 +265,15 @@ def test_the_private_key_is_in_no_error_and_only_in_its_file(pair: Pair) -> None
         (p.state / "wireguard.key").write_text(secret)
 
 
-def test_without_wireguard_the_way_out_is_named(pair: Pair) -> None:
+def test_without_wireguard_the_way_out_is_named(pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if KERNEL_HAS_IT:
         pytest.skip("this kernel has WireGuard")
     p = pair.p
     other = replace(pair.wanted(p), link=LinkId("p", "r", "main"), port=5099)
     with pytest.raises(DataplaneError, match=r"this kernel has no WireGuard, and wireguard-go does not run .*sk-r-0"):
         p.ns(p.links.put, "sk-r-0", other)
+    monkeypatch.setattr(linkmake, "TUN", tmp_path / "tun")
+    with pytest.raises(DataplaneError, match=r"wireguard-go needs .*/tun, which is not there; load or install"):
+        p.ns(p.links.put, "sk-r-0", other)
+    assert pair.ping(p)
     assert "sk-r-0" not in run("ip", "-n", p.ns.name, "link").stdout

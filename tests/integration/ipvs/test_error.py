@@ -1,0 +1,29 @@
+"""The bound of docs/benchmarks.md for the engine `ipvs` holds in a real kernel, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.sim.ipvs_error import ROWS
+
+from .error import FASTEST, ONE_BY_ONE, Bench
+
+CASES = [(name, workloads, n) for name, workloads, numbers in ROWS for n in numbers if n <= 100]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(stack)
+
+
+@pytest.mark.parametrize("rate", [ONE_BY_ONE, FASTEST], ids=["one by one", "as fast as they come"])
+@pytest.mark.parametrize(("workloads", "n"), [case[1:] for case in CASES], ids=[f"{n} of {of}" for of, _, n in CASES])
+def test_no_workload_is_off_by_more_than_came_between_two_looks(
+    bench: Bench, workloads: list[tuple[int, int]], n: int, rate: float
+) -> None:
+    found = bench.run(workloads, n, rate).error
+    assert found.worst <= (0 if rate == ONE_BY_ONE else found.crowd)
