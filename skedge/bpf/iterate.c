@@ -1,15 +1,14 @@
 /* Iterators over the stores of placements: the truth that counters are reconciled with. Reading the pinned iterator
  * yields one struct placement_record for each placement that is open. Compiled twice, as the kernel finds what to
- * iterate over by the function's name: for placements_v1, and with ITERATE_FLOWS for flows_v1. */
+ * iterate over by the function's name: for placements_v1, and with SECOND for flows_v1. */
 #include <uapi/linux/bpf.h>
 #include "consts.h"
 #include "reasons.h"
 #include "structs.h"
 #include "maps.h"
 #include "placement.h"
+#include "iterate.h"
 
-struct bpf_iter_meta;
-struct seq_file;
 struct sock;
 /* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
 struct bpf_iter__bpf_sk_storage_map {
@@ -17,9 +16,6 @@ struct bpf_iter__bpf_sk_storage_map {
     struct bpf_map *map;
     struct sock *sk;
     void *value;
-};
-struct iter_meta {
-    struct seq_file *seq;
 };
 /* bcc declares it with a 32-bit result. */
 static __u64 (*socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
@@ -43,7 +39,7 @@ static __always_inline void emit(struct seq_file *seq, struct sock *sk, struct p
     bpf_seq_write(seq, record, sizeof(*record));
 }
 
-#ifndef ITERATE_FLOWS
+#ifndef SECOND
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
     struct placement *placement = ctx->value;

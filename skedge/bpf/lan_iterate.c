@@ -1,5 +1,5 @@
 /* Iterator over the flows: ends those that were idle for too long, in the kernel, where no packet comes in between.
- * Compiled twice: with LAN_SWEEP it only does that; without, it writes one struct nat_record for each flow that lives. */
+ * Compiled twice: with SECOND it only does that; without, it writes one struct nat_record for each flow that lives. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -15,21 +15,17 @@
 #include "link_packet.h"
 #include "lan_maps.h"
 #include "lan_flow.h"
+#include "iterate.h"
 
 #define REMEMBERED_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
 #define UNFINISHED_NS 1000000000ull /* a flow whose making never came to its end */
 
-struct bpf_iter_meta;
-struct seq_file;
 /* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
 struct bpf_iter__bpf_map_elem {
     struct bpf_iter_meta *meta;
     struct bpf_map *map;
     void *key;
     void *value;
-};
-struct iter_meta {
-    struct seq_file *seq;
 };
 
 /* How long the flow may be idle as it is now. */
@@ -79,7 +75,7 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
         forget(&key, flow, key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));
         return 0;
     }
-#ifndef LAN_SWEEP
+#ifndef SECOND
     struct nat_record record = {};
 
     record.key = key;

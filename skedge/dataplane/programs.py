@@ -61,20 +61,22 @@ class Program:
         return f"attach_{self.pin}"
 
 
+SOCKETS = "connect_parts.c"
+
+
 def _connect(name: str, attach: Attach) -> Program:
-    return Program("connect.c", f"skedge_{name}", ProgType.CGROUP_SOCK_ADDR, f"{name}_v1", attach, cgroup=True)
+    return Program(SOCKETS, f"skedge_{name}", ProgType.CGROUP_SOCK_ADDR, f"{name}_v1", attach, cgroup=True)
 
 
-def _flow_iterator(pin: str, *defines: str) -> Program:
-    function = "bpf_iter__bpf_map_elem"
-    over = "nat_placements_v1"
-    return Program("lan_iterate.c", function, ProgType.TRACING, pin, Attach.ITERATOR, iterates=over, defines=defines)
+def _iterator(function: str, over: str, pin: str, *defines: str) -> Program:
+    made = "iterate_parts.c", f"bpf_iter__{function}", ProgType.TRACING, pin, Attach.ITERATOR
+    return Program(*made, iterates=over, defines=defines)
 
 
 # In the order of attaching: what takes a placement away comes before what makes one.
 CONNECT_PROGRAMS: tuple[Program, ...] = (
-    Program("connect.c", "skedge_release", ProgType.CGROUP_SOCK, "sock_release_v1", Attach.SOCK_RELEASE, cgroup=True),
-    Program("connect.c", "skedge_sockops", ProgType.SOCK_OPS, "sock_ops_v1", Attach.SOCK_OPS, cgroup=True),
+    Program(SOCKETS, "skedge_release", ProgType.CGROUP_SOCK, "sock_release_v1", Attach.SOCK_RELEASE, cgroup=True),
+    Program(SOCKETS, "skedge_sockops", ProgType.SOCK_OPS, "sock_ops_v1", Attach.SOCK_OPS, cgroup=True),
     _connect("getpeername4", Attach.GETPEERNAME4),
     _connect("getpeername6", Attach.GETPEERNAME6),
     _connect("recvmsg4", Attach.RECVMSG4),
@@ -83,26 +85,11 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
     _connect("connect6", Attach.CONNECT6),
     _connect("sendmsg4", Attach.SENDMSG4),
     _connect("sendmsg6", Attach.SENDMSG6),
-    Program("apply.c", "skedge_apply", ProgType.SCHED_CLS, "apply_v1"),
-    Program(
-        "iterate.c",
-        "bpf_iter__bpf_sk_storage_map",
-        ProgType.TRACING,
-        "iterate_placements_v1",
-        Attach.ITERATOR,
-        iterates="placements_v1",
-    ),
-    Program(
-        "iterate.c",
-        "bpf_iter__bpf_sk_storage_map",
-        ProgType.TRACING,
-        "iterate_flows_v1",
-        Attach.ITERATOR,
-        iterates="flows_v1",
-        defines=("ITERATE_FLOWS",),
-    ),
-    _flow_iterator("iterate_nat_v1"),
-    _flow_iterator("sweep_nat_v1", "LAN_SWEEP"),
+    Program(SOCKETS, "skedge_apply", ProgType.SCHED_CLS, "apply_v1"),
+    _iterator("bpf_sk_storage_map", "placements_v1", "iterate_placements_v1"),
+    _iterator("bpf_sk_storage_map", "flows_v1", "iterate_flows_v1", "SECOND"),
+    _iterator("bpf_map_elem", "nat_placements_v1", "iterate_nat_v1"),
+    _iterator("bpf_map_elem", "nat_placements_v1", "sweep_nat_v1", "SECOND"),
 )
 
 LINK_PROGRAMS: tuple[Program, ...] = (
@@ -128,7 +115,7 @@ LAN_PROGRAMS: tuple[Program, ...] = (
     _part("odd", 4),
     _part("overlay", 1),
     Program(LAN_PARTS, "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
-    Program("lan_ingress.c", "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_l3_v1", defines=("LAN_L3",)),
+    Program(LAN_PARTS, "lan_ingress_l3", ProgType.SCHED_CLS, "lan_ingress_l3_v1"),
     Program(LAN_PARTS, "lan_loop", ProgType.SCHED_CLS, "lan_loop_v1"),
 )
 
