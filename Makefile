@@ -78,7 +78,7 @@ integration: setup ## tests in network namespaces and container labs (root)
 	@$(PYTEST) -q tests/integration
 molecule: setup ## the Molecule scenarios in container labs (root)
 	@$(PY) -m tests.lab.everything 'molecule check_mode' 'molecule default' 'molecule lan'
-molecule-vm: setup ## the Molecule scenario in three VMs (root; 10 minutes and more where KVM does not work)
+molecule-vm: setup ## the Molecule scenario in three VMs (root; half an hour where KVM does not work)
 	@$(PY) -m tests.lab.everything 'molecule vm'
 vm-test: setup ## eBPF programs and link drivers on Debian's 6.1 kernel under qemu (root)
 	@$(PY) -m tests.lab.vm --timeout 1500 -- .venv/bin/python -m tests.lab.vm_tests

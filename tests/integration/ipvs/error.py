@@ -91,9 +91,7 @@ class Bench:
             try:
                 self.host(engine.rules.configure, CONFIG)
                 self.runs += 1
-                key = ServiceKey(
-                    f"run{self.runs}"
-                )  # a new one: servers keep their counts
+                key = ServiceKey(f"run{self.runs}")  # a new one: servers keep their counts
                 self.host(engine.services.put, key, ServiceTable(rows))
                 self.host(engine.listeners.put, ListenerKey(HOST, PORT), Dispatch(key))
                 yield engine

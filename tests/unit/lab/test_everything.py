@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.lab import everything
+from tests.lab import everything, vm
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="t" name="slow"/>
@@ -37,3 +38,18 @@ def test_a_stage_whose_tests_did_not_run_has_failed(tmp_path: Path, monkeypatch:
     outcome = everything.Outcome()
     outcome.add(everything.Stage("unit", [], junit=True), 0, 1.0)
     assert outcome.failed == ["unit (no test ran)"]
+
+
+def test_vms_are_in_the_run_where_kvm_works_and_else_counted_as_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(everything, "RESULTS", tmp_path / "run")
+    monkeypatch.setattr(everything, "run_stage", lambda stage: ran.append(stage.name) or int(stage.junit))
+    for accelerator, arguments, runs in (("kvm", [], True), ("tcg", [], False), ("tcg", ["molecule vm"], True)):
+        ran.clear()
+        monkeypatch.setattr(vm, "accelerator", lambda found=accelerator: found)
+        monkeypatch.setattr(sys, "argv", ["everything", *arguments])
+        everything.main()
+        assert ("molecule vm" in ran) == runs
+        assert (f"SKIPPED [1] {everything.EMULATED}" in capsys.readouterr().out) != runs
