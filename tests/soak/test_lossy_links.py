@@ -85,7 +85,7 @@ def links(site: Site) -> dict[str, Any]:
 
 def test_no_false_alarm_in_ten_minutes_and_a_cut_is_seen(line: LossyLine) -> None:
     a, b = line.sites["a"], line.sites["b"]
-    clients = Clients(a)
+    clients = Clients(a, patience_s=PATIENCE_S)  # connects by satellite, one after another, some of them twice
     opened = clients.open(HELD)
     assert sum(opened.values()) == HELD
     assert opened["c"] > 0

@@ -276,8 +276,8 @@ class Machine:
 class Clients:
     """A client process at a site, or at a machine of its LAN, that holds connections to a listener."""
 
-    def __init__(self, site: Site | Machine, listener: str = LISTENER) -> None:
-        self.site = site
+    def __init__(self, site: Site | Machine, listener: str = LISTENER, patience_s: float = 60.0) -> None:
+        self.site, self._patience_s = site, patience_s
         self._socket = site.directory / f"hold{time.monotonic_ns()}.sock"
         host, port = listener.split(":")
         self._process = site.spawn("/usr/bin/python3", WORKLOADS / "hold.py", "serve", self._socket, host, port)
@@ -285,7 +285,15 @@ class Clients:
 
     def do(self, *words: object) -> dict[str, Any]:
         """One command of tests/workloads/hold.py."""
-        done = run("/usr/bin/python3", WORKLOADS / "hold.py", "ask", self._socket, *words, check=False)
+        done = run(
+            "/usr/bin/python3",
+            WORKLOADS / "hold.py",
+            "ask",
+            self._socket,
+            *words,
+            check=False,
+            timeout=self._patience_s,
+        )
         return json.loads(done.stdout)
 
     def open(self, count: int, parallel: int = 1) -> dict[str, int]:
