@@ -23,12 +23,12 @@ INLINE __u32 mark_of(__u32 port)
 }
 
 /* Let the checks see all packets to an endpoint from now on. */
-INLINE void mark_for_lookup(__u32 port)
+INLINE void mark_for_lookup(__u32 port, __u32 how)
 {
 	__u32 *mark = endpoint_marks_v1.lookup(&port);
 
 	if (mark)
-		*mark = MARK_PUBLISHED | MARK_LOOKUP;
+		*mark = MARK_PUBLISHED | MARK_LOOKUP | (*mark & MARK_REWRITTEN) | how;
 }
 
 /* Whether the listener may answer this SYN, or one that comes at the same time, with a cookie: its queue of half open
@@ -38,7 +38,7 @@ INLINE int may_send_cookie(const struct link_config *config, struct bpf_sock *li
 	void *sk = bpf_skc_to_tcp_sock(listener);
 	__u32 limit;
 
-	if (!sk || config->cookies_always)
+	if (!sk || config->flags & LINK_COOKIES_ALWAYS)
 		return 1;
 	limit = *(__u32 *)(sk + OFF_MAX_ACK_BACKLOG);
 	return limit < 64 || *(__u32 *)(sk + OFF_HALF_OPEN) >= limit / 4;
@@ -59,7 +59,7 @@ INLINE int assign_tcp(struct __sk_buff *skb, const struct link_config *config, c
 		return -1;
 	error = sk->state == STATE_LISTEN ? bpf_sk_assign(skb, sk, 0) : -1;
 	if (!error && may_send_cookie(config, sk))
-		mark_for_lookup(p->to_port);
+		mark_for_lookup(p->to_port, 0);
 	bpf_sk_release(sk);
 	return error;
 }
@@ -152,6 +152,13 @@ INLINE int stray_tcp(const struct link_config *config, const struct packet *p, i
 	return !state && in_endpoint_range(config, p->from_port) ? REFUSED | NO_SOCKET : NO_SOCKET;
 }
 
+/* Whether packets of connections are to be looked for under the workload's own address. While another engine's
+ * connections go on, only where this one is known to rewrite: to those the kernel's connection tracking leads. */
+INLINE int is_rewritten(const struct link_config *config, __u32 mark)
+{
+	return mark & (config->flags & LINK_LEFT ? MARK_REWRITTEN : MARK_LOOKUP);
+}
+
 /* Give a packet to the workload by rewriting, if a socket is there under its own address: a listening one, or one that
  * is not. Returns -1 when there is none. */
 INLINE int rewrite_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
@@ -181,7 +188,9 @@ INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, 
 		return stray_tcp(config, p, state, fresh);
 	if (e->flags & ENDPOINT_ELSEWHERE)
 		return TO_NAT;
-	if (mark_of(p->to_port) & MARK_LOOKUP) {
+	if (config->flags & LINK_YIELDS && fresh)
+		return 0;
+	if (is_rewritten(config, mark_of(p->to_port))) {
 		through = rewrite_tcp(skb, config, p, e, 0);
 		if (through >= 0)
 			return through;
@@ -195,7 +204,7 @@ INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, 
 	if (!error)
 		return 0;
 	if (error == -ESOCKTNOSUPPORT) {
-		mark_for_lookup(p->to_port);
+		mark_for_lookup(p->to_port, MARK_REWRITTEN);
 		through = rewrite_tcp(skb, config, p, e, 1);
 		if (through >= 0)
 			return through;

@@ -38,7 +38,7 @@ INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config,
 		state = tcp_state(skb, &back, &back.to, back.to_port);
 		if (state && state != STATE_LISTEN)
 			return 0;
-	} else if (udp_client(skb, config, &back)) {
+	} else if (udp_client(skb, config, &back) > 0) {
 		return 0;
 	}
 	e = find_endpoint(quoted->from_port, quoted->protocol);

@@ -139,6 +139,15 @@ INLINE int check(struct __sk_buff *skb)
 	return check_overlay(skb, config, &p);
 }
 
+/* Whether another engine's check decides on what this one refuses. */
+INLINE int yields(void)
+{
+	__u32 zero = 0;
+	struct link_config *config = link_config_v2.lookup(&zero);
+
+	return config && config->flags & LINK_YIELDS;
+}
+
 int link_ingress(struct __sk_buff *skb)
 {
 	int reason = check(skb);
@@ -160,6 +169,8 @@ int link_ingress(struct __sk_buff *skb)
 			nat_programs_v1.call(skb, NAT_TOO_BIG);
 		reason = NO_SOCKET; /* NAT is not loaded */
 	}
+	if (yields())
+		return TC_ACT_OK;
 	if (reason != SILENT)
 		count_reason(reason & REASON_MASK);
 	return reason & REFUSED ? TC_ACT_OK : TC_ACT_SHOT;

@@ -23,8 +23,12 @@ struct link_config {
 	__u16 load_port;
 	__u16 endpoint_low;
 	__u16 endpoint_high;
-	__u32 cookies_always; /* net.ipv4.tcp_syncookies is 2 */
+	__u32 flags;	/* LINK_COOKIES_ALWAYS, LINK_YIELDS, LINK_LEFT */
 };
+
+#define LINK_COOKIES_ALWAYS 1 /* net.ipv4.tcp_syncookies is 2 */
+#define LINK_YIELDS 2	      /* the other engine delivers and checks: what is not of a connection made before passes */
+#define LINK_LEFT 4	      /* the other engine's open connections go on: their packets find no socket here */
 
 #define LINK_L3 1 /* packets have no Ethernet header (WireGuard, TUN) */
 
@@ -67,6 +71,7 @@ struct endpoint {
 #define MARK_PUBLISHED 1u /* controller: a published endpoint */
 #define MARK_LOOKUP 2u	  /* program: its packets may need more than the kernel's own lookup, see link_fast.h */
 #define MARK_NAT 4u	  /* controller: its workload is not on this host, its packets are of flows */
+#define MARK_REWRITTEN 8u /* program: its workload is reached by rewriting */
 
 /* A workload's own address and port, as its socket sends; address all 0: bound to every address. */
 struct source_key {

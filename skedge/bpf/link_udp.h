@@ -20,7 +20,7 @@ INLINE int assign_udp(struct __sk_buff *skb, const struct packet *p, const struc
 	return error;
 }
 
-/* Whether a UDP packet reaches a socket that may have it: one connected to the sender, or one that has sent to an
+/* Whether a UDP packet reaches a socket that may have it (-1: there is no socket at all): one connected to the sender, or one that has sent to an
  * endpoint before and gets this from the endpoint range. A mere bound socket is some other service of the host. */
 INLINE int udp_client(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
@@ -30,7 +30,7 @@ INLINE int udp_client(struct __sk_buff *skb, const struct link_config *config, c
 	int known;
 
 	if (!sk)
-		return 0;
+		return -1;
 	known = sk->dst_port != 0;
 	if (!known && in_endpoint_range(config, p->from_port))
 		known = link_udp_clients_v1.sk_storage_get(sk, 0, 0) != 0;
@@ -43,11 +43,13 @@ INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, 
 {
 	struct endpoint *e = find_endpoint(p->to_port, IPPROTO_UDP);
 	struct address to;
-	int error;
+	int error, known;
 
 	if (e) {
 		if (e->flags & ENDPOINT_ELSEWHERE)
 			return TO_NAT;
+		if (config->flags & LINK_YIELDS)
+			return 0;
 		error = assign_udp(skb, p, e);
 		if (!error)
 			return 0;
@@ -56,7 +58,10 @@ INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, 
 		rewritten_address(config, e, p->v6, &to);
 		return rewritten(skb, p, &to, e->port);
 	}
-	if (p->to_port == config->load_port || udp_client(skb, config, p))
+	if (p->to_port == config->load_port)
+		return 0;
+	known = udp_client(skb, config, p);
+	if (known > 0 || (known < 0 && config->flags & LINK_LEFT && in_endpoint_range(config, p->from_port)))
 		return 0;
 	return in_endpoint_range(config, p->from_port) ? NO_SOCKET : NOT_PUBLISHED;
 }

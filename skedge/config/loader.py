@@ -192,6 +192,7 @@ def build(spec: SiteSpec) -> SiteConfig:
         overload=spec.overload,
         metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
         engine=spec.engine,
+        engine_drain_s=spec.engine_drain_s,
         lan=Lan(tuple(spec.lan_devices), spec.nat_ports, _flow_times(spec.flow_times)),
         prefixes=tuple(spec.prefixes),
         log_placements=spec.log_placements,

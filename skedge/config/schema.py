@@ -77,6 +77,7 @@ Times = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
 IdleSeconds = Annotated[int, Meta(ge=1, le=604_800)]
 HoldSeconds = Annotated[float, Meta(ge=1, le=86_400)]
+DrainSeconds = Annotated[float, Meta(ge=0, le=86_400)]
 FileVersion = Annotated[int, Meta(ge=1, le=1)]
 
 
@@ -181,6 +182,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     site: SiteName
     version: FileVersion = 1
     engine: EngineKind = EngineKind.AUTO
+    engine_drain_s: DrainSeconds = 300.0
     overlay_cidr: str = "100.64.0.0/10"
     overlay_address: str = ""
     overlay_address6: str = ""

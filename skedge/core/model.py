@@ -258,6 +258,7 @@ class SiteConfig:
     prefixes: tuple[str, ...] = ()
     log_placements: bool = False
     engine: EngineKind = EngineKind.AUTO
+    engine_drain_s: float = 300.0
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in lsdb.py) -------------------------------

@@ -12,6 +12,7 @@ from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import Drivers, reconcile
 from skedge.core.state import Target
+from skedge.daemon.handover import Handover
 from skedge.daemon.ipvs import IpvsSide
 from skedge.daemon.kernel import Fixture, Kernel
 from skedge.daemon.lan import LanSide
@@ -22,6 +23,7 @@ from skedge.dataplane.forward_guard import ForwardGuard
 from skedge.dataplane.forwarding import MEMORY, Forwarding
 from skedge.dataplane.ipvs import IpvsEngine
 from skedge.dataplane.ipvs_memory import FILE as IPVS_MEMORY
+from skedge.dataplane.leftover import EbpfLeftover, IpvsLeftover
 from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
 from skedge.dataplane.links import LinkDriver
 from skedge.dataplane.netlink import Netlink
@@ -46,14 +48,16 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
         DataplaneError: the loader has not run, or the kernel lacks what the engine needs.
     """
     if config.engine is EngineKind.IPVS:
-        return _with_ipvs(config, state_dir, identity, why)
+        return _with_ipvs(config, pin_dir, state_dir, identity, why)
     netlink = Netlink()
     check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
     engine = EbpfEngine(str(pin_dir))
+    overlays = config.overlay_cidr, overlay_prefix6(config.network)
+    handover = Handover(IpvsLeftover(state_dir, overlays, check) if IpvsLeftover.found(state_dir) else None)
     drivers = Drivers(
         links=LinkDriver(netlink, check, guard, wireguard),
-        addresses=AddressDriver(netlink, [config.overlay_cidr, overlay_prefix6(config.network)]),
+        addresses=AddressDriver(netlink, overlays),
         routes=RouteDriver(netlink, PrefixTable(str(pin_dir))),
         endpoints=engine.endpoints,
         services=engine.services,
@@ -64,14 +68,14 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
         _Check(check),
         _Guard(guard),
         _Forwarding(netlink, state_dir / MEMORY),
-        _Tracking(),
+        _Tracking(handover),
         _Sources(engine),
         LanSide(pin_dir, netlink),
     ]
-    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why)
+    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why, handover)
 
 
-def _with_ipvs(config: SiteConfig, state_dir: Path, identity: Path, why: str) -> Kernel:
+def _with_ipvs(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path, why: str) -> Kernel:
     netlink = Netlink()
     check, guard = OverlayGuard(), TunnelGuard()
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
@@ -84,13 +88,14 @@ def _with_ipvs(config: SiteConfig, state_dir: Path, identity: Path, why: str) ->
         services=engine.services,
         listeners=engine.listeners,
     )
+    side = IpvsSide(engine, check, EbpfLeftover(pin_dir, netlink) if EbpfLeftover.found(pin_dir) else None)
     fixtures: list[Fixture] = [
         _Rules(netlink),
-        IpvsSide(engine, check),
+        side,
         _Guard(guard),
         _Forwarding(netlink, state_dir / MEMORY),
     ]
-    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why)
+    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why, side.handover)
 
 
 class _Host:
@@ -193,13 +198,16 @@ class _Tracking:
 
     name = "untracked packets"
 
-    def __init__(self) -> None:
-        self._untracked = Untracked()
+    def __init__(self, handover: Handover) -> None:
+        self._untracked, self._handover = Untracked(), handover
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:
         if config.lan.devices and config.listeners and not desired.listeners:
             return False  # nothing is decided yet: as it was found
-        return self._untracked.ensure(desired.listeners if config.lan.devices else ())
+        if self._handover.waiting:
+            return False  # the other engine needs all to be tracked
+        listeners = desired.listeners if config.lan.devices else ()
+        return self._untracked.ensure(listeners, opening=self._handover.draining)
 
     def drops(self) -> Mapping[Reason, int]:
         return {}

@@ -8,9 +8,12 @@ from skedge.core.desired import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
 from skedge.core.reasons import Reason
+from skedge.daemon.handover import Handover
 from skedge.dataplane.ipvs import IpvsEngine
+from skedge.dataplane.leftover import Leftover
 from skedge.dataplane.linkfilter import FilterConfig
 from skedge.dataplane.overlay_guard import OverlayGuard
+from skedge.dataplane.untracked import Untracked
 
 
 class IpvsSide:
@@ -18,16 +21,24 @@ class IpvsSide:
 
     name = "ipvs"
 
-    def __init__(self, engine: IpvsEngine, guard: OverlayGuard) -> None:
+    def __init__(self, engine: IpvsEngine, guard: OverlayGuard, leftover: Leftover | None = None) -> None:
         self._engine = engine
         self._guard = guard
+        self.handover = Handover(leftover, self._begin)
 
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        """Make it so; return whether anything changed. Raises DataplaneError."""
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
+        """Make it so; return whether anything changed. Raises DataplaneError.
+
+        While another engine serves, no packet is marked or translated yet: the kernel would take sockets away from
+        connections that its programs deliver (see `Untracked`).
+        """
         wanted = FilterConfig.of_site(config)
-        changed = self._guard.configure(wanted)
+        changed = self._guard.configure(wanted, desired.links)
         changed |= self._engine.settle()
-        return self._engine.rules.configure(wanted) or changed
+        return changed if self.handover.waiting else self._engine.rules.configure(wanted) or changed
+
+    def _begin(self, config: SiteConfig) -> None:
+        self._engine.rules.configure(FilterConfig.of_site(config), Untracked.removal())
 
     def drops(self) -> Mapping[Reason, int]:
         """Return what default deny refused, by reason."""

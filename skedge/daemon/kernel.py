@@ -27,6 +27,7 @@ from skedge.core.state import (
     Target,
     TunnelFacts,
 )
+from skedge.daemon.handover import Handover
 from skedge.daemon.state import Slot, usable_targets
 
 NO_TUNNELS_S = 60.0
@@ -70,7 +71,7 @@ class Host(Protocol):
 class Applied:
     """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused.
 
-    ``waiting`` are the same of what waits for another host.
+    ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
     """
 
     changed: tuple[str, ...] = ()
@@ -78,6 +79,7 @@ class Applied:
     routes: Mapping[str, KernelRoute] = field(default_factory=dict)
     deleting: bool = False
     waiting: Mapping[str, str] = field(default_factory=dict)
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,25 @@ class Kernel:
         host: Host,
         tunnels: Tunnels | None = None,
         why: str = "",
+        handover: Handover | None = None,
     ) -> None:
-        """Take the parts; ``why`` says why it is this engine."""
+        """Take the parts; ``why`` says why it is this engine, ``handover`` leads to it from another."""
         self._services = _Services(drivers.services)
         self._drivers = replace(drivers, services=self._services)
         self.engine = engine
-        self.why = why
+        self._why = why
+        self._handover = handover or Handover(None)
         self._fixtures = fixtures
         self._tunnels = tunnels
         self.host = host
         self._usable: frozenset[Target] = frozenset()
         self._read: tuple[object, Readings] | None = None
         self._found: Mapping[Slot, int] | None = None
+
+    @property
+    def why(self) -> str:
+        """Return why it is this engine, and what of another one is left."""
+        return self._why + self._handover.note
 
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
@@ -181,7 +190,14 @@ class Kernel:
             self._abort_withdrawn(desired)
         except DataplaneError as error:
             failed["connects to withdrawn workloads"] = str(error)
-        return Applied(tuple(changed), failed, self._routes(), allow_delete, waiting)
+        names = {fixture.name for fixture in self._fixtures}
+        checked = not any(key in names or key.split()[0] == "link" for key in failed)
+        try:
+            if self._handover.step(config, desired, ready=allow_delete and checked):
+                changed.append("engine")
+        except DataplaneError as error:
+            failed["engine"] = str(error)
+        return Applied(tuple(changed), failed, self._routes(), allow_delete, waiting, self._handover.draining)
 
     def _abort_withdrawn(self, desired: Desired) -> None:
         """End connects that still wait for a workload that is gone; only now would a retry be placed elsewhere."""

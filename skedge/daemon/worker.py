@@ -18,6 +18,7 @@ T = TypeVar("T")
 log = logging.getLogger("skedge.kernel")
 
 RETRY_S = 1.0
+DRAIN_S = 5.0  # what is left of another engine goes soon after its last connection
 FULL_S = 60.0  # a full read-and-compare at least so often: state that can drift is re-read
 
 
@@ -62,7 +63,7 @@ class Worker:
             self.busy_since = started = time.monotonic()
             applied = await self.call(self.kernel.apply, config, desired, allow_delete=allow_delete)
             self.busy_since = None
-            timeout = RETRY_S if applied.failed else FULL_S
+            timeout = RETRY_S if applied.failed else DRAIN_S if applied.draining else FULL_S
             for key, text in applied.failed.items():
                 log.warning("op=reconcile key=%r failed=%r", key, text)
             if applied.changed:

@@ -1,7 +1,7 @@
 """Which engine balances on this host, and why: what is configured, what serves already, what the host can.
 
-The loader decides with root's rights and writes its verdict down; the controller reads it. An engine is never changed
-while the other one serves: neither could count, or go on with, the other's connections.
+The loader decides with root's rights and writes its verdict down; the controller reads it. An engine that is asked for
+by name takes over from one that serves (daemon/handover.py); ``auto`` stays with what serves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from skedge.dataplane import ipvs_proc
 
 VERDICT = Path("/run/skedge/engine.json")
 _FIRST_PIN = "config_v1"
-_WAY_OUT = "to change it, drain the site, run `skedge purge` (remove.yml does) and deploy again"
+_WAY_OUT = "to change it, give engine: ebpf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,8 @@ def decide(
         ipvs: tells whether the kernel has IPVS.
 
     Raises:
-        HostError: this host can run neither, or the other engine serves.
+        HostError: this host can run neither, or not the one that is configured.
     """
-    if wanted is not EngineKind.AUTO and serves not in (None, wanted):
-        raise HostError(f"engine {wanted}: the engine {serves} serves on this host; {_WAY_OUT}")
     if wanted is EngineKind.EBPF:
         load()
         return Verdict(wanted, "configured")

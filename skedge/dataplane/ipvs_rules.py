@@ -5,7 +5,7 @@
 * An endpoint is one rule: its port is translated to the workload's address and port. IPVS would have to choose among
   one server, and refuses 127.0.0.1 for what comes from outside; this does neither. (Rules, not a map: nft 1.0.6 makes
   no map to address and port. A rule is looked at once a connection.)
-* What leaves over a link from another address than the site's own gets that.
+* What leaves over a link from an address that is not of the overlay gets the site's own.
 
 All is in our table; elements and chains are recognised by their names alone.
 """
@@ -33,6 +33,7 @@ DELIVERY, ENDPOINTS, SOURCES = "endpoints-in", "endpoints", "sources"
 CHAINS = (*MARKING, DELIVERY, SOURCES)
 TO = "to-"  # chains that mark, by a digest of the marks
 _MARK_PRIORITY = -150  # behind conntrack, before IPVS
+SOURCES_PRIORITY = 100
 _SOURCE_PORTS = (1024, 60999)
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
@@ -81,8 +82,8 @@ class IpvsRules:
             self._read_at = self._clock()
         return self._known
 
-    def configure(self, config: FilterConfig) -> bool:
-        """Write the chains that lead to the maps; return whether that changed anything."""
+    def configure(self, config: FilterConfig, also: Sequence[Mapping[str, Any]] = ()) -> bool:
+        """Write the chains that lead to the maps, with other commands in one step; return whether that was needed."""
         rules = _base_rules(config)
         wanted = nft.digest(rules)
         if self.read().base == f"{wanted}*{len(rules)}":
@@ -92,9 +93,10 @@ class IpvsRules:
             *(nft.base_chain(chain, "filter", hook, _MARK_PRIORITY) for chain, hook in MARKING.items()),
             nft.add("chain", ENDPOINTS),
             nft.base_chain(DELIVERY, "nat", "prerouting", -100),
-            nft.base_chain(SOURCES, "nat", "postrouting", 100),
+            nft.base_chain(SOURCES, "nat", "postrouting", SOURCES_PRIORITY),
             *(nft.flush(chain) for chain in CHAINS),
             *(nft.rule(chain, expressions, wanted) for chain, expressions in rules),
+            *also,
         )
         return True
 
@@ -180,7 +182,8 @@ def _base_rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
         here = [FROM_LINK, match(field(ip, "daddr"), own)]
         for opens in ([OPENS], [match(L4PROTO, "udp")]):
             made.append((DELIVERY, [*here, *opens, {"jump": {"target": ENDPOINTS}}]))
-        away = [TO_LINK, match(field(ip, "daddr"), nft.prefix(overlay)), match(field(ip, "saddr"), own, "!=")]
+        net = nft.prefix(overlay)  # what is from another site is transit, and stays as it is
+        away = [TO_LINK, match(field(ip, "daddr"), net), match(field(ip, "saddr"), net, "!=")]
         source = {"snat": {"family": ip, "addr": own, "port": {"range": list(_SOURCE_PORTS)}}}
         size = {"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": {"rt": {"key": "mtu"}}}}
         made.append((SOURCES, [*away, OPENS, size]))

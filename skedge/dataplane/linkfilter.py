@@ -30,6 +30,8 @@ _CONFIG = struct.Struct("=16s16s16s16s16s4HI")
 _REASONS = 64
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 L3 = 1
+_COOKIES_ALWAYS, YIELDS, LEFT = 1, 2, 4
+_FLAGS = struct.Struct("=I")
 
 
 def address_bytes(address: str) -> bytes:
@@ -73,8 +75,8 @@ class FilterConfig:
             Protocol.UDP in {*(one.protocol for one in config.listeners), *(one.protocol for one in config.connectors)},
         )
 
-    def pack(self, *, cookies_always: bool = False) -> bytes:
-        """Return the value of the configuration map; ``cookies_always``: the host answers every SYN with a cookie."""
+    def pack(self, flags: int = 0) -> bytes:
+        """Return the value of the configuration map; ``flags`` are LINK_* of bpf/link_maps.h."""
         network4, network6 = ip_network(self.network4), ip_network(self.network6)
         if not isinstance(network6, IPv6Network) or network6.prefixlen != 48:
             raise ValueError(f"{self.network6} is not an IPv6 /48")
@@ -87,15 +89,16 @@ class FilterConfig:
             self.control_port,
             self.load_port,
             *self.endpoint_ports,
-            cookies_always,
+            flags,
         )
 
 
-def _cookies_always() -> bool:
+def _cookies() -> int:
+    """Return the flag that says whether the host answers every SYN with a cookie."""
     try:
-        return _SYNCOOKIES.read_text(encoding="ascii").strip() == "2"
+        return _COOKIES_ALWAYS if _SYNCOOKIES.read_text(encoding="ascii").strip() == "2" else 0
     except OSError:
-        return True
+        return _COOKIES_ALWAYS
 
 
 def _needs_egress(udp: bool) -> bool:
@@ -124,6 +127,7 @@ class LinkFilter:
         self._hooks = Hooks(netlink, pin_dir, PINS)
         self._table = LinkTable(self._pins / TABLE_MAP)
         self._directions = frozenset(PINS)
+        self.beside = 0  # LEFT while connections of the other engine go on
 
     def _map(self, name: str) -> bpfsys.Fd:
         return bpfsys.Fd(bpfsys.obj_get(str(self._pins / name)))
@@ -132,13 +136,21 @@ class LinkFilter:
         """Tell the programs about this site. Raises DataplaneError."""
         self._decide(config)
         with self._map(CONFIG_MAP) as fd:
-            bpfsys.map_update(fd, bytes(4), config.pack(cookies_always=_cookies_always()))
+            bpfsys.map_update(fd, bytes(4), config.pack(_cookies() | self.beside))
 
     def configured(self, config: FilterConfig) -> bool:
         """Return whether the programs have exactly this configuration."""
         self._decide(config)
         with self._map(CONFIG_MAP) as fd:
-            return bpfsys.map_lookup(fd, bytes(4), _CONFIG.size) == config.pack(cookies_always=_cookies_always())
+            return bpfsys.map_lookup(fd, bytes(4), _CONFIG.size) == config.pack(_cookies() | self.beside)
+
+    def give_way(self) -> None:
+        """Let another check decide on all but the connections that were made under this one."""
+        with self._map(CONFIG_MAP) as fd:
+            raw = bpfsys.map_lookup(fd, bytes(4), _CONFIG.size) or bytes(_CONFIG.size)
+            at = _CONFIG.size - _FLAGS.size
+            (flags,) = _FLAGS.unpack_from(raw, at)
+            bpfsys.map_update(fd, bytes(4), raw[:at] + _FLAGS.pack(flags | YIELDS))
 
     def _decide(self, config: FilterConfig) -> None:
         """Decide which directions need a program: each costs every packet."""

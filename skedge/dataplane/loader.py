@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
-import grp
 import hashlib
 import os
 import platform
@@ -25,7 +24,7 @@ from typing import Any
 
 from skedge.core.errors import DataplaneError, ExitCode, HostError, SkedgeError
 from skedge.core.model import EngineKind
-from skedge.dataplane import bpfsys, carry, ebpf_structs, engines, loader_host
+from skedge.dataplane import bpfsys, carry, ebpf_structs, engines, loader_host, pins
 from skedge.dataplane.btf import member_places
 from skedge.dataplane.ebpf_maps import LISTENERS_PIN, Maps
 from skedge.dataplane.programs import PROGRAM_TABLE, PROGRAMS, Program
@@ -35,7 +34,6 @@ GROUP = "skedge"
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
 NAT_FLOWS = 262144
 _SO_NETNS_COOKIE = 71
-_OURS = re.compile(r"[a-z0-9_]+_v\d+")
 _PINNED_MAP = re.compile(r'PIN_DIR "/([a-z0-9_]+)"')
 _INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
@@ -132,7 +130,7 @@ class Loader:
                 self._attach_all()
                 self._remove_outdated()
             self._configure(wanted)
-            self._share()
+            pins.share(self.pins, self.options.group)
         return not current
 
     @contextmanager
@@ -229,7 +227,7 @@ class Loader:
             names |= set(_PINNED_MAP.findall(source_text(program.source)))
         if self.options.programs == PROGRAMS:  # a part of the programs says nothing of the others' maps
             for pin in self.pins.iterdir():
-                if _OURS.fullmatch(pin.name) and pin.name not in names:
+                if pins.OURS.fullmatch(pin.name) and pin.name not in names:
                     pin.unlink()
 
     def _attach_all(self) -> None:
@@ -269,16 +267,6 @@ class Loader:
         with bpfsys.Fd(bpfsys.obj_get(str(self.pins / "config_v1"))) as fd:
             bpfsys.map_update(fd, bytes(4), config.pack())
 
-    def _share(self) -> None:
-        """Give the pins to the controller's group: root's own 0600 would keep it out."""
-        try:
-            gid = grp.getgrnam(self.options.group).gr_gid
-        except KeyError:
-            gid = 0
-        for path, mode in ((self.pins, 0o750), *((pin, 0o660) for pin in self.pins.iterdir())):
-            os.chown(path, 0, gid)
-            os.chmod(path, mode)
-
     # ---- unload, status ----
 
     def unload(self) -> bool:
@@ -287,15 +275,7 @@ class Loader:
         if not self.pins.is_dir():
             return False
         with self._alone():
-            for program in reversed(self.options.programs):
-                pin = self.pins / program.link_pin
-                if program.cgroup and pin.exists():
-                    with bpfsys.Fd(bpfsys.obj_get(str(pin))) as link:
-                        bpfsys.link_detach(link)
-                    pin.unlink()
-            for pin in self.pins.iterdir():
-                if _OURS.fullmatch(pin.name):
-                    pin.unlink()
+            pins.remove_all(self.pins, self.options.programs)
         if not any(self.pins.iterdir()):
             self.pins.rmdir()
         return True
@@ -401,6 +381,8 @@ def _load(arguments: argparse.Namespace, options: Options) -> bool:
             raise
 
     verdict = engines.decide(arguments.engine, serves, load)
+    if verdict.engine is EngineKind.IPVS:
+        pins.lend(options.pin_dir, options.group)
     engines.write(verdict, arguments.verdict)
     if arguments.engine is not EngineKind.EBPF:
         print(f"engine {verdict.engine}: {verdict.why}")

@@ -23,7 +23,7 @@ CHAIN, NEIGHBOURS_CHAIN = "overlay-in", "from-neighbour"
 NEIGHBOURS, SENDERS = "neighbours", "senders"
 PUBLISHED = {4: "published4", 6: "published6"}
 PRIORITY = -140  # behind conntrack, before the translation of endpoints
-_COUNTER = "denied-"
+COUNTER = "denied-"
 _DENIED = (
     Reason.NOT_PUBLISHED,
     Reason.NO_SOCKET,
@@ -54,8 +54,12 @@ class OverlayGuard:
 
     # ---- the chain ----
 
-    def configure(self, config: FilterConfig) -> bool:
-        """Write the chains, unless they are there as they should be; return whether that changed anything."""
+    def configure(self, config: FilterConfig, devices: Mapping[str, LinkDevice] | None = None) -> bool:
+        """Write the chains, unless they are there as they should be; return whether that changed anything.
+
+        ``devices``: links that may be up already. Who is at their far ends is told in the same step, or they would be
+        cut off until `protect` tells it.
+        """
         rules = _rules(config)
         mark = nft.digest(rules)
         found = [item["rule"] for item in self._listing() if "rule" in item]
@@ -69,6 +73,11 @@ class OverlayGuard:
             nft.flush(CHAIN),
             nft.flush(NEIGHBOURS_CHAIN),
             *(nft.rule(chain, expressions, mark) for chain, expressions in rules),
+            *(
+                nft.element("add", set_, [element])
+                for name, device in (devices or {}).items()
+                for set_, element in _ends(name, device).items()
+            ),
         )
         return True
 
@@ -79,7 +88,7 @@ class OverlayGuard:
             for item in self._run(None).get("nftables", [])
             if "counter" in item
         }
-        return {reason: number for reason in _DENIED if (number := packets.get(_COUNTER + reason.word, 0))}
+        return {reason: number for reason in _DENIED if (number := packets.get(COUNTER + reason.word, 0))}
 
     # ---- devices ----
 
@@ -138,12 +147,12 @@ def _objects() -> list[dict[str, Any]]:
         nft.add("set", NEIGHBOURS, type=["ifname", "ipv6_addr"]),
         nft.add("set", SENDERS, type=["ifname", "ether_addr"]),
         *(nft.add("set", name, type=["inet_proto", "inet_service"]) for name in PUBLISHED.values()),
-        *(nft.add("counter", _COUNTER + reason.word) for reason in _DENIED),
+        *(nft.add("counter", COUNTER + reason.word) for reason in _DENIED),
     ]
 
 
 def _deny(reason: Reason) -> list[Expression]:
-    return [{"counter": _COUNTER + reason.word}, DROP]
+    return [{"counter": COUNTER + reason.word}, DROP]
 
 
 def _rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:

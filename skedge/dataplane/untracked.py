@@ -20,6 +20,7 @@ from typing import Any
 from skedge.core.model import Protocol
 from skedge.core.names import PREFIX
 from skedge.core.state import ListenerKey
+from skedge.dataplane import nft
 from skedge.dataplane.tunnel_guard import FAMILY, READ_EVERY_S, TABLE, run_nft
 
 IN, OUT = "untracked-in", "untracked-out"
@@ -51,22 +52,33 @@ class Untracked:
         self._known: list[str] = []
         self._read_at = float("-inf")
 
-    def ensure(self, listeners: Iterable[ListenerKey]) -> bool:
+    def ensure(self, listeners: Iterable[ListenerKey], *, opening: bool = False) -> bool:
         """Write the chains for links and these listeners, if they are needed and not there; return whether they were.
 
-        Once there they stay: what is not tracked is no sign that nothing else needs to be.
+        Once there they stay: what is not tracked is no sign that nothing else needs to be. ``opening``: only packets
+        that open a connection are left alone, as another engine's open ones must be tracked on.
 
         Raises:
             DataplaneError: nft is missing, or refused.
         """
-        wanted = _rules(listeners)
+        wanted = _rules(listeners, opening=opening)
         comments = sorted(f"{chain} {comment}" for chain, comment in wanted)
         known = self._read()
         if known == comments or not (known or self._tracks()):
             return False
-        self._run({"nftables": [*_base(), *(_add(*place, parts) for place, parts in wanted.items())]})
+        self._run({"nftables": _commands(wanted)})
         self._read_at = float("-inf")
         return True
+
+    @staticmethod
+    def commands(listeners: Iterable[ListenerKey], *, opening: bool) -> list[dict[str, Any]]:
+        """Return the commands by which `ensure` writes the chains, to be carried out together with others."""
+        return _commands(_rules(listeners, opening=opening))
+
+    @staticmethod
+    def removal() -> list[dict[str, Any]]:
+        """Return the commands that take the chains away, whether or not they are there."""
+        return [*_base(), *({"delete": {"chain": {**_PLACE, "name": name}}} for name in (IN, OUT))]
 
     def _read(self) -> list[str]:
         if self._clock() - self._read_at > READ_EVERY_S:
@@ -75,6 +87,10 @@ class Untracked:
             self._known = sorted(f"{rule['chain']} {rule.get('comment')}" for rule in rules)
             self._read_at = self._clock()
         return self._known
+
+
+def _commands(rules: Mapping[tuple[str, str], list[Any]]) -> list[dict[str, Any]]:
+    return [*_base(), *(_add(*place, parts) for place, parts in rules.items())]
 
 
 def _base() -> list[dict[str, Any]]:
@@ -90,18 +106,19 @@ def _add(chain: str, comment: str, expressions: list[Any]) -> dict[str, Any]:
     return {"add": {"rule": {**_PLACE, "chain": chain, "comment": comment, "expr": [*expressions, {"notrack": None}]}}}
 
 
-def _rules(listeners: Iterable[ListenerKey]) -> dict[tuple[str, str], list[Any]]:
+def _rules(listeners: Iterable[ListenerKey], *, opening: bool) -> dict[tuple[str, str], list[Any]]:
     """Return what each rule matches, by chain and comment; the comment says all that differs from site to site."""
     rules: dict[tuple[str, str], list[Any]] = {}
     by_version = _by_version(listeners)
+    what, first = ("openings, ", [nft.OPENS]) if opening else ("", [])
     for chain, device, address, port in ((IN, "iifname", "daddr", "dport"), (OUT, "oifname", "saddr", "sport")):
-        rules[chain, "links"] = [_match({"meta": {"key": device}}, f"{PREFIX}*")]
+        rules[chain, f"{what}links"] = [*first, _match({"meta": {"key": device}}, f"{PREFIX}*")]
         for version, places in by_version.items():
             family = "ip" if version == 4 else "ip6"
             left = {"concat": [_field(family, address), _field("tcp", port)]}
             right = {"set": [{"concat": [host, number]} for host, number in places]}
             digest = hashlib.sha256(repr(places).encode()).hexdigest()[:12]
-            rules[chain, f"listeners {family} {digest}"] = [_match(left, right)]
+            rules[chain, f"{what}listeners {family} {digest}"] = [*first, _match(left, right)]
     return rules
 
 

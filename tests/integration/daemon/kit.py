@@ -76,9 +76,10 @@ class Site:
         run("ip", "-n", self.netns, "link", "set", "lo", "up")
         self.inside("sysctl", "-qw", *SYSCTLS)
 
-    def load(self) -> None:
+    def load(self, engine: str = "") -> None:
         """Load and attach the programs, as the unit does before the daemon starts."""
-        load = (BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup)
+        engine = engine or self.document.get("engine", "ebpf")
+        load = (BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup, "--engine", engine)
         run("nsenter", f"--net=/run/netns/{self.netns}", *load, timeout=LOAD_S)
 
     def inside(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from ansible_collections.skedge.edge.plugins.module_utils import checks, sockets
 PACKAGES = yaml.safe_load((Path(__file__).parents[3] / "roles/skedge/vars/main.yml").read_text())["__skedge_packages"]
 READY = {
     "uid": 0, "kernel": "6.1.0", "btf": True, "cgroup2": True, "ipv6": True, "systemd": True, "python": (3, 11),
-    "engine": "auto", "serves": "", "ipvs": False,
+    "engine": "auto", "ipvs": False,
 }  # fmt: skip
 SITE = {
     "listeners": [{"service": "backend", "port": 8080}],
@@ -40,8 +40,6 @@ def test_what_only_the_engine_ebpf_needs_may_lack_where_ipvs_serves(host: dict[s
     [
         ({"engine": "ebpf", "ipvs": True, "btf": False}, "has no BTF"),
         ({"engine": "ipvs"}, "has no IPVS (module ip_vs); install it, or set skedge_engine: ebpf"),
-        ({"engine": "ipvs", "ipvs": True, "serves": "ebpf"}, "skedge_engine is ipvs and the engine ebpf serves here"),
-        ({"engine": "ebpf", "serves": "ipvs"}, "run drain.yml and remove.yml on this host, then deploy.yml"),
     ],
 )
 def test_an_engine_that_cannot_serve_is_one_sentence(host: dict[str, Any], words: str):

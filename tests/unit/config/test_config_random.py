@@ -122,6 +122,7 @@ def configs(draw: Any) -> dict[str, Any]:
         "hold_time_s": draw(st.floats(1, 86400)),
         "overload": draw(st.booleans()),
         "engine": draw(st.sampled_from(["auto", "ebpf"])),
+        "engine_drain_s": draw(st.floats(0, 86400)),
         "lan_devices": draw(st.sampled_from([["*"], [], ["eth0", "docker0"]])),
         "nat_ports": [draw(st.integers(63000, 64000)), 65535],
         "flow_times": {"udp_s": draw(st.integers(1, 604_800))},

@@ -91,3 +91,13 @@ def test_whether_anything_is_tracked(tmp_path: Path, text: str | None, answer: b
     if text is not None:
         path.write_text(text)
     assert tracks(path) is answer
+
+
+def test_while_another_engines_connections_go_on_only_openings_are_untracked() -> None:
+    untracked, nft, _ = made()
+    assert untracked.ensure(LISTENERS, opening=True)
+    assert all("flags" in str(rule["expr"][0]) for rules in nft.chains.values() for rule in rules)
+    assert not untracked.ensure(LISTENERS, opening=True)
+    nft({"nftables": Untracked.commands(LISTENERS, opening=True)})
+    assert untracked.ensure(LISTENERS), "and everything afterwards"
+    assert not any("flags" in str(rule["expr"]) for rules in nft.chains.values() for rule in rules)

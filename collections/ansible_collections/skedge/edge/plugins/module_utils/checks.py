@@ -38,7 +38,7 @@ def python_of(wanted, running):
 
 
 def kernel(facts):
-    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd; or that the other engine serves."""
+    """Return what the host lacks: root, BTF, cgroup2, IPv6, systemd."""
     problems = []
     if facts["uid"] != 0:
         problems.append("the deployment runs as user id %d; set ansible_become: true, or log in as root" % facts["uid"])
@@ -67,12 +67,7 @@ def distribution(name, family, known, managed):
 
 def _engine(facts):
     """Return why the engine that is asked for cannot serve, or (auto) why none can."""
-    wanted, serves = facts["engine"], facts["serves"]
-    if wanted != "auto" and serves not in ("", wanted):
-        return [
-            "skedge_engine is %s and the engine %s serves here; an engine cannot take over the other's connections: "
-            "run drain.yml and remove.yml on this host, then deploy.yml" % (wanted, serves)
-        ]
+    wanted = facts["engine"]
     if wanted == "ipvs":
         lack = "the kernel %s has no IPVS (module ip_vs); install it, or set skedge_engine: ebpf" % facts["kernel"]
         return [] if facts["ipvs"] else [lack]

@@ -6,9 +6,9 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2 (or IPVS), for the other engine serving, for ports that other programs hold (by
-    name), for routes that overlap the overlay, for firewalls that drop what skedge needs (chain and rule are named, and
-    what to open), and compares the clock.
+  - Looks for root, BTF and cgroup2 (or IPVS), for ports that other programs hold (by name), for routes that overlap the
+    overlay, for firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the
+    clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -101,14 +101,6 @@ def read(path):
         return ""
 
 
-def serving_engine():
-    """Return the engine that has something of ours in the kernel: pinned maps, or services with a mark of ours."""
-    if os.path.exists("/sys/fs/bpf/skedge/config_v1"):
-        return "ebpf"
-    marks = [line.split()[1] for line in read("/proc/net/ip_vs").splitlines() if line.startswith("FWM ")]
-    return "ipvs" if any(mark.startswith("5CED") for mark in marks) else ""
-
-
 def has_ipvs(module):
     """Return whether the kernel has IPVS, or a module of it."""
     if os.path.exists("/proc/net/ip_vs"):
@@ -126,7 +118,6 @@ def kernel_facts(module, python):
     return {
         "uid": os.geteuid(),
         "engine": module.params["site"].get("engine", "auto"),
-        "serves": serving_engine(),
         "ipvs": has_ipvs(module),
         "kernel": platform.release(),
         "btf": os.path.exists("/sys/kernel/btf/vmlinux"),

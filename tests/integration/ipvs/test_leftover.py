@@ -1,0 +1,78 @@
+"""What nftables has of the engine `ipvs` when another one takes over, on any kernel: emptied, then taken away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from skedge.core.model import WorkloadId
+from skedge.core.state import Endpoint, EndpointKey, ListenerKey
+from skedge.dataplane.ipvs_rules import IpvsRules, Marks
+from skedge.dataplane.leftover import IpvsLeftover
+from skedge.dataplane.linkfilter import LEFT
+from skedge.dataplane.untracked import Untracked
+
+from .kit import ENDPOINT, WORKLOAD, Site
+
+LISTENER = ListenerKey("10.93.0.5", 8080)
+
+
+class Check:
+    """Where the flag of eBPF's link check is kept."""
+
+    beside = 0
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site("left", engine=False)
+    made.put_base()
+    rules = IpvsRules()
+    made.ns(rules.configure, made.config)
+    made.ns(rules.put_listener, LISTENER, Marks((0x5CED0002,)))
+    made.ns(rules.put_endpoint, EndpointKey(ENDPOINT), Endpoint(WorkloadId("left", "w"), "127.0.0.1", WORKLOAD))
+    yield made
+    made.close()
+
+
+def items(site: Site) -> list[tuple[str, dict]]:
+    listed = json.loads(site.ns.sh("nft -j list table inet skedge"))["nftables"]
+    return [next(iter(one.items())) for one in listed]
+
+
+def rules_of(site: Site) -> list[str]:
+    return [value["chain"] for kind, value in items(site) if kind == "rule"]
+
+
+def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are_untracked(site: Site) -> None:
+    assert site.ns(IpvsLeftover.found, site.state)
+    check = Check()
+    left = IpvsLeftover(site.state, (site.config.network4, site.config.network6), check)  # type: ignore[arg-type]
+    assert check.beside == LEFT
+    others = [chain for chain in rules_of(site) if chain.startswith("forward")]
+    for _ in range(2):
+        site.ns(left.hand_over, [LISTENER])
+        kinds = set(rules_of(site)) - set(others)
+        assert {one for one in kinds if not one.startswith("to-")} == {"untracked-in", "untracked-out", "sources"}
+        (elements,) = [
+            value.get("elem", []) for kind, value in items(site) if (kind, value.get("name")) == ("map", "listeners4")
+        ]
+        assert elements == []
+    assert "nat" in {value.get("type") for kind, value in items(site) if kind == "chain"}, "the kernel translates on"
+    assert site.ns(IpvsRules().configure, site.config), "it can come back"
+    site.ns(left.remove)
+    names = {value["name"] for kind, value in items(site) if kind in ("chain", "map", "set", "counter")}
+    assert {one for one in names if not one.startswith(("untracked", "forward"))} <= {"not-forwarded"}
+    assert [chain for chain in rules_of(site) if chain.startswith("forward")] == others, "what is no engine's stays"
+    assert not site.ns(IpvsLeftover.found, site.state)
+    assert check.beside == 0
+    site.ns(left.remove)
+
+
+def test_the_new_engines_first_step_takes_the_untracked_chains_away(site: Site) -> None:
+    site.ns(Untracked(tracks=lambda: True).ensure, [LISTENER])
+    site.ns(IpvsLeftover(site.state, (), Check()).hand_over, [LISTENER])  # type: ignore[arg-type]
+    assert site.ns(IpvsRules().configure, site.config, Untracked.removal())
+    assert not [chain for chain in rules_of(site) if chain.startswith("untracked")]
