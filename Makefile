@@ -94,8 +94,8 @@ test: setup ## everything (about 35 min, root); ends with one line that counts w
 	@$(PY) -m tests.lab.everything
 
 .PHONY: test-long
-test-long: setup ## deployments that take minutes each: taking ports over, firewalls, certificates, WireGuard keys, VM labs (root)
-	@$(PY) -m tests.lab.everything long
+test-long: setup ## what takes minutes each: taking ports over, firewalls, certificates, keys, VM labs, a change of engine (root)
+	@$(PY) -m tests.lab.everything long vm-long
 
 .PHONY: bench
 bench: setup ## cost of a connection, round trip and stream, direct and through a listener, from host and LAN (root)

@@ -45,6 +45,7 @@ class Stage:
 def stages() -> list[Stage]:
     """Return all stages, the quick ones first."""
     guest = [sys.executable, "-m", "tests.lab.vm", "--timeout", str(VM_TIMEOUT), "--keep", str(RESULTS), "--"]
+    in_guest = [".venv/bin/python", "-m", "tests.lab.vm_tests"]
     molecule = [
         Stage(f"molecule {name}", ["molecule", "test", "--scenario-name", name], needs_kvm=name in NEEDS_KVM)
         for name in sorted(p.parent.name for p in (REPO / "molecule").glob("*/molecule.yml"))
@@ -54,9 +55,8 @@ def stages() -> list[Stage]:
         Stage("ansible-lint", ["make", "lint-ansible"]),
         Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
         Stage("integration", [*PYTEST, *AGAIN, "-m", "not long", "tests/integration"], junit=True),
-        Stage(
-            "vm", [*guest, ".venv/bin/python", "-m", "tests.lab.vm_tests", "/run/vm/keep/vm.xml", *AGAIN], junit=True
-        ),
+        Stage("vm", [*guest, *in_guest, "/run/vm/keep/vm.xml", *AGAIN], junit=True),
+        Stage("vm-long", [*guest, *in_guest, "long", "/run/vm/keep/vm-long.xml", *AGAIN], junit=True, asked=True),
         Stage("long", [*PYTEST, *AGAIN, "-m", "long", "tests/integration"], junit=True, asked=True),
         *molecule,
         Stage("demo", [sys.executable, "-m", "tests.lab.demo"], env={"LAB": "test-demo"}),
@@ -127,7 +127,7 @@ class Outcome:
 def run_stage(stage: Stage) -> int:
     """Run one stage with its output shown; return its exit code."""
     argv = list(stage.argv)
-    if stage.junit and stage.name != "vm":
+    if stage.junit and "tests.lab.vm" not in argv:
         argv.append(f"--junitxml={RESULTS / (stage.name + '.xml')}")
     print(f"\n######## {stage.name}: {' '.join(stage.argv)}".replace(f"{REPO}/", ""), flush=True)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **stage.env}

@@ -1,8 +1,8 @@
-"""What is tested on Debian's own kernel; ``python -m tests.lab.vm_tests [JUNIT_FILE [OPTION...]]`` runs inside the VM.
+"""What is tested on Debian's own kernel; ``python -m tests.lab.vm_tests [long] [JUNIT_FILE [OPTION...]]`` runs in it.
 
 Every program is loaded, chooses by the rule, places real connections of all kinds of sockets, checks packets and
 delivers them. Emulated code is slow, above all the compiler, so what compiles again and again is left out, and what is
-marked ``slow_in_vm``.
+marked ``slow_in_vm``. What is marked ``long`` runs with ``long`` as the first argument, and nothing else then.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+LONG_S = 2000
 CONNECT, LINKS = "tests/integration/connect", "tests/integration/links"
 WANTED = [
     f"{CONNECT}/test_loader.py",
@@ -41,18 +42,14 @@ COMPILES_OFTEN = [
 
 def main() -> int:
     """Run the tests; pytest's exit code."""
-    options = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        "-m",
-        "(needs_bpf or needs_ipvs or needs_netem) and not slow_in_vm",
-    ]
-    options += ["-o", "timeout=400", "--durations=6", *(f"--deselect={test}" for test in COMPILES_OFTEN)]
-    if len(sys.argv) > 1:
-        options += [f"--junitxml={Path(sys.argv[1])}", *sys.argv[2:]]
+    arguments = sys.argv[1:]
+    long = arguments[:1] == ["long"]
+    which = "needs_ipvs and long" if long else "(needs_bpf or needs_ipvs or needs_netem) and not (slow_in_vm or long)"
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", which, "--durations=6"]
+    options += [f"--deselect={test}" for test in COMPILES_OFTEN]
+    options += ["-o", f"timeout={LONG_S if long else 400}"]
+    if arguments := arguments[long:]:
+        options += [f"--junitxml={Path(arguments[0])}", *arguments[1:]]
     return int(pytest.main([*options, *WANTED]))
 
 

@@ -19,6 +19,8 @@ HOME = "10.94.1.1"
 EACH = 3
 DRAIN_S = 1800.0  # only where a test says so is anything cut
 
+pytestmark = pytest.mark.long  # each change compiles, which takes emulated processors minutes
+
 
 class Switching(Line):
     """The sites, a machine on A's LAN, and clients of all kinds."""
