@@ -20,8 +20,9 @@ INLINE int assign_udp(struct __sk_buff *skb, const struct packet *p, const struc
 	return error;
 }
 
-/* Whether a UDP packet reaches a socket that may have it (-1: there is no socket at all): one connected to the sender, or one that has sent to an
- * endpoint before and gets this from the endpoint range. A mere bound socket is some other service of the host. */
+/* Whether a UDP packet reaches a socket that may have it: one connected to the sender, or one that has sent to an
+ * endpoint before and gets this from the endpoint range. A mere bound socket is some other service of the host.
+ * -1: there is no socket at all. */
 INLINE int udp_client(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
 	struct bpf_sock_tuple t = {};
