@@ -38,6 +38,8 @@ def echo(site: Site, address: str) -> Iterator[None]:
             with suppress(OSError):
                 while True:
                     _, peer = answering.recvfrom(100)
+                    if peer is None:  # shut down
+                        return
                     answering.sendto(site.name.encode(), peer)
 
         answering.settimeout(None)

@@ -97,7 +97,7 @@ def test_a_lab_of_containers_does_not_take_its_name(lab: labs.Lab) -> None:
 
 def traces(lab: labs.Lab) -> str:
     """Return what this machine has of a lab, but for its registration."""
-    seen = "ip netns list; ip link; cat /proc/mounts; ps -eo args | grep [q]emu-system"
+    seen = "ip netns list; ip link; cat /proc/mounts; ps -wweo args | grep [q]emu-system"
     said = subprocess.run(seen, shell=True, capture_output=True, text=True, check=False).stdout
     names = lab.plan.lab, lab.plan.tag
     return "\n".join(line for line in said.splitlines() if any(name in line for name in names))
