@@ -16,10 +16,9 @@ import msgspec
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind
-from skedge.dataplane import ipvs_proc
+from skedge.dataplane import ipvs_proc, pins
 
 VERDICT = Path("/run/skedge/engine.json")
-_FIRST_PIN = "config_v1"
 _WAY_OUT = "to change it, give engine: ebpf"
 
 
@@ -33,7 +32,7 @@ class Verdict:
 
 def serving(pin_dir: Path, proc: Path = ipvs_proc.PROC) -> EngineKind | None:
     """Return which engine has something of ours in this kernel."""
-    if (pin_dir / _FIRST_PIN).exists():
+    if (pin_dir / pins.FIRST).exists():
         return EngineKind.EBPF
     try:
         found = ipvs_proc.parse(proc.read_text(encoding="ascii"))

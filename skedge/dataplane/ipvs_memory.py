@@ -102,6 +102,13 @@ class _File(msgspec.Struct):
     settings: dict[str, str] = {}
 
 
+class _Settings(msgspec.Struct):
+    """What of a file of another version counts: names are found again by their marks, what settings were is not."""
+
+    where: str
+    settings: dict[str, str] = {}
+
+
 def load(path: Path) -> Memory:
     """Return what was written in this boot and network namespace; an empty memory when there is nothing of that.
 
@@ -109,7 +116,7 @@ def load(path: Path) -> Memory:
         DataplaneError: the file cannot be read.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File)
+        found = _decoded(path.read_bytes())
     except (FileNotFoundError, msgspec.DecodeError):
         return Memory()
     except OSError as error:
@@ -135,6 +142,14 @@ def load(path: Path) -> Memory:
         },
         found.settings,
     )
+
+
+def _decoded(raw: bytes) -> _File:
+    try:
+        return msgspec.json.decode(raw, type=_File)
+    except msgspec.ValidationError:
+        kept = msgspec.json.decode(raw, type=_Settings)
+        return _File(kept.where, settings=kept.settings)
 
 
 def save(path: Path, memory: Memory) -> None:

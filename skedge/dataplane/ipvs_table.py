@@ -31,6 +31,7 @@ _PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
 _MASQUERADE = 0
 _PERSISTENT = 1
 _OURS = 0x20  # "flag-3", which a scheduler may give a meaning to; wlc gives it none
+_KEEPING = _OURS | _PERSISTENT
 
 
 class Table(Interface):
@@ -102,7 +103,7 @@ class KernelTable:
         return plain(key) in self.read().foreign and plain(key) not in self.flagged()
 
     def flagged(self) -> frozenset[ListenerKey]:
-        """Return the addresses of services with our flag, of those too that no memory knows."""
+        """Return the addresses of services that are as ours are, with our flag; of those too that no memory knows."""
         with kernel_errors("read virtual services"):
             found = [message.get_attr("IPVS_CMD_ATTR_SERVICE") for message in self._ipvs.service("dump")]
             return frozenset(
@@ -112,7 +113,10 @@ class KernelTable:
                     _PROTOCOLS[one.get_attr("IPVS_SVC_ATTR_PROTOCOL")],
                 )
                 for one in found
-                if one.get_attr("IPVS_SVC_ATTR_PORT") and one.get_attr("IPVS_SVC_ATTR_FLAGS")["flags"] & _OURS
+                if one.get_attr("IPVS_SVC_ATTR_PROTOCOL") in _PROTOCOLS
+                and one.get_attr("IPVS_SVC_ATTR_PORT")
+                and one.get_attr("IPVS_SVC_ATTR_SCHED_NAME") == SCHEDULER
+                and one.get_attr("IPVS_SVC_ATTR_FLAGS")["flags"] & _KEEPING == _KEEPING
             )
 
     def delete_flagged(self, at: ListenerKey) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .kit import Clients, Line
+from .kit import Clients, Line, running, telling
 
 _HERE = Path(__file__).parent
 
@@ -22,25 +22,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def running_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
-    made = Line(tmp_path_factory.mktemp("line"))
-    try:
-        made.make()
+    with running(Line(tmp_path_factory.mktemp("line"))) as made:
         yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
 
 
 @pytest.fixture
 def line(running_line: Line, request: pytest.FixtureRequest) -> Iterator[Line]:
     """The line at rest; what a test changed is put back, and the daemons' logs are shown when it failed."""
     running_line.settle()
-    failed = request.session.testsfailed
-    yield running_line
-    if request.session.testsfailed > failed:
-        print(running_line.logs())
+    with telling(running_line, request.session):
+        yield running_line
 
 
 @pytest.fixture

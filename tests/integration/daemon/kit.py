@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 import yaml
 
 from skedge.cli.client import ask
@@ -29,6 +30,7 @@ BIN = Path(sys.executable).parent
 WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
 LOAD_S = 1800  # emulated processors compile slowly
 LISTENER = "127.0.0.1:8080"
+L = TypeVar("L", bound="Line")
 PATIENCE = 4  # limits of waits say that something never comes; on a machine that others load too, all comes later
 SYSCTLS = (
     "net.ipv4.fib_multipath_hash_policy=1",
@@ -286,15 +288,8 @@ class Clients:
 
     def do(self, *words: object) -> dict[str, Any]:
         """One command of tests/workloads/hold.py."""
-        done = run(
-            "/usr/bin/python3",
-            WORKLOADS / "hold.py",
-            "ask",
-            self._socket,
-            *words,
-            check=False,
-            timeout=self._patience_s,
-        )
+        command = ("/usr/bin/python3", WORKLOADS / "hold.py", "ask", self._socket, *words)
+        done = run(*command, check=False, timeout=self._patience_s)
         return json.loads(done.stdout)
 
     def open(self, count: int, parallel: int = 1) -> dict[str, int]:
@@ -309,6 +304,28 @@ class Clients:
     def quit(self) -> None:
         self.do("quit")
         self._process.wait(10)
+
+
+@contextlib.contextmanager
+def running(made: L) -> Iterator[L]:
+    """Make a line and take it down; its logs are shown when either fails."""
+    try:
+        made.make()
+        yield made
+    except BaseException:
+        print(made.logs())
+        raise
+    finally:
+        made.close()
+
+
+@contextlib.contextmanager
+def telling(made: L, session: pytest.Session) -> Iterator[L]:
+    """Show a line's logs if a test fails meanwhile."""
+    failed = session.testsfailed
+    yield made
+    if session.testsfailed > failed:
+        print(made.logs())
 
 
 class Line:

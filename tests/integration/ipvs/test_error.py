@@ -11,7 +11,7 @@ from tests.sim.ipvs_error import ROWS
 
 from .error import FASTEST, ONE_BY_ONE, Bench
 
-CASES = [(name, workloads, n) for name, workloads, numbers in ROWS for n in numbers if n in (14, 20, 100)][:6]
+CASES = [(name, workloads, n) for name, workloads, numbers in ROWS for n in numbers if n in (14, 20, 100)]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,6 @@ def bench() -> Iterator[Bench]:
 def test_no_workload_is_off_by_more_than_came_meanwhile(
     bench: Bench, workloads: list[tuple[int, int]], n: int, rate: float
 ) -> None:
-    """One by one by none. Else a look itself takes time here, in which more come by what the one before it has set."""
+    """One by one by none. Else a look itself takes time here, so what comes meanwhile counts to that look, too."""
     found = bench.run(workloads, n, rate).error
-    assert found.worst <= (0 if rate == ONE_BY_ONE else 2 * found.crowd)
+    assert found.worst <= (0 if rate == ONE_BY_ONE else found.crowd)

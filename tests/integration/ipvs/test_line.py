@@ -20,7 +20,7 @@ from skedge.core.names import GATEWAY4
 from skedge.core.reasons import Reason
 from skedge.core.reconcile import reconcile
 from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable, Target
-from skedge.dataplane import purge
+from skedge.dataplane import ipvs_purge, purge
 from tests.integration.links.kit import listen
 
 from .conftest import CLIENT, HOST, HOST6, Line
@@ -216,20 +216,28 @@ def test_the_kernel_goes_on_without_us_and_a_restart_adopts_it(line: Line, clien
 
 def test_others_services_stay_and_are_not_covered(line: Line) -> None:
     service = {"addr": HOST, "port": 9999, "protocol": socket.IPPROTO_TCP}
+    flagged = {"flags": 0x20, "mask": 0xFFFFFFFF}  # as ours are, but for what else they are
+    other = {"addr": HOST, "port": 9997, "protocol": socket.IPPROTO_TCP, "sched_name": "rr", "flags": flagged}
+    sctp = {"addr": HOST, "port": 9996, "protocol": socket.IPPROTO_SCTP, "flags": flagged}
 
     def add() -> None:
         with IPVS() as ipvs:
-            ipvs.service("add", service=IPVSService(**service))
+            for one in (service, other, sctp):
+                ipvs.service("add", service=IPVSService(**one))
             ipvs.dest("add", service=IPVSService(**service), dest=IPVSDest(addr="192.0.2.1", port=80, fwd_method=0))
 
     line.c.ns(add)
     with pytest.raises(DataplaneError, match="an IPVS service that is not ours has this address and port"):
         line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9999), Dispatch(WEB))
+    with pytest.raises(DataplaneError, match="an IPVS service that is not ours has this address and port"):
+        line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9997), Dispatch(WEB, affinity_s=60))
     line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9998), Dispatch(WEB))
     line.c.ns(line.c.engine.listeners.delete, ListenerKey(HOST, 9998))
     text = line.c.ns.sh("cat /proc/net/ip_vs")
     assert "0A5D0005:270F wlc" in text
     assert "C0000201:0050" in text
+    found = line.c.ns(ipvs_purge.found, line.c.state)
+    assert not [one for one in found if HOST in one], "nor are they purged"
 
 
 def test_what_is_not_published_does_not_come_in(line: Line) -> None:
@@ -277,11 +285,16 @@ def test_purge_leaves_nothing_of_ours_and_all_of_others(line: Line) -> None:
     c = line.c
     c.ns(c.engine.services.put, WEB, line.table())
     c.ns(c.engine.listeners.put, ListenerKey("10.92.2.2", PORT), Dispatch(WEB))
+    c.ns(c.engine.listeners.put, ListenerKey("10.92.2.2", PORT + 1), Dispatch(WEB, affinity_s=60))
+    before = c.ns.sh("cat /proc/net/ip_vs")
+    assert f"0A5C0202:{PORT + 1:04X} wlc persistent" in before
     c.ns(c.engine.endpoints.put, EndpointKey(ENDPOINT + 5), Endpoint(WorkloadId("c", "x"), "127.0.0.1", 1))
     c.engine.close()
     removed = c.ns(purge.purge, c.netlink, (), c.state)
     assert [one for one in removed if one.startswith("engine ipvs service")]
-    assert "FWM" not in c.ns.sh("cat /proc/net/ip_vs")
+    after = c.ns.sh("cat /proc/net/ip_vs")
+    assert "FWM" not in after
+    assert "persistent" not in after
     assert c.ns.sh("nft list ruleset") == ""
     assert c.ns.sh("sysctl -n net.ipv4.vs.conntrack").strip() == "0"
     assert list(c.state.iterdir()) == []

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from skedge.core.names import overlay_address
-from tests.integration.daemon.kit import NETWORK, WORKLOADS, Clients, Line, Machine, Site, until
+from tests.integration.daemon.kit import NETWORK, WORKLOADS, Clients, Line, Machine, Site, running, telling, until
 
 HOME = "10.94.1.1"
 EACH = 3
@@ -78,6 +78,12 @@ class Switching(Line):
             return f"{row.engine}: {row.engine_why}"
         return ""
 
+    def logs(self, lines: int = 40) -> str:
+        """Return the daemons' logs, and what the kernel of A has."""
+        commands = (("nft", "list", "ruleset"), ("cat", "/proc/net/ip_vs"), ("cat", "/proc/net/ip_vs_conn"))
+        found = [self.a.inside(*command, check=False).stdout for command in commands] if hasattr(self, "a") else []
+        return "\n".join([super().logs(lines), *found])
+
     def close(self) -> None:
         if hasattr(self, "machine"):
             self.machine.close()
@@ -85,26 +91,15 @@ class Switching(Line):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switching]:
-    made = Switching(tmp_path_factory.mktemp("switch"))
-    try:
-        made.make()
+def running_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switching]:
+    with running(Switching(tmp_path_factory.mktemp("switch"))) as made:
         yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
 
 
 @pytest.fixture
-def line(running: Switching, request: pytest.FixtureRequest) -> Iterator[Switching]:
-    failed = request.session.testsfailed
-    yield running
-    if request.session.testsfailed > failed:
-        print(running.logs())
-        for command in (("nft", "list", "ruleset"), ("cat", "/proc/net/ip_vs"), ("cat", "/proc/net/ip_vs_conn")):
-            print(running.a.inside(*command, check=False).stdout)
+def line(running_line: Switching, request: pytest.FixtureRequest) -> Iterator[Switching]:
+    with telling(running_line, request.session):
+        yield running_line
 
 
 @pytest.fixture

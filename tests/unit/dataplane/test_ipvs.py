@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -403,6 +404,20 @@ def test_a_memory_of_another_boot_counts_for_nothing(house: House) -> None:
     assert house.engine().memory.tables == {}
     house.path.write_text("{")
     assert house.engine().memory.tables == {}
+
+
+def test_a_memory_of_another_version_still_tells_what_settings_were(house: House) -> None:
+    first = house.engine()
+    first.memory.settings["conntrack"] = "0"
+    first.services.put(WEB, LINE)
+    found = json.loads(house.path.read_text())
+    found["idents"] = [[name, 0, ident] for name, _, ident in found["idents"]]  # a time where now is an address
+    house.path.write_text(json.dumps(found))
+    second = house.engine()
+    assert second.memory.settings == {"conntrack": "0"}
+    assert second.memory.tables == {}
+    reconcile(second.services, {WEB: LINE})
+    assert set(house.table.ours) == {mark(second), mark(second, family=6)}, "it finds its own again"
 
 
 def test_others_services_are_not_ours_and_a_listener_does_not_cover_one(house: House) -> None:
