@@ -230,6 +230,8 @@ class Controller:
         news = {link: one.up for link, one in used.items()} != {
             link: one.up for link, one in self.state.links_used.items()
         }
+        if news:
+            self.tunnels.look()
         if news or now >= self._say_rtt_at:
             self.state.links_used = used
             self._say_links = True
@@ -384,6 +386,8 @@ class Controller:
         self.tally.reconcile_runs += 1
         self.tally.reconcile_failures += bool(applied.failed)
         self.tally.reconcile_changes += len(applied.changed)
+        if any(change.startswith("link ") for change in applied.changed):
+            self.tunnels.look()
         self.tally.last_reconcile, self.tally.last_duration_s = time.monotonic(), took_s
         if not self._told_systemd:
             self._told_systemd = True

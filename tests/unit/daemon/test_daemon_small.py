@@ -17,12 +17,14 @@ from skedge.core.adjacency import AdjacencyView, State
 from skedge.core.desired import Desired
 from skedge.core.model import FlowTimes, Lan, LinkId
 from skedge.core.reasons import Reason
+from skedge.core.state import TunnelFacts
 from skedge.daemon import inbox as inbox_module
 from skedge.daemon import links, notify, persist
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel import Applied
 from skedge.daemon.lan import nat_config
 from skedge.daemon.problems import Finding, Problems
+from skedge.daemon.tunnels import Tunnels
 from skedge.daemon.worker import Worker
 from skedge.dataplane.flow_structs import NatConfig
 from tests.fakes.networks import site_config
@@ -349,3 +351,32 @@ def test_nat_is_told_what_is_configured_and_nothing_where_there_is_no_lan() -> N
     assert nat_config(Lan(("*",), (63000, 63999), times)) == NatConfig(1, (63000, 63999), 1.0, 2.0, 3.0, 4.0, 5.0)
     off = nat_config(Lan(()))
     assert (off.device, off.ports[0] > off.ports[1]) == (0, True)
+
+
+# ---- tunnels ---------------------------------------------------------------------------------------------------
+
+
+def test_tunnels_are_looked_at_at_once_when_a_link_changed() -> None:
+    kernel = fake_kernel().kernel
+    looks: list[float] = []
+
+    def tend() -> tuple[dict[LinkId, TunnelFacts], float]:
+        looks.append(time.monotonic())
+        return {LINK: TunnelFacts(float(len(looks)))}, 1000.0
+
+    kernel.tend = tend  # type: ignore[method-assign]
+
+    async def run() -> None:
+        worker = Worker(kernel, lambda *_: None)
+        tunnels = Tunnels(worker)
+        task = asyncio.create_task(tunnels.run())
+        async with asyncio.timeout(10):
+            for number in (1, 2):
+                while tunnels.facts != {LINK: TunnelFacts(float(number))}:
+                    await asyncio.sleep(0.001)
+                tunnels.look()
+        task.cancel()
+        worker.close()
+
+    asyncio.run(run())
+    assert len(looks) >= 2
