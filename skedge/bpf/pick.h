@@ -1,5 +1,5 @@
 /* The balancing rule: choose the workload with the smallest path_cost + open / capacity and count it, in one
- * critical section. core/balance.py says the same in Python; tests hold the two equal. */
+ * critical section. core/placement/rule.py says the same in Python; tests hold the two equal. */
 #ifndef SKEDGE_PICK_H
 #define SKEDGE_PICK_H
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from skedge.core.api.documents import VERSION, Answer, Request
 from skedge.core.errors import ApiError
-from skedge.core.report import VERSION, Answer, Request
 
 TIMEOUT_S = 10.0  # for the whole exchange; `plan` reads the kernel, which takes some seconds on a large host
 ANSWER_MAX = 64 * 1024 * 1024  # bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from skedge.core.following import Following
-from skedge.core.report import Answer, ConnectionRow, Request
+from skedge.core.api.documents import Answer, ConnectionRow, Request
+from skedge.core.api.new_placements import Following
 
 ASK_S = 0.3
 

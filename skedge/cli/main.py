@@ -20,8 +20,8 @@ from skedge.cli.tables import as_json, explain_text, placement_text, plan_text, 
 from skedge.cli.waiting import wait_for
 from skedge.cli.words import endpoint
 from skedge.config import loader
+from skedge.core.api.documents import SOCKET_PATH, VERSION, Request, Status
 from skedge.core.errors import ApiError, ConfigError, ExitCode, SkedgeError
-from skedge.core.report import SOCKET_PATH, VERSION, Request, Status
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import msgspec
 
 from skedge.cli.client import NotRunning, ask
 from skedge.config import load
+from skedge.core.api.documents import VERSION, Request
 from skedge.core.errors import ApiError, ConfigError, HostError
 from skedge.core.names import overlay_prefix6
-from skedge.core.report import VERSION, Request
 
 CONFIG_PATH = "/etc/skedge/skedge.yaml"
 TIMEOUT_S = 120

@@ -15,30 +15,30 @@ import msgspec
 from skedge.cli.main import ConfigCheck, cli
 from skedge.cli.options import EXIT_CODES
 from skedge.cli.purge import PurgeReport, Step
-from skedge.core import report
+from skedge.core.api import documents
 
 DOCUMENTS: list[tuple[str, type]] = [
-    ("skedge status", report.Status),
-    ("skedge show …, skedge explain connection …", report.Rows),
-    ("skedge show sync", report.Sync),
-    ("skedge explain SERVICE", report.Explain),
-    ("skedge plan", report.PlanReport),
+    ("skedge status", documents.Status),
+    ("skedge show …, skedge explain connection …", documents.Rows),
+    ("skedge show sync", documents.Sync),
+    ("skedge explain SERVICE", documents.Explain),
+    ("skedge plan", documents.PlanReport),
     ("skedge config check", ConfigCheck),
     ("skedge purge", PurgeReport),
 ]
 ROWS: list[type] = [
-    report.Problem,
-    report.SiteRow,
-    report.LinkRow,
-    report.RouteRow,
-    report.ServiceRow,
-    report.CandidateRow,
-    report.ListenerRow,
-    report.ListenerServiceRow,
-    report.ConnectionRow,
-    report.FlowRow,
-    report.DropRow,
-    report.PlanStep,
+    documents.Problem,
+    documents.SiteRow,
+    documents.LinkRow,
+    documents.RouteRow,
+    documents.ServiceRow,
+    documents.CandidateRow,
+    documents.ListenerRow,
+    documents.ListenerServiceRow,
+    documents.ConnectionRow,
+    documents.FlowRow,
+    documents.DropRow,
+    documents.PlanStep,
     Step,
 ]
 HEAD = """# The `skedge` command
@@ -62,9 +62,10 @@ eval "$(_SKEDGE_COMPLETE=zsh_source skedge)"
 _SKEDGE_COMPLETE=fish_source skedge | source
 ```
 """
+VERSION = documents.VERSION
 JSON_HEAD = f"""## JSON documents
 
-Each has `version`, now {report.VERSION}. It changes when a key changes its meaning or goes; new keys may appear at any
+Each has `version`, now {VERSION}. It changes when a key changes its meaning or goes; new keys may appear at any
 time. Times are seconds, unless the name ends in `_ms`; `null` means: not known.
 """
 

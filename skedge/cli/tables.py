@@ -1,4 +1,4 @@
-"""The one renderer: each document of `skedge.core.report` as a table or as JSON."""
+"""The one renderer: each document of `skedge.core.api.documents` as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from tabulate import tabulate
 
 from skedge.cli.words import NOTHING, clean, cost, listing, number, reason, span, yes
-from skedge.core import report
+from skedge.core.api import documents
 from skedge.core.reasons import Reason
 
 _SEVERITIES = ("error", "warning", "info")
@@ -45,7 +45,7 @@ def sheet(columns: Sequence[Column], row: Any) -> str:
 def as_json(document: Any) -> str:
     """Return a document as JSON with its version field; lists that were not asked for are left out."""
     data = msgspec.to_builtins(document)
-    if isinstance(document, report.Rows):
+    if isinstance(document, documents.Rows):
         data = {key: value for key, value in data.items() if value is not None}
     return msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
 
@@ -53,20 +53,20 @@ def as_json(document: Any) -> str:
 # ---- sites, links, routes --------------------------------------------------------------------------------------
 
 
-def _site_state(row: report.SiteRow) -> str:
+def _site_state(row: documents.SiteRow) -> str:
     if not row.reachable:
         return "unreachable"
     flags = [name for name, on in (("drain", row.drain), ("overload", row.overload)) if on]
     return ", ".join(flags) or "ok"
 
 
-def _certificate(row: report.SiteRow) -> str:
+def _certificate(row: documents.SiteRow) -> str:
     """Return how long the site's certificate is valid, and what to do when that is soon over."""
     days = row.certificate_days
     if days is None:
         return NOTHING
     left = span(days * 86400) if days > 0 else "expired"
-    return f"{left}; run the deploy playbook" if days < report.CERTIFICATE_WARN_DAYS else left
+    return f"{left}; run the deploy playbook" if days < documents.CERTIFICATE_WARN_DAYS else left
 
 
 _NAME = Column("SITE", lambda r: clean(r.name) + (" (here)" if r.here else ""))
@@ -117,12 +117,12 @@ ROUTES = (
 # ---- services, listeners, connections --------------------------------------------------------------------------
 
 
-def _usable(row: report.ServiceRow) -> str:
+def _usable(row: documents.ServiceRow) -> str:
     usable = sum(1 for candidate in row.candidates if candidate.reason in ("", Reason.NONE.word))
     return f"{usable} of {len(row.candidates)}"
 
 
-def _winner(row: report.ServiceRow) -> str:
+def _winner(row: documents.ServiceRow) -> str:
     return next((clean(candidate.workload) for candidate in row.candidates if candidate.winner), NOTHING)
 
 
@@ -137,7 +137,7 @@ SERVICES = (
 )
 
 
-def _listener_services(row: report.ListenerRow) -> str:
+def _listener_services(row: documents.ListenerRow) -> str:
     """Return the service, or each of several with what it gets now."""
     if len(row.services) < 2:
         return clean(row.service)
@@ -158,7 +158,7 @@ LISTENERS = (
 )
 
 
-def _runner_up(row: report.ConnectionRow) -> str:
+def _runner_up(row: documents.ConnectionRow) -> str:
     return f"{clean(row.runner_up)} at {cost(row.runner_up_perceived)}" if row.runner_up else NOTHING
 
 
@@ -218,7 +218,7 @@ _LISTS = {
 _ONE = {"site": ("sites", SITE), "connection": ("connections", CONNECTIONS)}
 
 
-def rows_text(rows: report.Rows, what: str) -> str:
+def rows_text(rows: documents.Rows, what: str) -> str:
     """Return the table of a list as asked for; ``site`` and ``connection`` are one row, printed a line a value."""
     key, columns = _ONE.get(what) or (what, _LISTS[what])
     items = getattr(rows, key)
@@ -230,7 +230,7 @@ def rows_text(rows: report.Rows, what: str) -> str:
     return text + "\nthere are more; ask for more with --limit" if rows.truncated else text
 
 
-def placement_text(row: report.ConnectionRow, when: str) -> str:
+def placement_text(row: documents.ConnectionRow, when: str) -> str:
     """Return the line of one placement as it is followed."""
     where = f"{when} {clean(row.client)} {clean(row.service)}/{clean(row.protocol)} -> {clean(row.workload)}"
     parts = [where, f"perceived {cost(row.perceived)}", f"path cost {row.path_cost}"]
@@ -241,7 +241,7 @@ def placement_text(row: report.ConnectionRow, when: str) -> str:
     return ", ".join(parts)
 
 
-def sync_text(sync: report.Sync) -> str:
+def sync_text(sync: documents.Sync) -> str:
     """Return `show sync`."""
     return sheet(SYNC, sync)
 
@@ -256,7 +256,7 @@ _PROBLEMS = (
 )
 
 
-def status_text(status: report.Status) -> str:
+def status_text(status: documents.Status) -> str:
     """Return the state in one line and one line a problem, the worst first."""
     states = (("live", status.live), ("ready", status.ready), ("synced", status.synced))
     first = f"{clean(status.site)}: " + ", ".join(name if on else f"not {name}" for name, on in states)
@@ -283,7 +283,7 @@ _CANDIDATES = (
 )
 
 
-def explain_text(explain: report.Explain) -> str:
+def explain_text(explain: documents.Explain) -> str:
     """Return where the next connection goes and every candidate with each part of its perceived cost."""
     service, site = clean(explain.service), clean(explain.site)
     if explain.winner is not None:
@@ -295,11 +295,11 @@ def explain_text(explain: report.Explain) -> str:
     return f"{text}\n\n{table(_CANDIDATES, explain.candidates)}" if explain.candidates else text
 
 
-def _is_special(row: report.ListenerRow) -> bool:
+def _is_special(row: documents.ListenerRow) -> bool:
     return len(row.services) > 1 or row.affinity_s > 0
 
 
-def _listener_line(row: report.ListenerRow, service: str) -> str:
+def _listener_line(row: documents.ListenerRow, service: str) -> str:
     """Return what a listener with several services, or with affinity, means for a service, in one line."""
     address = f"[{row.address}]" if ":" in row.address else row.address
     parts = []
@@ -320,6 +320,6 @@ _STEPS = (
 )
 
 
-def plan_text(plan: report.PlanReport) -> str:
+def plan_text(plan: documents.PlanReport) -> str:
     """Return every change that a reconcile run would make, in its order."""
     return table(_STEPS, plan.steps) if plan.steps else "nothing would change"

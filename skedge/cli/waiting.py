@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from skedge.cli.client import NotRunning
-from skedge.core.report import Status
+from skedge.core.api.documents import Status
 
 PAUSE_S = 0.5
 

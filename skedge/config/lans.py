@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 from skedge.config.schema import ListenerSpec
 from skedge.config.walk import shown
-from skedge.core.prefixes import PREFIXES_PER_SITE_MAX, Network, parse_prefix
+from skedge.core.routing.lan_prefixes import PREFIXES_PER_SITE_MAX, Network, parse_prefix
 
 Problem = tuple[str, str]
 

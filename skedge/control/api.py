@@ -1,4 +1,4 @@
-"""The local API: one JSON line in (`core.report.Request`), one JSON line out (`core.report.Answer`).
+"""The local API: one JSON line in (`core.api.documents.Request`), one JSON line out (`core.api.documents.Answer`).
 
 A Unix socket for root and the group ``skedge``. Requests are small and bounded in size, number and time.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from skedge.core.api.documents import Answer, Request
 from skedge.core.errors import ApiError, SkedgeError
-from skedge.core.report import Answer, Request
 
 log = logging.getLogger(__name__)
 

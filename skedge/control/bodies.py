@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, field
 
 from skedge.control.wire import ENTRIES_MAX, FAILURES, NAME_MAX, PORT_MAX, BadFrame, Cost, Name, Wire
-from skedge.core.messages import Body, Kind
+from skedge.core.linkstate.messages import Body, Kind
 from skedge.core.model import (
     CAPACITY_MAX,
     SERVICES_MAX,
@@ -70,7 +70,7 @@ _services_body = msgspec.msgpack.Decoder(_ServicesBody)
 
 
 class BodyCodec:
-    """`core.messages.Codec` for the bodies of records: equal bodies give equal bytes."""
+    """`core.linkstate.messages.Codec` for the bodies of records: equal bodies give equal bytes."""
 
     def encode(self, body: Body) -> bytes:
         """Return the body's bytes. Raises BadFrame for a body that other sites would refuse."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from skedge.control.workload import ProbeFailed, Resolver, ask_http
-from skedge.core.backoff import jitter
+from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import Health, HealthType, WorkloadId
 
 log = logging.getLogger(__name__)

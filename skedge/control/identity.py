@@ -29,7 +29,7 @@ class _Material:
 
 
 class Identity:
-    """This site's identity (`core.messages.Signer`), its trust, and TLS contexts. Made by `load`."""
+    """This site's identity (`core.linkstate.messages.Signer`), its trust, and TLS contexts. Made by `load`."""
 
     def __init__(self, directory: Path, network: str, site: str, clock: Clock = time.time) -> None:
         """Read the directory. Raises ConfigError, as `reload` does."""

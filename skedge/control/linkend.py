@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from skedge.control.identity import Identity
 from skedge.control.sockets import bind_to_device, exempt, scoped
 from skedge.control.stream import BusLink, Refused, Stream, accept, dial
-from skedge.core.backoff import jitter
-from skedge.core.messages import Message
+from skedge.core.linkstate.messages import Message
+from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 

@@ -23,7 +23,7 @@ from skedge.control.identity import Identity
 from skedge.control.loadschedule import LoadBook, LoadSchedule
 from skedge.control.sockets import exempt
 from skedge.control.wire import FAILURES, SIGNATURE_BYTES, BadFrame, Count, Name, Wire
-from skedge.core.backoff import TokenBucket
+from skedge.core.linkstate.pacing import TokenBucket
 from skedge.core.model import LoadReport, Version, WorkloadId
 from skedge.core.reasons import Reason
 

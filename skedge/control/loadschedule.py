@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from math import inf
 
-from skedge.core.backoff import TokenBucket
+from skedge.core.linkstate.pacing import TokenBucket
 from skedge.core.model import LoadReport, Version, WorkloadId
 from skedge.core.reasons import Reason
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from skedge.control.liveness import LinkStats, LinkStatus, Liveness
 from skedge.control.sockets import bind_to_device, exempt, scoped
-from skedge.core.backoff import jitter
+from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import LinkId, Probe
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from skedge.control.sockets import TCP_NOTSENT_LOWAT, bind_to_device, exempt, sc
 from skedge.control.trust import CertificateError, Trust
 from skedge.control.wire import BadFrame, decode_message, frame, read_frame
 from skedge.core.errors import PeerError
-from skedge.core.messages import Message
+from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 

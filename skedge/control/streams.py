@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from skedge.control.identity import Identity
 from skedge.control.linkend import LinkEnd, Seams, StreamStats
 from skedge.control.stream import BusLink
-from skedge.core.messages import Message
+from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 
@@ -20,7 +20,7 @@ __all__ = ["Bus", "BusLink", "StreamStats"]
 
 
 class Bus:
-    """`core.messages.Bus` over TLS streams.
+    """`core.linkstate.messages.Bus` over TLS streams.
 
     ``on_up(link)``: a stream to the right neighbour is there; ``take(link)`` must then have a first message (Hello).
     ``on_message(link, message)``, ``on_down(link, reason)``: what came, and that the stream is gone.

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from skedge.core.messages import SignedRecord, Verdict, signed_bytes
+from skedge.core.linkstate.messages import SignedRecord, Verdict, signed_bytes
 from skedge.core.reasons import Reason
 
 CLOCK_TOLERANCE_S = 24 * 3600.0
@@ -118,7 +118,9 @@ class Trust:
 
 
 class RecordVerifier:
-    """`core.messages.Verifier`: believes a record when its certificate is good, names its site, and signed it."""
+    """`core.linkstate.messages.Verifier`: believes a record when its certificate is good, names its site, and signed
+    it.
+    """
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust

@@ -1,8 +1,9 @@
 """How messages look as bytes: msgpack arrays, strictly typed, in length-prefixed frames.
 
-A message is an array that begins with its name (``core.messages.MESSAGE_TYPES``). Fields are told apart by their
-place, so a newer controller may append some (an older one ignores them); names, types and ranges are checked here,
-sense (``core.recordcheck``) and signatures elsewhere. Whatever is wrong is a PeerError; decoding raises nothing else.
+A message is an array that begins with its name (``core.linkstate.messages.MESSAGE_TYPES``). Fields are told apart by
+their place, so a newer controller may append some (an older one ignores them); names, types and ranges are checked
+here, sense (``core.linkstate.record_checks``) and signatures elsewhere. Whatever is wrong is a PeerError; decoding
+raises nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from skedge.core.errors import PeerError
-from skedge.core.messages import (
+from skedge.core.linkstate.messages import (
     FRAME_MAX,
     HASH_BYTES,
     RECORD_MAX,

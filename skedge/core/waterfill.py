@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
 
-from skedge.core.balance import refusal
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate
+from skedge.core.placement.rule import refusal
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate
 
 Rank = tuple[int, int, int, int, WorkloadId]
 

@@ -1,4 +1,4 @@
-"""Answers to the local API: state into documents of `core.report`."""
+"""Answers to the local API: state into documents of `core.api.documents`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+from skedge.core.api.documents import Answer, Explain, LinkRow, ListenerRow, PlanReport, Request, Rows, Status, Sync
 from skedge.core.errors import ApiError, SkedgeError
 from skedge.core.model import Protocol
-from skedge.core.report import Answer, Explain, LinkRow, ListenerRow, PlanReport, Request, Rows, Status, Sync
-from skedge.core.state import ServiceKey
+from skedge.core.objects import ServiceKey
 from skedge.daemon import checks, links, rows
 from skedge.daemon.controller import SOFTWARE, Controller
 from skedge.daemon.filters import Filter

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
+from skedge.core.desired.reconcile import Drivers, reconcile
 from skedge.core.errors import DataplaneError
 from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.names import overlay_prefix6
+from skedge.core.objects import Target
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import Drivers, reconcile
-from skedge.core.state import Target
 from skedge.daemon.handover import Handover
 from skedge.daemon.ipvs import IpvsSide
 from skedge.daemon.kernel import Fixture, Kernel

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from skedge.core.desired import Desired
-from skedge.core.dispatch import service_keys
+from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
+from skedge.core.desired.compute import Desired
 from skedge.core.model import Transport
+from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
-from skedge.core.report import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.daemon.kernel import Applied
 from skedge.daemon.problems import Finding
 from skedge.daemon.state import State

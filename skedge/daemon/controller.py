@@ -14,11 +14,11 @@ from skedge import __version__, config
 from skedge.control.bodies import BodyCodec
 from skedge.control.identity import Identity
 from skedge.control.identity import load as load_identity
-from skedge.core.backoff import Backoff
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.errors import SkedgeError
-from skedge.core.flood import Flooder, Output
-from skedge.core.messages import Message
+from skedge.core.linkstate.flooding import Flooder, Output
+from skedge.core.linkstate.messages import Message
+from skedge.core.linkstate.pacing import Backoff
 from skedge.core.model import EngineKind, LinkId, SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.daemon import links, persist

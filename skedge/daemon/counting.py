@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from skedge.core.errors import SkedgeError
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Target
+from skedge.core.observed import FlowKind
 from skedge.core.reasons import Reason
-from skedge.core.state import FlowKind, Target
 from skedge.daemon.kernel import Kernel, Readings
 from skedge.daemon.state import Slot
 

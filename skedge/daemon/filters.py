@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skedge.core.report import Request
+from skedge.core.api.documents import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from math import ceil
 
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.model import SiteConfig
 from skedge.dataplane.leftover import Leftover
 

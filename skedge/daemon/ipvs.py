@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
 from skedge.core.reasons import Reason

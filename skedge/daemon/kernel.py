@@ -7,26 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from skedge.core.describe import describe
-from skedge.core.desired import Desired
+from skedge.core.api.documents import PlanStep
+from skedge.core.desired.compute import Desired
+from skedge.core.desired.reconcile import Drivers, plan, reconcile_all
+from skedge.core.desired.render import describe
+from skedge.core.engine import Driver, Engine
 from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
+from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts, Flow, FlowKind, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import Drivers, plan, reconcile_all
-from skedge.core.report import PlanStep
-from skedge.core.state import (
-    Counts,
-    Driver,
-    Engine,
-    Flow,
-    FlowKind,
-    KernelRoute,
-    Receipt,
-    ServiceKey,
-    ServiceTable,
-    Target,
-    TunnelFacts,
-)
 from skedge.daemon.handover import Handover
 from skedge.daemon.state import Slot, usable_targets
 

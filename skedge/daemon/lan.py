@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.model import Lan, SiteConfig
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import reconcile
 from skedge.dataplane.flow_structs import NatConfig
 from skedge.dataplane.flows import FlowTable
 from skedge.dataplane.lan import LanDriver, source_towards

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from skedge.control.liveness import LinkStats
-from skedge.core.adjacency import AdjacencyView, State, link_in_use
+from skedge.core.linkstate.adjacency import AdjacencyView, State, link_in_use
+from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import LinkId
-from skedge.core.own import Liveness
 from skedge.core.reasons import Reason
 
 VERDICT_PROBES = 10  # so many probes without an answer after the start are an answer too

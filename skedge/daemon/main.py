@@ -14,9 +14,9 @@ import click
 from skedge import __version__, config
 from skedge.control.api import Api
 from skedge.control.identity import load as load_identity
+from skedge.core.api.documents import SOCKET_PATH
 from skedge.core.errors import SkedgeError
 from skedge.core.model import SiteConfig
-from skedge.core.report import SOCKET_PATH
 from skedge.daemon import metrics
 from skedge.daemon.answers import Answers
 from skedge.daemon.build import build_kernel

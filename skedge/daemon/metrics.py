@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from skedge.core.api.documents import LinkRow
 from skedge.core.model import Metrics
+from skedge.core.observed import FlowKind
 from skedge.core.reasons import Reason
-from skedge.core.report import LinkRow
-from skedge.core.state import FlowKind
 from skedge.daemon.answers import Answers
 from skedge.daemon.controller import Controller
 

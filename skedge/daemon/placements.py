@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from skedge.core.api.documents import ConnectionRow
+from skedge.core.api.new_placements import Following
 from skedge.core.errors import SkedgeError
-from skedge.core.following import Following
-from skedge.core.report import ConnectionRow
 from skedge.daemon import rows
 from skedge.daemon.filters import Filter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skedge.core.report import Problem
+from skedge.core.api.documents import Problem
 
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 

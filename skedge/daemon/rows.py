@@ -1,19 +1,11 @@
-"""From state to the rows of `core.report`: what `skedge show` and `skedge explain` answer (pure)."""
+"""From state to the rows of `core.api.documents`: what `skedge show` and `skedge explain` answer (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from skedge.core import balance, names, rib, spf
-from skedge.core.describe import describe
-from skedge.core.desired import Desired, link_id, view
-from skedge.core.dispatch import dispatch, service_keys
-from skedge.core.lsdb import Database
-from skedge.core.messages import Key, Kind
-from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener
-from skedge.core.overlay import site_addresses
-from skedge.core.reasons import Reason
-from skedge.core.report import (
+from skedge.core import names
+from skedge.core.api.documents import (
     CandidateRow,
     ConnectionRow,
     DropRow,
@@ -26,17 +18,19 @@ from skedge.core.report import (
     ServiceRow,
     SiteRow,
 )
-from skedge.core.state import (
-    Candidate,
-    Counts,
-    Flow,
-    KernelRoute,
-    Receipt,
-    ServiceKey,
-    ServiceTable,
-    TunnelFacts,
-)
-from skedge.core.tables import offers, service_table
+from skedge.core.desired.compute import Desired, link_id, view
+from skedge.core.desired.render import describe
+from skedge.core.linkstate.database import Database
+from skedge.core.linkstate.messages import Key, Kind
+from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener
+from skedge.core.objects import Candidate, KernelRoute, ServiceKey, ServiceTable
+from skedge.core.observed import Counts, Flow, Receipt, TunnelFacts
+from skedge.core.placement import rule
+from skedge.core.placement.candidates import offers, service_table
+from skedge.core.placement.policies import dispatch, service_keys
+from skedge.core.reasons import Reason
+from skedge.core.routing import rib, spf
+from skedge.core.routing.overlay_addresses import site_addresses
 from skedge.daemon.filters import Filter
 from skedge.daemon.links import LinkFacts
 from skedge.daemon.state import Slot, State
@@ -168,7 +162,7 @@ def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
     )
     table, _ = service_table(key, offers(state.full_map()).get(key, ()), judged)
     own = [_open_at(state, (key, one.workload), site) for one in table.candidates]
-    chosen = balance.choose(
+    chosen = rule.choose(
         table.candidates, own, [_last_chosen(state, (key, one.workload), here) for one in table.candidates]
     )
     rows = tuple(
@@ -206,7 +200,7 @@ def _others_of(state: State, key: ServiceKey, site: str) -> Mapping[Slot, int]:
 def _candidate(
     state: State, key: ServiceKey, one: Candidate, open_: int, winner: bool, now: float, paths: rib.Rib
 ) -> CandidateRow:
-    numerator, denominator = balance.perceived(one, open_)
+    numerator, denominator = rule.perceived(one, open_)
     counts = state.counts.get((key, one.workload), NOTHING)
     target = one.target4 or one.target6
     return CandidateRow(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from skedge.core import own, rib
-from skedge.core.desired import Desired, compute, link_id
-from skedge.core.dispatch import listened
+from skedge.core.desired.compute import Desired, compute, link_id
+from skedge.core.linkstate import own_records
+from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
     LinkId,
     LinksRecord,
@@ -17,11 +17,13 @@ from skedge.core.model import (
     SiteConfig,
     WorkloadId,
 )
-from skedge.core.own import Liveness
-from skedge.core.prefixes import Prefixes, judge
+from skedge.core.objects import ServiceKey, Target
+from skedge.core.observed import Counts
+from skedge.core.placement.candidates import offers
+from skedge.core.placement.policies import listened
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, ServiceKey, Target
-from skedge.core.tables import offers
+from skedge.core.routing import rib
+from skedge.core.routing.lan_prefixes import Prefixes, judge
 
 Slot = tuple[ServiceKey, WorkloadId]
 
@@ -57,7 +59,7 @@ class State:
 
     def set_config(self, config: SiteConfig, remembered: Mapping[str, int]) -> None:
         """Take a new configuration. Raises ConfigError when it has more connectors than endpoint ports."""
-        self.ports = own.endpoint_ports(config, remembered)
+        self.ports = own_records.endpoint_ports(config, remembered)
         self.config = config
         names = {connector.name for connector in config.connectors}
         self.health = {name: good for name, good in self.health.items() if name in names}
@@ -92,7 +94,9 @@ class State:
 
     def links_record(self, software: str) -> LinksRecord:
         """Return what this site says of itself and its links."""
-        return own.links_record(self.config, self.links_used, software=software, refused=self.prefixes().refused)
+        return own_records.links_record(
+            self.config, self.links_used, software=software, refused=self.prefixes().refused
+        )
 
     def prefixes(self) -> Prefixes:
         """Return the LAN prefixes that count here."""
@@ -100,7 +104,7 @@ class State:
 
     def services_record(self) -> ServicesRecord:
         """Return what this site offers and listens to."""
-        return own.services_record(
+        return own_records.services_record(
             self.config,
             self.health,
             self.ports,
@@ -114,7 +118,7 @@ class State:
 
     def health_known(self) -> bool:
         """Tell whether every checked workload has a verdict."""
-        return all(own.is_healthy(c, {}) or c.name in self.health for c in self.config.connectors)
+        return all(own_records.is_healthy(c, {}) or c.name in self.health for c in self.config.connectors)
 
     # ---- load -----------------------------------------------------------------------------------------------------
 

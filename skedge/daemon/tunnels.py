@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from skedge.core.model import LinkId
-from skedge.core.state import TunnelFacts
+from skedge.core.observed import TunnelFacts
 from skedge.daemon.worker import Worker
 
 

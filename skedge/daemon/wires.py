@@ -15,12 +15,12 @@ from skedge.control.probe import ProbeLink, Prober
 from skedge.control.streams import Bus, BusLink
 from skedge.control.workload import ProbeFailed
 from skedge.core import names
-from skedge.core.desired import link_id
+from skedge.core.desired.compute import link_id
 from skedge.core.errors import DataplaneError
-from skedge.core.messages import Key, Kind
+from skedge.core.linkstate.messages import Key, Kind
+from skedge.core.linkstate.own_records import is_own
 from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
-from skedge.core.own import is_own
-from skedge.core.state import Target
+from skedge.core.objects import Target
 from skedge.dataplane import sockdiag
 from skedge.dataplane.hostinfo import HostWatch
 from skedge.dataplane.sockdiag import ListenWatch

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.model import SiteConfig
 from skedge.daemon.kernel import Applied, Kernel
 

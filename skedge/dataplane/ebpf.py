@@ -1,4 +1,4 @@
-"""The engine `ebpf`: connect-time placement in the kernel, worked through the pinned maps (core.state.Engine)."""
+"""The engine `ebpf`: connect-time placement in the kernel, worked through the pinned maps (core.engine.Engine)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from skedge.core.engine import Driver
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey
+from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, Dispatch, Driver, Endpoint, EndpointKey, Flow, ListenerKey, Receipt, ServiceKey
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane import flow_words, receipts
 from skedge.dataplane.ebpf_listeners import ListenerDriver

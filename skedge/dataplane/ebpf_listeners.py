@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from skedge.core.dispatch import SCHEDULE_SIZE
 from skedge.core.errors import DataplaneError
-from skedge.core.state import Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
+from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.dataplane.ebpf_maps import Maps
 from skedge.dataplane.ebpf_services import ServiceDriver
 from skedge.dataplane.listener_structs import ListenerValue

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
-from skedge.core.state import ListenerKey, ServiceKey
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.flows import FlowTable, read_iterator

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import CAPACITY_MAX, WorkloadId
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ServiceKey, ServiceTable
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf_maps import RETIRED, Maps
 

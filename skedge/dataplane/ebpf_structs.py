@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol
-from skedge.core.state import ListenerKey, ServiceKey, Target
+from skedge.core.objects import ListenerKey, ServiceKey, Target
 
 MAX_SERVICES = 1024
 MAX_WORKLOADS = 256

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey
+from skedge.core.objects import Endpoint, EndpointKey
 from skedge.dataplane import bpfsys
 from skedge.dataplane.linkfilter import address_bytes
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import Protocol, Transport
 from skedge.core.names import PREFIX
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice
 
 K = TypeVar("K")
 V = TypeVar("V")

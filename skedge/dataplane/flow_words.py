@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from skedge.core.model import Protocol
-from skedge.core.state import Endpoint, EndpointKey, Flow, FlowKind, FlowState, ListenerKey, ServiceKey, Target
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
+from skedge.core.observed import Flow, FlowKind, FlowState
 from skedge.dataplane.flow_structs import NANOSECONDS, FlowRecord, Kind, State
 from skedge.dataplane.receipts import WorkloadOf, address_port
 

@@ -1,9 +1,9 @@
-"""The engine `ipvs`: the kernel's own load balancer, for hosts on which eBPF cannot serve (core.state.Engine).
+"""The engine `ipvs`: the kernel's own load balancer, for hosts on which eBPF cannot serve (core.engine.Engine).
 
 A service has one virtual service a family, known by its firewall mark, whatever listeners lead to it: so the kernel
 counts its connections in one place. Its scheduler is wlc; a thread looks at the counters every `PACE_S` and sets the
-weights by which the next connections go where the rule puts them (`core.weights`). The kernel goes on by the last
-weights when this process is gone.
+weights by which the next connections go where the rule puts them (`core.placement.ipvs_weights`). The kernel goes on by
+the last weights when this process is gone.
 
 It knows less than the engine `ebpf`: no receipts, no suspension after a refused connect, no count of refusals.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
+from skedge.core.objects import ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, Flow, Receipt, ServiceKey, ServiceTable, Target
 from skedge.dataplane import ipvs_flows, ipvs_memory, ipvs_settings
 from skedge.dataplane.ipvs_balance import FAMILIES, Balance, target_of
 from skedge.dataplane.ipvs_drivers import EndpointDriver, ListenerDriver, ServiceDriver

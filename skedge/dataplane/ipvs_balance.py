@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
-from skedge.core.weights import ACTIVE, Load, weights
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.placement.ipvs_weights import ACTIVE, Load, weights
 from skedge.dataplane.ipvs_memory import Memory, Virtual
 from skedge.dataplane.ipvs_proc import Found, RealServer, VirtualService, canonical, ident_of, mark_of
 from skedge.dataplane.ipvs_table import Table

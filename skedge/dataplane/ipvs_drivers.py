@@ -1,4 +1,4 @@
-"""The drivers of the engine `ipvs`: services, listeners, endpoints (core.state.Driver)."""
+"""The drivers of the engine `ipvs`: services, listeners, endpoints (core.engine.Driver)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
-from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.objects import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
 from skedge.dataplane.ipvs_balance import target_of
 from skedge.dataplane.ipvs_memory import Virtual
 from skedge.dataplane.ipvs_proc import Found, ident_of, mark_of

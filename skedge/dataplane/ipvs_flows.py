@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Dispatch, Flow, FlowKind, FlowState, ListenerKey, ServiceKey, Target
+from skedge.core.objects import Dispatch, ListenerKey, ServiceKey, Target
+from skedge.core.observed import Flow, FlowKind, FlowState
 from skedge.dataplane.ipvs_proc import Connection
 from skedge.dataplane.receipts import address_port
 

@@ -17,8 +17,7 @@ import msgspec
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.reasons import Reason
-from skedge.core.state import (
+from skedge.core.objects import (
     Candidate,
     Dispatch,
     Endpoint,
@@ -28,6 +27,7 @@ from skedge.core.state import (
     ServiceTable,
     Target,
 )
+from skedge.core.reasons import Reason
 from skedge.dataplane.ipvs_proc import IDS
 from skedge.dataplane.lifetime import where
 

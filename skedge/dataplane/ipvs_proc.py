@@ -14,7 +14,7 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol
-from skedge.core.state import ListenerKey, Target
+from skedge.core.objects import ListenerKey, Target
 
 MARK = 0x5CED0000  # the upper half of every mark of ours
 MARK_MASK = 0xFFFF0000

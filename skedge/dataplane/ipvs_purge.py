@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol
-from skedge.core.state import ListenerKey
+from skedge.core.objects import ListenerKey
 from skedge.dataplane import ipvs_memory, ipvs_settings
 from skedge.dataplane.ipvs_proc import PROC, parse
 from skedge.dataplane.ipvs_table import KernelTable

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from skedge.core.model import Protocol
-from skedge.core.state import Endpoint, EndpointKey, ListenerKey, Target
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, Target
 from skedge.dataplane import nft
 from skedge.dataplane.ipvs_proc import MARK, MARK_MASK
 from skedge.dataplane.linkfilter import FilterConfig

@@ -21,7 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol
-from skedge.core.state import ListenerKey, Target
+from skedge.core.objects import ListenerKey, Target
 from skedge.dataplane.ipvs_proc import PROC, Found, ident_of, marks_at, parse, plain
 from skedge.dataplane.netlink import kernel_errors
 

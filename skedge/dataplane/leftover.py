@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from skedge.core import model
 from skedge.core.errors import DataplaneError
 from skedge.core.names import PREFIX
-from skedge.core.state import ListenerKey
+from skedge.core.objects import ListenerKey
 from skedge.dataplane import ipvs_memory, ipvs_purge, ipvs_rules, lan, nft, overlay_guard, pins, sockdiag
 from skedge.dataplane.ebpf_maps import Maps
 from skedge.dataplane.flow_structs import Kind, State

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from skedge.core.model import Protocol, SiteConfig, Transport
 from skedge.core.names import overlay_prefix6
+from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
-from skedge.core.state import LinkDevice
 from skedge.dataplane import bpfsys
 from skedge.dataplane.hooks import Hooks
 from skedge.dataplane.linktable import TABLE_MAP, LinkTable, pack_entry

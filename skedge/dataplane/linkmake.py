@@ -10,7 +10,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Transport
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane.linkstate import KINDS, mac_text
 from skedge.dataplane.netlink import Netlink
 

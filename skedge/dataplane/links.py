@@ -23,7 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Transport
 from skedge.core.names import GATEWAY4, PREFIX
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane.linkmake import create
 from skedge.dataplane.linkstate import (
     DEVCONF4,

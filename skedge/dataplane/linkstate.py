@@ -9,7 +9,7 @@ from typing import Any
 
 from skedge.core.model import LinkId, Transport
 from skedge.core.names import PREFIX
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane.linkfilter import link_mac
 
 ALIAS = "skedge"

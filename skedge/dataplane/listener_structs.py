@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
-from skedge.core.dispatch import SCHEDULE_SIZE
+from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.dataplane.ebpf_structs import MAX_SERVICES
 
 AFFINITY_KEY = struct.Struct("=I16s")

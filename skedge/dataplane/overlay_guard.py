@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
-from skedge.core.state import LinkDevice
 from skedge.dataplane import nft
 from skedge.dataplane.linkfilter import FilterConfig, link_mac
 from skedge.dataplane.nft import ACCEPT, DROP, FROM_LINK, Expression, field, match

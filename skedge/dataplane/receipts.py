@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from skedge.core.model import WorkloadId
+from skedge.core.objects import ServiceKey
+from skedge.core.observed import Receipt
 from skedge.core.reasons import Reason
-from skedge.core.state import Receipt, ServiceKey
 from skedge.dataplane.ebpf_structs import PlacementRecord
 
 NANOSECONDS = 1e9

@@ -20,7 +20,7 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
-from skedge.core.state import KernelRoute, NextHop, RouteUse
+from skedge.core.objects import KernelRoute, NextHop, RouteUse
 from skedge.dataplane.netlink import ANSWER_TABLE, LAN_TABLE, PROTOCOL, TABLE, Netlink, kernel_errors
 from skedge.dataplane.prefix_table import HERE, PrefixTable
 

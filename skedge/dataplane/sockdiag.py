@@ -15,7 +15,7 @@ from ipaddress import ip_address
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol
-from skedge.core.state import Target
+from skedge.core.objects import Target
 from skedge.dataplane.netlink import attributes, kernel_errors, split_messages
 
 _NETLINK_SOCK_DIAG = 4

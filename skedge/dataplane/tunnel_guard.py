@@ -19,7 +19,7 @@ from typing import Any
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Transport
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 
 TABLE = "skedge"
 CHAIN = "tunnels"

@@ -8,7 +8,7 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.model import Transport
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane.netlink import Netlink, kernel_errors
 
 # outer IP header, UDP, and VXLAN with the inner Ethernet header, or WireGuard's header and tag

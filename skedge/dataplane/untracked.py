@@ -19,7 +19,7 @@ from typing import Any
 
 from skedge.core.model import Protocol
 from skedge.core.names import PREFIX
-from skedge.core.state import ListenerKey
+from skedge.core.objects import ListenerKey
 from skedge.dataplane import nft
 from skedge.dataplane.tunnel_guard import FAMILY, READ_EVERY_S, TABLE, run_nft
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import LinkId
-from skedge.core.state import LinkDevice, TunnelFacts
+from skedge.core.objects import LinkDevice
+from skedge.core.observed import TunnelFacts
 from skedge.dataplane.linkstate import Alias, kind, parse_alias
 from skedge.dataplane.resolver import Resolver
 from skedge.dataplane.wireguard import (

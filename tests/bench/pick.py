@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from skedge.core.model import WorkloadId
-from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf_maps import Maps

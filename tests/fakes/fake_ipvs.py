@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from skedge.core.errors import DataplaneError
-from skedge.core.state import ListenerKey, Target
-from skedge.core.weights import pick
+from skedge.core.objects import ListenerKey, Target
+from skedge.core.placement.ipvs_weights import pick
 from skedge.dataplane.ipvs_proc import MARK, MARK_MASK, Found, RealServer, VirtualService
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from skedge.core.balance import Ledger
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.names import GATEWAY4
+from skedge.core.objects import Dispatch, EndpointKey, ListenerKey, ServiceKey, Target
+from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
-from skedge.core.state import Dispatch, EndpointKey, ListenerKey, ServiceKey, Target
 
 
 class LoopFound(AssertionError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from skedge.core.desired.reconcile import KINDS, Drivers
 from skedge.core.errors import DataplaneError
-from skedge.core.reconcile import KINDS, Drivers
 
 
 class MemoryDriver:

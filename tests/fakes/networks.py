@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
 
-from skedge.core import balance, desired, own, rib
+from skedge.core.desired import compute
+from skedge.core.linkstate import own_records
 from skedge.core.model import Connector, Link, LinkId, Listener, NetworkMap, SiteConfig
 from skedge.core.names import overlay_address, overlay_address6
-from skedge.core.state import Candidate, ServiceKey
+from skedge.core.objects import Candidate, ServiceKey
+from skedge.core.placement import rule
+from skedge.core.routing import rib
 
 NETWORK = "lab"
 CIDR = "100.64.0.0/10"
@@ -67,11 +70,11 @@ def map_of(all_configs: Mapping[str, SiteConfig], *, down: Iterable[LinkId] = ()
     links, services = {}, {}
     for site, config in all_configs.items():
         states = {
-            (link := LinkId.between(site, one.to, one.name)): own.Liveness(link not in dead, 100)
+            (link := LinkId.between(site, one.to, one.name)): own_records.Liveness(link not in dead, 100)
             for one in config.links
         }
-        links[site] = own.links_record(config, states)
-        services[site] = own.services_record(config, healthy(config), own.endpoint_ports(config, {}))
+        links[site] = own_records.links_record(config, states)
+        services[site] = own_records.services_record(config, healthy(config), own_records.endpoint_ports(config, {}))
     return NetworkMap(links, services)
 
 
@@ -81,14 +84,14 @@ def healthy(config: SiteConfig) -> dict[str, bool]:
 
 def desired_at(
     config: SiteConfig, network_map: NetworkMap, host_addresses: Iterable[str] = (), **changes: object
-) -> desired.Desired:
+) -> compute.Desired:
     arguments: dict[str, object] = {
         "host_addresses": host_addresses,
-        "endpoint_ports": own.endpoint_ports(config, {}),
+        "endpoint_ports": own_records.endpoint_ports(config, {}),
         "health": healthy(config),
         "others": {},
     }
-    return desired.compute(config, rib.compute(network_map, config.site), network_map, **(arguments | changes))  # type: ignore[arg-type]
+    return compute.compute(config, rib.compute(network_map, config.site), network_map, **(arguments | changes))  # type: ignore[arg-type]
 
 
 def candidates_at(all_configs: Mapping[str, SiteConfig], site: str) -> tuple[Candidate, ...]:
@@ -98,4 +101,4 @@ def candidates_at(all_configs: Mapping[str, SiteConfig], site: str) -> tuple[Can
 def split_at(all_configs: Mapping[str, SiteConfig], site: str, n: int) -> dict[str, int]:
     """How many of n held connections from a site go to each serving site."""
     candidates = candidates_at(all_configs, site)
-    return {one.workload.site: count for one, count in zip(candidates, balance.fill(candidates, n), strict=True)}
+    return {one.workload.site: count for one, count in zip(candidates, rule.fill(candidates, n), strict=True)}

@@ -1,8 +1,8 @@
 """`make demo`, `make demo-vm`: three edge hosts deployed with Ansible, 100 held connections, a new cost, a stopped
 workload.
 
-Every number shown beside "expected" is computed by `skedge.core.balance` from the costs at hand. The exit code is 0
-only if each split is as expected and no open connection was cut by the change. The lab stays up.
+Every number shown beside "expected" is computed by `skedge.core.placement.rule` from the costs at hand. The exit code
+is 0 only if each split is as expected and no open connection was cut by the change. The lab stays up.
 """
 
 from __future__ import annotations

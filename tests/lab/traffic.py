@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from skedge.core.balance import fill
 from skedge.core.model import WorkloadId
-from skedge.core.state import Candidate
+from skedge.core.objects import Candidate
+from skedge.core.placement.rule import fill
 from tests.lab.lab import Lab
 
 SOCKET = "/run/lab-hold"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from skedge.core.model import LinkId, NetworkMap, SiteConfig, WorkloadId
+from skedge.core.objects import Candidate, Target
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Target
 from tests.fakes.networks import configs, map_of
 
 OUTS = (Reason.NONE,) * 6 + (Reason.SUSPENDED, Reason.UNHEALTHY, Reason.DRAINED, Reason.UNREACHABLE)

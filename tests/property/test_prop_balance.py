@@ -6,11 +6,12 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core import balance, waterfill
-from skedge.core.balance import Ledger
+from skedge.core import waterfill
 from skedge.core.model import COST_MAX
+from skedge.core.objects import Candidate
+from skedge.core.placement import rule
+from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate
 from tests.property.strategies import candidate_lists
 
 COUNTS = st.integers(0, 160)
@@ -29,12 +30,12 @@ def exact(candidate: Candidate, own: int) -> Fraction:
 
 @given(candidate_lists(), COUNTS)
 def test_fill_equals_counting(candidates: tuple[Candidate, ...], n: int) -> None:
-    assert balance.fill(candidates, n) == waterfill.split(candidates, n)
+    assert rule.fill(candidates, n) == waterfill.split(candidates, n)
 
 
 @given(candidate_lists(), COUNTS)
 def test_every_connection_is_placed_or_none_can_be(candidates: tuple[Candidate, ...], n: int) -> None:
-    split = balance.fill(candidates, n)
+    split = rule.fill(candidates, n)
     able = eligible(candidates)
     assert sum(split) == (n if able else 0)
     assert all(count == 0 for i, count in enumerate(split) if i not in able)
@@ -42,7 +43,7 @@ def test_every_connection_is_placed_or_none_can_be(candidates: tuple[Candidate, 
 
 @given(candidate_lists(), st.integers(1, 160))
 def test_no_connection_would_have_been_better_placed_elsewhere(candidates: tuple[Candidate, ...], n: int) -> None:
-    split = balance.fill(candidates, n)
+    split = rule.fill(candidates, n)
     for i in eligible(candidates):
         if split[i]:
             before_last = exact(candidates[i], split[i] - 1)
@@ -65,7 +66,7 @@ def test_with_equal_capacities_the_split_is_within_one_of_the_shares(
     same = tuple(
         Candidate(one.workload, one.path_cost, capacity, one.others, one.target4, out=one.out) for one in candidates
     )
-    pairs = zip(balance.fill(same, n), waterfill.shares(same, n), strict=True)
+    pairs = zip(rule.fill(same, n), waterfill.shares(same, n), strict=True)
     assert all(abs(count - share) < 1 for count, share in pairs)
 
 
@@ -76,7 +77,7 @@ def test_the_order_of_candidates_changes_nothing(
     order = list(range(len(candidates)))
     shuffle.shuffle(order)
     shuffled = tuple(candidates[i] for i in order)
-    split, other = balance.fill(candidates, n), balance.fill(shuffled, n)
+    split, other = rule.fill(candidates, n), rule.fill(shuffled, n)
     assert [split[i] for i in order] == list(other)
     assert [waterfill.split(candidates, n)[i] for i in order] == list(waterfill.split(shuffled, n))
 
@@ -87,10 +88,10 @@ BIG = st.integers(0, 1 << 20)
 @given(*[st.tuples(st.integers(0, COST_MAX * 64), st.integers(1, 65535), BIG, BIG)] * 2)
 def test_comparison_is_exact(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> None:
     made = [Candidate(None, cost, capacity, others) for cost, capacity, others, _ in (one, other)]  # type: ignore[arg-type]
-    costs = [balance.perceived(candidate, own) for candidate, (*_, own) in zip(made, (one, other), strict=True)]
+    costs = [rule.perceived(candidate, own) for candidate, (*_, own) in zip(made, (one, other), strict=True)]
     fractions = [exact(candidate, own) for candidate, (*_, own) in zip(made, (one, other), strict=True)]
     assert [Fraction(*cost) for cost in costs] == fractions
-    sign = balance.compare(*costs)
+    sign = rule.compare(*costs)
     assert (sign < 0, sign == 0) == (fractions[0] < fractions[1], fractions[0] == fractions[1])
 
 
@@ -110,13 +111,13 @@ def test_the_choice_is_the_smallest_by_fraction_cost_history_and_name(
             candidates[i].workload,
         ),
     )
-    placement = balance.place(candidates, opens, last)
+    placement = rule.place(candidates, opens, last)
     if not ranked:
         assert placement is None
         return
     assert placement is not None
     assert [placement.winner, placement.runner_up] == ([*ranked, None])[:2]
-    assert balance.choose(candidates, opens, last) == ranked[0]
+    assert rule.choose(candidates, opens, last) == ranked[0]
     assert placement.suspension_ignored is (candidates[ranked[0]].out is Reason.SUSPENDED)
 
 
@@ -131,7 +132,7 @@ def test_a_ledger_never_drifts_and_its_placements_replay(candidates: tuple[Candi
         opens = [ledger.opens.get(one.workload, 0) for one in candidates]
         last = [ledger.last_chosen.get(one.workload, 0) for one in candidates]
         placement = ledger.place(candidates)
-        assert placement == balance.place(candidates, opens, last)
+        assert placement == rule.place(candidates, opens, last)
         if placement is not None:
             held.append(candidates[placement.winner].workload)
     assert {name: count for name, count in ledger.opens.items() if count} == {

@@ -8,10 +8,10 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core import balance
-from skedge.core.dispatch import SCHEDULE_SIZE, schedule
+from skedge.core.objects import Candidate, ServiceKey
+from skedge.core.placement import rule
+from skedge.core.placement.policies import SCHEDULE_SIZE, schedule
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ServiceKey
 from tests.property.strategies import candidate_lists
 
 WEIGHTS = st.lists(st.integers(1, 100), min_size=1, max_size=16).map(
@@ -47,13 +47,13 @@ def test_a_kept_client_is_placed_where_it_was_or_by_the_rule(table: tuple[Candid
     size = len(table)
     opens = data.draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
     sticky = data.draw(st.integers(0, size - 1))
-    plain = balance.place(table, opens, [0] * size)
-    kept = balance.place(table, opens, [0] * size, sticky=sticky)
+    plain = rule.place(table, opens, [0] * size)
+    kept = rule.place(table, opens, [0] * size, sticky=sticky)
     if plain is None or kept is None:
         assert plain is kept
     elif table[sticky].out is Reason.NONE and sticky != plain.winner:
         assert (kept.winner, kept.runner_up, kept.kept) == (sticky, plain.winner, True)
         assert kept.runner_up_perceived == plain.perceived
-        assert kept.perceived == balance.perceived(table[sticky], opens[sticky])
+        assert kept.perceived == rule.perceived(table[sticky], opens[sticky])
     else:
         assert kept == plain

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core import rib
 from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.objects import Target
 from skedge.core.reasons import Reason
-from skedge.core.state import Target
+from skedge.core.routing import rib
 from tests.fakes.fake_kernel import FakeNetwork, LoopFound
 from tests.fakes.networks import SERVICE, configs, connector, desired_at, map_of
 from tests.property.strategies import networks

@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core import desired
+from skedge.core.desired import compute
+from skedge.core.desired.reconcile import KINDS, diff, plan, reconcile, reconcile_all
 from skedge.core.model import NetworkMap, SiteConfig
-from skedge.core.reconcile import KINDS, diff, plan, reconcile, reconcile_all
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.fakes.networks import desired_at
 from tests.property.strategies import networks
@@ -82,5 +82,5 @@ def test_desired_state_is_a_function_of_its_arguments(network: Network) -> None:
     all_configs, network_map = network
     shuffled = NetworkMap(dict(reversed(network_map.links.items())), dict(reversed(network_map.services.items())))
     for config in all_configs.values():
-        one: desired.Desired = desired_at(config, network_map, ["10.0.0.1", "10.0.0.2"])
+        one: compute.Desired = desired_at(config, network_map, ["10.0.0.1", "10.0.0.2"])
         assert one == desired_at(config, shuffled, ["10.0.0.2", "10.0.0.1"])

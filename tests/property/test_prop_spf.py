@@ -7,8 +7,8 @@ import networkx as nx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core import rib, spf
 from skedge.core.model import LinkId, NetworkMap, SiteConfig
+from skedge.core.routing import rib, spf
 from tests.fakes.networks import configs, map_of
 from tests.property.strategies import networks
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core.balance import Ledger, fill
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, Target
+from skedge.core.placement.ipvs_weights import Load, additions, pick, weights
+from skedge.core.placement.rule import Ledger, fill
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Target
-from skedge.core.weights import Load, additions, pick, weights
 
 OUTS = st.sampled_from([Reason.NONE] * 6 + [Reason.UNHEALTHY, Reason.DRAINED, Reason.SUSPENDED])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from skedge.core.messages import Body, Kind, SignedRecord, Verdict, signed_bytes
+from skedge.core.linkstate.messages import Body, Kind, SignedRecord, Verdict, signed_bytes
 from skedge.core.model import LinksRecord, ServicesRecord
 from skedge.core.reasons import Reason
 

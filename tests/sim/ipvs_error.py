@@ -10,9 +10,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from skedge.core.balance import fill
 from skedge.core.model import WorkloadId
-from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.placement.rule import fill
 from skedge.dataplane.ipvs import PACE_S
 from skedge.dataplane.ipvs_balance import Balance
 from skedge.dataplane.ipvs_memory import Memory, Virtual

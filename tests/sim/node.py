@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
-from skedge.core.adjacency import State, link_in_use
-from skedge.core.flood import Flooder, Output
-from skedge.core.lsdb import Limits
-from skedge.core.messages import Codec, Message, Signer
+from skedge.core.linkstate.adjacency import State, link_in_use
+from skedge.core.linkstate.database import Limits
+from skedge.core.linkstate.flooding import Flooder, Output
+from skedge.core.linkstate.messages import Codec, Message, Signer
 from skedge.core.model import LinkId, LinksRecord, LinkState, ServicesRecord, WorkloadState
 from skedge.core.reasons import Reason
 from tests.sim.doubles import FakeSigner, PlainCodec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.core.messages import Key, Kind
+from skedge.core.linkstate.messages import Key, Kind
 from tests.sim.node import HOLD_S
 from tests.sim.world import World, random_network
 

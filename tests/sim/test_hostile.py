@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.backoff import Backoff
-from skedge.core.lsdb import versions
-from skedge.core.messages import AgedRecord, Key, Kind, Message, Pull, Records, SignedRecord, signed_bytes
+from skedge.core.linkstate.database import versions
+from skedge.core.linkstate.messages import AgedRecord, Key, Kind, Message, Pull, Records, SignedRecord, signed_bytes
+from skedge.core.linkstate.pacing import Backoff
 from skedge.core.model import LinkId, LinksRecord, LinkState, ServicesRecord, Version
 from skedge.core.reasons import Reason
 from tests.sim.doubles import FakeSigner, PlainCodec

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from skedge.control import identity, wire
 from skedge.control.bodies import BodyCodec
-from skedge.core.messages import Key, Kind
+from skedge.core.linkstate.messages import Key, Kind
 from skedge.core.reasons import Reason
 from tests.sim.node import NETWORK
 from tests.sim.world import World, random_network

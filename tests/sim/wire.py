@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from skedge.core.messages import Message, Records
+from skedge.core.linkstate.messages import Message, Records
 from skedge.core.model import LinkId
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A whole network in one process: virtual clock, links with delay, loss and cuts, sites that crash; seeded.
 
-Every site runs the real `Flooder` and, when routes are looked at, the real `core.rib`. Modelled are only the wire
-(tests/sim/wire.py), the probes (a change is seen after `DETECT_S`), and the disk.
+Every site runs the real `Flooder` and, when routes are looked at, the real `core.routing.rib`. Modelled are only the
+wire (tests/sim/wire.py), the probes (a change is seen after `DETECT_S`), and the disk.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import random
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
-from skedge.core import rib, spf
-from skedge.core.lsdb import Limits, versions
-from skedge.core.messages import Message, Verifier
+from skedge.core.linkstate.database import Limits, versions
+from skedge.core.linkstate.messages import Message, Verifier
 from skedge.core.model import LinkId
+from skedge.core.routing import rib, spf
 from tests.sim.doubles import FakeVerifier
 from tests.sim.node import NETWORK, Node
 from tests.sim.wire import Wire

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Counts, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane import loader, loader_host
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.programs import CONNECT_PROGRAMS, PICK_TEST

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core import balance
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
+from skedge.core.observed import Receipt
+from skedge.core.placement import rule
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Dispatch, ListenerKey, Receipt, ServiceKey
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine
@@ -79,9 +80,9 @@ def test_a_receipt_says_that_a_client_was_kept(site: Site) -> None:
         assert (third.workload.site, third.perceived) == ("a", (2, 1))
         now = site.engine.services.read()[WEB]
         for receipt, opens in zip((first, second, third), ([0, 0], [1, 0], [2, 0]), strict=True):
-            assert balance.replay(receipt, now) == ""
-            assert balance.replay(receipt, now, opens) == ""
-        assert balance.replay(replace(second, reason=Reason.NONE), now, [1, 0]) != ""
+            assert rule.replay(receipt, now) == ""
+            assert rule.replay(receipt, now, opens) == ""
+        assert rule.replay(replace(second, reason=Reason.NONE), now, [1, 0]) != ""
 
 
 @pytest.mark.parametrize("change", ["drained", "unhealthy", "gone", "gone and back", "suspended"])

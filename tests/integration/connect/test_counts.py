@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from skedge.core.objects import Target
 from skedge.core.reasons import Reason
-from skedge.core.state import Target
 
 from .kit import FAR4, Site, candidate, connect, eventually, run
 

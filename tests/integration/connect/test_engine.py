@@ -11,8 +11,8 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from skedge.core.errors import HostError
-from skedge.core.state import ListenerKey
+from skedge.core.objects import ListenerKey
 from skedge.dataplane import bpfsys, listener_structs, loader, loader_host
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf import EbpfEngine

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core import balance
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.placement import rule
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf_maps import Maps
 
@@ -161,7 +161,7 @@ def replayed(pick: layout.LoggedPick, names: Mapping[int, WorkloadId]) -> tuple[
     ]
     last = [max(0, slot.last - layout.FIRST_CHOICE + 1) for slot in slots]
     sticky = next((row for row, (_, i) in enumerate(rows) if keeps(pick, i)), None)
-    placement = balance.place(table, [slot.mine for slot in slots], last, sticky=sticky)
+    placement = rule.place(table, [slot.mine for slot in slots], last, sticky=sticky)
     if placement is None:
         return layout.MAX_WORKLOADS, layout.MAX_WORKLOADS
     second = layout.MAX_WORKLOADS if placement.runner_up is None else rows[placement.runner_up][1]
@@ -200,7 +200,7 @@ def test_receipts_of_open_connections_are_what_was_decided_on(busy: Site) -> Non
             assert weighed.open == slot.mine + slot.others
     now = busy.engine.services.read()[key]
     for receipt in busy.engine.connections():
-        assert balance.replay(receipt, now) == ""
+        assert rule.replay(receipt, now) == ""
     for one in held:
         one.close()
     maps.close()

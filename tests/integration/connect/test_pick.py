@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skedge.core import balance
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.placement import rule
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
 from skedge.dataplane import bpfsys
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane.ebpf_maps import Maps
@@ -116,12 +116,12 @@ def ask(
     return word & 0xFF, layout.Weighed(*rest[11:15]), layout.Weighed(*rest[15:19]), rest[8]
 
 
-def by_the_rule(case: Case) -> balance.Placement | None:
+def by_the_rule(case: Case) -> rule.Placement | None:
     """The rule in the core; a bound socket sees only this site's workloads."""
     seen: Sequence[Candidate] = [
         replace(one, out=Reason.UNREACHABLE) if case.bound and not one.local else one for one in case.candidates
     ]
-    return balance.place(seen, case.opens, case.last, case.family, case.sticky)
+    return rule.place(seen, case.opens, case.last, case.family, case.sticky)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_a_hundred_choices_of_256_workloads(site: Site) -> None:
     """Slot after slot against the core's ledger, with the table put by the engine."""
     table = ServiceTable(tuple(Candidate(WorkloadId(f"s{i:03}", "w"), i % 7, 1 + i % 5, i % 3, T4) for i in range(256)))
     site.engine.services.put(SERVICE, table)
-    maps, ledger = Maps(str(site.host.pins)), balance.Ledger()
+    maps, ledger = Maps(str(site.host.pins)), rule.Ledger()
     ident = maps.service_ids()[SERVICE]
     case = Case(table.candidates, (), (), (), 4, False)
     try:

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.dispatch import dispatch
 from skedge.core.model import Listener, Policy, Protocol, Share
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
+from skedge.core.placement.policies import dispatch
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey
 
 from .kit import FAR4, Site, candidate, connect, eventually
 

@@ -78,7 +78,7 @@ def test_a_retry_is_not_taken_for_bound(local_and_far: Site) -> None:
         server = socket.socket(type=socket.SOCK_DGRAM)
         server.bind((FAR4[0], 0))
         from skedge.core.model import Protocol
-        from skedge.core.state import Target
+        from skedge.core.objects import Target
 
         far = Target(*server.getsockname())
         local_and_far.service([candidate("udp", 0, far)], ("127.0.0.1", 5353), name="u", protocol=Protocol.UDP)

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from skedge.control.identity import Identity, load
 from skedge.control.streams import Bus, BusLink
-from skedge.core.messages import Digest, Digests, Hello, Key, Kind, Message, Pull
+from skedge.core.linkstate.messages import Digest, Digests, Hello, Key, Kind, Message, Pull
 from skedge.core.model import LinkId, Version
 from skedge.core.names import SOCKET_MARK
 from skedge.core.reasons import Reason

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from skedge.cli.client import ask
+from skedge.core.api.documents import Answer, CandidateRow, Explain, PlanReport, Request, Status
 from skedge.core.errors import ApiError
-from skedge.core.report import Answer, CandidateRow, Explain, PlanReport, Request, Status
 from skedge.dataplane.loader_host import cgroup2_root
 from tests.unit.control.authority import Authority
 

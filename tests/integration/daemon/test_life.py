@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from skedge.core.balance import fill
 from skedge.core.model import WorkloadId
-from skedge.core.state import Candidate, Target
+from skedge.core.objects import Candidate, Target
+from skedge.core.placement.rule import fill
 
 from .kit import Clients, Line, changes, until
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from skedge.core.api.documents import VERSION
 from skedge.core.errors import ExitCode
-from skedge.core.report import VERSION
 
 from .kit import Clients, Line, until
 

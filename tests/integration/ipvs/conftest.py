@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skedge.core import names
-from skedge.core.state import KernelRoute, NextHop, ServiceTable
+from skedge.core.objects import KernelRoute, NextHop, ServiceTable
 from skedge.dataplane.engines import has_ipvs
 from tests.integration.links.kit import NETWORK, Namespace, veth
 

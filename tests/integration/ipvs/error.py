@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from skedge.core.balance import fill
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.placement.rule import fill
 from skedge.dataplane.ipvs import PACE_S, IpvsEngine
 from skedge.dataplane.ipvs_rules import IpvsRules
 from skedge.dataplane.linkfilter import FilterConfig

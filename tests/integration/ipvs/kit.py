@@ -14,8 +14,17 @@ from tempfile import mkdtemp
 
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import (
+    Candidate,
+    Dispatch,
+    Endpoint,
+    EndpointKey,
+    ListenerKey,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.forward_guard import ForwardGuard
 from skedge.dataplane.forwarding import MEMORY, Forwarding

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import cast
 
 from skedge.config import from_dict
-from skedge.core import desired, rib
+from skedge.core.desired import compute
+from skedge.core.linkstate.own_records import endpoint_ports, links_record, services_record
 from skedge.core.model import NetworkMap, SiteConfig
-from skedge.core.own import endpoint_ports, links_record, services_record
+from skedge.core.routing import rib
 from skedge.daemon.build import build_kernel
 from skedge.daemon.kernel import Kernel
 from skedge.dataplane import purge
@@ -45,11 +46,11 @@ def config() -> SiteConfig:
     )
 
 
-def wish(site: SiteConfig) -> desired.Desired:
+def wish(site: SiteConfig) -> compute.Desired:
     ports = endpoint_ports(site, {})
     health = {connector.name: True for connector in site.connectors}
     network_map = NetworkMap({site.site: links_record(site, {})}, {site.site: services_record(site, health, ports)})
-    return desired.compute(
+    return compute.compute(
         site,
         rib.compute(network_map, site.site),
         network_map,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from skedge.core.model import WorkloadId
-from skedge.core.state import Endpoint, EndpointKey, ListenerKey
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey
 from skedge.dataplane.ipvs_rules import IpvsRules, Marks
 from skedge.dataplane.leftover import IpvsLeftover
 from skedge.dataplane.linkfilter import LEFT

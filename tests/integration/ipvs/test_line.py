@@ -13,13 +13,22 @@ from dataclasses import replace
 import pytest
 from pyroute2 import IPVS, IPVSDest, IPVSService
 
-from skedge.core.balance import fill
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.names import GATEWAY4
+from skedge.core.objects import (
+    Candidate,
+    Dispatch,
+    Endpoint,
+    EndpointKey,
+    ListenerKey,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
+from skedge.core.placement.rule import fill
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import reconcile
-from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane import ipvs_purge, purge
 from tests.integration.links.kit import listen
 

@@ -10,8 +10,8 @@ import pytest
 
 from skedge.core import names
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.core.reasons import Reason
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.dataplane.ipvs_rules import IpvsRules
 from tests.integration.links.kit import NETWORK, listen, veth
 

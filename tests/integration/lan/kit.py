@@ -10,8 +10,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, KernelRoute, ListenerKey, NextHop, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Dispatch, KernelRoute, ListenerKey, NextHop, ServiceKey, ServiceTable, Target
 from skedge.dataplane import bpfsys, loader
 from skedge.dataplane.ebpf import EbpfEngine
 from skedge.dataplane.flow_structs import FlowEntry, FlowKey, NatConfig

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.core.state import Endpoint, EndpointKey
 from skedge.dataplane.flow_structs import FlowKey, Kind
 from skedge.dataplane.prefix_table import HERE
 from tests.integration.links.packets import ACK, FIN, ICMP, ICMP6, L4, SYN, icmp, icmp6, ip, sums_right, tcp, udp

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.core.state import Endpoint, EndpointKey
 from skedge.dataplane.flow_structs import FlowKey, Kind, NatConfig
 from tests.integration.links.packets import (
     ACK,

@@ -18,7 +18,7 @@ from typing import Any
 
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, NextHop
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.dataplane import loader_host
 from skedge.dataplane.flow_structs import NatConfig
 from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skedge.core import names
-from skedge.core.state import KernelRoute, NextHop
+from skedge.core.objects import KernelRoute, NextHop
 
 from .kit import NETWORK, Site, run, veth
 

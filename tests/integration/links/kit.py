@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from skedge.core import names
 from skedge.core.model import LinkId, Transport
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane import loader_host
 from skedge.dataplane.addresses import AddressDriver
 from skedge.dataplane.endpoints import EndpointDriver

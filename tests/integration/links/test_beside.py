@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.core.state import Endpoint, EndpointKey
 from skedge.dataplane.linkfilter import LEFT
 
 from .kit import client

@@ -12,7 +12,7 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey, RouteUse
+from skedge.core.objects import Endpoint, EndpointKey, RouteUse
 from skedge.dataplane import tc, tcx
 from skedge.dataplane.purge import purge
 from skedge.dataplane.rules import RuleDriver, wanted, wanted_for_lans

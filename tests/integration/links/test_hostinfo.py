@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from skedge.core.state import Target
+from skedge.core.objects import Target
 from skedge.dataplane import bpfsys, hostinfo, linktable, sockdiag
 
 from .kit import ENDPOINT_PORTS, Site, client, listen

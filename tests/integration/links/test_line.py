@@ -14,7 +14,7 @@ import pytest
 
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey
+from skedge.core.objects import Endpoint, EndpointKey
 from skedge.dataplane.linkfilter import link_mac
 
 from .conftest import Line

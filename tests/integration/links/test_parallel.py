@@ -13,7 +13,7 @@ import pytest
 
 from skedge.core import names
 from skedge.core.model import WorkloadId
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, NextHop
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 
 from .kit import KERNEL, NETWORK, Site, client, listen, run, veth
 
@@ -140,7 +140,7 @@ from skedge.dataplane.routes import RouteDriver
 from skedge.dataplane.rules import RuleDriver
 from skedge.dataplane.tunnel_guard import TunnelGuard
 from skedge.dataplane.sockdiag import abort_connecting, listening
-from skedge.core.state import Target
+from skedge.core.objects import Target
 pin_dir, links, routes, rules = pickle.loads(bytes.fromhex(sys.argv[1]))
 assert os.geteuid() != 0
 netlink = Netlink()

@@ -12,8 +12,8 @@ import pytest
 
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.core.reasons import Reason
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.dataplane import bpfsys
 from skedge.dataplane.linkfilter import link_mac
 

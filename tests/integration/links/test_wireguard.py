@@ -13,7 +13,7 @@ import pytest
 from skedge.core import names
 from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import LinkId, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
 from skedge.dataplane import linkmake
 from skedge.dataplane.resolver import Resolver
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skedge.cli.main import ConfigCheck
 from skedge.cli.purge import PurgeReport, Step
-from skedge.core.report import (
+from skedge.core.api.documents import (
     CandidateRow,
     ConnectionRow,
     DropRow,

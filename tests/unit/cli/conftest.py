@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 import pytest
 
-from skedge.core.report import Answer, Request
+from skedge.core.api.documents import Answer, Request
 
 
 class FakeController:

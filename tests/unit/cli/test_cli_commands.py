@@ -18,7 +18,7 @@ from conftest import FakeController
 
 from skedge.cli import main as cli_main
 from skedge.cli import purge
-from skedge.core.report import VERSION, Answer, Explain, PlanReport, Request, Rows, Status, Sync
+from skedge.core.api.documents import VERSION, Answer, Explain, PlanReport, Request, Rows, Status, Sync
 
 Result = tuple[int, str, str]
 FIELDS: dict[type, str] = {Status: "status", Rows: "rows", Sync: "sync", Explain: "explain", PlanReport: "plan"}
@@ -268,7 +268,7 @@ def test_no_permission(controller: FakeController, tmp_path: Path) -> None:
     script = (
         "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "from skedge.cli.client import ask; from skedge.core.errors import ApiError;"
-        "from skedge.core.report import Request\n"
+        "from skedge.core.api.documents import Request\n"
         "try: ask(Request('plan'), sys.argv[1])\n"
         "except ApiError as error: print(type(error).__name__, error)"
     )

@@ -14,7 +14,7 @@ import pytest
 from answers import DOCUMENTS
 
 from skedge.cli import tables
-from skedge.core.report import VERSION, Explain, PlanReport, Rows, Status, Sync
+from skedge.core.api.documents import VERSION, Explain, PlanReport, Rows, Status, Sync
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))

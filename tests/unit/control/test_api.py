@@ -15,8 +15,8 @@ import pytest
 
 from skedge.control import api
 from skedge.control.api import Api
+from skedge.core.api.documents import Answer, Request, Status
 from skedge.core.errors import ApiError, DataplaneError
-from skedge.core.report import Answer, Request, Status
 
 
 async def handler(request: Request) -> Answer:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from skedge.control.identity import Identity, load
 from skedge.control.trust import CLOCK_TOLERANCE_S, Trust
 from skedge.core.errors import ConfigError
-from skedge.core.messages import Kind, SignedRecord, signed_bytes
+from skedge.core.linkstate.messages import Kind, SignedRecord, signed_bytes
 from skedge.core.model import Version
 from skedge.core.reasons import Reason
 from tests.unit.control.authority import DAY, Authority, now

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from skedge.control.bodies import BodyCodec
 from skedge.control.wire import BadFrame, decode_message, encode_message, frame, read_frame
 from skedge.core.errors import PeerError
-from skedge.core.messages import (
+from skedge.core.linkstate.messages import (
     FRAME_MAX,
     MESSAGE_TYPES,
     VERSION_MAX,

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.core import balance, waterfill
-from skedge.core.balance import Ledger
+from skedge.core import waterfill
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, ListenerKey, ServiceTable, Target
+from skedge.core.observed import Receipt
+from skedge.core.placement import rule
+from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ListenerKey, Receipt, ServiceTable, Target
 from tests.fakes.networks import SERVICE, candidates_at, configs, split_at
 
 HERE = Target("127.0.0.1", 1)
@@ -18,7 +20,7 @@ def one(name: str, cost: int = 0, capacity: int = 1, others: int = 0, out: Reaso
 
 def pick(candidates: list[Candidate], opens: list[int] | None = None, last: list[int] | None = None) -> str | None:
     zeros = [0] * len(candidates)
-    index = balance.choose(candidates, opens or zeros, last or zeros)
+    index = rule.choose(candidates, opens or zeros, last or zeros)
     return None if index is None else candidates[index].workload.site
 
 
@@ -53,14 +55,14 @@ def test_the_backups_first_connection_comes_when_the_primary_costs_more() -> Non
     candidates = [one("A"), one("B", 9999)]
     assert pick(candidates, [9999, 0]) == "A"  # a tie: the lower path cost
     assert pick(candidates, [10000, 0]) == "B"
-    assert balance.fill(candidates, 10_000) == (10_000, 0)
-    assert balance.fill(candidates, 10_001) == (10_000, 1)
+    assert rule.fill(candidates, 10_000) == (10_000, 0)
+    assert rule.fill(candidates, 10_001) == (10_000, 1)
 
 
 def test_perceived_is_an_exact_fraction_over_the_capacity() -> None:
-    assert balance.perceived(one("A", 10, 3, others=2), 5) == (37, 3)
-    assert balance.compare((1, 3), (333_333, 1_000_000)) > 0
-    assert balance.compare((2, 6), (1, 3)) == 0
+    assert rule.perceived(one("A", 10, 3, others=2), 5) == (37, 3)
+    assert rule.compare((1, 3), (333_333, 1_000_000)) > 0
+    assert rule.compare((2, 6), (1, 3)) == 0
 
 
 def test_ties_lower_path_cost_then_least_recently_chosen_then_name() -> None:
@@ -83,29 +85,29 @@ def test_what_is_out_is_not_chosen_however_cheap(reason: Reason) -> None:
 
 def test_suspension_is_ignored_when_all_that_is_left_is_suspended() -> None:
     candidates = [one("A", 5, out=Reason.SUSPENDED), one("B", 3, out=Reason.SUSPENDED), one("C", out=Reason.DRAINED)]
-    placement = balance.place(candidates, [0, 0, 0], [0, 0, 0])
-    assert placement == balance.Placement(1, (3, 1), 0, (5, 1), suspension_ignored=True)
+    placement = rule.place(candidates, [0, 0, 0], [0, 0, 0])
+    assert placement == rule.Placement(1, (3, 1), 0, (5, 1), suspension_ignored=True)
     assert pick([one("A", out=Reason.UNHEALTHY)]) is None
     assert pick([]) is None
 
 
 def test_a_suspended_runner_up_comes_last_whatever_it_costs() -> None:
     candidates = [one("A", 5, out=Reason.SUSPENDED), one("B", 30)]
-    assert balance.place(candidates, [0, 0], [0, 0]) == balance.Placement(1, (30, 1), 0, (5, 1))
+    assert rule.place(candidates, [0, 0], [0, 0]) == rule.Placement(1, (30, 1), 0, (5, 1))
     three = [*candidates, one("C", 90)]
-    assert balance.place(three, [0, 0, 0], [0, 0, 0]) == balance.Placement(1, (30, 1), 2, (90, 1))
+    assert rule.place(three, [0, 0, 0], [0, 0, 0]) == rule.Placement(1, (30, 1), 2, (90, 1))
 
 
 def test_the_clients_address_family_decides_who_can_be_reached() -> None:
     four = one("A")
     six = Candidate(WorkloadId("B", "web"), 9, 1, target6=Target("::1", 1))
-    assert balance.choose([four, six], [0, 0], [0, 0], 4) == 0
-    assert balance.choose([four, six], [0, 0], [0, 0], 6) == 1
-    assert balance.choose([four], [0], [0], 6) is None
-    assert balance.choose([one("A", out=Reason.SUSPENDED)], [0], [0], 6) is None
-    assert balance.refusal(four, 6) is Reason.NO_FAMILY
-    assert balance.refusal(four, 4) is balance.refusal(four) is Reason.NONE
-    assert balance.refusal(one("A", out=Reason.DRAINED), 4) is Reason.DRAINED
+    assert rule.choose([four, six], [0, 0], [0, 0], 4) == 0
+    assert rule.choose([four, six], [0, 0], [0, 0], 6) == 1
+    assert rule.choose([four], [0], [0], 6) is None
+    assert rule.choose([one("A", out=Reason.SUSPENDED)], [0], [0], 6) is None
+    assert rule.refusal(four, 6) is Reason.NO_FAMILY
+    assert rule.refusal(four, 4) is rule.refusal(four) is Reason.NONE
+    assert rule.refusal(one("A", out=Reason.DRAINED), 4) is Reason.DRAINED
 
 
 def test_a_ledger_counts_and_alternates_among_equals() -> None:
@@ -130,7 +132,7 @@ def test_a_ledger_refuses_without_counting() -> None:
     ledger = Ledger()
     assert ledger.place([one("A", out=Reason.DRAINED)]) is None
     assert (ledger.choices, ledger.opens) == (0, {})
-    assert balance.fill([one("A", out=Reason.DRAINED)], 5) == (0,)
+    assert rule.fill([one("A", out=Reason.DRAINED)], 5) == (0,)
 
 
 class TestReplay:
@@ -143,16 +145,16 @@ class TestReplay:
         )
 
     def test_a_right_receipt_agrees_with_and_without_the_counts(self) -> None:
-        assert balance.replay(self.receipt(), self.table) == ""
-        assert balance.replay(self.receipt(), self.table, [2, 0, 0]) == ""
-        assert balance.replay(self.receipt(), self.table, [2, 0, 0], [9, 0, 0], 4) == ""
+        assert rule.replay(self.receipt(), self.table) == ""
+        assert rule.replay(self.receipt(), self.table, [2, 0, 0]) == ""
+        assert rule.replay(self.receipt(), self.table, [2, 0, 0], [9, 0, 0], 4) == ""
 
     def test_a_tie_is_judged_by_the_choices_given(self) -> None:
         table = ServiceTable((one("A"), one("B")))
         receipt = self.receipt(perceived=(0, 1), runner_up_perceived=(0, 1))
-        assert balance.replay(receipt, table) == ""
-        assert balance.replay(receipt, table, [0, 0]) == ""
-        assert "workload is A/web, the rule says B/web" in balance.replay(receipt, table, [0, 0], [4, 2])
+        assert rule.replay(receipt, table) == ""
+        assert rule.replay(receipt, table, [0, 0]) == ""
+        assert "workload is A/web, the rule says B/web" in rule.replay(receipt, table, [0, 0], [4, 2])
 
     @pytest.mark.parametrize(
         ("changes", "text"),
@@ -169,27 +171,27 @@ class TestReplay:
         ],
     )  # fmt: skip
     def test_a_wrong_receipt_is_named(self, changes: dict, text: str) -> None:
-        assert balance.replay(self.receipt(**changes), self.table) == text
+        assert rule.replay(self.receipt(**changes), self.table) == text
 
     def test_a_suspended_runner_up_may_be_cheaper_a_suspended_winner_may_not_be_chosen_before_it(self) -> None:
         away = ServiceTable((one("A", out=Reason.SUSPENDED), one("B", 3)))
         swapped = {"runner_up": WorkloadId("A", "web"), "runner_up_perceived": (0, 1)}
-        assert balance.replay(self.receipt("B", 3, (3, 1), **swapped), away) == ""
+        assert rule.replay(self.receipt("B", 3, (3, 1), **swapped), away) == ""
         cheaper = self.receipt("A", 0, (0, 1), runner_up_perceived=(3, 1))
-        assert balance.replay(cheaper, away) == "A/web was chosen although B/web is cheaper"
+        assert rule.replay(cheaper, away) == "A/web was chosen although B/web is cheaper"
 
     def test_the_only_candidate_has_no_runner_up(self) -> None:
         receipt = self.receipt(runner_up=None, runner_up_perceived=None)
-        assert balance.replay(receipt, self.table) == ""
-        assert "runner-up is None, the rule says B/web" in balance.replay(receipt, self.table, [2, 0, 0])
+        assert rule.replay(receipt, self.table) == ""
+        assert "runner-up is None, the rule says B/web" in rule.replay(receipt, self.table, [2, 0, 0])
 
     def test_counts_that_lead_elsewhere_are_named(self) -> None:
-        text = balance.replay(self.receipt(), self.table, [9, 0, 0])
+        text = rule.replay(self.receipt(), self.table, [9, 0, 0])
         assert text.startswith("workload is A/web, the rule says B/web; path cost is 0, the rule says 3")
 
     def test_a_choice_where_the_rule_refuses_is_named(self) -> None:
         table = ServiceTable((one("A", out=Reason.DRAINED),))
-        assert balance.replay(self.receipt(), table, [0]) == "A/web was chosen where the rule refuses"
+        assert rule.replay(self.receipt(), table, [0]) == "A/web was chosen where the rule refuses"
 
 
 def test_water_level_and_shares_of_the_line() -> None:

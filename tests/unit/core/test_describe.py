@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.core.describe import describe
+from skedge.core.desired.render import describe
 from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
-from skedge.core.reasons import Reason
-from skedge.core.state import (
+from skedge.core.objects import (
     Candidate,
     Dispatch,
     Endpoint,
@@ -18,6 +17,7 @@ from skedge.core.state import (
     ServiceTable,
     Target,
 )
+from skedge.core.reasons import Reason
 
 AB = LinkId("a", "b")
 WORKLOAD = WorkloadId("a", "web")

@@ -2,20 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from skedge.core import desired, names, rib
+from skedge.core import names
+from skedge.core.desired import compute
 from skedge.core.model import Link, LinkId, Listener, NetworkMap, Protocol, Transport, WorkloadId
-from skedge.core.overlay import Skipped
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, ListenerKey, NextHop, ServiceKey, Target
 from skedge.core.reasons import Reason
-from skedge.core.state import (
-    Endpoint,
-    EndpointKey,
-    KernelRoute,
-    LinkDevice,
-    ListenerKey,
-    NextHop,
-    ServiceKey,
-    Target,
-)
+from skedge.core.routing import rib
+from skedge.core.routing.overlay_addresses import Skipped
 from tests.fakes.networks import NETWORK, SERVICE, configs, connector, desired_at, map_of, site_config
 
 LINE = configs([("A", "B", 10), ("B", "C", 20)], "ABC")
@@ -134,7 +127,7 @@ def test_endpoints_publish_every_own_workload_whatever_its_health() -> None:
         EndpointKey(61001): Endpoint(WorkloadId("A", "web"), "127.0.0.1", 9090),
         EndpointKey(61002): Endpoint(WorkloadId("A", "name"), "10.1.1.1", 9090),
     }
-    assert desired.endpoints(config, {}) == {}
+    assert compute.endpoints(config, {}) == {}
 
 
 def test_workloads_at_other_addresses_than_the_hosts_are_elsewhere() -> None:
@@ -160,7 +153,7 @@ def test_workloads_at_other_addresses_than_the_hosts_are_elsewhere() -> None:
 def test_a_star_listener_is_every_address_of_the_host_and_loopback() -> None:
     config = site_config("A", listeners=(Listener("web", 80),))
     addresses = ["10.0.0.1/24", "fd01::0001", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "169.254.1.1", "junk"]
-    assert desired.listeners(config, addresses) == {
+    assert compute.listeners(config, addresses) == {
         ListenerKey(address, 80): config.listeners[0]
         for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1")
     }
@@ -171,7 +164,7 @@ def test_a_given_address_goes_before_star() -> None:
         "A",
         listeners=(Listener("mine", 80, "10.0.0.1"), Listener("web", 80), Listener("six", 81, "FD01:0::1")),
     )
-    made = desired.listeners(config, ["10.0.0.1"])
+    made = compute.listeners(config, ["10.0.0.1"])
     assert made[ListenerKey("10.0.0.1", 80)].service == "mine"
     assert made[ListenerKey("127.0.0.1", 80)].service == "web"
     assert made[ListenerKey("fd01::1", 81)].service == "six"
@@ -195,7 +188,7 @@ def test_link_devices_hold_what_their_transport_uses() -> None:
             ),
         ),
     )
-    made = desired.link_devices(config)
+    made = compute.link_devices(config)
     mine = str(names.link_local(NETWORK, "A"))
     ab, ac, ad = (LinkId("A", site) for site in "BCD")
     assert made == {
@@ -214,7 +207,7 @@ def test_link_devices_hold_what_their_transport_uses() -> None:
 
 
 def test_the_view_of_another_site_has_no_local_targets() -> None:
-    other = desired.view(LINE["A"], rib.compute(MAP, "B"), MAP, {}, others={})
+    other = compute.view(LINE["A"], rib.compute(MAP, "B"), MAP, {}, others={})
     assert other.local is None
-    mine = desired.view(LINE["A"], rib.compute(MAP, "A"), MAP, {}, others={})
+    mine = compute.view(LINE["A"], rib.compute(MAP, "A"), MAP, {}, others={})
     assert mine.local == {WorkloadId("A", "web"): Target("127.0.0.1", 9090)}

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.desired import redispatched
-from skedge.core.dispatch import SCHEDULE_SIZE, dispatch, listened, schedule
+from skedge.core.desired.compute import redispatched
+from skedge.core.desired.reconcile import plan, reconcile_all
 from skedge.core.model import Affinity, Listener, Policy, Protocol, Share, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.placement.policies import SCHEDULE_SIZE, dispatch, listened, schedule
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import plan, reconcile_all
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
 from tests.fakes.memory_driver import memory_drivers
 from tests.fakes.networks import configs, connector, desired_at, map_of, site_config
 

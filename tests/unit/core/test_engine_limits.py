@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from skedge.core import desired, rib
+from skedge.core.desired import compute as desired
+from skedge.core.linkstate.own_records import services_record
 from skedge.core.model import EngineKind, Listener, SiteConfig, WorkloadId
-from skedge.core.overlay import Skipped
-from skedge.core.own import services_record
+from skedge.core.objects import EndpointKey, ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
-from skedge.core.state import EndpointKey, ListenerKey, ServiceKey
+from skedge.core.routing import rib
+from skedge.core.routing.overlay_addresses import Skipped
 from tests.fakes.networks import SERVICE, configs, connector, map_of
 
 HOST = "10.0.0.5"

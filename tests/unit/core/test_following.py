@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from skedge.core.following import OVERLAP_S, Following
-from skedge.core.report import ConnectionRow
+from skedge.core.api.documents import ConnectionRow
+from skedge.core.api.new_placements import OVERLAP_S, Following
 from skedge.daemon.placements import LINES_MAX, write
 
 

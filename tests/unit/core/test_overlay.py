@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from skedge.core.model import NetworkMap
-from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
 from skedge.core.reasons import Reason
+from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, plain_address, site_addresses
 from tests.fakes.networks import configs, map_of
 
 CONFIGS = configs([("A", "B", 1), ("B", "C", 1)])

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.core import own
 from skedge.core.errors import ConfigError
+from skedge.core.linkstate import own_records
 from skedge.core.model import Health, HealthType, Lan, Link, LinkId, LinkState, Listener, Protocol, Share
-from skedge.core.state import Target
+from skedge.core.objects import Target
 from tests.fakes.networks import connector, site_config
 
 
@@ -15,49 +15,49 @@ def with_connectors(*names: str, ports: tuple[int, int] = (61000, 62999)):
 
 def test_ports_are_in_the_range_distinct_and_the_same_every_time() -> None:
     names = [f"c{i}" for i in range(300)]
-    ports = own.endpoint_ports(with_connectors(*names), {})
+    ports = own_records.endpoint_ports(with_connectors(*names), {})
     assert sorted(ports) == sorted(names)
     assert len(set(ports.values())) == 300
     assert all(61000 <= port <= 62999 for port in ports.values())
-    assert own.endpoint_ports(with_connectors(*reversed(names)), {}) == ports
+    assert own_records.endpoint_ports(with_connectors(*reversed(names)), {}) == ports
 
 
 def test_a_full_range_is_used_to_the_last_port() -> None:
-    ports = own.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61002)), {})
+    ports = own_records.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61002)), {})
     assert sorted(ports.values()) == [61000, 61001, 61002]
 
 
 def test_a_remembered_port_is_kept_when_connectors_come_and_go() -> None:
-    before = own.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61003)), {})
-    after = own.endpoint_ports(with_connectors("b", "c", "0-first", "1-first", ports=(61000, 61003)), before)
+    before = own_records.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61003)), {})
+    after = own_records.endpoint_ports(with_connectors("b", "c", "0-first", "1-first", ports=(61000, 61003)), before)
     assert {name: after[name] for name in "bc"} == {name: before[name] for name in "bc"}
     assert len(set(after.values())) == 4
 
 
 def test_a_remembered_port_that_cannot_be_is_replaced() -> None:
     remembered = {"a": 80, "b": 61001, "c": 61001, "gone": 61000}
-    ports = own.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61002)), remembered)
+    ports = own_records.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61002)), remembered)
     assert ports["b"] == 61001
     assert sorted(ports.values()) == [61000, 61001, 61002]
 
 
 def test_more_connectors_than_ports_are_refused_with_a_way_out() -> None:
     with pytest.raises(ConfigError, match="endpoint_ports: 61000-61001 has 2 ports for 3 connectors; widen the range"):
-        own.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61001)), {})
+        own_records.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61001)), {})
 
 
 def test_a_target_is_an_address_never_a_name() -> None:
-    assert own.workload_target(connector(host="::1", port=5)) == Target("::1", 5)
-    assert own.workload_target(connector(host="db.lan")) is None
-    assert own.workload_target(connector(host="db.lan"), {"db.lan": "10.1.1.1"}) == Target("10.1.1.1", 9090)
-    assert own.is_ipv4(Target("10.1.1.1", 1))
-    assert not own.is_ipv4(Target("::1", 1))
+    assert own_records.workload_target(connector(host="::1", port=5)) == Target("::1", 5)
+    assert own_records.workload_target(connector(host="db.lan")) is None
+    assert own_records.workload_target(connector(host="db.lan"), {"db.lan": "10.1.1.1"}) == Target("10.1.1.1", 9090)
+    assert own_records.is_ipv4(Target("10.1.1.1", 1))
+    assert not own_records.is_ipv4(Target("::1", 1))
 
 
 def test_the_links_record_says_what_the_probes_say() -> None:
     links = (Link("C", cost=9, service_costs={"web": 3}), Link("B", "x"), Link("B"))
     config = site_config("A", links=links, overload=True, drain=True)
-    record = own.links_record(config, {LinkId("A", "B"): own.Liveness(True, 250)}, software="0.1")
+    record = own_records.links_record(config, {LinkId("A", "B"): own_records.Liveness(True, 250)}, software="0.1")
     assert record.links == (
         LinkState("B", "main", 1, True, 250),
         LinkState("B", "x", 1, False),
@@ -82,7 +82,7 @@ def test_the_services_record_says_what_the_health_checks_say() -> None:
             Listener("web", 82, services=(Share("web"), Share("old"))),
         ),
     )
-    record = own.services_record(config, {"web": True}, {"web": 61001, "new": 61002, "raw": 61003})
+    record = own_records.services_record(config, {"web": True}, {"web": 61001, "new": 61002, "raw": 61003})
     assert record.listens == ("db", "old", "web")
     new, raw, web = record.workloads
     assert (web.connector, web.port, web.capacity, web.healthy, web.drain) == ("web", 61001, 4, True, False)
@@ -107,7 +107,7 @@ def test_a_server_that_is_not_on_this_host_is_offered_to_others_where_there_is_a
 ) -> None:
     def offered(lan: Lan) -> tuple[bool, bool]:
         config = site_config("A", connectors=(connector(host=host),), lan=lan)
-        (state,) = own.services_record(
+        (state,) = own_records.services_record(
             config, {}, {"web": 61001}, resolved={"db.lan": "10.0.0.5"}, own_addresses=["10.0.0.5/24", "fe80::1%eth0"]
         ).workloads
         return state.ipv4, state.ipv6

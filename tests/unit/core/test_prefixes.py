@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core.desired import prefix_routes
+from skedge.core.desired.compute import prefix_routes
 from skedge.core.model import EngineKind, NetworkMap, SiteConfig
-from skedge.core.overlay import Skipped
-from skedge.core.prefixes import Prefixes, _Ranges, judge, parse_prefix
+from skedge.core.objects import RouteUse
 from skedge.core.reasons import Reason
-from skedge.core.rib import compute as compute_rib
-from skedge.core.state import RouteUse
+from skedge.core.routing.lan_prefixes import Prefixes, _Ranges, judge, parse_prefix
+from skedge.core.routing.overlay_addresses import Skipped
+from skedge.core.routing.rib import compute as compute_rib
 from tests.fakes.networks import SERVICE, configs, desired_at, map_of
 
 CONFIGS = configs([("A", "B", 10), ("B", "C", 20)], "ABC")

@@ -4,13 +4,13 @@ from dataclasses import fields
 
 import pytest
 
-from skedge.core.desired import Desired
+from skedge.core.api.documents import PlanStep
+from skedge.core.desired.compute import Desired
+from skedge.core.desired.reconcile import KINDS, Delta, Drivers, diff, plan, reconcile, reconcile_all
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceTable
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import KINDS, Delta, Drivers, diff, plan, reconcile, reconcile_all
-from skedge.core.report import PlanStep
-from skedge.core.state import Candidate, Dispatch, ListenerKey, ServiceTable
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.fakes.networks import SERVICE, configs, desired_at, map_of
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core import spf
 from skedge.core.model import LinkId, LinksRecord, LinkState, NetworkMap
 from skedge.core.reasons import Reason
+from skedge.core.routing import spf
 from tests.fakes.networks import configs, map_of
 
 AB = LinkId("A", "B")

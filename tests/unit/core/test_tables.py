@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core import rib
 from skedge.core.model import NetworkMap, Protocol, ServicesRecord, WorkloadId, WorkloadState
-from skedge.core.overlay import SiteAddresses, Skipped
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.placement.candidates import Offer, View, candidate, keep_candidates, offers, service_table
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
-from skedge.core.tables import Offer, View, candidate, keep_candidates, offers, service_table
+from skedge.core.routing import rib
+from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped
 from tests.fakes.networks import SERVICE, configs, map_of
 
 MAP = map_of(configs([("A", "B", 10)], sites="C"))

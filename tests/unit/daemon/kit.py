@@ -18,13 +18,14 @@ from skedge.control.identity import Identity
 from skedge.control.identity import load as load_identity
 from skedge.control.liveness import LinkStats
 from skedge.control.loads import LoadPeer
-from skedge.core import own
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.errors import DataplaneError
-from skedge.core.flood import Flooder, Output
+from skedge.core.linkstate import own_records
+from skedge.core.linkstate.flooding import Flooder, Output
 from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadId
+from skedge.core.objects import ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
-from skedge.core.state import Counts, Flow, Receipt, ServiceKey, ServiceTable, Target
 from skedge.daemon import controller as module
 from skedge.daemon.controller import Controller
 from skedge.daemon.kernel import Kernel
@@ -246,13 +247,14 @@ class Neighbour:
     def say(self, *, up: bool = True, healthy: bool = True) -> None:
         """Originate this site's records: its end of the link, and its workloads."""
         states = {
-            LinkId.between(self.config.site, one.to, one.name): own.Liveness(up, 200) for one in self.config.links
+            LinkId.between(self.config.site, one.to, one.name): own_records.Liveness(up, 200)
+            for one in self.config.links
         }
         health = {one.name: healthy for one in self.config.connectors}
         self.flooder.originate(
             time.monotonic(),
-            links=own.links_record(self.config, states),
-            services=own.services_record(self.config, health, own.endpoint_ports(self.config, {})),
+            links=own_records.links_record(self.config, states),
+            services=own_records.services_record(self.config, health, own_records.endpoint_ports(self.config, {})),
         )
         self.exchange()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from skedge.core.api.documents import Request
 from skedge.core.model import Metrics, WorkloadId
+from skedge.core.objects import ListenerKey
+from skedge.core.observed import Counts, FlowKind, Receipt
 from skedge.core.reasons import Reason
-from skedge.core.report import Request
-from skedge.core.state import Counts, FlowKind, ListenerKey, Receipt
 from skedge.daemon import answers as module
 from skedge.daemon import metrics
 from skedge.daemon.answers import Answers

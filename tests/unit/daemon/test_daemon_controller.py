@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from skedge.core import own
 from skedge.core.errors import SkedgeError
+from skedge.core.linkstate import own_records as own
 from skedge.core.model import Connector, Health, HealthType, LinkId, Listener, Policy, Share, WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Counts, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.daemon import persist
 from tests.unit.control.authority import Authority
 from tests.unit.daemon.kit import LINK_AB, WEB, FakeKernel, document, fake_kernel, report, running, site, write

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from skedge.core.api.documents import FlowRow, Request
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.report import FlowRow, Request
-from skedge.core.state import Flow, FlowKind, FlowState, ListenerKey, ServiceKey, Target
+from skedge.core.objects import ListenerKey, ServiceKey, Target
+from skedge.core.observed import Flow, FlowKind, FlowState
 from skedge.daemon import rows
 from skedge.daemon.filters import Filter
 

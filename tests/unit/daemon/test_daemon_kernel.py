@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Counts, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.daemon.kernel import without_others
 from tests.fakes.networks import configs, desired_at, map_of, site_config
 from tests.unit.daemon.kit import FakeKernel, fake_kernel

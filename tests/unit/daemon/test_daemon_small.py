@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from skedge.control.liveness import LinkStats
-from skedge.core.adjacency import AdjacencyView, State
-from skedge.core.desired import Desired
+from skedge.core.desired.compute import Desired
+from skedge.core.linkstate.adjacency import AdjacencyView, State
 from skedge.core.model import FlowTimes, Lan, LinkId
+from skedge.core.observed import TunnelFacts
 from skedge.core.reasons import Reason
-from skedge.core.state import TunnelFacts
 from skedge.daemon import inbox as inbox_module
 from skedge.daemon import links, notify, persist
 from skedge.daemon.inbox import Inbox

@@ -10,8 +10,10 @@ from typing import cast
 import pytest
 
 from skedge.control.liveness import LinkStats
-from skedge.core.desired import Desired
-from skedge.core.lsdb import Database
+from skedge.core.api.documents import LinkRow
+from skedge.core.desired.compute import Desired
+from skedge.core.linkstate.database import Database
+from skedge.core.linkstate.own_records import Liveness, endpoint_ports
 from skedge.core.model import (
     Affinity,
     Connector,
@@ -21,14 +23,14 @@ from skedge.core.model import (
     Listener,
     LoadReport,
     Policy,
+    Protocol,
     Share,
     Version,
     WorkloadId,
 )
-from skedge.core.own import Liveness, endpoint_ports
+from skedge.core.objects import ListenerKey, ServiceKey, Target
+from skedge.core.observed import Counts, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
-from skedge.core.report import LinkRow
-from skedge.core.state import Counts, ListenerKey, Protocol, Receipt, ServiceKey, Target, TunnelFacts
 from skedge.daemon import checks, links, rows
 from skedge.daemon.filters import Filter
 from skedge.daemon.kernel import Applied

@@ -6,7 +6,7 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import ANY_DEVICE, Lan, SiteConfig
-from skedge.core.state import Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
 from skedge.daemon.handover import Handover
 from skedge.daemon.kernel import Kernel
 from tests.unit.daemon.kit import Desired, fake_kernel

@@ -1,4 +1,4 @@
-"""What every driver promises (core.state.Driver), as one list of checks: run on the fakes and on the real kernel.
+"""What every driver promises (core.engine.Driver), as one list of checks: run on the fakes and on the real kernel.
 
 A case brings a driver and samples of keys with two different values each, in an order in which they can be put.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.errors import DataplaneError
-from skedge.core.reconcile import reconcile
 
 
 @dataclass

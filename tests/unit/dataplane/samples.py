@@ -7,7 +7,7 @@ from dataclasses import replace
 from skedge.core import names
 from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
 from skedge.core.names import GATEWAY4
-from skedge.core.state import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop, RouteUse
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop, RouteUse
 
 NETWORK = "contract"
 OWN4, OWN6 = "100.64.0.1", "fd00:64::1"

@@ -8,8 +8,8 @@ import pytest
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind, LinkId, Transport
+from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
-from skedge.core.state import LinkDevice
 from skedge.dataplane import engines, ipvs_settings
 from skedge.dataplane.engines import Verdict, decide
 from skedge.dataplane.linkfilter import FilterConfig

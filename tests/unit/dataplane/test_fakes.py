@@ -8,7 +8,7 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey
+from skedge.core.objects import Endpoint, EndpointKey
 from skedge.dataplane.fakes import (
     FakeAddressDriver,
     FakeDriver,

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from skedge.core.balance import fill
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import (
+    Candidate,
+    Dispatch,
+    Endpoint,
+    EndpointKey,
+    ListenerKey,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
+from skedge.core.placement.rule import fill
 from skedge.core.reasons import Reason
-from skedge.core.reconcile import reconcile
-from skedge.core.state import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.dataplane.ipvs import IpvsEngine
 from skedge.dataplane.ipvs_balance import DRAIN_S, SWEEP_S
 from skedge.dataplane.ipvs_memory import Virtual

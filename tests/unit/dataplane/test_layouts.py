@@ -11,8 +11,8 @@ import skedge
 from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId, SiteConfig, Transport, WorkloadId
 from skedge.core.names import overlay_prefix6
+from skedge.core.objects import Endpoint, EndpointKey, LinkDevice
 from skedge.core.reasons import Reason
-from skedge.core.state import Endpoint, EndpointKey, LinkDevice
 from skedge.dataplane import endpoints
 from skedge.dataplane.linkfilter import FilterConfig, address_bytes, link_mac
 

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from skedge.core.model import Protocol
-from skedge.core.state import Target
+from skedge.core.objects import Target
 from skedge.dataplane import sockdiag
 from skedge.dataplane.netlink import attributes, split_messages
 from skedge.dataplane.sockdiag import SocketInfo, delivers

@@ -11,7 +11,7 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId, Transport
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane.tunnel_guard import READ_EVERY_S, TunnelGuard, TunnelPeer, run_nft
 
 PEER = TunnelPeer(vni=77, remote="10.0.0.2", port=4790)

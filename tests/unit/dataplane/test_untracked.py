@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from skedge.core.model import Protocol
-from skedge.core.state import ListenerKey
+from skedge.core.objects import ListenerKey
 from skedge.dataplane.tunnel_guard import READ_EVERY_S
 from skedge.dataplane.untracked import Untracked, tracks
 

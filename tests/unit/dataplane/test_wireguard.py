@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId, Transport
-from skedge.core.state import LinkDevice
+from skedge.core.objects import LinkDevice
 from skedge.dataplane import wglinks
 from skedge.dataplane.linkstate import alias_of, parse_alias
 from skedge.dataplane.resolver import Resolver

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from skedge.core.dispatch import SCHEDULE_SIZE
 from skedge.core.model import Protocol
+from skedge.core.objects import ListenerKey, ServiceKey, Target
+from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.core.reasons import Reason
-from skedge.core.state import ListenerKey, ServiceKey, Target
 from skedge.dataplane import ebpf_structs as layout
 from skedge.dataplane import flow_structs as flows
 from skedge.dataplane import listener_structs

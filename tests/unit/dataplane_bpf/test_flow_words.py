@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.state import Endpoint, EndpointKey, FlowKind, FlowState, ListenerKey, ServiceKey, Target
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
+from skedge.core.observed import FlowKind, FlowState
 from skedge.dataplane import flow_words
 from skedge.dataplane.ebpf_structs import PLACED_VALID, PlacementRecord, Weighed
 from skedge.dataplane.flow_structs import FlowEntry, FlowKey, FlowRecord, Kind, State

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from skedge.core.flood import Flooder, Output
-from skedge.core.lsdb import Limits
-from skedge.core.messages import AgedRecord, Hello, Kind, Message, Records, SignedRecord, signed_bytes
+from skedge.core.linkstate.database import Limits
+from skedge.core.linkstate.flooding import Flooder, Output
+from skedge.core.linkstate.messages import AgedRecord, Hello, Kind, Message, Records, SignedRecord, signed_bytes
 from skedge.core.model import LinkId, LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 from skedge.core.reasons import Reason
 from tests.sim.doubles import FakeSigner, FakeVerifier, PlainCodec

@@ -5,8 +5,19 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skedge.core.lsdb import Limits
-from skedge.core.messages import AgedRecord, Digest, Digests, Hello, Key, Kind, Message, Pull, Records, SignedRecord
+from skedge.core.linkstate.database import Limits
+from skedge.core.linkstate.messages import (
+    AgedRecord,
+    Digest,
+    Digests,
+    Hello,
+    Key,
+    Kind,
+    Message,
+    Pull,
+    Records,
+    SignedRecord,
+)
 from skedge.core.model import LinkId, Version
 from tests.unit.flood.rig import NETWORK, drain, flooder, links_body, services_body, signed
 

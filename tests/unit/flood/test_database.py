@@ -7,8 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.lsdb import MAX_AGE_S, Database, Limits, Outcome, versions
-from skedge.core.messages import RECORD_MAX, VERSION_MAX, Body, Digest, Digests, Key, Kind, SignedRecord, short_hash
+from skedge.core.linkstate.database import MAX_AGE_S, Database, Limits, Outcome, versions
+from skedge.core.linkstate.messages import (
+    RECORD_MAX,
+    VERSION_MAX,
+    Body,
+    Digest,
+    Digests,
+    Key,
+    Kind,
+    SignedRecord,
+    short_hash,
+)
 from skedge.core.model import LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 from skedge.core.reasons import Reason
 from tests.sim.doubles import FakeSigner, FakeVerifier

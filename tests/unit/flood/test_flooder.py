@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.adjacency import FRAME_BUDGET, State, link_in_use
-from skedge.core.flood import DIGESTS_S
-from skedge.core.lsdb import versions
-from skedge.core.messages import PROTOCOL, Digests, Hello, Key, Kind, Pull, Records
+from skedge.core.linkstate.adjacency import FRAME_BUDGET, State, link_in_use
+from skedge.core.linkstate.database import versions
+from skedge.core.linkstate.flooding import DIGESTS_S
+from skedge.core.linkstate.messages import PROTOCOL, Digests, Hello, Key, Kind, Pull, Records
+from skedge.core.linkstate.origination import REFRESH_S
 from skedge.core.model import LinkId, ServicesRecord, WorkloadState
-from skedge.core.originator import REFRESH_S
 from skedge.core.reasons import Reason
 from tests.sim.doubles import FakeSigner, FakeVerifier
 from tests.unit.flood.rig import (

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from skedge.core.backoff import Backoff, TokenBucket, jitter
+from skedge.core.linkstate.pacing import Backoff, TokenBucket, jitter
 
 
 def run_at(backoff: Backoff, now: float) -> float:

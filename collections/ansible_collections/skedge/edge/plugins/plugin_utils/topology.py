@@ -23,7 +23,7 @@ from skedge.config.links import is_host_name
 from skedge.core.errors import ConfigError
 from skedge.core.model import LinkId, SiteConfig, Transport
 from skedge.core.names import device_name, vni
-from skedge.core.prefixes import parse_prefix
+from skedge.core.routing.lan_prefixes import parse_prefix
 
 PREFIX = "skedge_"
 DEFAULT_NETWORK = "skedge"

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cmp_to_key
 
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, ServiceTable
+from skedge.core.observed import Receipt
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate, Receipt, ServiceTable
 
 Fraction2 = tuple[int, int]
 """An exact fraction (numerator, denominator > 0), not reduced: the denominator is the workload's capacity."""

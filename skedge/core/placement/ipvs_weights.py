@@ -17,8 +17,8 @@ from fractions import Fraction
 from heapq import heapify, heapreplace
 
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate
 from skedge.core.reasons import Reason
-from skedge.core.state import Candidate
 
 ACTIVE = 256  # what an active connection counts in wlc, an inactive one counts 1
 WEIGHT_MAX = 2**31 - 1
@@ -30,7 +30,7 @@ class Load:
     """What a service has of one candidate: all own connections to it, and those that this scheduler counts.
 
     They differ where several virtual services lead to the same workload. ``last_chosen`` breaks ties as in
-    `core.balance`.
+    `core.placement.rule`.
     """
 
     open: int = 0

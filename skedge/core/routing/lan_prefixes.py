@@ -13,8 +13,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
 from skedge.core.model import EngineKind, NetworkMap, SiteConfig
 from skedge.core.names import overlay_prefix6
-from skedge.core.overlay import Skipped
 from skedge.core.reasons import Reason
+from skedge.core.routing.overlay_addresses import Skipped
 
 Network = IPv4Network | IPv6Network
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skedge.core import spf
 from skedge.core.model import EMPTY, LinkId, NetworkMap
+from skedge.core.routing import spf
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,22 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import inf
 
-from skedge.core.backoff import TokenBucket
-from skedge.core.messages import Body, Codec, Digest, Digests, Key, Kind, SignedRecord, Verdict, Verifier, short_hash
+from skedge.core.linkstate.messages import (
+    Body,
+    Codec,
+    Digest,
+    Digests,
+    Key,
+    Kind,
+    SignedRecord,
+    Verdict,
+    Verifier,
+    short_hash,
+)
+from skedge.core.linkstate.pacing import TokenBucket
+from skedge.core.linkstate.record_checks import check_body, check_envelope
 from skedge.core.model import LinksRecord, NetworkMap, ServicesRecord, Version
 from skedge.core.reasons import Reason
-from skedge.core.recordcheck import check_body, check_envelope
 
 MAX_AGE_S = 1800.0
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from skedge.core.adjacency import KEYS_MAX, Adjacency, AdjacencyView, State
-from skedge.core.backoff import jitter
-from skedge.core.lsdb import Database, Limits, Outcome, Result
-from skedge.core.messages import (
+from skedge.core.linkstate.adjacency import KEYS_MAX, Adjacency, AdjacencyView, State
+from skedge.core.linkstate.database import Database, Limits, Outcome, Result
+from skedge.core.linkstate.messages import (
     PROTOCOL,
     AgedRecord,
     Codec,
@@ -28,8 +27,9 @@ from skedge.core.messages import (
     Signer,
     Verifier,
 )
+from skedge.core.linkstate.origination import Originator
+from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import LinkId, LinksRecord, NetworkMap, ServicesRecord
-from skedge.core.originator import Originator
 from skedge.core.reasons import Reason
 
 DIGESTS_S = 30.0

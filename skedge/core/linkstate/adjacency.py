@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
-from skedge.core.backoff import TokenBucket
-from skedge.core.lsdb import Database
-from skedge.core.messages import AgedRecord, Hello, Key, Kind, Message, Pull, Records
+from skedge.core.linkstate.database import Database
+from skedge.core.linkstate.messages import AgedRecord, Hello, Key, Kind, Message, Pull, Records
+from skedge.core.linkstate.pacing import TokenBucket
 from skedge.core.model import LinkId
 
 FRAME_BUDGET = 1 << 18  # bytes of records in one frame, unless one record alone is larger

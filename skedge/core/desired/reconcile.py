@@ -11,24 +11,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic
 
-from skedge.core.describe import describe
-from skedge.core.desired import Desired, redispatched
+from skedge.core.api.documents import PlanStep
+from skedge.core.desired.compute import Desired, redispatched
+from skedge.core.desired.render import describe
+from skedge.core.engine import Driver, K, V
 from skedge.core.errors import DataplaneError
-from skedge.core.report import PlanStep
-from skedge.core.state import (
+from skedge.core.objects import (
     Dispatch,
-    Driver,
     Endpoint,
     EndpointKey,
-    K,
     KernelRoute,
     LinkDevice,
     ListenerKey,
     ServiceKey,
     ServiceTable,
-    V,
 )
-from skedge.core.tables import keep_candidates
+from skedge.core.placement.candidates import keep_candidates
 
 Merge = Callable[[V, V], V]
 """Join what the kernel has with what is wanted, so that nothing is lost before this site is in sync."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence, Set
 from math import gcd
 
 from skedge.core.model import Affinity, Listener, Policy, SiteConfig, WorkloadId
+from skedge.core.objects import Dispatch, ServiceKey, ServiceTable
 from skedge.core.reasons import Reason
-from skedge.core.state import Dispatch, ServiceKey, ServiceTable
 
 SCHEDULE_SIZE = 128
 

@@ -20,8 +20,8 @@ from skedge.core.model import (
     SiteConfig,
     WorkloadState,
 )
-from skedge.core.overlay import plain_address
-from skedge.core.state import Target
+from skedge.core.objects import Target
+from skedge.core.routing.overlay_addresses import plain_address
 
 
 @dataclass(frozen=True, slots=True)

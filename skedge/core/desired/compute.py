@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from skedge.core import names, prefixes
-from skedge.core.dispatch import Suspended, Tables, dispatch, listened
+from skedge.core import names
+from skedge.core.linkstate.own_records import NO_RESOLVED, is_loopback, is_own, services_record, workload_target
 from skedge.core.model import (
     ANY_ADDRESS,
     EngineKind,
@@ -20,11 +20,7 @@ from skedge.core.model import (
     Transport,
     WorkloadId,
 )
-from skedge.core.overlay import SiteAddresses, Skipped, plain_address, site_addresses
-from skedge.core.own import NO_RESOLVED, is_loopback, is_own, services_record, workload_target
-from skedge.core.reasons import Reason
-from skedge.core.rib import Rib
-from skedge.core.state import (
+from skedge.core.objects import (
     Dispatch,
     Endpoint,
     EndpointKey,
@@ -36,7 +32,12 @@ from skedge.core.state import (
     ServiceKey,
     ServiceTable,
 )
-from skedge.core.tables import View, offers, service_table
+from skedge.core.placement.candidates import View, offers, service_table
+from skedge.core.placement.policies import Suspended, Tables, dispatch, listened
+from skedge.core.reasons import Reason
+from skedge.core.routing import lan_prefixes as prefixes
+from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, plain_address, site_addresses
+from skedge.core.routing.rib import Rib
 
 LOOPBACK_DEVICE = "lo"
 LOOPBACK = ("127.0.0.1", "::1")

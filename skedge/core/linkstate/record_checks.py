@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from skedge.core.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
+from skedge.core.linkstate.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
 from skedge.core.model import CAPACITY_MAX, COST_MAX, LinksRecord, LinkState, ServicesRecord, WorkloadState
-from skedge.core.prefixes import PREFIXES_PER_SITE_MAX, parse_prefix
+from skedge.core.routing.lan_prefixes import PREFIXES_PER_SITE_MAX, parse_prefix
 
 NAME_MAX = 253
 PORT_MAX = 65535

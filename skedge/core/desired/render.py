@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from skedge.core.reasons import Reason
-from skedge.core.state import (
+from skedge.core.objects import (
     Candidate,
     Dispatch,
     Endpoint,
@@ -18,6 +17,7 @@ from skedge.core.state import (
     ServiceTable,
     Target,
 )
+from skedge.core.reasons import Reason
 
 _NAT = " not on this host"
 _USES = {

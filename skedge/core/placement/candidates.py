@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from skedge.core.linkstate.own_records import is_ipv4
 from skedge.core.model import WORKLOADS_PER_SERVICE_MAX, NetworkMap, WorkloadId, WorkloadState
-from skedge.core.overlay import SiteAddresses, Skipped
-from skedge.core.own import is_ipv4
+from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
-from skedge.core.rib import Rib
-from skedge.core.state import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped
+from skedge.core.routing.rib import Rib
 
 
 @dataclass(frozen=True, slots=True)

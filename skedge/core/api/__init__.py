@@ -1,0 +1,1 @@
+"""The documents of the local API. Pure."""

@@ -1,0 +1,1 @@
+"""Link-state flooding, as OSPF and IS-IS do it: records, database, adjacencies. Pure."""

@@ -1,0 +1,157 @@
+"""Kernel objects of this site as plain values: what drivers read and write, one kind a class (with its key)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
+from skedge.core.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDevice:
+    """One link device of ours (key: device name). Equal values mean nothing to do.
+
+    ``remote`` is an address, of a wireguard link also a host name; ``keys`` are the public keys that its far end may
+    have.
+    """
+
+    link: LinkId
+    transport: Transport
+    link_local: str
+    peer_link_local: str
+    mtu: int = 0
+    vni: int = 0
+    local: str = ""
+    remote: str = ""
+    port: int = 0
+    underlay: str = ""
+    remote_port: int = 0
+    keepalive_s: int = 0
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NextHop:
+    """One next hop on a device of ours: the neighbour's link-local address, `names.GATEWAY4` for an IPv4 route."""
+
+    device: str
+    via: str
+
+
+class RouteUse(StrEnum):
+    """What a route is for: a site's overlay address, or the LAN of another site that keeps its clients' addresses.
+
+    ``transit``: such clients may only pass through; ``clients``: they may come to this site's workloads, too.
+    """
+
+    OVERLAY = "overlay"
+    TRANSIT = "transit"
+    CLIENTS = "clients"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """Route to one overlay address or LAN prefix (key: destination as ``addr/len``); several next hops are ECMP."""
+
+    next_hops: tuple[NextHop, ...]
+    source: str
+    use: RouteUse = RouteUse.OVERLAY
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """Where a connection to a candidate is sent: overlay address and endpoint port, or the local host:port."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One workload as this site may choose it now.
+
+    ``others`` is the sum of the other sites' last reports. ``out`` says why it may not be chosen; NONE when it may.
+    ``target4``/``target6`` is None where that address family cannot reach it. ``local``: of this site; ``elsewhere``:
+    of this site, but at an address that is not this host's (a LAN machine, a container). ``keeps``: of another site,
+    which takes LAN clients of this one under their own addresses.
+    """
+
+    workload: WorkloadId
+    path_cost: int
+    capacity: int
+    others: int = 0
+    target4: Target | None = None
+    target6: Target | None = None
+    local: bool = False
+    out: Reason = Reason.NONE
+    elsewhere: bool = False
+    keeps: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceKey:
+    """A service of one transport protocol."""
+
+    name: str
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTable:
+    """All candidates of a service (key: ServiceKey), sorted by workload id; at most 256, chosen among by §2's rule."""
+
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ListenerKey:
+    """address:port of a listener as one concrete address of the host (``*`` is expanded before it comes here)."""
+
+    address: str
+    port: int
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Where a listener's new connections go: all to ``service``, or to the services of ``schedule`` in turn.
+
+    A client keeps its workload for ``affinity_s`` seconds after each of its connections; 0: it does not. With a
+    schedule, ``service`` is the first one configured, which the affinity is kept under. ``keeps_client``: a client of
+    the LAN keeps its own address on the way to another site.
+    """
+
+    service: ServiceKey
+    schedule: tuple[ServiceKey, ...] = ()
+    affinity_s: int = 0
+    keeps_client: bool = False
+
+    @property
+    def services(self) -> Mapping[ServiceKey, int]:
+        """Return the services that get connections now, with their turns."""
+        return Counter(self.schedule or (self.service,))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EndpointKey:
+    """A published endpoint of this site (its overlay addresses are known to the driver)."""
+
+    port: int
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The workload behind a published endpoint: where the SYN is delivered.
+
+    ``elsewhere``: the host is not this one, and connections are translated on the way to it.
+    """
+
+    workload: WorkloadId
+    host: str
+    port: int
+    elsewhere: bool = False

@@ -1,0 +1,1 @@
+"""Paths and addresses: SPF, the routing information base, overlay addresses, LAN prefixes. Pure."""
