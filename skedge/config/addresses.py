@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
-from skedge.config.walk import shown
+from skedge.config.validation import shown
 
 Address = IPv4Address | IPv6Address
 

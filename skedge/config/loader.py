@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from skedge.config import walk
+from skedge.config import validation
 from skedge.config.addresses import canonical
-from skedge.config.checks import check
-from skedge.config.draft import Draft
-from skedge.config.links import link_port, remote_port
+from skedge.config.checks.links import link_port, remote_port
+from skedge.config.checks.site import check
+from skedge.config.parsed import Draft
 from skedge.config.schema import ConnectorSpec, FlowTimesSpec, LinkSpec, ListenerSpec, SiteSpec
-from skedge.config.walk import INVALID
+from skedge.config.validation import INVALID
 from skedge.core.errors import ConfigError
 from skedge.core.model import (
     Connector,
@@ -70,7 +70,7 @@ def read(path: str) -> str:
         reason = (error.strerror or type(error).__name__).lower()
         raise ConfigError(f"{path}: cannot be read ({reason}); give a file that this user may read") from error
     except ValueError as error:
-        raise ConfigError(f"{walk.shown(path)}: is not the name of a file; give a path") from error
+        raise ConfigError(f"{validation.shown(path)}: is not the name of a file; give a path") from error
     if len(raw) > SIZE_MAX:
         raise ConfigError(f"{path}: larger than {SIZE_MAX} bytes; give a smaller file")
     try:
@@ -90,7 +90,7 @@ class _Loader(yaml.CSafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _Refused(key.start_mark, f"the key {walk.shown(key.value)} is there twice; remove one")
+                    raise _Refused(key.start_mark, f"the key {validation.shown(key.value)} is there twice; remove one")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -149,7 +149,7 @@ def _examine(data: object, where: str, prefix: str) -> tuple[SiteConfig | None, 
         found.append(f"{where}: {path}: {sentence}" if path else f"{where}: {sentence}")
 
     if not isinstance(data, Mapping):
-        what = "the file is empty" if data is None else f"{walk.shown(data)} is not a mapping"
+        what = "the file is empty" if data is None else f"{validation.shown(data)} is not a mapping"
         complain("", f"{what}; give keys and values, at least network and site")
         return None, found
     draft = _draft(data, prefix, complain)
@@ -158,13 +158,13 @@ def _examine(data: object, where: str, prefix: str) -> tuple[SiteConfig | None, 
     return (None if found else build(draft.spec)), found
 
 
-def _draft(data: Mapping[Any, Any], prefix: str, complain: walk.Complain) -> Draft:
-    parts = walk.fields(SiteSpec, data, prefix, complain)
+def _draft(data: Mapping[Any, Any], prefix: str, complain: validation.Complain) -> Draft:
+    parts = validation.fields(SiteSpec, data, prefix, complain)
     bad = frozenset(key for key, value in parts.items() if value is INVALID)
     lists: dict[str, tuple[tuple[str, Any], ...]] = {}
     for key in ("links", "listeners", "connectors"):
         items = [] if key in bad else parts[key]
-        path = walk.join(prefix, key)
+        path = validation.join(prefix, key)
         lists[key] = tuple((f"{path}[{i}]", item) for i, item in enumerate(items) if item is not INVALID)
         parts[key] = [item for _, item in lists[key]]
     valid = {key: value for key, value in parts.items() if value is not INVALID}

@@ -1,6 +1,6 @@
 """The file ``skedge.yaml`` as types: its keys, their defaults and the range of every single value.
 
-What one value alone cannot tell (duplicates, overlaps, what a transport needs) is in `skedge.config.checks`.
+What one value alone cannot tell (duplicates, overlaps, what a transport needs) is in `skedge.config.checks.site`.
 Each limited type carries in ``extra`` the two halves of its error sentence: ``what`` it is and what to ``give``.
 """
 

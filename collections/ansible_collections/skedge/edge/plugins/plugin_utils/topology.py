@@ -19,7 +19,7 @@ from typing import Any
 from ansible_collections.skedge.edge.plugins.plugin_utils.links import complete, own_links
 
 from skedge.config import from_dict, problems
-from skedge.config.links import is_host_name
+from skedge.config.checks.links import is_host_name
 from skedge.core.errors import ConfigError
 from skedge.core.model import LinkId, SiteConfig, Transport
 from skedge.core.names import device_name, vni

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from ipaddress import IPv6Network
 
 from skedge.config.addresses import canonical, parse_cidr, parse_host
-from skedge.config.draft import Draft, Problem
-from skedge.config.engines import engine_limits
-from skedge.config.lans import prefixes, preserving
-from skedge.config.links import LINK_CHECKS, link_port
-from skedge.config.policies import listener_services
+from skedge.config.checks.engines import engine_limits
+from skedge.config.checks.lans import prefixes, preserving
+from skedge.config.checks.links import LINK_CHECKS, link_port
+from skedge.config.checks.listeners import listener_services
+from skedge.config.parsed import Draft, Problem
 from skedge.config.schema import ListenerSpec
-from skedge.config.walk import join, shown
+from skedge.config.validation import join, shown
 from skedge.core.model import (
     ANY_ADDRESS,
     ANY_DEVICE,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 from skedge.config.schema import ListenerSpec
-from skedge.config.walk import shown
+from skedge.config.validation import shown
 from skedge.core.routing.lan_prefixes import PREFIXES_PER_SITE_MAX, Network, parse_prefix
 
 Problem = tuple[str, str]

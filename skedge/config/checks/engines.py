@@ -13,7 +13,7 @@ from skedge.config.schema import ListenerSpec
 from skedge.core.model import Affinity, EngineKind, Policy
 
 if TYPE_CHECKING:
-    from skedge.config.draft import Draft
+    from skedge.config.parsed import Draft
 
 Problem = tuple[str, str]
 

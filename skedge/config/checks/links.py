@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from skedge.config.addresses import Address, parse_host
-from skedge.config.draft import Draft, Problem
+from skedge.config.parsed import Draft, Problem
 from skedge.config.schema import LinkSpec
-from skedge.config.walk import shown
+from skedge.config.validation import shown
 from skedge.core.model import VXLAN_PORT, WIREGUARD_PORT, Transport
 from skedge.core.names import PREFIX
 

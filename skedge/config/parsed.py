@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
-from skedge.config.walk import join
+from skedge.config.validation import join
 
 Problem = tuple[str, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from skedge.config.schema import ListenerSpec
-from skedge.config.walk import shown
+from skedge.config.validation import shown
 from skedge.core.model import AFFINITY_TIMEOUT_S, LISTENER_SERVICES_MAX, Affinity, Policy
 
 Problem = tuple[str, str]

@@ -1,0 +1,1 @@
+"""What one value alone cannot tell, a file a subject."""
