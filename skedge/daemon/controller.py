@@ -11,9 +11,9 @@ from math import inf
 from pathlib import Path
 
 from skedge import __version__, config
-from skedge.control.bodies import BodyCodec
-from skedge.control.identity import Identity
-from skedge.control.identity import load as load_identity
+from skedge.control.identity.identity import Identity
+from skedge.control.identity.identity import load as load_identity
+from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.desired.compute import Desired
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate.flooding import Flooder, Output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from skedge.control.liveness import LinkStats
+from skedge.control.liveness.detector import LinkStats
 from skedge.core.linkstate.adjacency import AdjacencyView, State, link_in_use
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import LinkId

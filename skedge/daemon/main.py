@@ -13,7 +13,7 @@ import click
 
 from skedge import __version__, config
 from skedge.control.api import Api
-from skedge.control.identity import load as load_identity
+from skedge.control.identity.identity import load as load_identity
 from skedge.core.api.documents import SOCKET_PATH
 from skedge.core.errors import SkedgeError
 from skedge.core.model import SiteConfig

@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from skedge.control.health import HealthMonitor, HealthState, HealthTarget
-from skedge.control.identity import Identity
-from skedge.control.liveness import LinkStats, LinkStatus
-from skedge.control.loads import LoadExchange, LoadPeer
-from skedge.control.probe import ProbeLink, Prober
-from skedge.control.streams import Bus, BusLink
-from skedge.control.workload import ProbeFailed
+from skedge.control.health.monitor import HealthMonitor, HealthState, HealthTarget
+from skedge.control.health.probes import ProbeFailed
+from skedge.control.identity.identity import Identity
+from skedge.control.liveness.detector import LinkStats, LinkStatus
+from skedge.control.liveness.prober import ProbeLink, Prober
+from skedge.control.loads.exchange import LoadExchange, LoadPeer
+from skedge.control.streams.bus import Bus, BusLink
 from skedge.core import names
 from skedge.core.desired.compute import link_id
 from skedge.core.errors import DataplaneError

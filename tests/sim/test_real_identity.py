@@ -8,8 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from skedge.control import identity, wire
-from skedge.control.bodies import BodyCodec
+from skedge.control.identity import identity
+from skedge.control.streams import frames
+from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.linkstate.messages import Key, Kind
 from skedge.core.reasons import Reason
 from tests.sim.node import NETWORK
@@ -37,7 +38,7 @@ def world(tmp_path: Path) -> World:
         node.signer = identity_of(authority, tmp_path / name, name)
         node.codec = BodyCodec()
     world.verifier = world.nodes["s00"].signer.verifier
-    world.carry = lambda message: wire.decode_message(wire.encode_message(message))
+    world.carry = lambda message: frames.decode_message(frames.encode_message(message))
     return world
 
 

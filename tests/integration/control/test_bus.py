@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from skedge.control.identity import Identity, load
-from skedge.control.streams import Bus, BusLink
+from skedge.control.identity.identity import Identity, load
+from skedge.control.streams.bus import Bus, BusLink
 from skedge.core.linkstate.messages import Digest, Digests, Hello, Key, Kind, Message, Pull
 from skedge.core.model import LinkId, Version
 from skedge.core.names import SOCKET_MARK
@@ -132,7 +132,7 @@ def test_one_stream_comes_up_and_carries_messages_both_ways(two: tuple[Talker, T
 def test_dialled_at_the_same_time_the_same_stream_survives_at_both_ends(
     two: tuple[Talker, Talker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.control.linkend.YIELD_S", 0.0)
+    monkeypatch.setattr("skedge.control.streams.link_session.YIELD_S", 0.0)
     a, b = two
     for _ in range(5):
         both_up(a, b)
@@ -280,7 +280,7 @@ async def connect(place: Place, peer: Place) -> tuple[asyncio.StreamReader, asyn
 def test_half_open_handshakes_are_few_and_do_not_stop_the_neighbour(
     joined: Pair, authority: Authority, tmp_path: Path, talkers: list[Talker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.control.stream.HANDSHAKE_S", 1.0)
+    monkeypatch.setattr("skedge.control.streams.stream.HANDSHAKE_S", 1.0)
     a = Talker(joined.a, joined.b, identity(authority, tmp_path, "edge-a"), "edge-b")
     talkers.append(a)
 

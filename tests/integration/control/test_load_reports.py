@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from skedge.control.health import HealthMonitor, HealthState, HealthTarget
-from skedge.control.identity import Identity, load
-from skedge.control.loads import LoadExchange, LoadPeer, encode
+from skedge.control.health.monitor import HealthMonitor, HealthState, HealthTarget
+from skedge.control.identity.identity import Identity, load
+from skedge.control.loads.exchange import LoadExchange, LoadPeer, encode
 from skedge.core.model import Health, Version, WorkloadId
 from skedge.core.names import SOCKET_MARK
 from skedge.core.reasons import Reason

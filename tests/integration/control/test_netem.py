@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from skedge.control.liveness import LinkStatus
-from skedge.control.probe import ProbeLink, Prober
+from skedge.control.liveness.detector import LinkStatus
+from skedge.control.liveness.prober import ProbeLink, Prober
 from skedge.core.model import LinkId, Probe
 from skedge.core.reasons import Reason
 from tests.integration.control.netns import Pair, Ping, has_netem, netem, pair, wait

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from skedge.control.liveness import LinkStatus
-from skedge.control.probe import ProbeLink, Prober
+from skedge.control.liveness.detector import LinkStatus
+from skedge.control.liveness.prober import ProbeLink, Prober
 from skedge.core.model import LinkId, Probe
 from skedge.core.reasons import Reason
 from tests.integration.control.netns import Pair, wait

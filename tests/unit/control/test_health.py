@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from skedge.control.health import Counter, HealthMonitor, HealthState, HealthTarget
-from skedge.control.workload import ProbeFailed, http_status
+from skedge.control.health.monitor import Counter, HealthMonitor, HealthState, HealthTarget
+from skedge.control.health.probes import ProbeFailed, http_status
 from skedge.core.model import Health, HealthType, WorkloadId
 
 W = WorkloadId("edge-a", "backend")

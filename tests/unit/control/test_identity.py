@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skedge.control.identity import Identity, load
-from skedge.control.trust import CLOCK_TOLERANCE_S, Trust
+from skedge.control.identity.identity import Identity, load
+from skedge.control.identity.trust import CLOCK_TOLERANCE_S, Trust
 from skedge.core.errors import ConfigError
 from skedge.core.linkstate.messages import Kind, SignedRecord, signed_bytes
 from skedge.core.model import Version
@@ -81,7 +81,7 @@ def test_every_bit_of_a_signature_counts(a: Identity, b: Identity) -> None:
 @given(certificate=st.binary(max_size=300), signature=st.binary(max_size=80))
 def test_verification_never_raises(certificate: bytes, signature: bytes) -> None:
     trust = Trust("demo", AUTHORITY.certificate)
-    from skedge.control.trust import RecordVerifier
+    from skedge.control.identity.trust import RecordVerifier
 
     garbage = SignedRecord("edge-b", Kind.LINKS, Version(1, 1), b"", certificate, signature)
     assert RecordVerifier(trust).verify(garbage).reason is Reason.BAD_SIGNATURE

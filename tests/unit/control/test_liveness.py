@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from skedge.control.liveness import LONG_WINDOW, LinkStatus, Liveness, LossWindow
+from skedge.control.liveness.detector import LONG_WINDOW, LinkStatus, Liveness, LossWindow
 from skedge.core.model import Probe
 from skedge.core.reasons import Reason
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from skedge.control.liveness import Liveness
+from skedge.control.liveness.detector import Liveness
 from skedge.core.model import Probe
 
 SECONDS, SEEDS = 600.0, 12

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.control.loads import DATAGRAM_MAX, decode, encode
-from skedge.control.loadschedule import LoadBook, LoadSchedule
-from skedge.control.wire import BadFrame
+from skedge.control.loads.exchange import DATAGRAM_MAX, decode, encode
+from skedge.control.loads.schedule import LoadBook, LoadSchedule
+from skedge.control.streams.frames import BadFrame
 from skedge.core.model import Version, WorkloadId
 from skedge.core.reasons import Reason
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.control.stream import refusal
+from skedge.control.streams.stream import refusal
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from skedge.control.linkend import COLLISION_S, survives
+from skedge.control.streams.link_session import COLLISION_S, survives
 
 A, B = "edge-a", "edge-b"
 

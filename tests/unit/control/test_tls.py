@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from skedge.control.identity import Identity, load
+from skedge.control.identity.identity import Identity, load
 from skedge.core.reasons import Reason
 from tests.unit.control.authority import DAY, Authority, key_pem, now, subject
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from skedge.control.bodies import BodyCodec
-from skedge.control.wire import BadFrame, decode_message, encode_message, frame, read_frame
+from skedge.control.streams.frames import BadFrame, decode_message, encode_message, frame, read_frame
+from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.errors import PeerError
 from skedge.core.linkstate.messages import (
     FRAME_MAX,

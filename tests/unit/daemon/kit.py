@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from skedge import config as configuration
-from skedge.control.bodies import BodyCodec
-from skedge.control.identity import Identity
-from skedge.control.identity import load as load_identity
-from skedge.control.liveness import LinkStats
-from skedge.control.loads import LoadPeer
+from skedge.control.identity.identity import Identity
+from skedge.control.identity.identity import load as load_identity
+from skedge.control.liveness.detector import LinkStats
+from skedge.control.loads.exchange import LoadPeer
+from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.desired.compute import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate import own_records

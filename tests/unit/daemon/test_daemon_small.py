@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from skedge.control.liveness import LinkStats
+from skedge.control.liveness.detector import LinkStats
 from skedge.core.desired.compute import Desired
 from skedge.core.linkstate.adjacency import AdjacencyView, State
 from skedge.core.model import FlowTimes, Lan, LinkId

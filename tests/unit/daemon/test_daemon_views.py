@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from skedge.control.liveness import LinkStats
+from skedge.control.liveness.detector import LinkStats
 from skedge.core.api.documents import LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.linkstate.database import Database

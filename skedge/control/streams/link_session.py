@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
-from skedge.control.identity import Identity
+from skedge.control.identity.identity import Identity
 from skedge.control.sockets import bind_to_device, exempt, scoped
-from skedge.control.stream import BusLink, Refused, Stream, accept, dial
+from skedge.control.streams.stream import BusLink, Refused, Stream, accept, dial
 from skedge.core.linkstate.messages import Message
 from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import LinkId

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from skedge.control.identity import Identity
-from skedge.control.linkend import LinkEnd, Seams, StreamStats
-from skedge.control.stream import BusLink
+from skedge.control.identity.identity import Identity
+from skedge.control.streams.link_session import LinkEnd, Seams, StreamStats
+from skedge.control.streams.stream import BusLink
 from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason

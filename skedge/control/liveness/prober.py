@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from skedge.control.liveness import LinkStats, LinkStatus, Liveness
+from skedge.control.liveness.detector import LinkStats, LinkStatus, Liveness
 from skedge.control.sockets import bind_to_device, exempt, scoped
 from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import LinkId, Probe

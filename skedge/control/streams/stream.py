@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from skedge.control.identity import Identity
+from skedge.control.identity.identity import Identity
+from skedge.control.identity.trust import CertificateError, Trust
 from skedge.control.sockets import TCP_NOTSENT_LOWAT, bind_to_device, exempt, scoped
-from skedge.control.trust import CertificateError, Trust
-from skedge.control.wire import BadFrame, decode_message, frame, read_frame
+from skedge.control.streams.frames import BadFrame, decode_message, frame, read_frame
 from skedge.core.errors import PeerError
 from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from skedge.control.trust import Certificate, CertificateError, Clock, RecordVerifier, Trust, fingerprint
+from skedge.control.identity.trust import Certificate, CertificateError, Clock, RecordVerifier, Trust, fingerprint
 from skedge.core.errors import ConfigError
 
 X509_V_FLAG_NO_CHECK_TIME = 0x200000  # openssl/x509_vfy.h: validity is judged here, with tolerance

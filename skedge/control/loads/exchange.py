@@ -19,10 +19,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from skedge.control.identity import Identity
-from skedge.control.loadschedule import LoadBook, LoadSchedule
+from skedge.control.identity.identity import Identity
+from skedge.control.loads.schedule import LoadBook, LoadSchedule
 from skedge.control.sockets import exempt
-from skedge.control.wire import FAILURES, SIGNATURE_BYTES, BadFrame, Count, Name, Wire
+from skedge.control.streams.frames import FAILURES, SIGNATURE_BYTES, BadFrame, Count, Name, Wire
 from skedge.core.linkstate.pacing import TokenBucket
 from skedge.core.model import LoadReport, Version, WorkloadId
 from skedge.core.reasons import Reason

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from skedge.control.workload import ProbeFailed, Resolver, ask_http
+from skedge.control.health.probes import ProbeFailed, Resolver, ask_http
 from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import Health, HealthType, WorkloadId
 

@@ -1,0 +1,1 @@
+"""Whether a workload is well: probes, and the verdicts drawn from them."""

@@ -1,0 +1,1 @@
+"""Who this site is and whom it believes: keys, certificates, TLS contexts."""

@@ -1,0 +1,1 @@
+"""Whether a link is up: probes, and the decision drawn from them."""

@@ -1,0 +1,1 @@
+"""Load reports: how many connections each site has open to whom."""

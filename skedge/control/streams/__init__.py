@@ -1,0 +1,1 @@
+"""Control streams to the neighbours: TLS, sessions, frames, encoding of records."""
