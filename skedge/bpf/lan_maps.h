@@ -1,4 +1,4 @@
-/* The flow table of packet-time NAT: structs and pinned maps. dataplane/flow_structs.py mirrors the layouts; a test
+/* The flow table of packet-time NAT: structs and pinned maps. dataplane/ebpf/layout_flow.py mirrors the layouts; a test
  * compares them. Addresses are those of structs.h: network byte order, IPv4 as ::ffff:a.b.c.d. */
 #ifndef SKEDGE_LAN_MAPS_H
 #define SKEDGE_LAN_MAPS_H

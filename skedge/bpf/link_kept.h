@@ -63,7 +63,7 @@ INLINE __u32 size_of(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* Whether a packet on its way through fits. The kernel would tell its sender by the host's own routes, where the LAN of
- * another site is not (see dataplane/rules.py): so it is told from here, over the link that the packet came by. */
+ * another site is not (see dataplane/routing/rules.py): so it is told from here, over the link that the packet came by. */
 INLINE int check_size(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
 	__u32 zero = 0;

@@ -1,4 +1,4 @@
-/* What lies in the maps. dataplane/ebpf_structs.py mirrors these layouts; a test compares the sizes and offsets. */
+/* What lies in the maps. dataplane/ebpf/layout_placement.py mirrors these layouts; a test compares the sizes and offsets. */
 #ifndef SKEDGE_STRUCTS_H
 #define SKEDGE_STRUCTS_H
 

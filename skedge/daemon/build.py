@@ -16,27 +16,28 @@ from skedge.daemon.handover import Handover
 from skedge.daemon.ipvs import IpvsSide
 from skedge.daemon.kernel import Fixture, Kernel
 from skedge.daemon.lan import LanSide
-from skedge.dataplane import hostinfo, rules, sockdiag
-from skedge.dataplane.addresses import AddressDriver
-from skedge.dataplane.ebpf import EbpfEngine
-from skedge.dataplane.forward_guard import ForwardGuard
-from skedge.dataplane.forwarding import MEMORY, Forwarding
-from skedge.dataplane.ipvs import IpvsEngine
-from skedge.dataplane.ipvs_memory import FILE as IPVS_MEMORY
-from skedge.dataplane.leftover import EbpfLeftover, IpvsLeftover
-from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
-from skedge.dataplane.links import LinkDriver
-from skedge.dataplane.netlink import Netlink
-from skedge.dataplane.overlay_guard import OverlayGuard
-from skedge.dataplane.prefix_table import PrefixTable
-from skedge.dataplane.routes import RouteDriver
-from skedge.dataplane.rules import RuleDriver
-from skedge.dataplane.tunnel_guard import TunnelGuard
-from skedge.dataplane.untracked import Untracked
-from skedge.dataplane.wglinks import WireGuardLinks
-from skedge.dataplane.wireguard import OwnKey
-from skedge.dataplane.wireguard_go import WireGuardGo
-from skedge.dataplane.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
+from skedge.dataplane.ebpf.prefix_table import PrefixTable
+from skedge.dataplane.host import host_addresses, sock_diag
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.names_file import FILE as IPVS_MEMORY
+from skedge.dataplane.links.driver import LinkDriver
+from skedge.dataplane.links.transports.wireguard import WireGuardLinks
+from skedge.dataplane.links.wireguard_backend import OwnKey
+from skedge.dataplane.links.wireguard_go import WireGuardGo
+from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.nftables.default_deny import OverlayGuard
+from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
+from skedge.dataplane.retired_engines import EbpfLeftover, IpvsLeftover
+from skedge.dataplane.routing import rules
+from skedge.dataplane.routing.addresses import AddressDriver
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.routes import RouteDriver
+from skedge.dataplane.routing.rules import RuleDriver
 
 WIREGUARD_KEY = "wireguard.key"
 
@@ -105,10 +106,10 @@ class _Host:
         self._netlink = netlink
 
     def addresses(self) -> frozenset[str]:
-        return hostinfo.addresses(self._netlink)
+        return host_addresses.addresses(self._netlink)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
-        return sockdiag.abort_connecting(targets)
+        return sock_diag.abort_connecting(targets)
 
 
 class _Rules:

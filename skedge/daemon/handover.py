@@ -9,7 +9,7 @@ from math import ceil
 
 from skedge.core.desired.compute import Desired
 from skedge.core.model import SiteConfig
-from skedge.dataplane.leftover import Leftover
+from skedge.dataplane.retired_engines import Leftover
 
 log = logging.getLogger("skedge.kernel")
 

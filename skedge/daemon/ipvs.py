@@ -9,11 +9,11 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
 from skedge.core.reasons import Reason
 from skedge.daemon.handover import Handover
-from skedge.dataplane.ipvs import IpvsEngine
-from skedge.dataplane.leftover import Leftover
-from skedge.dataplane.linkfilter import FilterConfig
-from skedge.dataplane.overlay_guard import OverlayGuard
-from skedge.dataplane.untracked import Untracked
+from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.nftables.default_deny import OverlayGuard
+from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.retired_engines import Leftover
 
 
 class IpvsSide:

@@ -9,11 +9,11 @@ from skedge.core.desired.compute import Desired
 from skedge.core.desired.reconcile import reconcile
 from skedge.core.model import Lan, SiteConfig
 from skedge.core.reasons import Reason
-from skedge.dataplane.flow_structs import NatConfig
-from skedge.dataplane.flows import FlowTable
-from skedge.dataplane.lan import LanDriver, source_towards
-from skedge.dataplane.netlink import Netlink
-from skedge.dataplane.prefix_table import OWN_MAP, PrefixTable
+from skedge.dataplane.ebpf.flow_table import FlowTable
+from skedge.dataplane.ebpf.lan_devices import LanDriver, source_towards
+from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
+from skedge.dataplane.host.netlink import Netlink
 
 _OFF = NatConfig(device=0, ports=(1, 0))
 

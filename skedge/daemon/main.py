@@ -23,7 +23,7 @@ from skedge.daemon.build import build_kernel
 from skedge.daemon.controller import Controller
 from skedge.daemon.kernel import Kernel
 from skedge.daemon.notify import Notifier
-from skedge.dataplane import engines
+from skedge.dataplane import engine_choice
 
 log = logging.getLogger("skedge.daemon")
 
@@ -33,7 +33,7 @@ log = logging.getLogger("skedge.daemon")
 @click.option("--identity", default="/etc/skedge/identity", show_default=True, help="Key, certificate, CA, CRL.")
 @click.option("--state-dir", default="/var/lib/skedge", show_default=True, help="What survives a restart.")
 @click.option("--pin-dir", default="/sys/fs/bpf/skedge", show_default=True, help="Where the loader pinned.")
-@click.option("--verdict", default=str(engines.VERDICT), show_default=True, help="Which engine the loader chose.")
+@click.option("--verdict", default=str(engine_choice.VERDICT), show_default=True, help="Which engine the loader chose.")
 @click.option("--socket", default=SOCKET_PATH, show_default=True, help="Local API.")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
 @click.version_option(__version__)
@@ -42,7 +42,7 @@ def main(path: str, identity: str, state_dir: str, pin_dir: str, verdict: str, s
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         first = config.load(path)
-        chosen = engines.read(first.engine, Path(pin_dir), Path(verdict))
+        chosen = engine_choice.read(first.engine, Path(pin_dir), Path(verdict))
         log.info("op=engine engine=%s why=%r", chosen.engine, chosen.why)
         first = replace(first, engine=chosen.engine)
         kernel = build_kernel(first, Path(pin_dir), Path(state_dir), Path(identity), why=chosen.why)

@@ -21,9 +21,9 @@ from skedge.core.linkstate.messages import Key, Kind
 from skedge.core.linkstate.own_records import is_own
 from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import Target
-from skedge.dataplane import sockdiag
-from skedge.dataplane.hostinfo import HostWatch
-from skedge.dataplane.sockdiag import ListenWatch
+from skedge.dataplane.host import sock_diag
+from skedge.dataplane.host.host_addresses import HostWatch
+from skedge.dataplane.host.sock_diag import ListenWatch
 
 if TYPE_CHECKING:
     from skedge.daemon.controller import Controller
@@ -148,7 +148,7 @@ class Wires:
         """Look for the socket of a UDP workload; of one on another machine it cannot be told. Raises ProbeFailed."""
         target = Target(address, port)
         try:
-            if is_own(target, self._at.state.own_addresses()) and not sockdiag.takes_datagrams(target):
+            if is_own(target, self._at.state.own_addresses()) and not sock_diag.takes_datagrams(target):
                 raise ProbeFailed("no UDP socket is bound to it")
         except DataplaneError as error:
             raise ProbeFailed(str(error)) from error

@@ -9,15 +9,16 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
-from skedge.dataplane import ipvs_purge, lan
-from skedge.dataplane.addresses import AddressDriver
-from skedge.dataplane.forward_guard import ForwardGuard
-from skedge.dataplane.forwarding import MEMORY, Forwarding
-from skedge.dataplane.linkstate import is_ours
-from skedge.dataplane.netlink import Netlink, kernel_errors
-from skedge.dataplane.routes import RouteDriver
-from skedge.dataplane.rules import RuleDriver
-from skedge.dataplane.tunnel_guard import TunnelGuard
+from skedge.dataplane.ebpf import lan_devices
+from skedge.dataplane.host.netlink import Netlink, kernel_errors
+from skedge.dataplane.ipvs import purge as ipvs_purge
+from skedge.dataplane.links.device import is_ours
+from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
+from skedge.dataplane.routing.addresses import AddressDriver
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.routes import RouteDriver
+from skedge.dataplane.routing.rules import RuleDriver
 
 STATE_DIR = Path("/var/lib/skedge")
 
@@ -51,7 +52,7 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_D
     guard, switch = TunnelGuard(), Forwarding(netlink, ForwardGuard(), state / MEMORY)
     each("route", lambda: list(routes.read()), routes.delete)
     each("rule", lambda: list(rules.read()), rules.delete)
-    each("lan", lambda: lan.attached(netlink), lambda name: lan.detach(netlink, name))
+    each("lan", lambda: lan_devices.attached(netlink), lambda name: lan_devices.detach(netlink, name))
     each("device", lambda: _devices(netlink), lambda name: _delete_device(netlink, name))
     each("address", lambda: list(addresses.read()), addresses.delete)
     each("forwarding", lambda: ["ipv6"] if switch.undo() else [], lambda _: None)  # while the guard is there

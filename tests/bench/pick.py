@@ -10,9 +10,9 @@ from pathlib import Path
 
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
-from skedge.dataplane import bpfsys
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane.ebpf_maps import Maps
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.maps import Maps
 from tests.integration.connect.kit import Host, Site
 
 FEW, MANY = 2, 256
@@ -37,7 +37,7 @@ def _measure(site: Site, few: int, many: int) -> tuple[float, float]:
     times: dict[int, list[int]] = {few: [], many: []}
     maps = Maps(str(site.host.pins))
     maps.set_config(maps.config().replace(port_limit=0))  # these picks are never released
-    program = bpfsys.obj_get(str(site.host.pins / "pick_test_v1"))
+    program = syscall.obj_get(str(site.host.pins / "pick_test_v1"))
     for number in times:
         services.put(ServiceKey(f"of-{number}"), _table(number))
     order = random.Random(1)
@@ -46,7 +46,7 @@ def _measure(site: Site, few: int, many: int) -> tuple[float, float]:
             ident = services.ids[ServiceKey(f"of-{number}")]
             question = struct.pack("=4IQ", ident, layout.IN | layout.T4, 0, 0, 0)
             packet = bytes(12) + b"\x08\x00" + question + bytes(ROOM_FOR_ANSWER)
-            done = bpfsys.prog_test_run(program, packet, repeat=REPEAT)
+            done = syscall.prog_test_run(program, packet, repeat=REPEAT)
             if done.retval != 0:
                 raise RuntimeError(f"the pick among {number} workloads refused")
             times[number].append(done.duration_ns)

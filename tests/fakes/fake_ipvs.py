@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from skedge.core.errors import DataplaneError
 from skedge.core.objects import ListenerKey, Target
 from skedge.core.placement.ipvs_weights import pick
-from skedge.dataplane.ipvs_proc import MARK, MARK_MASK, Found, RealServer, VirtualService
+from skedge.dataplane.ipvs.procfs import MARK, MARK_MASK, Found, RealServer, VirtualService
 
 
 @dataclass

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.core.placement.rule import fill
-from skedge.dataplane.ipvs import PACE_S
-from skedge.dataplane.ipvs_balance import Balance
-from skedge.dataplane.ipvs_memory import Memory, Virtual
-from skedge.dataplane.ipvs_proc import mark_of
+from skedge.dataplane.ipvs.engine import PACE_S
+from skedge.dataplane.ipvs.names_file import Memory, Virtual
+from skedge.dataplane.ipvs.procfs import mark_of
+from skedge.dataplane.ipvs.weight_loop import Balance
 from tests.fakes.fake_ipvs import FakeIpvs
 
 WEB = ServiceKey("web")

@@ -19,9 +19,9 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.dataplane import loader, loader_host
-from skedge.dataplane.ebpf import EbpfEngine
-from skedge.dataplane.programs import CONNECT_PROGRAMS, PICK_TEST
+from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PICK_TEST
+from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.loader import host_requirements, loader
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +44,7 @@ class Host:
     def __init__(self, name: str, directory: Path) -> None:
         self.pins = directory / "pins"
         self._mount = directory
-        self.cgroup = loader_host.cgroup2_root() / f"skc-{name}-{os.getpid()}"
+        self.cgroup = host_requirements.cgroup2_root() / f"skc-{name}-{os.getpid()}"
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         self._undo = contextlib.ExitStack()
         self._undo.callback(os.close, self._home)
@@ -99,7 +99,7 @@ class Host:
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Move this process into the cgroup and this thread into the namespace."""
-        before = loader_host.cgroup2_root() / _own_cgroup().lstrip("/")
+        before = host_requirements.cgroup2_root() / _own_cgroup().lstrip("/")
         (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
         _call("setns", self._net, CLONE_NEWNET)
         try:

@@ -14,11 +14,11 @@ from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
 from skedge.core.observed import Receipt
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
-from skedge.dataplane import bpfsys
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane.ebpf import EbpfEngine
-from skedge.dataplane.ebpf_maps import Maps
-from skedge.dataplane.listener_structs import AFFINITY, AFFINITY_KEY
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.dataplane.ebpf.layout_listener import AFFINITY, AFFINITY_KEY
+from skedge.dataplane.ebpf.maps import Maps
 
 from .kit import FAR4, HOST6, OVERLAY4, Site, candidate, connect
 
@@ -120,14 +120,14 @@ def _suspend(site: Site, name: str) -> None:
     slot = next(index for index, one in maps.workloads()[ident].items() if one.site == name)
     key = ident.to_bytes(4, "little")
     raw = bytearray(
-        bpfsys.map_lookup(maps.fd("services_v1"), key, layout.Service.SIZE, flags=bpfsys.MapFlag.LOCK) or b""
+        syscall.map_lookup(maps.fd("services_v1"), key, layout.Service.SIZE, flags=syscall.MapFlag.LOCK) or b""
     )
     at = layout.Service.HEADER.size + slot * layout.Service.SLOT.size + 44
     raw[at : at + 4] = (1).to_bytes(4, "little")
     raw[16:24] = (int.from_bytes(raw[16:24], "little") + 1).to_bytes(
         8, "little"
     )  # the epoch, as every change raises it
-    bpfsys.map_update(maps.fd("services_v1"), key, bytes(raw), bpfsys.MapFlag.LOCK)
+    syscall.map_update(maps.fd("services_v1"), key, bytes(raw), syscall.MapFlag.LOCK)
     maps.close()
     assert site.suspended() == {name}
 
@@ -243,10 +243,10 @@ def test_a_full_memory_takes_new_clients(site: Site) -> None:
     site.service(workloads(site, "ab"), LISTENER, affinity_s=HOUR)
     maps = Maps(str(site.host.pins))
     memory = maps.fd("affinities_v1")
-    entries = bpfsys.map_info(memory).max_entries
+    entries = syscall.map_info(memory).max_entries
     for number in range(entries + entries // 4):
-        bpfsys.map_update(memory, AFFINITY_KEY.pack(1023, number.to_bytes(16)), AFFINITY.pack(0, 0))
-    held = sum(1 for _ in bpfsys.map_items(memory, AFFINITY_KEY.size, AFFINITY.size))
+        syscall.map_update(memory, AFFINITY_KEY.pack(1023, number.to_bytes(16)), AFFINITY.pack(0, 0))
+    held = sum(1 for _ in syscall.map_items(memory, AFFINITY_KEY.size, AFFINITY.size))
     assert entries // 2 < held <= entries
     maps.close()
     for expected in ("a", "a"):

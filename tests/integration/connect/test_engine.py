@@ -13,10 +13,10 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
-from skedge.dataplane import bpfsys
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane.ebpf import EbpfEngine
-from skedge.dataplane.ebpf_maps import Maps
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.dataplane.ebpf.maps import Maps
 from tests.unit.dataplane.contract import Case, check
 
 from .kit import FAR4, FAR6, Site, candidate, connect, eventually
@@ -215,11 +215,13 @@ def test_a_wrong_count_is_found_and_repaired(site: Site) -> None:
         assert site.engine.reconcile_counts() == 0
         maps = Maps(str(site.host.pins))
         ident = maps.service_ids()[WEB]
-        raw = bytearray(bpfsys.map_lookup(maps.fd("services_v1"), struct.pack("=I", ident), layout.Service.SIZE) or b"")
+        raw = bytearray(
+            syscall.map_lookup(maps.fd("services_v1"), struct.pack("=I", ident), layout.Service.SIZE) or b""
+        )
         at = layout.Service.HEADER.size + 16
         assert raw[at] == 2
         raw[at] = 9
-        bpfsys.map_update(maps.fd("services_v1"), struct.pack("=I", ident), bytes(raw), bpfsys.MapFlag.LOCK)
+        syscall.map_update(maps.fd("services_v1"), struct.pack("=I", ident), bytes(raw), syscall.MapFlag.LOCK)
         maps.close()
         other = EbpfEngine(str(site.host.pins))  # nothing parsed before
         assert other.reconcile_counts() == 7

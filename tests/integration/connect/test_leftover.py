@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from skedge.dataplane import lan, loader, pins
-from skedge.dataplane.lan import LanDevice, LanDriver
-from skedge.dataplane.leftover import EbpfLeftover
-from skedge.dataplane.netlink import Netlink
-from skedge.dataplane.programs import PROGRAMS
+from skedge.dataplane.bpf import pins
+from skedge.dataplane.bpf.programs import PROGRAMS
+from skedge.dataplane.ebpf import lan_devices
+from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.retired_engines import EbpfLeftover
+from skedge.loader import loader
 
 from .kit import Host, run
 from .test_loader import attached
@@ -73,7 +75,7 @@ def test_what_is_lent_is_taken_away_and_nothing_else_may_be(fresh: Host) -> None
         assert attached(fresh).keys() == {one.link_pin for one in PROGRAMS if one.cgroup}
         assert controller(fresh) == ""
         assert not any(fresh.pins.iterdir())
-        assert lan.attached(netlink) == []
+        assert lan_devices.attached(netlink) == []
         assert Path("/proc/sys/net/ipv4/conf/lo/route_localnet").read_text().strip() == "0"
         pins.lend(fresh.pins, "nogroup")
         assert not fresh.pins.exists(), "the empty directory goes with the next start"

@@ -12,11 +12,13 @@ import pytest
 
 from skedge.core.errors import HostError
 from skedge.core.objects import ListenerKey
-from skedge.dataplane import bpfsys, listener_structs, loader, loader_host
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane.ebpf import EbpfEngine
-from skedge.dataplane.ebpf_maps import Maps
-from skedge.dataplane.programs import PROGRAMS
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf.programs import PROGRAMS
+from skedge.dataplane.ebpf import layout_listener
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.dataplane.ebpf.maps import Maps
+from skedge.loader import host_requirements, loader
 
 from .kit import Host, Site, candidate, connect
 
@@ -37,9 +39,9 @@ def attached(host: Host) -> dict[str, int]:
     """Program id by link pin."""
     found = {}
     for pin in host.pins.glob("attach_*"):
-        with bpfsys.Fd(bpfsys.obj_get(str(pin))) as fd:
-            assert bpfsys.link_cgroup_id(fd) == host.cgroup.stat().st_ino
-            found[pin.name] = bpfsys.link_prog_id(fd)
+        with syscall.Fd(syscall.obj_get(str(pin))) as fd:
+            assert syscall.link_cgroup_id(fd) == host.cgroup.stat().st_ino
+            found[pin.name] = syscall.link_prog_id(fd)
     return found
 
 
@@ -59,8 +61,8 @@ def test_the_whole_life(fresh: Host, capsys: pytest.CaptureFixture[str]) -> None
         site = Site(fresh)
         site.service([candidate("a", 0, site.server().target)], LISTENER)
         held = [connect(*LISTENER) for _ in range(3)]
-        with bpfsys.Fd(bpfsys.obj_get(str(fresh.pins / "news_v1"))) as fd:
-            bpfsys.obj_pin(fd, str(fresh.pins / "news_v0"))  # what an older version left
+        with syscall.Fd(syscall.obj_get(str(fresh.pins / "news_v1"))) as fd:
+            syscall.obj_pin(fd, str(fresh.pins / "news_v0"))  # what an older version left
         assert loader.main(["load", "--force", *arguments]) == 0
         assert not (fresh.pins / "news_v0").exists()
         after = attached(fresh)
@@ -93,11 +95,11 @@ def test_a_foreign_program_and_a_foreign_pin_stay(fresh: Host) -> None:
     """Another program on the same hook is neither replaced nor shut out."""
     from bcc import BPF
 
-    loader_host.ensure_headers()  # a test before may have unloaded
+    host_requirements.ensure_headers()  # a test before may have unloaded
     foreign = BPF(text=b"int other(struct bpf_sock_addr *ctx) { return 1; }")
     function = foreign.load_func(b"other", 18, attach_type=10)
     target = os.open(fresh.cgroup, os.O_RDONLY)
-    link = bpfsys.Fd(bpfsys.link_create(function.fd, target, 10))
+    link = syscall.Fd(syscall.link_create(function.fd, target, 10))
     os.close(target)
     fresh.load()
     with fresh.inside():
@@ -106,11 +108,11 @@ def test_a_foreign_program_and_a_foreign_pin_stay(fresh: Host) -> None:
         connect(*LISTENER).close()
         assert site.count("a").chosen == 1
         site.clean()
-        bpfsys.obj_pin(function.fd, str(fresh.pins / "somebody_elses"))
+        syscall.obj_pin(function.fd, str(fresh.pins / "somebody_elses"))
         fresh.loader.unload()
         assert [pin.name for pin in fresh.pins.iterdir()] == ["somebody_elses"]
         (fresh.pins / "somebody_elses").unlink()
-    assert bpfsys.link_cgroup_id(link.fd) == fresh.cgroup.stat().st_ino
+    assert syscall.link_cgroup_id(link.fd) == fresh.cgroup.stat().st_ino
     link.close()
 
 
@@ -120,22 +122,22 @@ def test_listeners_of_the_older_layout_are_carried_over(fresh: Host) -> None:
 
     pin = fresh.pins / "listeners_v1"
     fresh.pins.mkdir()
-    loader_host.ensure_headers()  # a test before may have unloaded
+    host_requirements.ensure_headers()  # a test before may have unloaded
     declared = "struct v1 { __u32 service; __u32 spare; }; struct key { __u32 addr[4]; __u32 port; __u32 protocol; };"
     table = f'BPF_TABLE_PINNED("hash", struct key, struct v1, listeners_v1, 16384, "{pin}", BPF_F_NO_PREALLOC);'
     BPF(text=f"#include <uapi/linux/bpf.h>\n{declared}\n{table}\n".encode()).cleanup()
     key = layout.pack_listener(ListenerKey(*LISTENER))
-    with bpfsys.Fd(bpfsys.obj_get(str(pin))) as old:
-        bpfsys.map_update(old, key, (7).to_bytes(4, "little") + bytes(4))
+    with syscall.Fd(syscall.obj_get(str(pin))) as old:
+        syscall.map_update(old, key, (7).to_bytes(4, "little") + bytes(4))
     fresh.load()
     with fresh.inside():
         maps = Maps(str(fresh.pins))
-        assert maps.listeners() == {ListenerKey(*LISTENER): listener_structs.ListenerValue(7)}
-        maps.put_listener(ListenerKey(*LISTENER), listener_structs.ListenerValue(8, (8, 9), 60))
+        assert maps.listeners() == {ListenerKey(*LISTENER): layout_listener.ListenerValue(7)}
+        maps.put_listener(ListenerKey(*LISTENER), layout_listener.ListenerValue(8, (8, 9), 60))
         fresh.loader.options = replace(fresh.loader.options, force=True, programs=PROGRAMS)
         fresh.loader.load()
         assert not pin.exists()
-        assert maps.listeners() == {ListenerKey(*LISTENER): listener_structs.ListenerValue(8, (8, 9), 60)}
+        assert maps.listeners() == {ListenerKey(*LISTENER): layout_listener.ListenerValue(8, (8, 9), 60)}
         maps.close()
 
 
@@ -147,12 +149,12 @@ def test_sizes_of_the_maps_are_those_of_the_layouts(host: Host) -> None:
         "config_v1": layout.Config.SIZE,
         "news_v1": layout.NEWS.size,
         "pick_log_v2": layout.LoggedPick.SIZE,
-        "listeners_v2": listener_structs.ListenerValue.STRUCT.size,
-        "affinities_v1": listener_structs.AFFINITY.size,
+        "listeners_v2": layout_listener.ListenerValue.STRUCT.size,
+        "affinities_v1": layout_listener.AFFINITY.size,
         "workload_names_v1": layout.WORKLOAD_NAME.size,
         "placements_v1": layout.PlacementRecord.STRUCT.size - 32,
     }
-    assert {pin: bpfsys.map_info(maps.fd(pin)).value_size for pin in sizes} == sizes
+    assert {pin: syscall.map_info(maps.fd(pin)).value_size for pin in sizes} == sizes
     maps.close()
 
 
@@ -176,18 +178,18 @@ def test_a_host_that_lacks_something_is_told_so(
         patch.setattr(os, "geteuid", lambda: 1000)
         assert "must run as root" in told()
     with monkeypatch.context() as patch:
-        patch.setattr(loader_host, "VMLINUX", "/nonexistent")
+        patch.setattr(host_requirements, "VMLINUX", "/nonexistent")
         assert "no BTF" in told()
     arguments += ["--cgroup", str(directory)]
     assert "not a cgroup2 directory" in told()
     arguments[2:] = ["/proc/skedge", "--cgroup", str(fresh.cgroup)]
     assert "--pin-dir /proc/skedge" in told()
     with pytest.raises(HostError, match="linux-headers-amd64"):
-        loader_host.ensure_headers(directory / "modules", directory / "src")
+        host_requirements.ensure_headers(directory / "modules", directory / "src")
     mounts = directory / "mounts"
     mounts.write_text("proc /proc proc rw 0 0\n")
     with pytest.raises(HostError, match="cgroup2 is not mounted"):
-        loader_host.cgroup2_root(str(mounts))
+        host_requirements.cgroup2_root(str(mounts))
 
 
 def test_an_engine_takes_over_its_namespace_only(host: Host) -> None:
@@ -204,7 +206,7 @@ def test_an_engine_takes_over_its_namespace_only(host: Host) -> None:
 def test_who_is_not_root_may_pass_to_the_pins_but_not_list_what_is_above(fresh: Host) -> None:
     """Systemd mounts bpffs for root alone."""
     above = fresh.pins.parent
-    assert loader_host.on_bpffs(above)
+    assert host_requirements.on_bpffs(above)
     above.chmod(0o700)
-    loader_host.ensure_pin_dir(fresh.pins)
+    host_requirements.ensure_pin_dir(fresh.pins)
     assert above.stat().st_mode & 0o777 == 0o701

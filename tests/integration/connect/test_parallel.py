@@ -15,8 +15,8 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane.ebpf_maps import Maps
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.maps import Maps
 
 from .kit import FAR4, Host, Site, candidate, connect, eventually
 

@@ -15,9 +15,9 @@ from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
-from skedge.dataplane import bpfsys
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane.ebpf_maps import Maps
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.maps import Maps
 
 from .kit import Host, Site
 
@@ -94,7 +94,7 @@ def write(maps: Maps, ident: int, case: Case) -> None:
         )
     size = next(size for size in layout.SIZES if size > max(case.order))
     header = layout.Service.HEADER.pack(0, size, 7, next(EPOCHS), len(case.candidates), 0, 0, 0, 0)
-    bpfsys.map_update(maps.fd("services_v1"), struct.pack("=I", ident), header + b"".join(slots), bpfsys.MapFlag.LOCK)
+    syscall.map_update(maps.fd("services_v1"), struct.pack("=I", ident), header + b"".join(slots), syscall.MapFlag.LOCK)
 
 
 def ask(
@@ -108,7 +108,7 @@ def ask(
         generation = case.sticky if generation is None else generation  # `write` gives each its rank
         sticky = layout.PLACED_VALID | generation << 32 | ident << 8 | case.order[case.sticky]
     packet = bytes(12) + b"\x08\x00" + struct.pack("=4IQ", ident, need, 0, 0, sticky) + bytes(8 + ANSWER.size + 40)
-    done = bpfsys.prog_test_run(maps.fd("pick_test_v1"), packet)
+    done = syscall.prog_test_run(maps.fd("pick_test_v1"), packet)
     assert done.retval in (0, 1)
     if done.retval:
         return None
@@ -131,8 +131,8 @@ def maps(host: Host) -> Iterator[Maps]:
         before = made.config()
         yield made
         made.set_config(before)
-        bpfsys.map_update(
-            made.fd("services_v1"), struct.pack("=I", 900), bytes(layout.Service.SIZE), bpfsys.MapFlag.LOCK
+        syscall.map_update(
+            made.fd("services_v1"), struct.pack("=I", 900), bytes(layout.Service.SIZE), syscall.MapFlag.LOCK
         )
         made.close()
 

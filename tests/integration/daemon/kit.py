@@ -22,7 +22,7 @@ import yaml
 from skedge.cli.client import ask
 from skedge.core.api.documents import Answer, CandidateRow, Explain, PlanReport, Request, Status
 from skedge.core.errors import ApiError
-from skedge.dataplane.loader_host import cgroup2_root
+from skedge.loader.host_requirements import cgroup2_root
 from tests.unit.control.authority import Authority
 
 NETWORK = "line"

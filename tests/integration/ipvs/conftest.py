@@ -9,7 +9,7 @@ import pytest
 
 from skedge.core import names
 from skedge.core.objects import KernelRoute, NextHop, ServiceTable
-from skedge.dataplane.engines import has_ipvs
+from skedge.dataplane.engine_choice import has_ipvs
 from tests.integration.links.kit import NETWORK, Namespace, veth
 
 from .kit import WEB, Clients, Server, Site, candidate, server

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.core.placement.rule import fill
-from skedge.dataplane.ipvs import PACE_S, IpvsEngine
-from skedge.dataplane.ipvs_rules import IpvsRules
-from skedge.dataplane.linkfilter import FilterConfig
+from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ipvs.engine import PACE_S, IpvsEngine
+from skedge.dataplane.ipvs.marks import IpvsRules
 from tests.integration.links.kit import CIDR, CONTROL_PORT, ENDPOINT_PORTS, LOAD_PORT, Namespace, veth
 from tests.sim.ipvs_error import ROWS, Measured, candidates
 

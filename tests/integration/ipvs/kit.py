@@ -25,22 +25,22 @@ from skedge.core.objects import (
     Target,
 )
 from skedge.core.reasons import Reason
-from skedge.dataplane.addresses import AddressDriver
-from skedge.dataplane.forward_guard import ForwardGuard
-from skedge.dataplane.forwarding import MEMORY, Forwarding
-from skedge.dataplane.ipvs import IpvsEngine
-from skedge.dataplane.ipvs_memory import FILE
-from skedge.dataplane.linkfilter import FilterConfig
-from skedge.dataplane.links import LinkDriver
-from skedge.dataplane.netlink import Netlink
-from skedge.dataplane.overlay_guard import OverlayGuard
-from skedge.dataplane.routes import RouteDriver
-from skedge.dataplane.rules import RuleDriver, wanted
-from skedge.dataplane.tunnel_guard import TunnelGuard
-from skedge.dataplane.wglinks import WireGuardLinks
-from skedge.dataplane.wireguard import OwnKey
-from skedge.dataplane.wireguard_go import WireGuardGo
-from skedge.dataplane.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.names_file import FILE
+from skedge.dataplane.links.driver import LinkDriver
+from skedge.dataplane.links.transports.wireguard import WireGuardLinks
+from skedge.dataplane.links.wireguard_backend import OwnKey
+from skedge.dataplane.links.wireguard_go import WireGuardGo
+from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.nftables.default_deny import OverlayGuard
+from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
+from skedge.dataplane.routing.addresses import AddressDriver
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.routes import RouteDriver
+from skedge.dataplane.routing.rules import RuleDriver, wanted
 from tests.integration.links.kit import (
     CIDR,
     CONTROL_PORT,

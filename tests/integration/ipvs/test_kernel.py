@@ -13,8 +13,8 @@ from skedge.core.routing import rib
 from skedge.daemon.build import build_kernel
 from skedge.daemon.kernel import Kernel
 from skedge.dataplane import purge
-from skedge.dataplane.ipvs import IpvsEngine
-from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.ipvs.engine import IpvsEngine
 from tests.integration.links.kit import Namespace
 
 HOST = "10.94.0.5"

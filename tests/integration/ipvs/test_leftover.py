@@ -9,10 +9,10 @@ import pytest
 
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey
-from skedge.dataplane.ipvs_rules import IpvsRules, Marks
-from skedge.dataplane.leftover import IpvsLeftover
-from skedge.dataplane.linkfilter import LEFT
-from skedge.dataplane.untracked import Untracked
+from skedge.dataplane.ebpf.packet_check import LEFT
+from skedge.dataplane.ipvs.marks import IpvsRules, Marks
+from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.retired_engines import IpvsLeftover
 
 from .kit import ENDPOINT, WORKLOAD, Site
 

@@ -29,7 +29,8 @@ from skedge.core.objects import (
 )
 from skedge.core.placement.rule import fill
 from skedge.core.reasons import Reason
-from skedge.dataplane import ipvs_purge, purge
+from skedge.dataplane import purge
+from skedge.dataplane.ipvs import purge as ipvs_purge
 from tests.integration.links.kit import listen
 
 from .conftest import CLIENT, HOST, HOST6, Line

@@ -12,7 +12,7 @@ from skedge.core import names
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.core.reasons import Reason
-from skedge.dataplane.ipvs_rules import IpvsRules
+from skedge.dataplane.ipvs.marks import IpvsRules
 from tests.integration.links.kit import NETWORK, listen, veth
 
 from .kit import CONTROL_PORT, ENDPOINT, WORKLOAD, Site, dial, server

@@ -12,14 +12,15 @@ from pathlib import Path
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, Dispatch, KernelRoute, ListenerKey, NextHop, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
-from skedge.dataplane import bpfsys, loader
-from skedge.dataplane.ebpf import EbpfEngine
-from skedge.dataplane.flow_structs import FlowEntry, FlowKey, NatConfig
-from skedge.dataplane.flows import FlowTable
-from skedge.dataplane.lan import LanDriver
-from skedge.dataplane.linkfilter import link_mac
-from skedge.dataplane.prefix_table import OWN_MAP, PrefixTable
-from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
+from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.dataplane.ebpf.flow_table import FlowTable
+from skedge.dataplane.ebpf.lan_devices import LanDriver
+from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, NatConfig
+from skedge.dataplane.ebpf.packet_check import link_mac
+from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
+from skedge.loader import loader
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
 
@@ -92,8 +93,8 @@ class Site(links.Site):
         self.flows.configure(NatConfig(ports=PORTS))
 
     def entry(self, key: FlowKey) -> FlowEntry | None:
-        with bpfsys.Fd(bpfsys.obj_get(f"{self.pin_dir}/nat_flows_v1")) as fd:
-            raw = bpfsys.map_lookup(fd, key.pack(), FlowEntry.SIZE)
+        with syscall.Fd(syscall.obj_get(f"{self.pin_dir}/nat_flows_v1")) as fd:
+            raw = syscall.map_lookup(fd, key.pack(), FlowEntry.SIZE)
         return None if raw is None else FlowEntry.unpack(raw)
 
 
@@ -116,13 +117,13 @@ class Bench:
     peer_mac: bytes
     link_mtu: int
 
-    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> bpfsys.TestRun:
+    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> syscall.TestRun:
         context = bytearray(192)
         struct.pack_into("=II", context, 36, 0, index)
         if gso_size:
             struct.pack_into("=I", context, 176, gso_size)
-        with bpfsys.Fd(bpfsys.obj_get(f"{self.site.pin_dir}/{pin}")) as fd:
-            return self.site.ns(bpfsys.prog_test_run, fd, data, bytes(context))
+        with syscall.Fd(syscall.obj_get(f"{self.site.pin_dir}/{pin}")) as fd:
+            return self.site.ns(syscall.prog_test_run, fd, data, bytes(context))
 
     def lan(self, packet: bytes, source: bytes = CLIENT_MAC, to: bytes = b"", ethertype: int | None = None, **options):
         """Return the verdict on a packet that comes from the LAN, and the IP packet afterwards."""

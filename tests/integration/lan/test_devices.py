@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from skedge.dataplane import lan
-from skedge.dataplane.lan import LanDevice
+from skedge.dataplane.ebpf import lan_devices
+from skedge.dataplane.ebpf.lan_devices import LanDevice
 
 from .kit import HOST, MACHINE, Bench
 
@@ -35,10 +35,10 @@ def test_put_twice_read_and_taken_off(bench: Bench) -> None:
         ns(driver.put, name, value)
     assert ns(driver.read) == wanted
     try:
-        assert set(ns(lan.attached, bench.site.netlink)) == set(wanted)
+        assert set(ns(lan_devices.attached, bench.site.netlink)) == set(wanted)
         assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["1"] * 4
         for name in wanted:
-            ns(lan.detach, bench.site.netlink, name)
+            ns(lan_devices.detach, bench.site.netlink, name)
         assert ns(driver.read) == {}
         forwarding6 = ns.sh("cat /proc/sys/net/ipv6/conf/all/forwarding").strip()
         assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["0", "0", "0", forwarding6]
@@ -51,10 +51,12 @@ def test_put_twice_read_and_taken_off(bench: Bench) -> None:
 
 def test_filters_of_others_stay(bench: Bench) -> None:
     ns, driver = bench.site.ns, bench.site.lan
-    ns.sh(f"tc filter add dev lan0 egress prio 5 bpf direct-action object-pinned {bench.site.pin_dir}/{lan.PIN}")
+    ns.sh(
+        f"tc filter add dev lan0 egress prio 5 bpf direct-action object-pinned {bench.site.pin_dir}/{lan_devices.PIN}"
+    )
     try:
-        ns(lan.detach, bench.site.netlink, "lan0")
-        assert lan.PIN in ns.sh("tc filter show dev lan0 egress")
+        ns(lan_devices.detach, bench.site.netlink, "lan0")
+        assert lan_devices.PIN in ns.sh("tc filter show dev lan0 egress")
     finally:
         ns.sh("tc filter del dev lan0 egress prio 5")
         ns(driver.put, "lan0", LanDevice())
@@ -73,5 +75,5 @@ def test_lo_that_the_hosts_own_switches_changed_is_put_again(bench: Bench) -> No
 def test_the_address_on_the_way_to_a_machine(bench: Bench) -> None:
     ns, netlink = bench.site.ns, bench.site.netlink
     for v in (4, 6):
-        assert ns(lan.source_towards, netlink, MACHINE[v]) == HOST[v]
-    assert ns(lan.source_towards, netlink, "192.0.2.1") is None
+        assert ns(lan_devices.source_towards, netlink, MACHINE[v]) == HOST[v]
+    assert ns(lan_devices.source_towards, netlink, "192.0.2.1") is None

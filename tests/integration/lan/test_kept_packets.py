@@ -9,8 +9,8 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.flow_structs import FlowKey, Kind
-from skedge.dataplane.prefix_table import HERE
+from skedge.dataplane.ebpf.layout_flow import FlowKey, Kind
+from skedge.dataplane.ebpf.prefix_table import HERE
 from tests.integration.links.packets import ACK, FIN, ICMP, ICMP6, L4, SYN, icmp, icmp6, ip, sums_right, tcp, udp
 
 from .kit import CLIENT, HOST, LISTEN, MACHINE, OK, PORTS, REDIRECT, SHOT, Bench, far_overlay, links, remote

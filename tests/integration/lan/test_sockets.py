@@ -18,7 +18,7 @@ import pytest
 from skedge.core.model import Protocol
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.flow_structs import NatConfig
+from skedge.dataplane.ebpf.layout_flow import NatConfig
 from tests.integration.links.kit import Namespace
 from tests.integration.links.packets import ACK, L4, SYN, TCP, ip, sums_right, tcp
 

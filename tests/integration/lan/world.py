@@ -19,9 +19,9 @@ from typing import Any
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
-from skedge.dataplane import loader_host
-from skedge.dataplane.flow_structs import NatConfig
-from skedge.dataplane.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
+from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
+from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.loader import host_requirements
 from tests.integration.links.kit import NETWORK, Namespace, veth
 
 from .kit import Site
@@ -105,7 +105,7 @@ class World:
             raise
 
     def _make(self, bpffs: Path) -> None:
-        self._undo.enter_context(_own_cgroup(cgroup := loader_host.cgroup2_root() / f"skw-{os.getpid()}"))
+        self._undo.enter_context(_own_cgroup(cgroup := host_requirements.cgroup2_root() / f"skw-{os.getpid()}"))
         self.a = Site("near", bpffs, (*CONNECT_PROGRAMS, *LAN_PROGRAMS, *LINK_PROGRAMS), str(cgroup))
         self._undo.callback(self._close_site, self.a)
         self.b = Site("there", bpffs)
@@ -207,7 +207,7 @@ class World:
 def _own_cgroup(path: Path) -> Iterator[None]:
     """Move this process into a cgroup of its own."""
     line = next(one for one in Path("/proc/self/cgroup").read_text().splitlines() if one.startswith("0::"))
-    before = loader_host.cgroup2_root() / line[3:].lstrip("/")
+    before = host_requirements.cgroup2_root() / line[3:].lstrip("/")
     path.mkdir()
     (path / "cgroup.procs").write_text(str(os.getpid()))
     try:

@@ -21,23 +21,23 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from skedge.core import names
 from skedge.core.model import LinkId, Transport
 from skedge.core.objects import LinkDevice
-from skedge.dataplane import loader_host
-from skedge.dataplane.addresses import AddressDriver
-from skedge.dataplane.endpoints import EndpointDriver
-from skedge.dataplane.forward_guard import ForwardGuard
-from skedge.dataplane.forwarding import MEMORY, Forwarding
-from skedge.dataplane.linkfilter import FilterConfig, LinkFilter
-from skedge.dataplane.links import LinkDriver
-from skedge.dataplane.loader import kernel_defines, source_text
-from skedge.dataplane.netlink import Netlink
-from skedge.dataplane.prefix_table import PrefixTable
-from skedge.dataplane.routes import RouteDriver
-from skedge.dataplane.rules import RuleDriver, wanted
-from skedge.dataplane.tunnel_guard import TunnelGuard
-from skedge.dataplane.wglinks import WireGuardLinks
-from skedge.dataplane.wireguard import OwnKey
-from skedge.dataplane.wireguard_go import WireGuardGo
-from skedge.dataplane.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.ebpf.endpoints import EndpointDriver
+from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
+from skedge.dataplane.ebpf.prefix_table import PrefixTable
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.links.driver import LinkDriver
+from skedge.dataplane.links.transports.wireguard import WireGuardLinks
+from skedge.dataplane.links.wireguard_backend import OwnKey
+from skedge.dataplane.links.wireguard_go import WireGuardGo
+from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
+from skedge.dataplane.routing.addresses import AddressDriver
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.routes import RouteDriver
+from skedge.dataplane.routing.rules import RuleDriver, wanted
+from skedge.loader import host_requirements
+from skedge.loader.loader import kernel_defines, source_text
 
 T = TypeVar("T")
 NETWORK = "linktest"
@@ -72,7 +72,7 @@ def run(*command: str, check: bool = True, **options) -> subprocess.CompletedPro
 
 
 def load_programs(pin_dir: str) -> None:
-    loader_host.ensure_headers()
+    host_requirements.ensure_headers()
     programs = {name: source_text(f"{name}.c") for name in ("link_ingress", "link_egress")}
     defines = [f"-D{name}={value}" for name, value in kernel_defines().items()]
     todo = {"pin_dir": pin_dir, "programs": programs, "defines": defines}

@@ -10,7 +10,7 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.linkfilter import LEFT
+from skedge.dataplane.ebpf.packet_check import LEFT
 
 from .kit import client
 from .packets import ACK, RST, ip, tcp, udp

@@ -13,9 +13,9 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, RouteUse
-from skedge.dataplane import tc, tcx
+from skedge.dataplane.bpf import tc, tcx
 from skedge.dataplane.purge import purge
-from skedge.dataplane.rules import RuleDriver, wanted, wanted_for_lans
+from skedge.dataplane.routing.rules import RuleDriver, wanted, wanted_for_lans
 from tests.unit.dataplane import samples
 from tests.unit.dataplane.contract import Case, check
 

@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from skedge.core import names
-from skedge.dataplane import forwarding, hostinfo, links
+from skedge.dataplane.host import host_addresses
+from skedge.dataplane.links import driver
 from skedge.dataplane.purge import purge
+from skedge.dataplane.routing import ipv6_forwarding
 
 from .conftest import Line
 from .kit import CIDR, KERNEL, NETWORK, Namespace, Site, client, listen, veth
@@ -75,7 +77,7 @@ def built(line: Line) -> Iterator[House]:
 def house(request: pytest.FixtureRequest, built: House, monkeypatch: pytest.MonkeyPatch) -> House:
     """B as after a boot with this kernel; and as with one that has but the host's switch for IPv6."""
     if request.param == "one switch":
-        for module in (forwarding, links):
+        for module in (ipv6_forwarding, driver):
             monkeypatch.setattr(module, "per_device_forwarding6", lambda: False)
     fresh(built.b)
     built.b.ns(built.b.forwarding.ensure, transit=True)
@@ -86,7 +88,7 @@ def house(request: pytest.FixtureRequest, built: House, monkeypatch: pytest.Monk
 @pytest.fixture
 def one_switch(built: House, monkeypatch: pytest.MonkeyPatch) -> House:
     """B before the switch is thrown, on a kernel that has but this one."""
-    for module in (forwarding, links):
+    for module in (ipv6_forwarding, driver):
         monkeypatch.setattr(module, "per_device_forwarding6", lambda: False)
     fresh(built.b)
     return built
@@ -165,12 +167,12 @@ def test_a_router_of_the_operators_goes_on_routing_but_not_into_links(built: Hou
 @pytest.mark.parametrize("values", ["1 0", "1"])
 def test_an_operator_who_throws_the_switch_is_noticed_and_links_go_on(house: House, v: int, values: str) -> None:
     b = house.b
-    watch = b.ns(hostinfo.HostWatch)
+    watch = b.ns(host_addresses.HostWatch)
     try:
         watch.read()
         for value in values.split():
             b.ns.sh(f"sysctl -qw {OPERATOR[v]}={value}")
-        switched = b.ns(forwarding.read_sysctl6, "all", "forwarding")
+        switched = b.ns(ipv6_forwarding.read_sysctl6, "all", "forwarding")
         assert watch.read().forwarding or (v == 6 and switched == "1")  # on it was already
         assert not watch.read().forwarding
         b.ns(b.forwarding.ensure, transit=True)
@@ -286,16 +288,16 @@ def test_a_site_that_passes_nothing_on_needs_no_switch(one_switch: House) -> Non
 )
 def test_the_memory_of_another_boot_is_not_believed(one_switch: House, text: str) -> None:
     b = one_switch.b
-    (b.state / forwarding.MEMORY).write_text(text)
+    (b.state / ipv6_forwarding.MEMORY).write_text(text)
     b.ns.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")
     b.ns(b.forwarding.ensure, transit=True)
     assert b.ns(b.forward_guard.read) == frozenset()
     assert not b.ns(b.forwarding.undo)
-    (b.state / forwarding.MEMORY).unlink()
+    (b.state / ipv6_forwarding.MEMORY).unlink()
 
 
 def test_purge_throws_the_switch_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding, "per_device_forwarding6", lambda: False)
+    monkeypatch.setattr(ipv6_forwarding, "per_device_forwarding6", lambda: False)
     before = site.ns.sh(SETTINGS)
     site.ns(site.forwarding.ensure, transit=True)
     overlays = (CIDR, names.overlay_prefix6(NETWORK))

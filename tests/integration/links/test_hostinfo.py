@@ -12,14 +12,16 @@ from collections.abc import Iterator
 import pytest
 
 from skedge.core.objects import Target
-from skedge.dataplane import bpfsys, hostinfo, linktable, sockdiag
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf import link_table
+from skedge.dataplane.host import host_addresses, sock_diag
 
 from .kit import ENDPOINT_PORTS, Site, client, listen
 
 
 @pytest.fixture
-def watch(site: Site) -> Iterator[hostinfo.HostWatch]:
-    made = site.ns(hostinfo.HostWatch)
+def watch(site: Site) -> Iterator[host_addresses.HostWatch]:
+    made = site.ns(host_addresses.HostWatch)
     yield made
     made.close()
 
@@ -28,25 +30,25 @@ def wait(what, seconds: float = 2.0) -> bool:
     return bool(select.select([what], [], [], seconds)[0])
 
 
-def test_addresses_come_and_go(site: Site, watch: hostinfo.HostWatch) -> None:
-    before = site.ns(hostinfo.addresses, site.netlink)
+def test_addresses_come_and_go(site: Site, watch: host_addresses.HostWatch) -> None:
+    before = site.ns(host_addresses.addresses, site.netlink)
     assert {"127.0.0.1/8", "::1/128", "10.91.0.1/24"} <= before
     assert not [address for address in before if address.startswith("fe80")]
     site.ns.ip("addr", "add", "192.0.2.5/24", "dev", "under0")
     assert wait(watch)
     assert watch.read().addresses
-    assert site.ns(hostinfo.addresses, site.netlink) - before == {"192.0.2.5/24"}
+    assert site.ns(host_addresses.addresses, site.netlink) - before == {"192.0.2.5/24"}
     site.ns.ip("addr", "del", "192.0.2.5/24", "dev", "under0")
     assert wait(watch)
     assert watch.read().addresses
-    assert watch.read() == hostinfo.Changes()
+    assert watch.read() == host_addresses.Changes()
 
 
-def test_carrier_of_our_devices(site: Site, watch: hostinfo.HostWatch) -> None:
+def test_carrier_of_our_devices(site: Site, watch: host_addresses.HostWatch) -> None:
     site.ns.sh("ip link add sk-w0 type veth peer name sk-w1; ip link set sk-w0 up; ip link set sk-w1 up")
     time.sleep(0.1)
     assert watch.read().carriers == {"sk-w0": True, "sk-w1": True}
-    assert site.ns(hostinfo.carriers, site.netlink) == {"sk-w0": True, "sk-w1": True}
+    assert site.ns(host_addresses.carriers, site.netlink) == {"sk-w0": True, "sk-w1": True}
     site.ns.ip("link", "set", "sk-w1", "down")
     assert wait(watch)
     time.sleep(0.1)
@@ -55,10 +57,10 @@ def test_carrier_of_our_devices(site: Site, watch: hostinfo.HostWatch) -> None:
     assert wait(watch)
     time.sleep(0.1)
     assert watch.read().carriers == {"sk-w0": False, "sk-w1": False}
-    assert site.ns(hostinfo.carriers, site.netlink) == {}
+    assert site.ns(host_addresses.carriers, site.netlink) == {}
 
 
-def test_devices_come_change_and_go(site: Site, watch: hostinfo.HostWatch) -> None:
+def test_devices_come_change_and_go(site: Site, watch: host_addresses.HostWatch) -> None:
     def told(*command: str) -> bool:
         site.ns.ip(*command)
         time.sleep(0.1)
@@ -78,7 +80,7 @@ def test_devices_come_change_and_go(site: Site, watch: hostinfo.HostWatch) -> No
 
 def test_a_closed_listener_is_told_and_a_closed_connection_is_not(site: Site) -> None:
     one, two = site.ns(listen, "127.0.0.1", 9300), site.ns(listen, "::", 9301)
-    watch = site.ns(sockdiag.ListenWatch, 0.05)
+    watch = site.ns(sock_diag.ListenWatch, 0.05)
     try:
         mine = site.ns(socket.create_connection, ("127.0.0.1", 9300))
         one.accept()[0].close()
@@ -107,7 +109,7 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
             established = site.ns(socket.create_connection, ("127.0.0.1", 9300))
             accepted, _ = server.accept()
             targets = [Target("203.0.113.5", 61000), Target("127.0.0.1", 9300)]
-            assert site.ns(sockdiag.abort_connecting, targets) == 2
+            assert site.ns(sock_diag.abort_connecting, targets) == 2
             assert [one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for one in waiting] == [
                 errno.ECONNABORTED,
                 errno.ECONNABORTED,
@@ -117,8 +119,8 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
             assert accepted.recv(5) == b"still"
             accepted.close()
             established.close()
-        assert site.ns(sockdiag.abort_connecting, targets) == 0
-        assert site.ns(sockdiag.abort_connecting, []) == 0
+        assert site.ns(sock_diag.abort_connecting, targets) == 0
+        assert site.ns(sock_diag.abort_connecting, []) == 0
         for one in waiting:
             one.close()
     finally:
@@ -128,18 +130,18 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
 def test_the_values_fit_the_maps(site: Site) -> None:
     sizes = {
         "link_config_v2": (4, len(site.config.pack())),
-        "link_table_v2": (4, linktable.ENTRY.size),
+        "link_table_v2": (4, link_table.ENTRY.size),
         "endpoint_marks_v1": (4, 4),
         "link_drops_v1": (4, 8),
         "endpoints_v1": (4, 152),
         "endpoint_sources_v1": (20, 2),
     }
     for name, (key, value) in sizes.items():
-        with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/{name}")) as fd:
-            info = bpfsys.map_info(fd)
+        with syscall.Fd(syscall.obj_get(f"{site.pin_dir}/{name}")) as fd:
+            info = syscall.map_info(fd)
         assert (info.key_size, info.value_size) == (key, value), name
-    with bpfsys.Fd(bpfsys.obj_get(f"{site.pin_dir}/link_config_v2")) as fd:
-        raw = bpfsys.map_lookup(fd, bytes(4), len(site.config.pack()))
+    with syscall.Fd(syscall.obj_get(f"{site.pin_dir}/link_config_v2")) as fd:
+        raw = syscall.map_lookup(fd, bytes(4), len(site.config.pack()))
     assert raw is not None
     assert struct.unpack("=2H", raw[-8:-4]) == ENDPOINT_PORTS
     assert site.filter.configured(site.config)

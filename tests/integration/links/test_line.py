@@ -15,7 +15,7 @@ import pytest
 from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
-from skedge.dataplane.linkfilter import link_mac
+from skedge.dataplane.ebpf.packet_check import link_mac
 
 from .conftest import Line
 from .kit import CONTROL_PORT, KERNEL, NETWORK, Site, client, listen, run

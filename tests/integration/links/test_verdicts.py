@@ -14,8 +14,8 @@ from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.core.reasons import Reason
-from skedge.dataplane import bpfsys
-from skedge.dataplane.linkfilter import link_mac
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf.packet_check import link_mac
 
 from .kit import CIDR, CONTROL_PORT, LOAD_PORT, NETWORK, Site, client, listen
 from .packets import ACK, FIN, ICMP6, L4, RST, SYN, frame, icmp, icmp6, ip, sums_right, tcp, udp
@@ -48,12 +48,12 @@ class Bench:
     def peer_ll(self) -> str:
         return str(names.link_local(NETWORK, FAR))
 
-    def run(self, direction: str, data: bytes, ingress_index: int = 0) -> bpfsys.TestRun:
+    def run(self, direction: str, data: bytes, ingress_index: int = 0) -> syscall.TestRun:
         context = bytearray(192)
         struct.pack_into("=II", context, 36, ingress_index, self.index)
-        fd = bpfsys.obj_get(f"{self.site.pin_dir}/link_{direction}_v1")
-        with bpfsys.Fd(fd):
-            return self.site.ns(bpfsys.prog_test_run, fd, data, bytes(context))
+        fd = syscall.obj_get(f"{self.site.pin_dir}/link_{direction}_v1")
+        with syscall.Fd(fd):
+            return self.site.ns(syscall.prog_test_run, fd, data, bytes(context))
 
     def verdict(self, packet: bytes, ethertype: int | None = None, source_mac: bytes = b"", to: bytes = b""):
         """Return the verdict of a packet that arrives, and the reason that was counted for it."""

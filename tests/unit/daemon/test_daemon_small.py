@@ -26,7 +26,7 @@ from skedge.daemon.lan import nat_config
 from skedge.daemon.problems import Finding, Problems
 from skedge.daemon.tunnels import Tunnels
 from skedge.daemon.worker import Worker
-from skedge.dataplane.flow_structs import NatConfig
+from skedge.dataplane.ebpf.layout_flow import NatConfig
 from tests.fakes.networks import site_config
 from tests.unit.daemon.kit import fake_kernel
 

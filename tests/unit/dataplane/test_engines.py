@@ -10,11 +10,12 @@ from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind, LinkId, Transport
 from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
-from skedge.dataplane import engines, ipvs_settings
-from skedge.dataplane.engines import Verdict, decide
-from skedge.dataplane.linkfilter import FilterConfig
-from skedge.dataplane.overlay_guard import NEIGHBOURS, OverlayGuard
-from skedge.dataplane.tunnel_guard import READ_EVERY_S
+from skedge.dataplane import engine_choice
+from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.engine_choice import Verdict, decide
+from skedge.dataplane.ipvs import sysctls
+from skedge.dataplane.nftables.default_deny import NEIGHBOURS, OverlayGuard
+from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S
 from tests.fakes.fake_nft import FakeNft
 
 AUTO, EBPF, IPVS = EngineKind.AUTO, EngineKind.EBPF, EngineKind.IPVS
@@ -70,41 +71,41 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_loaded(wanted, serves, er
 
 def test_the_controller_reads_what_the_loader_wrote(tmp_path: Path) -> None:
     path = tmp_path / "engine.json"
-    assert engines.read(AUTO, tmp_path, path).engine is EBPF
-    engines.write(Verdict(IPVS, "no BTF"), path)
-    assert engines.read(AUTO, tmp_path, path) == Verdict(IPVS, "no BTF")
-    assert engines.read(EBPF, tmp_path, path) == Verdict(EBPF, "configured")
+    assert engine_choice.read(AUTO, tmp_path, path).engine is EBPF
+    engine_choice.write(Verdict(IPVS, "no BTF"), path)
+    assert engine_choice.read(AUTO, tmp_path, path) == Verdict(IPVS, "no BTF")
+    assert engine_choice.read(EBPF, tmp_path, path) == Verdict(EBPF, "configured")
     path.write_text("{")
     (tmp_path / "config_v1").touch()
-    assert engines.read(AUTO, tmp_path, path) == Verdict(EBPF, "it serves already")
-    engines.write(Verdict(IPVS, "x"), tmp_path / "none" / "engine.json")
+    assert engine_choice.read(AUTO, tmp_path, path) == Verdict(EBPF, "it serves already")
+    engine_choice.write(Verdict(IPVS, "x"), tmp_path / "none" / "engine.json")
 
 
 def test_what_serves_is_seen_in_the_kernel(tmp_path: Path) -> None:
     table = tmp_path / "ip_vs"
-    assert engines.serving(tmp_path, table) is None
+    assert engine_choice.serving(tmp_path, table) is None
     head = "IP Virtual Server version 1.2.1 (size=4096)\nProt\n  -> RemoteAddress:Port Forward\n"
     table.write_text(head + "FWM  00000007 wlc \n")
-    assert engines.serving(tmp_path, table) is None
+    assert engine_choice.serving(tmp_path, table) is None
     table.write_text(head + "FWM  5CED0002 wlc \n")
-    assert engines.serving(tmp_path, table) is IPVS
+    assert engine_choice.serving(tmp_path, table) is IPVS
     (tmp_path / "config_v1").touch()
-    assert engines.serving(tmp_path, table) is EBPF
+    assert engine_choice.serving(tmp_path, table) is EBPF
 
 
 def test_settings_are_set_once_and_taken_back(tmp_path: Path) -> None:
     for name, value in {"conntrack": "0", "expire_nodest_conn": "1", "expire_quiescent_template": "0"}.items():
         (tmp_path / name).write_text(value + "\n")
     before: dict[str, str] = {}
-    assert ipvs_settings.ensure(before, tmp_path)
-    assert not ipvs_settings.ensure(before, tmp_path)
-    assert {one.name: one.read_text().strip() for one in tmp_path.iterdir()} == ipvs_settings.WANTED
+    assert sysctls.ensure(before, tmp_path)
+    assert not sysctls.ensure(before, tmp_path)
+    assert {one.name: one.read_text().strip() for one in tmp_path.iterdir()} == sysctls.WANTED
     assert before == {"conntrack": "0", "expire_quiescent_template": "0"}
     (tmp_path / "expire_quiescent_template").write_text("2\n")
-    assert ipvs_settings.undo(before, tmp_path) == ["conntrack"], "what somebody changed since is left"
+    assert sysctls.undo(before, tmp_path) == ["conntrack"], "what somebody changed since is left"
     assert (tmp_path / "expire_nodest_conn").read_text() == "1\n"
     with pytest.raises(DataplaneError, match="is /proc/sys writable"):
-        ipvs_settings.ensure({}, tmp_path / "none")
+        sysctls.ensure({}, tmp_path / "none")
 
 
 # ---- default deny ----------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from skedge.dataplane.forward_guard import ForwardGuard
-from skedge.dataplane.forwarding import lasting, outward
-from skedge.dataplane.tunnel_guard import READ_EVERY_S
+from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S
+from skedge.dataplane.routing.ipv6_forwarding import lasting, outward
 
 
 class FakeNft:

@@ -24,12 +24,12 @@ from skedge.core.objects import (
 )
 from skedge.core.placement.rule import fill
 from skedge.core.reasons import Reason
-from skedge.dataplane.ipvs import IpvsEngine
-from skedge.dataplane.ipvs_balance import DRAIN_S, SWEEP_S
-from skedge.dataplane.ipvs_memory import Virtual
-from skedge.dataplane.ipvs_proc import MARK, Found, RealServer, mark_of, marks_at, parse, parse_connections
-from skedge.dataplane.ipvs_rules import IpvsRules
-from skedge.dataplane.linkfilter import FilterConfig
+from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.marks import IpvsRules
+from skedge.dataplane.ipvs.names_file import Virtual
+from skedge.dataplane.ipvs.procfs import MARK, Found, RealServer, mark_of, marks_at, parse, parse_connections
+from skedge.dataplane.ipvs.weight_loop import DRAIN_S, SWEEP_S
 from tests.fakes.fake_ipvs import FakeIpvs
 from tests.fakes.fake_nft import FakeNft
 from tests.unit.dataplane import contract

@@ -13,8 +13,8 @@ from skedge.core.model import LinkId, SiteConfig, Transport, WorkloadId
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice
 from skedge.core.reasons import Reason
-from skedge.dataplane import endpoints
-from skedge.dataplane.linkfilter import FilterConfig, address_bytes, link_mac
+from skedge.dataplane.ebpf import endpoints
+from skedge.dataplane.ebpf.packet_check import FilterConfig, address_bytes, link_mac
 
 BPF = Path(skedge.__file__).parent / "bpf"
 

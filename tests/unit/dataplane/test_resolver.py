@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from skedge.dataplane import resolver
-from skedge.dataplane.resolver import Resolver
+from skedge.dataplane.host import resolver
+from skedge.dataplane.host.resolver import Resolver
 
 FOUND = [(socket.AF_INET6, 2, 17, "", ("fe80::1%eth0", 0, 0, 2))]
 FOUND += [(socket.AF_INET6, 2, 17, "", ("fd00::2", 0, 0, 0)), (socket.AF_INET, 2, 17, "", ("10.0.0.2", 0))] * 2

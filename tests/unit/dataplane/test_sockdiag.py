@@ -10,9 +10,9 @@ import pytest
 
 from skedge.core.model import Protocol
 from skedge.core.objects import Target
-from skedge.dataplane import sockdiag
-from skedge.dataplane.netlink import attributes, split_messages
-from skedge.dataplane.sockdiag import SocketInfo, delivers
+from skedge.dataplane.host import sock_diag
+from skedge.dataplane.host.netlink import attributes, split_messages
+from skedge.dataplane.host.sock_diag import SocketInfo, delivers
 
 PORT = 9090
 
@@ -60,7 +60,7 @@ def test_messages_and_attributes_cut_short_end_the_parsing() -> None:
 def test_one_inet_diag_message() -> None:
     ident = struct.pack(">HH16s16s", 9090, 0, ip_address("::1").packed, bytes(16)) + bytes(4) + b"cookie!!"
     message = bytes([socket.AF_INET6, 10, 0, 0]) + ident + bytes(20) + struct.pack("=HHBxxx", 5, 11, 1)
-    info = sockdiag._parse(message)
+    info = sock_diag._parse(message)
     assert info.local == Target("::1", 9090)
     assert info.v6only
     assert info.cookie == b"cookie!!"
@@ -83,13 +83,13 @@ def test_the_kernel_tells_whether_a_udp_socket_is_bound(bind: str, asked: str, t
     with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((bind, 0))
         port = server.getsockname()[1]
-        assert sockdiag.takes_datagrams(Target(asked, port)) is taken
-        assert [info.local.port for info in sockdiag.dump(Protocol.UDP, 1 << 7, port)] == [port]
-    assert sockdiag.takes_datagrams(Target(asked, port)) is False
+        assert sock_diag.takes_datagrams(Target(asked, port)) is taken
+        assert [info.local.port for info in sock_diag.dump(Protocol.UDP, 1 << 7, port)] == [port]
+    assert sock_diag.takes_datagrams(Target(asked, port)) is False
 
 
 def test_a_connected_udp_socket_takes_nobody_elses_datagrams() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
         one.connect(("127.0.0.1", 9))
-        assert not sockdiag.takes_datagrams(Target("127.0.0.1", one.getsockname()[1]))
+        assert not sock_diag.takes_datagrams(Target("127.0.0.1", one.getsockname()[1]))

@@ -12,7 +12,7 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId, Transport
 from skedge.core.objects import LinkDevice
-from skedge.dataplane.tunnel_guard import READ_EVERY_S, TunnelGuard, TunnelPeer, run_nft
+from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S, TunnelGuard, TunnelPeer, run_nft
 
 PEER = TunnelPeer(vni=77, remote="10.0.0.2", port=4790)
 
@@ -127,7 +127,7 @@ def test_which_devices_are_guarded() -> None:
 
 
 def test_a_missing_nft_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skedge.dataplane.tunnel_guard.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("skedge.dataplane.nftables.tunnel_guard.shutil.which", lambda *_, **__: None)
     with pytest.raises(DataplaneError, match="install the package nftables"):
         run_nft(None)
 
@@ -136,7 +136,7 @@ def test_an_nft_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
     slow = tmp_path / "nft"
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
-    monkeypatch.setattr("skedge.dataplane.tunnel_guard.shutil.which", lambda *_, **__: str(slow))
-    monkeypatch.setattr("skedge.dataplane.tunnel_guard.NFT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("skedge.dataplane.nftables.tunnel_guard.shutil.which", lambda *_, **__: str(slow))
+    monkeypatch.setattr("skedge.dataplane.nftables.tunnel_guard.NFT_TIMEOUT_S", 0.2)
     with pytest.raises(DataplaneError, match=r"nft: not done after 0\.2 s"):
         run_nft(None)

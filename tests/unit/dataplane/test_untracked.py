@@ -10,8 +10,8 @@ import pytest
 
 from skedge.core.model import Protocol
 from skedge.core.objects import ListenerKey
-from skedge.dataplane.tunnel_guard import READ_EVERY_S
-from skedge.dataplane.untracked import Untracked, tracks
+from skedge.dataplane.nftables.notrack import Untracked, tracks
+from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S
 
 
 class FakeNft:

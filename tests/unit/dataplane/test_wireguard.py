@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId, Transport
 from skedge.core.objects import LinkDevice
-from skedge.dataplane import wglinks
-from skedge.dataplane.linkstate import alias_of, parse_alias
-from skedge.dataplane.resolver import Resolver
-from skedge.dataplane.wglinks import WireGuardLinks
-from skedge.dataplane.wireguard import EVERYTHING, OwnKey, Peer, PeerChange, Tunnel, carrier, heard_last
-from skedge.dataplane.wireguard_go import WireGuardGo
+from skedge.dataplane.host.resolver import Resolver
+from skedge.dataplane.links.device import alias_of, parse_alias
+from skedge.dataplane.links.transports import wireguard
+from skedge.dataplane.links.transports.wireguard import WireGuardLinks
+from skedge.dataplane.links.wireguard_backend import EVERYTHING, OwnKey, Peer, PeerChange, Tunnel, carrier, heard_last
+from skedge.dataplane.links.wireguard_go import WireGuardGo
 
 LINK = LinkId("a", "b", "main")
 OLD, NEW = "old" + "A" * 40 + "=", "new" + "A" * 40 + "="
@@ -96,7 +96,7 @@ def device() -> Device:
 
 @pytest.fixture
 def links(device: Device, key: Path, monkeypatch: pytest.MonkeyPatch) -> WireGuardLinks:
-    monkeypatch.setattr(wglinks.time, "time", lambda: NOW)
+    monkeypatch.setattr(wireguard.time, "time", lambda: NOW)
     return WireGuardLinks(OwnKey(key), device, device, Names())
 
 
@@ -149,7 +149,7 @@ def test_of_two_keys_the_one_heard_last_has_the_traffic(links: WireGuardLinks, d
     put(links, device, both)
     assert carrier(device.tunnel.peers) == OLD
     assert read(links, device) == (both, True)
-    assert links.tend()[1] == wglinks.LOOK_SOON_S
+    assert links.tend()[1] == wireguard.LOOK_SOON_S
     assert carrier(device.tunnel.peers) == OLD
     device.hear(NEW, NOW - 1)
     facts, _ = links.tend()
@@ -157,7 +157,7 @@ def test_of_two_keys_the_one_heard_last_has_the_traffic(links: WireGuardLinks, d
     assert (facts[LINK].handshake_s, facts[LINK].keys) == (1.0, both.keys)
     put(links, device, replace(WANT, keys=(NEW,)))
     assert set(device.tunnel.peers) == {NEW}
-    assert links.tend()[1] == wglinks.LOOK_S
+    assert links.tend()[1] == wireguard.LOOK_S
 
 
 def test_two_keys_that_are_not_heard_take_turns(
@@ -166,7 +166,7 @@ def test_two_keys_that_are_not_heard_take_turns(
     put(links, device, replace(WANT, keys=tuple(sorted((OLD, NEW)))))
     carriers = set()
     for step in range(2):
-        monkeypatch.setattr(wglinks.time, "time", lambda step=step: NOW + step * wglinks.TURN_S)
+        monkeypatch.setattr(wireguard.time, "time", lambda step=step: NOW + step * wireguard.TURN_S)
         links.tend()
         carriers.add(carrier(device.tunnel.peers))
     assert carriers == {OLD, NEW}

@@ -13,11 +13,11 @@ from skedge.core.model import Protocol
 from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.core.reasons import Reason
-from skedge.dataplane import ebpf_structs as layout
-from skedge.dataplane import flow_structs as flows
-from skedge.dataplane import listener_structs
-from skedge.dataplane.loader import SOURCES, source_text
-from skedge.dataplane.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
+from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
+from skedge.dataplane.ebpf import layout_flow as flows
+from skedge.dataplane.ebpf import layout_listener
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.loader.loader import SOURCES, source_text
 
 TYPES: dict[str, type] = {
     "__u64": ctypes.c_uint64,
@@ -89,9 +89,9 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("staged_slot", layout.StagedSlot.STRUCT, layout.StagedSlot.STRUCT.size),
         ("config", layout.Config.STRUCT, layout.Config.SIZE),
         ("news", layout.NEWS, layout.NEWS.size),
-        ("listener", listener_structs.ListenerValue.STRUCT, listener_structs.ListenerValue.STRUCT.size),
-        ("affinity_key", listener_structs.AFFINITY_KEY, listener_structs.AFFINITY_KEY.size),
-        ("affinity", listener_structs.AFFINITY, listener_structs.AFFINITY.size),
+        ("listener", layout_listener.ListenerValue.STRUCT, layout_listener.ListenerValue.STRUCT.size),
+        ("affinity_key", layout_listener.AFFINITY_KEY, layout_listener.AFFINITY_KEY.size),
+        ("affinity", layout_listener.AFFINITY, layout_listener.AFFINITY.size),
         ("listener_key", layout.LISTENER, layout.LISTENER.size),
         ("placement_record", layout.PlacementRecord.STRUCT, layout.PlacementRecord.STRUCT.size),
         ("logged_slot", layout.LoggedPick.SLOT, layout.LoggedPick.SLOT.size),
@@ -157,12 +157,12 @@ def test_a_record_is_read_member_by_member() -> None:
 
 
 def test_a_listener_lies_where_the_programs_read_it() -> None:
-    value = listener_structs.ListenerValue(7, (7, 1023, 7), 60)
+    value = layout_listener.ListenerValue(7, (7, 1023, 7), 60)
     raw = STRUCTS["listener"].from_buffer_copy(value.pack())
     assert (raw.service, raw.affinity_s, raw.position, raw.shares) == (7, 60, 0, 3)
     assert list(raw.members) == [1 << 7, *[0] * 14, 1 << 63]
     assert list(raw.schedule)[:4] == [7, 1023, 7, 0]
-    assert listener_structs.ListenerValue.unpack(bytes(raw)) == value
+    assert layout_listener.ListenerValue.unpack(bytes(raw)) == value
     assert value.services == {7, 1023}
     pick = STRUCTS["logged_pick"]()
     pick.sequence, pick.limit, pick.version, pick.choice, pick.sticky = range(1, 6)

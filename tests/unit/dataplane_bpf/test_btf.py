@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from skedge.core.errors import HostError
-from skedge.dataplane import btf
+from skedge.dataplane.bpf import btf
 
 
 @pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="this kernel has no BTF")

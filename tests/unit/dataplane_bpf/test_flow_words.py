@@ -9,9 +9,9 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.observed import FlowKind, FlowState
-from skedge.dataplane import flow_words
-from skedge.dataplane.ebpf_structs import PLACED_VALID, PlacementRecord, Weighed
-from skedge.dataplane.flow_structs import FlowEntry, FlowKey, FlowRecord, Kind, State
+from skedge.dataplane.ebpf import flow_view
+from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, FlowRecord, Kind, State
+from skedge.dataplane.ebpf.layout_placement import PLACED_VALID, PlacementRecord, Weighed
 
 S = 1_000_000_000
 KEY = FlowKey("10.0.5.9", 40000, "10.0.5.1", 8080)
@@ -28,7 +28,7 @@ B = WorkloadId("b", "web")
 
 def words(record: FlowRecord):
     names = {(7, 3): B}
-    return flow_words.flow(
+    return flow_view.flow(
         record,
         now=100.0,
         services={7: ServiceKey("web")},
@@ -68,6 +68,6 @@ def test_one_that_ended_names_nobody_and_one_of_another_site_its_endpoint() -> N
 )
 def test_states(said: State, answered: State, state: FlowState) -> None:
     record = replace(RECORD, forward=replace(FORWARD, state=said), reply=replace(REPLY, state=answered))
-    assert flow_words.state(record) is state
+    assert flow_view.state(record) is state
     udp = replace(record, key=replace(KEY, protocol=Protocol.UDP))
-    assert flow_words.state(udp) is FlowState.UDP
+    assert flow_view.state(udp) is FlowState.UDP

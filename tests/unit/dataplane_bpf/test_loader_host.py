@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skedge.dataplane import loader_host
+from skedge.loader import host_requirements
 
 
 def test_headers_of_another_kernel_are_linked_and_taken_back(tmp_path: Path) -> None:
@@ -10,14 +10,14 @@ def test_headers_of_another_kernel_are_linked_and_taken_back(tmp_path: Path) -> 
     for release in ("6.1.0-9", "6.1.0-56"):
         for flavour in ("amd64", "common"):
             (sources / f"linux-headers-{release}-{flavour}" / "include").mkdir(parents=True)
-    loader_host.ensure_headers(modules, sources)
+    host_requirements.ensure_headers(modules, sources)
     assert (modules / "build").readlink().name == "linux-headers-6.1.0-56-amd64"
     assert (modules / "source").readlink().name == "linux-headers-6.1.0-56-common"
-    loader_host.ensure_headers(modules, sources)
-    loader_host.remove_headers(modules)
+    host_requirements.ensure_headers(modules, sources)
+    host_requirements.remove_headers(modules)
     assert not modules.exists()
     modules.mkdir()
     (modules / "build").symlink_to(sources / "linux-headers-6.1.0-9-amd64")  # not ours
-    loader_host.ensure_headers(modules, sources)
-    loader_host.remove_headers(modules)
+    host_requirements.ensure_headers(modules, sources)
+    host_requirements.remove_headers(modules)
     assert (modules / "build").is_symlink()

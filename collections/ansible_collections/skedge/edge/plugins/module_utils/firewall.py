@@ -7,7 +7,7 @@ at a socket of the host pass its input and output chains, and nothing else does:
 the host again are led past its filter by skedge's own programs.
 
 Packets on links, and of the LAN to listeners, are not tracked where the host tracks connections (the controller sees to
-that, `skedge/dataplane/untracked.py`), so a rule for new or established connections does not fit them.
+that, `skedge/dataplane/nftables/notrack.py`), so a rule for new or established connections does not fit them.
 """
 
 from __future__ import annotations

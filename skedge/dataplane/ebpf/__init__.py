@@ -1,0 +1,1 @@
+"""The engine ebpf: its tables in pinned maps, the packet check, LAN devices, flows."""

@@ -1,0 +1,238 @@
+"""The engine `ebpf`: connect-time placement in the kernel, worked through the pinned maps (core.engine.Engine)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from skedge.core.engine import Driver
+from skedge.core.model import WorkloadId
+from skedge.core.objects import Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey
+from skedge.core.observed import Counts, Flow, Receipt
+from skedge.core.reasons import Reason
+from skedge.dataplane.ebpf import flow_view, receipts
+from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.endpoints import EndpointDriver
+from skedge.dataplane.ebpf.listeners import ListenerDriver
+from skedge.dataplane.ebpf.maps import Maps
+from skedge.dataplane.ebpf.services import OTHERS_MAX, ServiceDriver
+
+UDP_IDLE_S = 60.0
+_SETTLE_S = 0.02  # longer than the moment between counting a connection and storing its placement
+_TRIES = 3
+_PROC = Path("/proc/sys/net/ipv4")
+
+Slot = tuple[ServiceKey, WorkloadId]
+
+
+class EbpfEngine:
+    """The connect-time engine on the maps that the loader pinned. Safe for use from several threads."""
+
+    name = "ebpf"
+
+    def __init__(self, pin_dir: str, *, udp_idle_s: float = UDP_IDLE_S) -> None:
+        """Open the maps and take over what they hold. Raises DataplaneError when the loader has not run."""
+        self._lock = threading.RLock()
+        self._maps = Maps(pin_dir)
+        self._udp_idle_s = udp_idle_s
+        self.services = ServiceDriver(self._maps, self._lock)
+        self.listeners: Driver[ListenerKey, Dispatch] = ListenerDriver(self._maps, self.services, self._lock)
+        self.endpoints: Driver[EndpointKey, Endpoint] = EndpointDriver(pin_dir)
+        self.refresh_port_limit()
+
+    def close(self) -> None:
+        """Close all descriptors; the kernel goes on by itself."""
+        with self._lock:
+            self._maps.close()
+
+    def configure(self, overlay4: str, overlay6: str) -> bool:
+        """Tell which source addresses may leave the site; return whether that changed."""
+        four, six = IPv4Address(overlay4).packed, IPv6Address(overlay6).packed
+        with self._lock:
+            config = self._maps.config()
+            if (config.overlay4, config.overlay6) == (four, six):
+                return False
+            self._maps.set_config(config.replace(overlay4=four, overlay6=six))
+            return True
+
+    def refresh_port_limit(self) -> int:
+        """Tell how many source ports the host has towards one endpoint, from its sysctls; return it."""
+        limit = _source_ports(_PROC)
+        with self._lock:
+            config = self._maps.config()
+            if config.port_limit != limit:
+                self._maps.set_config(config.replace(port_limit=limit))
+        return limit
+
+    # ---- counters ----
+
+    def revision(self) -> tuple[int, int]:
+        """Return what is another value after any change of what `counts` and `suspended` return; cheap to ask."""
+        with self._lock:
+            return self._maps.changes(), self._maps.applied
+
+    def counts(self) -> Mapping[Slot, Counts]:
+        """Return this site's counters of every workload that has a slot, those that are gone but still open too."""
+        with self._lock:
+            return {
+                (key, workload): Counts(
+                    slot.mine, slot.chosen, slot.refused, max(0, slot.last - layout.FIRST_CHOICE + 1)
+                )
+                for key, ident in self.services.services()
+                for _, workload, slot in self.services.slots(ident)
+            }
+
+    def set_others(self, others: Mapping[Slot, int]) -> None:
+        """Set the other sites' open connections; workloads not named keep theirs, unknown ones are left out."""
+        wanted: dict[ServiceKey, dict[WorkloadId, int]] = {}
+        for (key, workload), number in others.items():
+            wanted.setdefault(key, {})[workload] = min(max(number, 0), OTHERS_MAX)
+        with self._lock:
+            for key, numbers in wanted.items():
+                ident = self.services.ids.get(key)
+                if ident is None:
+                    continue
+                staged = {
+                    index: layout.StagedSlot(layout.APPLY_OTHERS, others=numbers[workload])
+                    for index, workload, slot in self.services.slots(ident)
+                    if numbers.get(workload, slot.others) != slot.others
+                }
+                if staged:
+                    self._maps.apply(layout.Staged(ident, staged))
+
+    def suspended(self) -> frozenset[Slot]:
+        """Return the workloads that refused or did not answer a connect and had no good probe since."""
+        with self._lock:
+            return frozenset(
+                (key, workload)
+                for key, ident in self.services.ids.items()
+                for _, workload, slot in self.services.slots(ident)
+                if slot.suspended and slot.flags & layout.USED
+            )
+
+    def resume(self, workload: WorkloadId) -> None:
+        """End the suspension of a workload, in every service that has it."""
+        with self._lock:
+            for _, ident in self.services.services():
+                staged = {
+                    index: layout.StagedSlot(layout.APPLY_RESUME)
+                    for index, name, slot in self.services.slots(ident)
+                    if name == workload and slot.suspended
+                }
+                if staged:
+                    self._maps.apply(layout.Staged(ident, staged))
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return how many connects were refused, and candidates left out for want of source ports, by reason."""
+        return self._maps.drops()
+
+    def stale_picks(self) -> int:
+        """Return how many picks were made on a count that changed meanwhile: 0, or the lock does not hold."""
+        with self._lock:
+            return sum(self._maps.service(ident).stale for _, ident in self.services.services())
+
+    # ---- connections ----
+
+    def connections(self) -> Iterable[Receipt]:
+        """Yield the receipts of all open connections placed at this site."""
+        with self._lock:
+            keys = {ident: key for key, ident in self.services.services()}
+            for record in self._maps.placements():
+                key = keys.get(record.service)
+                found = None if key is None else receipts.receipt(record, key, self.services.workload)
+                if found is not None:
+                    yield found
+
+    def sweep_udp(self, now: float, idle_s: float) -> None:
+        """End the UDP flows that had no datagram for ``idle_s`` seconds; ``now`` is seconds of CLOCK_MONOTONIC."""
+        with self._lock:
+            before = max(0, int((now - idle_s) * receipts.NANOSECONDS))
+            self._maps.set_config(self._maps.config().replace(sweep_before=before))
+            try:
+                for _ in self._maps.placements():
+                    pass
+            finally:
+                self._maps.set_config(self._maps.config().replace(sweep_before=0))
+
+    def flows(self) -> Iterable[Flow]:
+        """Yield the flows of the LAN; idle ones are ended."""
+        with self._lock:
+            services = {ident: key for key, ident in self.services.services()}
+            endpoints = self.endpoints.read()
+            now = time.monotonic()
+            for record in self._maps.flows.records():
+                yield flow_view.flow(
+                    record, now=now, services=services, workload_of=self.services.workload, endpoints=endpoints
+                )
+
+    def flow_room(self) -> int:
+        """Return how many flows there may be."""
+        return self._maps.flows.room()
+
+    def sweep_flows(self) -> None:
+        """End the flows of the LAN that were idle for too long."""
+        self._maps.flows.sweep()
+
+    def reconcile_counts(self) -> int:
+        """Compare counters with what is stored with the sockets, repair, return the sum of differences.
+
+        A difference counts only when it is the same twice, with no connection of that service opened or closed in
+        between; a service that is never quiet for that long is looked at again in the next run.
+        """
+        self.sweep_udp(time.monotonic(), self._udp_idle_s)
+        self.refresh_port_limit()
+        total = 0
+        with self._lock:
+            suspects = self._differences({ident for _, ident in self.services.services()})
+            for _ in range(_TRIES):
+                if not suspects:
+                    break
+                time.sleep(_SETTLE_S)
+                again = self._differences(set(suspects))
+                for ident, (epoch, deltas) in again.items():
+                    if suspects[ident] == (epoch, deltas):
+                        self._repair(ident, deltas)
+                        total += sum(abs(delta) for delta in deltas.values())
+                suspects = {ident: one for ident, one in again.items() if suspects[ident] != one}
+            self.services.collect()
+        return total
+
+    def _differences(self, idents: set[int]) -> dict[int, tuple[int, dict[int, int]]]:
+        """Return epoch and wrong slots (slot -> what is missing from the counter) of services that were quiet."""
+        before = {ident: self._maps.service(ident).epoch for ident in idents}
+        truth: Counter[tuple[int, int, int]] = Counter(
+            (record.service, record.slot, record.generation) for record in self._maps.placements()
+        )
+        found: dict[int, tuple[int, dict[int, int]]] = {}
+        for ident in idents:
+            value = self._maps.service(ident)
+            deltas = {
+                index: truth[ident, index, slot.generation] - slot.mine
+                for index, slot in enumerate(value.slots)
+                if truth[ident, index, slot.generation] != slot.mine
+            }
+            if deltas and value.epoch == before[ident]:
+                found[ident] = value.epoch, deltas
+        return found
+
+    def _repair(self, ident: int, deltas: Mapping[int, int]) -> None:
+        staged = {index: layout.StagedSlot(layout.APPLY_DELTA, delta=delta) for index, delta in deltas.items()}
+        self._maps.apply(layout.Staged(ident, staged))
+
+
+def _source_ports(proc: Path) -> int:
+    """Return how many ephemeral ports are not reserved; 0 when the sysctls cannot be read."""
+    try:
+        low, high = (int(word) for word in (proc / "ip_local_port_range").read_text(encoding="ascii").split())
+        reserved: set[int] = set()
+        for part in (proc / "ip_local_reserved_ports").read_text(encoding="ascii").strip().split(","):
+            if part:
+                first, _, last = part.partition("-")
+                reserved.update(range(int(first), int(last or first) + 1))
+    except (OSError, ValueError):
+        return 0
+    return max(1, high - low + 1 - len(reserved & set(range(low, high + 1))))

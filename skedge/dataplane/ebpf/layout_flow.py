@@ -1,0 +1,149 @@
+"""The layouts of bpf/lan_maps.h in Python: packing and unpacking, nothing else. A test compares sizes and offsets."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import ClassVar
+
+from skedge.core.model import Protocol
+from skedge.dataplane.ebpf.layout_placement import PROTOCOL_OF, PlacementRecord, pack_address, unpack_address
+
+NANOSECONDS = 1_000_000_000
+KIND_SHIFT = 16
+
+
+class State(IntFlag):
+    """What the packets of one direction have said (FLOW_*)."""
+
+    FIN = 0x01
+    SYN = 0x02
+    RST = 0x04
+    ACK = 0x10
+    REPLY = 0x100
+    ENDED = 0x200
+    PASSIVE = 0x400
+    TAKEN = 0x800
+
+
+class Kind(IntEnum):
+    """How a flow reaches its workload (KIND_*)."""
+
+    LOCAL = 1
+    REMOTE = 2
+    LAN = 3
+    OVERLAY = 4
+    LOOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NatConfig:
+    """What the programs are told (struct nat_config); ``device`` 0: not at work. Idle time-outs in seconds."""
+
+    device: int = 1  # lo
+    ports: tuple[int, int] = (63000, 65535)
+    syn_s: float = 30.0
+    established_s: float = 7440.0  # RFC 5382: not less than 2 h 4 min
+    fin_s: float = 120.0
+    closed_s: float = 10.0
+    udp_s: float = 60.0
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=IHH5Q16s")
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct."""
+        times = (self.syn_s, self.established_s, self.fin_s, self.closed_s, self.udp_s)
+        return self.STRUCT.pack(self.device, *self.ports, *(int(one * NANOSECONDS) for one in times), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class FlowKey:
+    """One direction of a flow as it is seen on the wire (struct nat_key)."""
+
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    protocol: Protocol = Protocol.TCP
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=16s16s2s2sI")
+    SIZE: ClassVar[int] = STRUCT.size
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct."""
+        number = {protocol: number for number, protocol in PROTOCOL_OF.items()}[self.protocol]
+        ports = self.source_port.to_bytes(2), self.destination_port.to_bytes(2)
+        return self.STRUCT.pack(pack_address(self.source), pack_address(self.destination), *ports, number)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> FlowKey:
+        """Return the value."""
+        source, destination, source_port, destination_port, protocol = cls.STRUCT.unpack(raw)
+        return cls(
+            unpack_address(source),
+            int.from_bytes(source_port),
+            unpack_address(destination),
+            int.from_bytes(destination_port),
+            PROTOCOL_OF[protocol],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEntry:
+    """What becomes of the packets of one direction (struct nat_flow)."""
+
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    seen: int
+    state: State
+    kind: int
+    placed: int
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=16s16s2s2sI3Q")
+    SIZE: ClassVar[int] = STRUCT.size
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> FlowEntry:
+        """Return the value."""
+        source, destination, source_port, destination_port, _, seen, state, placed = cls.STRUCT.unpack(raw)
+        return cls(
+            unpack_address(source),
+            int.from_bytes(source_port),
+            unpack_address(destination),
+            int.from_bytes(destination_port),
+            seen,
+            State(state & (1 << KIND_SHIFT) - 1),
+            state >> KIND_SHIFT & 0xF,
+            placed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRecord:
+    """What the iterator writes of one flow (struct nat_record); ``reply`` has no kind where there is no such entry."""
+
+    key: FlowKey
+    forward: FlowEntry
+    reply: FlowEntry
+    placement: PlacementRecord
+
+    SIZE: ClassVar[int] = FlowKey.SIZE + 2 * FlowEntry.SIZE + PlacementRecord.STRUCT.size
+
+    @classmethod
+    def unpack_all(cls, raw: bytes) -> Iterator[FlowRecord]:
+        """Yield all records of the iterator's output."""
+        at_forward, at_reply = FlowKey.SIZE, FlowKey.SIZE + FlowEntry.SIZE
+        at_placement = at_reply + FlowEntry.SIZE
+        for start in range(0, len(raw) - cls.SIZE + 1, cls.SIZE):
+            one = raw[start : start + cls.SIZE]
+            (placement,) = PlacementRecord.unpack_all(one[at_placement:])
+            yield cls(
+                FlowKey.unpack(one[:at_forward]),
+                FlowEntry.unpack(one[at_forward:at_reply]),
+                FlowEntry.unpack(one[at_reply:at_placement]),
+                placement,
+            )

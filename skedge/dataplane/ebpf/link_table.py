@@ -1,0 +1,74 @@
+"""The table of link devices that the packet programs ask by interface index (bpf/link_maps.h).
+
+An array, so that a packet costs no hash: a device has the slot of its index, or one of the next three.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from skedge.core.errors import DataplaneError
+from skedge.dataplane.bpf import syscall
+
+TABLE_MAP = "link_table_v2"
+ENTRY = struct.Struct("=16s16s6sHI2I")
+SLOTS, PROBES = 1024, 4
+_SLOT = struct.Struct("=I")
+
+
+def pack_entry(own: bytes, peer: bytes, peer_mac: bytes, flags: int, index: int, programs: Sequence[int]) -> bytes:
+    """Return an entry; ``programs`` are the ids of the attached programs, ingress and egress (0: none)."""
+    return ENTRY.pack(own, peer, peer_mac, flags, index, *programs)
+
+
+class LinkTable:
+    """Entries by interface index, on the pinned map."""
+
+    def __init__(self, pin: Path) -> None:
+        self._pin = pin
+
+    def _map(self) -> syscall.Fd:
+        return syscall.Fd(syscall.obj_get(str(self._pin)))
+
+    def get(self, index: int) -> bytes | None:
+        """Return an interface's entry, None when it has none."""
+        with self._map() as fd:
+            return next((raw for _, raw in _entries(fd, index) if _index(raw) == index), None)
+
+    def programs(self, index: int) -> Sequence[int]:
+        """Return the remembered program ids of an interface, zeros when it has no entry."""
+        raw = self.get(index)
+        return ENTRY.unpack(raw)[5:7] if raw else (0, 0)
+
+    def put(self, index: int, entry: bytes) -> None:
+        """Create or replace an interface's entry. Raises DataplaneError when all its slots are taken."""
+        with self._map() as fd:
+            found = list(_entries(fd, index))
+            slot = next((slot for slot, raw in found if _index(raw) == index), None)
+            if slot is None:
+                slot = next((slot for slot, raw in found if _index(raw) == 0), None)
+            if slot is None:
+                raise DataplaneError(
+                    f"interface {index}: the packet check has no room for another link device with such an index;"
+                    " make the device anew"
+                )
+            syscall.map_update(fd, _SLOT.pack(slot), entry)
+
+    def delete(self, index: int) -> None:
+        """Remove an interface's entry, if it has one."""
+        with self._map() as fd:
+            for slot, raw in _entries(fd, index):
+                if _index(raw) == index:
+                    syscall.map_update(fd, _SLOT.pack(slot), bytes(ENTRY.size))
+
+
+def _index(raw: bytes) -> int:
+    return int(ENTRY.unpack(raw)[4])
+
+
+def _entries(fd: int, index: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the slots that an interface may have, with what is in them."""
+    for slot in ((index + i) % SLOTS for i in range(PROBES)):
+        yield slot, syscall.map_lookup(fd, _SLOT.pack(slot), ENTRY.size) or bytes(ENTRY.size)

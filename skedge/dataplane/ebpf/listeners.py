@@ -1,0 +1,68 @@
+"""Listeners in the kernel: which addresses are caught, and to which services their connections go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from skedge.core.errors import DataplaneError
+from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
+from skedge.core.placement.policies import SCHEDULE_SIZE
+from skedge.dataplane.ebpf.layout_listener import ListenerValue
+from skedge.dataplane.ebpf.maps import Maps
+from skedge.dataplane.ebpf.services import ServiceDriver
+
+
+class ListenerDriver:
+    """Driver[ListenerKey, Dispatch]."""
+
+    def __init__(self, maps: Maps, services: ServiceDriver, lock: threading.RLock) -> None:
+        self._maps = maps
+        self._services = services
+        self._lock = lock
+
+    def read(self) -> Mapping[ListenerKey, Dispatch]:
+        """Return all listeners whose services all have a table."""
+        with self._lock:
+            keys = {ident: key for key, ident in self._services.ids.items()}
+            return {
+                one: Dispatch(
+                    keys[value.service],
+                    tuple(keys[ident] for ident in value.schedule),
+                    value.affinity_s,
+                    value.keeps_client,
+                )
+                for one, value in self._maps.listeners().items()
+                if value.services <= keys.keys()
+            }
+
+    def put(self, key: ListenerKey, value: Dispatch) -> None:
+        """Place connects to this address, in one step.
+
+        Raises:
+            DataplaneError: a service has no table yet, the schedule is too long, or the kernel refused.
+        """
+        where = f"listener {key.address} port {key.port}"
+        if len(value.schedule) > SCHEDULE_SIZE:
+            raise DataplaneError(f"{where}: {len(value.schedule)} turns are more than {SCHEDULE_SIZE}")
+        with self._lock:
+            schedule = tuple(self._ident(where, service) for service in value.schedule)
+            wanted = ListenerValue(self._ident(where, value.service), schedule, value.affinity_s, value.keeps_client)
+            try:
+                self._maps.put_listener(key, wanted)
+            except ValueError as error:
+                raise DataplaneError(f"{where}: {error}") from error
+            self._maps.set_port(key.port, key.protocol, True)
+
+    def _ident(self, where: str, service: ServiceKey) -> int:
+        ident = self._services.ids.get(service)
+        if ident is None:
+            raise DataplaneError(f"{where}: service {service.name} has no table yet")
+        return ident
+
+    def delete(self, key: ListenerKey) -> None:
+        """Leave connects to this address alone; open connections go on."""
+        with self._lock:
+            self._maps.delete_listener(key)
+            same = any((one.port, one.protocol) == (key.port, key.protocol) for one in self._maps.listeners())
+            self._maps.set_port(key.port, key.protocol, same)

@@ -1,0 +1,195 @@
+"""What the packet programs on link devices know: this site's configuration, who is at each device's far end, counts.
+
+The layouts are those of bpf/link_maps.h. Before a device is in the link table, its program lets nothing in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Network, ip_address, ip_network
+from pathlib import Path
+
+from skedge.core.model import Protocol, SiteConfig, Transport
+from skedge.core.names import overlay_prefix6
+from skedge.core.objects import LinkDevice
+from skedge.core.reasons import Reason
+from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf.attach import Hooks
+from skedge.dataplane.ebpf.link_table import TABLE_MAP, LinkTable, pack_entry
+from skedge.dataplane.host.netlink import Netlink
+
+CONFIG_MAP = "link_config_v2"
+DROPS_MAP = "link_drops_v1"
+PINS = {"ingress": "link_ingress_v1", "egress": "link_egress_v1"}
+_CONFIG = struct.Struct("=16s16s16s16s16s4HI")
+_REASONS = 64
+_SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
+L3 = 1
+_COOKIES_ALWAYS, YIELDS, LEFT = 1, 2, 4
+_FLAGS = struct.Struct("=I")
+
+
+def address_bytes(address: str) -> bytes:
+    """Return an address as the programs hold it: 16 bytes, IPv4 in the first four. Raises ValueError."""
+    return ip_address(address).packed.ljust(16, b"\0")
+
+
+def link_mac(device: LinkDevice, link_local: str) -> bytes:
+    """Return the MAC address that the site with this link-local address has on the link's device.
+
+    Both ends compute both addresses, so neighbour entries are permanent and no packet waits for a resolution.
+    """
+    name = f"{device.link.a}\0{device.link.b}\0{device.link.name}\0{ip_address(link_local)}"
+    return b"\x02" + hashlib.sha256(name.encode()).digest()[:5]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterConfig:
+    """What is the same for every link of a site; ports in host order."""
+
+    overlay4: str
+    overlay6: str
+    network4: str
+    network6: str
+    control_port: int
+    load_port: int
+    endpoint_ports: tuple[int, int]
+    udp: bool = True  # any listener or connector of UDP
+
+    @classmethod
+    def of_site(cls, config: SiteConfig) -> FilterConfig:
+        """Return what the programs need of a site's configuration."""
+        return cls(
+            config.overlay4,
+            config.overlay6,
+            config.overlay_cidr,
+            overlay_prefix6(config.network),
+            config.control_port,
+            config.load_port,
+            config.endpoint_ports,
+            Protocol.UDP in {*(one.protocol for one in config.listeners), *(one.protocol for one in config.connectors)},
+        )
+
+    def pack(self, flags: int = 0) -> bytes:
+        """Return the value of the configuration map; ``flags`` are LINK_* of bpf/link_maps.h."""
+        network4, network6 = ip_network(self.network4), ip_network(self.network6)
+        if not isinstance(network6, IPv6Network) or network6.prefixlen != 48:
+            raise ValueError(f"{self.network6} is not an IPv6 /48")
+        return _CONFIG.pack(
+            address_bytes(self.overlay4),
+            address_bytes(self.overlay6),
+            network4.network_address.packed.ljust(16, b"\0"),
+            network4.netmask.packed.ljust(16, b"\0"),
+            network6.network_address.packed,
+            self.control_port,
+            self.load_port,
+            *self.endpoint_ports,
+            flags,
+        )
+
+
+def _cookies() -> int:
+    """Return the flag that says whether the host answers every SYN with a cookie."""
+    try:
+        return _COOKIES_ALWAYS if _SYNCOOKIES.read_text(encoding="ascii").strip() == "2" else 0
+    except OSError:
+        return _COOKIES_ALWAYS
+
+
+def _needs_egress(udp: bool) -> bool:
+    """Return whether packets must be looked at as they leave: UDP, and SO_REUSEPORT listeners before Linux 6.6."""
+    version = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
+    return udp or version < (6, 6)
+
+
+def _entry(device: LinkDevice, index: int, programs: Sequence[int]) -> bytes:
+    """Return the link table's value for a device."""
+    return pack_entry(
+        address_bytes(device.link_local),
+        address_bytes(device.peer_link_local),
+        link_mac(device, device.peer_link_local),
+        L3 if device.transport is Transport.WIREGUARD else 0,
+        index,
+        programs,
+    )
+
+
+class LinkFilter:
+    """The default-deny check on the link devices of one site, whose programs and maps are pinned in ``pin_dir``."""
+
+    def __init__(self, pin_dir: str, netlink: Netlink) -> None:
+        self._pins = Path(pin_dir)
+        self._hooks = Hooks(netlink, pin_dir, PINS)
+        self._table = LinkTable(self._pins / TABLE_MAP)
+        self._directions = frozenset(PINS)
+        self.beside = 0  # LEFT while connections of the other engine go on
+
+    def _map(self, name: str) -> syscall.Fd:
+        return syscall.Fd(syscall.obj_get(str(self._pins / name)))
+
+    def configure(self, config: FilterConfig) -> None:
+        """Tell the programs about this site. Raises DataplaneError."""
+        self._decide(config)
+        with self._map(CONFIG_MAP) as fd:
+            syscall.map_update(fd, bytes(4), config.pack(_cookies() | self.beside))
+
+    def configured(self, config: FilterConfig) -> bool:
+        """Return whether the programs have exactly this configuration."""
+        self._decide(config)
+        with self._map(CONFIG_MAP) as fd:
+            return syscall.map_lookup(fd, bytes(4), _CONFIG.size) == config.pack(_cookies() | self.beside)
+
+    def give_way(self) -> None:
+        """Let another check decide on all but the connections that were made under this one."""
+        with self._map(CONFIG_MAP) as fd:
+            raw = syscall.map_lookup(fd, bytes(4), _CONFIG.size) or bytes(_CONFIG.size)
+            at = _CONFIG.size - _FLAGS.size
+            (flags,) = _FLAGS.unpack_from(raw, at)
+            syscall.map_update(fd, bytes(4), raw[:at] + _FLAGS.pack(flags | YIELDS))
+
+    def _decide(self, config: FilterConfig) -> None:
+        """Decide which directions need a program: each costs every packet."""
+        self._directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
+
+    def protect(self, index: int, device: LinkDevice) -> None:
+        """Put a device under the check: its far end into the table, the programs onto the interface."""
+        before = self._table.programs(index)
+        self._table.put(index, _entry(device, index, before))
+        ids = self._hooks.attach(index, self._directions, before)
+        self._table.put(index, _entry(device, index, [ids.get(direction, 0) for direction in PINS]))
+
+    def protected(self, index: int, device: LinkDevice) -> bool:
+        """Return whether the device is under the check, with the pinned programs of now."""
+        programs = self._table.programs(index)
+        if self._table.get(index) != _entry(device, index, programs):
+            return False
+        return self._hooks.right(index, self._directions, programs)
+
+    def attached(self, index: int) -> Mapping[str, tuple[int, ...]]:
+        """Return the ids of our programs on an interface by direction."""
+        return self._hooks.attached(index, self._table.programs(index))
+
+    def detach(self, index: int, *directions: str) -> None:
+        """Take the programs of these directions off an interface (all when none is named)."""
+        self._hooks.detach(index, directions or tuple(PINS))
+
+    def forget(self, index: int) -> None:
+        """Take an interface out of the table; its program then lets nothing in."""
+        self._table.delete(index)
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return how many packets were refused, by reason, since the maps were made."""
+        counts: dict[Reason, int] = {}
+        blocks = syscall.possible_cpus()
+        with self._map(DROPS_MAP) as fd:
+            for code in range(_REASONS):
+                value = syscall.map_lookup(fd, struct.pack("=I", code), 8 * blocks) or b""
+                total = sum(count for (count,) in struct.iter_unpack("=Q", value))
+                if total:
+                    counts[Reason.of_code(code)] = total
+        return counts

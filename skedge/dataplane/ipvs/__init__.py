@@ -1,0 +1,1 @@
+"""The engine ipvs: virtual services, marks, weights, names, settings."""

@@ -1,0 +1,217 @@
+"""The drivers of the engine `ipvs`: services, listeners, endpoints (core.engine.Driver)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from skedge.core.errors import DataplaneError
+from skedge.core.model import WorkloadId
+from skedge.core.objects import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
+from skedge.dataplane.ipvs.marks import Marks
+from skedge.dataplane.ipvs.names_file import Virtual
+from skedge.dataplane.ipvs.procfs import Found, ident_of, mark_of
+from skedge.dataplane.ipvs.weight_loop import target_of
+
+if TYPE_CHECKING:
+    from skedge.dataplane.ipvs.engine import IpvsEngine
+
+_NOBODY = WorkloadId("", "")
+_STRANGER = "virtual service "  # what the name of one begins with that is ours, but of what service is not known
+
+
+class ServiceDriver:
+    """Driver[ServiceKey, ServiceTable]: the virtual services of each service, with a real server a candidate."""
+
+    def __init__(self, engine: IpvsEngine) -> None:
+        self._at = engine
+
+    def read(self) -> Mapping[ServiceKey, ServiceTable]:
+        """Return the tables that the kernel serves; a candidate without its real server is left out."""
+        with self._at.lock:
+            found, memory = self._at.table.read(), self._at.memory
+            tables = {
+                key: ServiceTable(tuple(one for one in table.candidates if self._served(key, one, found)))
+                for key, table in memory.tables.items()
+                if self._whole(key, found)
+            }
+            known = set(memory.idents.values())
+            strangers = {ident_of(mark)[0] for mark in found.ours} - known
+            return tables | {_stranger(ident): ServiceTable() for ident in strangers}
+
+    def _whole(self, key: ServiceKey, found: Found) -> bool:
+        virtuals = self._at.balance.virtuals(key)
+        return bool(virtuals) and all(
+            mark in found.ours and found.ours[mark].persistent == (one.at is not None)
+            for one in virtuals
+            for mark in self._at.balance.marks([one])
+        )
+
+    def _served(self, key: ServiceKey, one: Candidate, found: Found) -> bool:
+        for virtual in self._at.balance.virtuals(key):
+            for mark in self._at.balance.marks([virtual]):
+                target = target_of(one, ident_of(mark)[1])
+                if target is not None and target not in found.ours[mark].servers:
+                    return False
+        return True
+
+    def put(self, key: ServiceKey, value: ServiceTable) -> None:
+        """Serve a table; who left it drains."""
+        with self._at.lock:
+            memory = self._at.memory
+            memory.tables[key] = value
+            memory.ident(Virtual(key))
+            self._at.remember()  # before there is anything that only it can name
+            for virtual in self._at.balance.virtuals(key):
+                self.serve(virtual)
+            self._at.balance.again([key])
+            self._at.look()
+
+    def serve(self, virtual: Virtual) -> None:
+        """Make the virtual services, empty when they are new."""
+        memory = self._at.memory
+        kept_s = 0 if virtual.at is None else memory.listeners[virtual.at].affinity_s
+        for mark in self._at.balance.marks([virtual]):
+            self._at.table.put_service(mark, kept_s)
+
+    def delete(self, key: ServiceKey) -> None:
+        """End a service: no new connections, and it goes with the last one that is open."""
+        with self._at.lock:
+            if key.name.startswith(_STRANGER):
+                self._at.memory.idents[Virtual(key)] = int(key.name.removeprefix(_STRANGER))
+            self._at.memory.tables.pop(key, None)
+            self._at.remember()
+            self._at.balance.again(())
+            self._at.look()
+
+
+def _stranger(ident: int) -> ServiceKey:
+    return ServiceKey(f"{_STRANGER}{ident}")
+
+
+class ListenerDriver:
+    """Driver[ListenerKey, Dispatch]: the marks that connections to each listener address get.
+
+    A listener that keeps clients has no mark, but a virtual service of its address: for a persistent one that is known
+    by its mark, IPVS leaves the port as it is.
+    """
+
+    def __init__(self, engine: IpvsEngine) -> None:
+        self._at = engine
+
+    def read(self) -> Mapping[ListenerKey, Dispatch]:
+        """Return the listeners; one that leads elsewhere than we know is to nothing."""
+        with self._at.lock:
+            held = self._at.rules.read()
+            nothing = Dispatch(ServiceKey(""))
+            found = {}
+            for key, chain in held.listeners.items():
+                known = self._at.memory.listeners.get(key)
+                right = known is not None and chain in held.chains and chain == self._marks(known).chain
+                found[key] = known if right and known is not None and not known.affinity_s else nothing
+            return self._keeping() | found
+
+    def _keeping(self) -> dict[ListenerKey, Dispatch]:
+        ours, memory = self._at.table.read().ours, self._at.memory
+        found = {}
+        for key, value in memory.listeners.items():
+            if value.affinity_s and (virtual := Virtual(value.service, key)) in memory.idents:
+                [mark] = self._at.balance.marks([virtual])
+                if mark in ours and ours[mark].persistent:
+                    found[key] = value
+        return found
+
+    def put(self, key: ListenerKey, value: Dispatch) -> None:
+        """Lead a listener's connections to its services. Raises DataplaneError for an address that cannot be served."""
+        where = f"listener {key.address}:{key.port}"
+        if ip_address(key.address).is_loopback:
+            raise DataplaneError(
+                f"{where}: engine ipvs leads nothing on from a loopback address; give another address of this host,"
+                " which its programs can use too"
+            )
+        with self._at.lock:
+            if self._at.table.foreign(key):
+                raise DataplaneError(
+                    f"{where}: an IPVS service that is not ours has this address and port (see: ipvsadm -Ln);"
+                    " remove it, or give the listener another port"
+                )
+            virtuals = [Virtual(value.service, key)] if value.affinity_s else [Virtual(one) for one in value.services]
+            for virtual in virtuals:
+                self._at.memory.ident(virtual)
+            self._at.memory.listeners[key] = value
+            self._at.remember()
+            for virtual in virtuals:
+                self._at.services.serve(virtual)
+            self._at.balance.again(value.services)
+            self._at.look()  # it has its weights before the first connection comes
+            if value.affinity_s:
+                self._at.rules.delete_listener(key)
+            else:
+                self._at.rules.put_listener(key, self._marks(value))
+
+    def delete(self, key: ListenerKey) -> None:
+        """End a listener; open connections go on."""
+        with self._at.lock:
+            self._at.rules.delete_listener(key)
+            self._at.memory.listeners.pop(key, None)
+            self._at.remember()
+            self._at.balance.again(())
+
+    def _marks(self, value: Dispatch) -> Marks:
+        turns = value.schedule or (value.service,)
+        return Marks(tuple(mark_of(self._at.memory.ident(Virtual(one)), 4) for one in turns))
+
+
+class EndpointDriver:
+    """Driver[EndpointKey, Endpoint]: what other sites reach, by translation to the workload's address."""
+
+    def __init__(self, engine: IpvsEngine) -> None:
+        self._at = engine
+
+    def read(self) -> Mapping[EndpointKey, Endpoint]:
+        """Return the published endpoints; one that leads elsewhere than we know is to nobody."""
+        with self._at.lock:
+            held, memory = self._at.rules.read(), self._at.memory
+            found = {}
+            for key, (target, _) in held.endpoints.items():
+                known = memory.endpoints.get(key)
+                if known is None or (_canonical(known.host), known.port) != (target.address, target.port):
+                    found[key] = Endpoint(_NOBODY, target.address, target.port)
+                elif (ip_address(known.host).version, key) in held.published:
+                    found[key] = known
+            return found
+
+    def put(self, key: EndpointKey, value: Endpoint) -> None:
+        """Publish an endpoint. Raises DataplaneError for a workload that cannot be reached by translation."""
+        where = f"endpoint {key.port} of {value.workload}"
+        try:
+            address = ip_address(value.host)
+        except ValueError as error:
+            raise DataplaneError(f"{where}: host {value.host} is no address") from error
+        if value.elsewhere:
+            raise DataplaneError(
+                f"{where}: engine ipvs does not lead on to {value.host}, which is not this host;"
+                " run the workload here, or make its machine a site"
+            )
+        if address.version == 6 and address.is_loopback:
+            raise DataplaneError(
+                f"{where}: nothing from outside reaches {value.host} with engine ipvs; bind the workload to another"
+                " address, or to 127.0.0.1"
+            )
+        with self._at.lock:
+            self._at.memory.endpoints[key] = value
+            self._at.remember()
+            self._at.rules.put_endpoint(key, Endpoint(value.workload, str(address), value.port))
+
+    def delete(self, key: EndpointKey) -> None:
+        """End an endpoint; open connections go on."""
+        with self._at.lock:
+            self._at.rules.delete_endpoint(key)
+            self._at.memory.endpoints.pop(key, None)
+            self._at.remember()
+
+
+def _canonical(address: str) -> str:
+    """Return an address as it is read back."""
+    return str(ip_address(address))

@@ -1,0 +1,1 @@
+"""Link devices ``sk-*``: making, reading, changing; WireGuard's two implementations."""

@@ -1,0 +1,118 @@
+"""What a link device's netlink message says: whether it is ours, which link it is, what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from skedge.core.model import LinkId, Transport
+from skedge.core.names import PREFIX
+from skedge.core.objects import LinkDevice
+from skedge.dataplane.ebpf.packet_check import link_mac
+
+ALIAS = "skedge"
+# The kind that is made, and, of wireguard, the one that wireguard-go makes.
+KINDS = {Transport.VXLAN: ("vxlan",), Transport.DIRECT: ("macvlan",), Transport.WIREGUARD: ("wireguard", "tun")}
+_EVERY_KIND = {kind for kinds in KINDS.values() for kind in kinds}
+IFF_UP = 1
+# IPV4_DEVCONF_*: transit without the host's global switch; asymmetric paths are normal with several links; replies of
+# workloads on 127.0.0.1 leave here (the check lets no packet to or from 127/8 through).
+DEVCONF4 = {"forwarding": (1, 1), "accept_redirects": (4, 0), "send_redirects": (6, 0), "rp_filter": (8, 2),
+             "route_localnet": (26, 1)}  # fmt: skip
+
+
+def shape(link: Any, names: Mapping[int, str]) -> dict[str, Any]:
+    """Return what cannot be changed on a living device: its tunnel or underlay, and its MAC address."""
+    if kind(link) in KINDS[Transport.WIREGUARD]:
+        return {"mac": "", "model": {"transport": Transport.WIREGUARD, "underlay": ""}}
+    info = link.get_attr("IFLA_LINKINFO")
+    data = info.get_attr("IFLA_INFO_DATA")
+    underlay = names.get(link.get_attr("IFLA_LINK") or 0, "")
+    mac = str(link.get_attr("IFLA_ADDRESS"))
+    if kind(link) == "macvlan":
+        return {"mac": mac, "model": {"transport": Transport.DIRECT, "underlay": underlay}}
+    group = data.get_attr("IFLA_VXLAN_GROUP") or data.get_attr("IFLA_VXLAN_GROUP6") or ""
+    local = data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or ""
+    model = {
+        "transport": Transport.VXLAN,
+        "vni": int(data.get_attr("IFLA_VXLAN_ID")),
+        "port": int(data.get_attr("IFLA_VXLAN_PORT")),
+        "remote": str(group),
+        "local": str(local),
+        "underlay": underlay,
+    }
+    return {"mac": mac, "model": model}
+
+
+def wanted_shape(value: LinkDevice) -> dict[str, Any]:
+    """Return the shape that `shape` reads from a right device."""
+    model: dict[str, Any] = {"transport": value.transport, "underlay": value.underlay}
+    if value.transport is Transport.VXLAN:
+        local = str(ip_address(value.local)) if value.local else ""
+        model |= {"vni": value.vni, "port": value.port, "remote": str(ip_address(value.remote)), "local": local}
+    return {"mac": mac_text(value, value.link_local), "model": model}
+
+
+def mac_text(device: LinkDevice, link_local: str) -> str:
+    """Return the MAC address of the site with this link-local address on the link, as text.
+
+    "" without an address, and on wireguard devices, which have none.
+    """
+    if not link_local or device.transport is Transport.WIREGUARD:
+        return ""
+    return link_mac(device, link_local).hex(":")
+
+
+def alias_of(device: LinkDevice) -> str:
+    """Return the alias that makes the device ours; `` auto`` at the end: the MTU follows the underlay."""
+    link = device.link
+    alias = f"{ALIAS} {link.a} {link.b} {link.name}" + ("" if device.mtu else " auto")
+    if device.transport is Transport.WIREGUARD and device.remote:
+        alias += f" at {device.remote} {device.remote_port}"  # as configured: the device itself knows where it is now
+    return alias
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What an alias says; a nameless link for one that was not set yet."""
+
+    link: LinkId
+    auto_mtu: bool
+    remote: str = ""
+    remote_port: int = 0
+
+
+def parse_alias(alias: str) -> Alias:
+    """Return which link a device is, whether its MTU follows the underlay, and its remote as configured."""
+    words = alias.split()
+    if len(words) < 4 or words[0] != ALIAS:
+        return Alias(LinkId("", ""), auto_mtu=False)
+    link, rest = LinkId(words[1], words[2], words[3]), words[4:]
+    auto = rest[:1] == ["auto"]
+    where = rest[1:] if auto else rest
+    if len(where) == 3 and where[0] == "at" and where[2].isdecimal():
+        return Alias(link, auto, where[1], int(where[2]))
+    return Alias(link, auto)
+
+
+def kind(link: Any) -> str:
+    """Return the kind of a device (vxlan, macvlan, …), "" for hardware."""
+    info = link.get_attr("IFLA_LINKINFO")
+    return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
+
+
+def is_ours(link: Any) -> bool:
+    """Return whether a device is ours: by prefix, kind, alias (none on one that put did not finish, and left down)."""
+    if not str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX) or kind(link) not in _EVERY_KIND:
+        return False
+    alias = link.get_attr("IFLA_IFALIAS")
+    return str(alias).startswith(f"{ALIAS} ") if alias else not link["flags"] & IFF_UP
+
+
+def devconf_right(link: Any) -> bool:
+    """Return whether the IPv4 settings of the device are ours."""
+    spec = link.get_attr("IFLA_AF_SPEC")
+    conf = spec.get_attr("AF_INET") if spec else None
+    return conf is not None and all(conf[name] == value for name, (_, value) in DEVCONF4.items())

@@ -1,0 +1,281 @@
+"""Link devices ``sk-*``: WireGuard and VXLAN tunnels, and for ``direct`` links a macvlan on the operator's device.
+
+A direct link gets a device of its own (macvlan, mode private), never the operator's device itself: so the packet
+check, addresses and neighbours of ours touch none of its other traffic, and ownership is seen by the name as with
+tunnels. Device MAC addresses follow from the link and the site, so both ends know both: neighbour entries are
+permanent, and several direct links on one segment do not answer for each other. WireGuard devices have none; their
+neighbour entries only stand for the one far end. What is WireGuard's own is in `wglinks`.
+
+A device of ours is known by its name's prefix and its alias ``skedge <site> <site> <link name>``. It is under the
+packet check (`Check`) before it is up.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from skedge.core.errors import DataplaneError
+from skedge.core.model import Transport
+from skedge.core.names import GATEWAY4, PREFIX
+from skedge.core.objects import LinkDevice
+from skedge.dataplane.host.netlink import (
+    Netlink,
+    kernel_errors,
+    per_device_forwarding6,
+    read_sysctl6,
+    set_devconf4,
+    set_sysctl6,
+)
+from skedge.dataplane.links.create import create
+from skedge.dataplane.links.device import (
+    DEVCONF4,
+    IFF_UP,
+    KINDS,
+    alias_of,
+    devconf_right,
+    is_ours,
+    kind,
+    mac_text,
+    parse_alias,
+    shape,
+    wanted_shape,
+)
+from skedge.dataplane.links.mtu import MTU_MIN, mtu_of
+from skedge.dataplane.links.transports.wireguard import WireGuardLinks, refuse_keyless, used
+from skedge.dataplane.nftables.tunnel_guard import TunnelPeer
+
+_NUD_PERMANENT = 0x80
+_NODAD = 0x02
+_ADDR_GEN_NONE = 1
+_SCOPE_LINK = 253
+_SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1}
+
+
+class Check(Protocol):
+    """The packet check that each device is under (`linkfilter.LinkFilter`)."""
+
+    def protect(self, index: int, device: LinkDevice) -> None:
+        """Put the interface under the check."""
+
+    def protected(self, index: int, device: LinkDevice) -> bool:
+        """Return whether it is, with the programs of now."""
+
+    def forget(self, index: int) -> None:
+        """Forget an interface that goes."""
+
+
+class Guard(Protocol):
+    """Who may send tunnel packets (`tunnel_guard.TunnelGuard`)."""
+
+    def read(self) -> Mapping[str, TunnelPeer]:
+        """Return the guarded devices."""
+
+    def put(self, device: str, peer: TunnelPeer) -> None:
+        """Guard a device."""
+
+    def delete(self, device: str) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """One dump of everything that `LinkDriver.read` needs."""
+
+    links: Mapping[str, Any]
+    names: Mapping[int, str]
+    addresses: Mapping[int, str]
+    neighbours: Mapping[int, tuple[str, str]]
+    gateways: Mapping[int, tuple[str, str]]
+    guarded: Mapping[str, TunnelPeer]
+
+
+class LinkDriver:
+    """Driver[str, LinkDevice]: device name -> device."""
+
+    def __init__(self, netlink: Netlink, check: Check, guard: Guard, wireguard: WireGuardLinks) -> None:
+        self._netlink = netlink
+        self._check = check
+        self._guard = guard
+        self._wireguard = wireguard
+
+    def read(self) -> Mapping[str, LinkDevice]:
+        """Return our devices. One that is not whole (down, unchecked, unguarded) has no ``link_local``."""
+        kernel = self._dump()
+        return {name: self._device(name, kernel) for name in kernel.links if is_ours(kernel.links[name])}
+
+    def put(self, key: str, value: LinkDevice) -> None:
+        """Create the device or bring it in line; it is made anew only when what it is (its tunnel) changes."""
+        _refuse(key, value)
+        what = f"link {value.link}: device {key}"
+        with kernel_errors(what):
+            link = self._find(key)
+            if link is not None and not is_ours(link):
+                raise DataplaneError(f"{what} exists already and is not ours; rename or remove it")
+            if link is not None and shape(link, self._netlink.names()) != wanted_shape(value):
+                self.delete(key)
+                link = None
+            if link is None:
+                create(self._netlink, key, value)
+            self._configure(key, value)
+        if value.transport is Transport.WIREGUARD:
+            self._wireguard.refuse_unresolved(value)
+
+    def delete(self, key: str) -> None:
+        """Remove the device and its guard, if it is ours."""
+        link = self._find(key)
+        if link is not None and is_ours(link):
+            with kernel_errors(f"remove device {key}"):
+                try:
+                    self._netlink.ipr.link("del", index=link["index"])
+                except NetlinkError as error:
+                    if error.code != errno.ENODEV:
+                        raise
+            self._check.forget(link["index"])
+            if kind(link) in KINDS[Transport.WIREGUARD]:
+                self._wireguard.forget(key)
+        if key.startswith(PREFIX) and (link is None or kind(link) == "vxlan"):
+            self._guard.delete(key)
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> Any:
+        index = self._netlink.index(name)
+        found = [] if index is None else self._netlink.dump("links", index=index)
+        return next((link for link in found if link["index"] == index), None)
+
+    def _dump(self) -> _Kernel:
+        links = {str(link.get_attr("IFLA_IFNAME")): link for link in self._netlink.dump("links")}
+        ours = {link["index"] for name, link in links.items() if is_ours(link)}
+        addresses = {
+            message["index"]: str(message.get_attr("IFA_ADDRESS"))
+            for message in self._netlink.dump("addr", family=socket.AF_INET6)
+            if message["index"] in ours and message["scope"] == _SCOPE_LINK and message["prefixlen"] == 64
+        }
+        neighbours = self._neighbours(socket.AF_INET6, ours)
+        gateways = self._neighbours(socket.AF_INET, ours)
+        guarded = (
+            self._guard.read() if any(kind(links[name]) == "vxlan" for name in links if is_ours(links[name])) else {}
+        )
+        names = {link["index"]: name for name, link in links.items()}
+        return _Kernel(links, names, addresses, neighbours, gateways, guarded)
+
+    def _neighbours(self, family: int, indexes: Set[int]) -> Mapping[int, tuple[str, str]]:
+        """Return address and MAC address of the permanent neighbour on each of these interfaces."""
+        return {
+            message["ifindex"]: (str(message.get_attr("NDA_DST")), str(message.get_attr("NDA_LLADDR") or ""))
+            for message in (self._netlink.dump("neighbours", family=family) if indexes else [])
+            if message["ifindex"] in indexes and message["state"] & _NUD_PERMANENT
+        }
+
+    def _device(self, name: str, kernel: _Kernel) -> LinkDevice:
+        """Return the device as `put` was given it, with an empty ``link_local`` when something of it is missing."""
+        link = kernel.links[name]
+        index = link["index"]
+        peer, peer_mac = kernel.neighbours.get(index, ("", ""))
+        alias = parse_alias(str(link.get_attr("IFLA_IFALIAS") or ""))
+        form = shape(link, kernel.names)
+        device = LinkDevice(
+            link=alias.link, peer_link_local=peer, link_local=kernel.addresses.get(index, ""), **form["model"]
+        )
+        keyed = True
+        if device.transport is Transport.WIREGUARD:
+            device, keyed = self._wireguard.read(name, link, device)
+        mtu = int(link.get_attr("IFLA_MTU"))
+        device = replace(device, mtu=0 if alias.auto_mtu and self._mtu(name, device) in (None, mtu) else mtu)
+        whole = (
+            bool(link["flags"] & IFF_UP)
+            and keyed
+            and bool(device.link_local and peer)
+            and peer_mac == mac_text(device, peer)
+            and kernel.gateways.get(index) == _gateway(device, peer)
+            and form["mac"] == mac_text(device, device.link_local)
+            and kernel.guarded.get(name) == TunnelPeer.of(device)
+            and devconf_right(link)
+            and all(read_sysctl6(name, setting) == str(value) for setting, value in _settings6().items())
+            and self._check.protected(index, device)
+        )
+        return device if whole else replace(device, link_local="")
+
+    def _mtu(self, name: str, device: LinkDevice) -> int | None:
+        """Return the MTU that the underlay leaves for the device, None while that is not known."""
+        if device.transport is Transport.WIREGUARD:
+            device = replace(device, remote=self._wireguard.underlay(name, device))
+        return mtu_of(self._netlink, device)
+
+    # ---- writing ------------------------------------------------------------------------------------------------
+
+    def _configure(self, name: str, want: LinkDevice) -> None:
+        """Set everything that may change on a living device; the check and the guard come before it is up."""
+        link = self._find(name)
+        if link is None:
+            raise DataplaneError(f"link {want.link}: device {name} went away")
+        index, ipr = link["index"], self._netlink.ipr
+        if want.transport is Transport.WIREGUARD:
+            self._wireguard.put(name, link, want)
+        mtu = want.mtu or self._mtu(name, want)
+        if mtu is not None and mtu < MTU_MIN:
+            raise DataplaneError(
+                f"link {want.link}: its MTU would be {mtu}, IPv6 needs {MTU_MIN}; raise the underlay's"
+            )
+        ipr.link("set", index=index, IFLA_IFALIAS=alias_of(want), **({} if mtu is None else {"mtu": mtu}))
+        none = [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE)]})]
+        ipr.link("set", index=index, IFLA_AF_SPEC={"attrs": none})
+        set_devconf4(index, dict(DEVCONF4.values()))
+        for setting, value in _settings6().items():
+            set_sysctl6(name, setting, value)
+        self._check.protect(index, want)
+        peer = TunnelPeer.of(want)
+        if peer is not None:
+            self._guard.put(name, peer)
+        try:
+            ipr.link("set", index=index, state="up")
+        except NetlinkError as error:
+            if error.code == errno.EADDRINUSE:
+                raise used(want) from error
+            raise
+        self._set_addresses(index, want)
+
+    def _set_addresses(self, index: int, want: LinkDevice) -> None:
+        """Give the device its link-local address and its one neighbour, and take others of that kind away."""
+        ipr = self._netlink.ipr
+        ipr.addr("replace", index=index, address=want.link_local, prefixlen=64, flags=_NODAD, scope=_SCOPE_LINK)
+        for message in self._netlink.dump("addr", family=socket.AF_INET6, index=index):
+            address = str(message.get_attr("IFA_ADDRESS"))
+            if message["index"] == index and message["scope"] == _SCOPE_LINK and address != want.link_local:
+                ipr.addr("del", index=index, address=address, prefixlen=message["prefixlen"])
+        hardware = {"lladdr": mac} if (mac := mac_text(want, want.peer_link_local)) else {}
+        for family, neighbour in ((socket.AF_INET6, want.peer_link_local), (socket.AF_INET, GATEWAY4)):
+            if family == socket.AF_INET6 or _gateway(want, want.peer_link_local):
+                ipr.neigh("replace", family=family, ifindex=index, dst=neighbour, state=_NUD_PERMANENT, **hardware)
+        for message in self._netlink.dump("neighbours", family=socket.AF_INET6, ifindex=index):
+            other = str(message.get_attr("NDA_DST"))
+            if message["ifindex"] == index and message["state"] & _NUD_PERMANENT and other != want.peer_link_local:
+                ipr.neigh("del", family=socket.AF_INET6, ifindex=index, dst=other)
+
+
+def _gateway(device: LinkDevice, peer: str) -> tuple[str, str] | None:
+    """Return the IPv4 neighbour of a device; one without MAC addresses has no use for it."""
+    return None if device.transport is Transport.WIREGUARD else (GATEWAY4, mac_text(device, peer))
+
+
+def _settings6() -> dict[str, int]:
+    """Return the IPv6 settings of our devices: with forwarding of their own where the kernel has that."""
+    return _SYSCTL6 | ({"force_forwarding": 1} if per_device_forwarding6() else {})
+
+
+def _refuse(key: str, value: LinkDevice) -> None:
+    """Raise DataplaneError when the device cannot be made as it is asked for."""
+    if not key.startswith(PREFIX):
+        raise DataplaneError(f"link {value.link}: device {key} has not the prefix {PREFIX} of our devices")
+    if value.transport is Transport.DIRECT and not value.underlay:
+        raise DataplaneError(f"link {value.link}: a direct link needs its device")
+    if value.transport is Transport.VXLAN and not value.remote:
+        raise DataplaneError(f"link {value.link}: a vxlan link needs its remote address")
+    if value.transport is Transport.WIREGUARD:
+        refuse_keyless(value)

@@ -1,0 +1,1 @@
+"""What is a transport's own."""

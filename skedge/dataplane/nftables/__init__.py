@@ -1,0 +1,1 @@
+"""Our nftables table: default deny, tunnel guard, forward guard, packets that are not tracked."""

@@ -1,0 +1,1 @@
+"""Addresses, routes, rules and forwarding of the overlay."""

@@ -1,0 +1,152 @@
+"""What leads overlay traffic into our tables and keeps it there: rules of both families, and a last route.
+
+The last route makes the overlay's networks unreachable where no site's route matches; else such a packet would go on
+to the host's own default route and leave in the clear.
+
+Where any site announces a LAN, whose clients keep their addresses, there are more rules:
+
+* ``answers``: packets from overlay addresses find the LANs of other sites. No others do: a host in such a LAN that
+  reaches this one another way (its operator, say) is answered the way that it always was.
+* ``loopback``: so do those from 127/8. They are of workloads whose packets are rewritten on the link device, as no
+  packet from there leaves a host otherwise.
+* ``udp PORT``: and the answers of UDP workloads, whose sockets choose no source before the route is known.
+* ``closed``: what is from an overlay address and was not led anywhere goes nowhere: not out by the default route while
+  a LAN's site is unreachable.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from skedge.core.errors import DataplaneError
+from skedge.dataplane.host.netlink import ANSWER_TABLE, LAN_TABLE, PRIORITY, PROTOCOL, TABLE, Netlink, kernel_errors
+
+_FAMILIES = {"inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
+_UNREACHABLE = 7
+_TO_TABLE = 1
+_LAST_METRIC = 65535
+_UDP = 17
+RULE, ANSWERS, LOOPBACK, UDP, CLOSED = "rule", "answers", "loopback", "udp", "closed"
+LAST = "unreachable"
+_PRIORITIES = {RULE: PRIORITY, ANSWERS: PRIORITY + 1, LOOPBACK: PRIORITY + 2, UDP: PRIORITY + 3, CLOSED: PRIORITY + 4}
+_TABLES = {RULE: TABLE, ANSWERS: LAN_TABLE, LOOPBACK: LAN_TABLE, UDP: ANSWER_TABLE}
+
+
+def wanted(overlay_cidr: str, overlay_prefix6: str) -> Mapping[str, str]:
+    """Return what `RuleDriver` must hold for an overlay: ``rule inet`` -> ``""``, ``unreachable inet`` -> network."""
+    return {
+        "rule inet": "",
+        "rule inet6": "",
+        "unreachable inet": overlay_cidr,
+        "unreachable inet6": overlay_prefix6,
+    }
+
+
+def wanted_for_lans(overlay_cidr: str, overlay_prefix6: str, answering: Collection[int]) -> Mapping[str, str]:
+    """Return what it must hold, too, where any site announces a LAN; ``answering``: ports of UDP workloads here."""
+    networks = {"inet": overlay_cidr, "inet6": overlay_prefix6}
+    return {
+        **{f"{ANSWERS} {family}": network for family, network in networks.items()},
+        f"{LOOPBACK} inet": "127.0.0.0/8",
+        **{f"{UDP} {family} {port}": "" for family in networks for port in sorted(answering)},
+        **{f"{CLOSED} {family}": network for family, network in networks.items()},
+    }
+
+
+def for_lans(held: Collection[str]) -> bool:
+    """Return whether rules for LANs are among those held. They stay once they are there, over restarts too."""
+    return f"{ANSWERS} inet" in held
+
+
+class RuleDriver:
+    """Driver[str, str] of the keys of `wanted` and `wanted_for_lans`."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+
+    def read(self) -> Mapping[str, str]:
+        """Return our rules and last routes."""
+        found: dict[str, str] = {}
+        for name, family in _FAMILIES.items():
+            for rule in self._netlink.dump("rules", family=family):
+                if (kind := _kind(rule)) is not None:
+                    ports = rule.get_attr("FRA_SPORT_RANGE") if kind == UDP else None
+                    found[f"{kind} {name}" + (f" {ports.split(':')[0]}" if ports else "")] = _from(rule)
+            for route in self._netlink.dump("routes", family=family, table=TABLE):
+                if route["proto"] == PROTOCOL and route["type"] == _UNREACHABLE:
+                    found[f"{LAST} {name}"] = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+        return found
+
+    def put(self, key: str, value: str) -> None:
+        """Create or replace a rule or a last route."""
+        kind, family, port = _parse(key)
+        previous = self.read().get(key)
+        with kernel_errors(f"{key} {value}".strip()):
+            if kind == LAST:
+                self._last_route("replace", family, value)
+                if previous not in (None, value):
+                    self._last_route("del", family, str(previous))
+                return
+            try:
+                self._rule("add", kind, family, port, value)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+            if previous not in (None, value):
+                self._rule("del", kind, family, port, str(previous))
+
+    def delete(self, key: str) -> None:
+        """Remove a rule or a last route; one that is already gone is success."""
+        kind, family, port = _parse(key)
+        have = self.read()
+        if key not in have:
+            return
+        with kernel_errors(f"remove {key}"):
+            if kind == LAST:
+                self._last_route("del", family, have[key])
+            else:
+                self._rule("del", kind, family, port, have[key])
+
+    def _rule(self, verb: str, kind: str, family: int, port: int, source: str) -> None:
+        what: dict[str, Any] = {"priority": _PRIORITIES[kind], "protocol": PROTOCOL}
+        if kind == CLOSED:
+            what |= {"action": _UNREACHABLE}
+        else:
+            what |= {"action": _TO_TABLE, "table": _TABLES[kind]}
+        if source:
+            what |= {"src": source.split("/")[0], "src_len": int(source.split("/")[1])}
+        if port:
+            what |= {"ip_proto": _UDP, "sport_range": f"{port}:{port}"}
+        self._netlink.ipr.rule(verb, family=family, **what)
+
+    def _last_route(self, verb: str, family: int, network: str) -> None:
+        self._netlink.ipr.route(
+            verb, family=family, dst=network, table=TABLE, proto=PROTOCOL, type="unreachable", priority=_LAST_METRIC
+        )
+
+
+def _kind(rule: Any) -> str | None:
+    """Return what a rule message is of ours, by our priority, table and protocol number; None for another's."""
+    if rule.get_attr("FRA_PROTOCOL") not in (None, PROTOCOL):
+        return None
+    found = (kind for kind, priority in _PRIORITIES.items() if rule.get_attr("FRA_PRIORITY") == priority)
+    kind = next(found, None)
+    if kind == CLOSED:
+        return kind if rule["action"] == _UNREACHABLE else None
+    return kind if kind and rule.get_attr("FRA_TABLE") == _TABLES[kind] else None
+
+
+def _from(rule: Any) -> str:
+    return f"{rule.get_attr('FRA_SRC')}/{rule['src_len']}" if rule["src_len"] else ""
+
+
+def _parse(key: str) -> tuple[str, int, int]:
+    kind, family, port = (*key.split(" "), "0")[:3]
+    if (kind != LAST and kind not in _PRIORITIES) or family not in _FAMILIES or not port.isdecimal():
+        raise DataplaneError(f"{key!r} is none of our rules; they are {', '.join(_PRIORITIES)} or {LAST}, and a family")
+    return kind, _FAMILIES[family], int(port)

@@ -1,0 +1,1 @@
+"""What needs root: compiling, verifying, pinning and attaching the eBPF programs."""
