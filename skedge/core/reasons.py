@@ -1,7 +1,7 @@
 """The closed list of reasons for every "no".
 
 The same words appear in metrics, CLI, logs and receipts (docs/architecture.md). ``code`` is what the eBPF
-programs store and count (``bpf/reasons.h`` is checked against this list by a test).
+programs store and count (``bpf/common/reasons.h`` is checked against this list by a test).
 """
 
 from __future__ import annotations

@@ -21,17 +21,17 @@ from skedge.core.linkstate.messages import Message
 from skedge.core.linkstate.pacing import Backoff
 from skedge.core.model import EngineKind, LinkId, SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
-from skedge.daemon import links, persist
-from skedge.daemon.counting import Counting, Tally
+from skedge.daemon import link_status, state_file
+from skedge.daemon.control_plane import Wires
+from skedge.daemon.counter_polling import Counting, Tally
 from skedge.daemon.inbox import Inbox
-from skedge.daemon.kernel import Applied, Kernel
-from skedge.daemon.notify import Notifier
-from skedge.daemon.placements import PlacementLog
+from skedge.daemon.kernel.kernel import Applied, Kernel
+from skedge.daemon.kernel.tunnel_watch import Tunnels
+from skedge.daemon.kernel.worker import Worker
+from skedge.daemon.placement_log import PlacementLog
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import Heard, State
-from skedge.daemon.tunnels import Tunnels
-from skedge.daemon.wires import Wires
-from skedge.daemon.worker import Worker
+from skedge.daemon.systemd import Notifier
 
 log = logging.getLogger("skedge.daemon")
 
@@ -71,7 +71,7 @@ class Controller:
         notifier: Notifier,
     ) -> None:
         now = time.monotonic()
-        remembered = persist.load(state_dir)
+        remembered = state_file.load(state_dir)
         self._path, self._state_dir, self._notifier = path, state_dir, notifier
         self.started = now
         self.identity = identity
@@ -182,7 +182,7 @@ class Controller:
     def _remember(self) -> None:
         self._remembered = self.flooder.incarnation
         try:
-            persist.save(self._state_dir, persist.Remembered(self.flooder.incarnation, self.state.ports))
+            state_file.save(self._state_dir, state_file.Remembered(self.flooder.incarnation, self.state.ports))
         except OSError as error:
             log.error("op=remember path=%s failed=%r", self._state_dir, error.strerror)
 
@@ -226,7 +226,9 @@ class Controller:
 
     def _look_at_links(self, now: float) -> None:
         """Take over which links may be used; only a change of up or down is news by itself."""
-        used = links.used(self.wires.link_stats(), self.flooder.adjacencies(now), now, self.state.config.hold_time_s)
+        used = link_status.used(
+            self.wires.link_stats(), self.flooder.adjacencies(now), now, self.state.config.hold_time_s
+        )
         news = {link: one.up for link, one in used.items()} != {
             link: one.up for link, one in self.state.links_used.items()
         }
@@ -245,8 +247,8 @@ class Controller:
         """
         stats, configured = self.wires.link_stats(), self.state.configured_links()
         age = now - self.started
-        waits = links.waiting(configured, stats, self.flooder.adjacencies(now))
-        undecided = links.undecided(configured, stats) if age < PROBE_WAIT_S else frozenset()
+        waits = link_status.waiting(configured, stats, self.flooder.adjacencies(now))
+        undecided = link_status.undecided(configured, stats) if age < PROBE_WAIT_S else frozenset()
         if (waits or undecided) and age < self.state.config.hold_time_s:
             return False
         if not self._health_known(now):

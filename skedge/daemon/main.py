@@ -17,12 +17,12 @@ from skedge.control.identity.identity import load as load_identity
 from skedge.core.api.documents import SOCKET_PATH
 from skedge.core.errors import SkedgeError
 from skedge.core.model import SiteConfig
-from skedge.daemon import metrics
-from skedge.daemon.answers import Answers
-from skedge.daemon.build import build_kernel
+from skedge.daemon.api import metrics
+from skedge.daemon.api.answers import Answers
 from skedge.daemon.controller import Controller
-from skedge.daemon.kernel import Kernel
-from skedge.daemon.notify import Notifier
+from skedge.daemon.kernel.assembly import build_kernel
+from skedge.daemon.kernel.kernel import Kernel
+from skedge.daemon.systemd import Notifier
 from skedge.dataplane import engine_choice
 
 log = logging.getLogger("skedge.daemon")

@@ -1,7 +1,7 @@
 """Which engine balances on this host, and why: what is configured, what serves already, what the host can.
 
 The loader decides with root's rights and writes its verdict down; the controller reads it. An engine that is asked for
-by name takes over from one that serves (daemon/handover.py); ``auto`` stays with what serves.
+by name takes over from one that serves (daemon/kernel/handover.py); ``auto`` stays with what serves.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Program:
         return f"attach_{self.pin}"
 
 
-SOCKETS = "connect_parts.c"
+SOCKETS = "sockets.c"
 
 
 def _connect(name: str, attach: Attach) -> Program:
@@ -69,7 +69,7 @@ def _connect(name: str, attach: Attach) -> Program:
 
 
 def _iterator(function: str, over: str, pin: str, *defines: str) -> Program:
-    made = "iterate_parts.c", f"bpf_iter__{function}", ProgType.TRACING, pin, Attach.ITERATOR
+    made = "iterators.c", f"bpf_iter__{function}", ProgType.TRACING, pin, Attach.ITERATOR
     return Program(*made, iterates=over, defines=defines)
 
 
@@ -93,12 +93,12 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
 )
 
 LINK_PROGRAMS: tuple[Program, ...] = (
-    Program("link_parts.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),
-    Program("link_parts.c", "link_egress", ProgType.SCHED_CLS, "link_egress_v1"),
+    Program("links.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),
+    Program("links.c", "link_egress", ProgType.SCHED_CLS, "link_egress_v1"),
 )
 
 PROGRAM_TABLE = "nat_programs_v1"
-LAN_PARTS = "lan_parts.c"
+LAN_PARTS = "nat.c"
 
 
 def _part(name: str, entry: int) -> Program:
@@ -121,5 +121,5 @@ LAN_PROGRAMS: tuple[Program, ...] = (
 
 PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LAN_PROGRAMS + LINK_PROGRAMS
 
-PICK_TEST = Program("pick_test.c", "skedge_pick_test", ProgType.SCHED_CLS, "pick_test_v1")
+PICK_TEST = Program("placement/pick_test.c", "skedge_pick_test", ProgType.SCHED_CLS, "pick_test_v1")
 """The pick without a socket, for tests and benchmarks; never loaded on an edge host."""

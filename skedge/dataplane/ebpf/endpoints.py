@@ -1,4 +1,4 @@
-"""The published endpoints of this site, in the pinned maps of the packet programs (bpf/link_maps.h).
+"""The published endpoints of this site, in the pinned maps of the packet programs (bpf/common/link_maps.h).
 
 Beside each endpoint stand the addresses that its workload's own packets may carry, so that replies of workloads that
 are reached by rewriting, and of all UDP workloads, leave with the endpoint as their source.

@@ -45,7 +45,7 @@ def flow(
 
 
 def state(record: FlowRecord) -> FlowState:
-    """Return what a flow is doing, as bpf/lan_iterate.c judges its patience."""
+    """Return what a flow is doing, as bpf/nat/iterate.c judges its patience."""
     said, answered = record.forward.state, record.reply.state
     if record.key.protocol is Protocol.UDP:
         return FlowState.UDP

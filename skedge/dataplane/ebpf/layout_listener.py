@@ -1,4 +1,4 @@
-"""The layouts of listeners and of affinity in bpf/structs.h: packing and unpacking, nothing else."""
+"""The layouts of listeners and of affinity in bpf/placement/types.h: packing and unpacking, nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of link devices that the packet programs ask by interface index (bpf/link_maps.h).
+"""The table of link devices that the packet programs ask by interface index (bpf/common/link_maps.h).
 
 An array, so that a packet costs no hash: a device has the slot of its index, or one of the next three.
 """

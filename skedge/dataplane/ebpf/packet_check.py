@@ -1,6 +1,6 @@
 """What the packet programs on link devices know: this site's configuration, who is at each device's far end, counts.
 
-The layouts are those of bpf/link_maps.h. Before a device is in the link table, its program lets nothing in.
+The layouts are those of bpf/common/link_maps.h. Before a device is in the link table, its program lets nothing in.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FilterConfig:
         )
 
     def pack(self, flags: int = 0) -> bytes:
-        """Return the value of the configuration map; ``flags`` are LINK_* of bpf/link_maps.h."""
+        """Return the value of the configuration map; ``flags`` are LINK_* of bpf/common/link_maps.h."""
         network4, network6 = ip_network(self.network4), ip_network(self.network6)
         if not isinstance(network6, IPv6Network) or network6.prefixlen != 48:
             raise ValueError(f"{self.network6} is not an IPv6 /48")

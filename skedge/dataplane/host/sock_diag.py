@@ -148,7 +148,7 @@ def takes_datagrams(target: Target) -> bool:
 
 
 def delivers(workload: Target, listeners: Collection[SocketInfo]) -> tuple[bool, bool]:
-    """Return whether IPv4 and whether IPv6 packets for this workload find a socket, as bpf/link_deliver.h looks."""
+    """Return whether IPv4 and whether IPv6 packets for this workload find a socket, as bpf/link/deliver_tcp.h looks."""
     host = ip_address(_plain(workload.address))
     found = [info for info in listeners if info.local.port == workload.port]
     other = {4: "127.0.0.1", 6: "::1"} if host.is_loopback else {4: "0.0.0.0", 6: "::"}  # noqa: S104 - a comparison

@@ -1,4 +1,4 @@
-"""Default deny on link devices by nftables, where no eBPF programs can do it: the same list as `bpf/link_ingress.c`.
+"""Default deny on link devices by nftables, where no eBPF programs can do it: the same list as `bpf/link/ingress.c`.
 
 From a link come in: new connections to published endpoints, packets of connections that exist, ICMP errors about them,
 control and probe traffic of the neighbour itself, transit between sites. The rest is dropped and counted by reason.

@@ -10,8 +10,8 @@ from skedge.core.desired import compute
 from skedge.core.linkstate.own_records import endpoint_ports, links_record, services_record
 from skedge.core.model import NetworkMap, SiteConfig
 from skedge.core.routing import rib
-from skedge.daemon.build import build_kernel
-from skedge.daemon.kernel import Kernel
+from skedge.daemon.kernel.assembly import build_kernel
+from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import purge
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs.engine import IpvsEngine

@@ -6,7 +6,7 @@ import pytest
 
 from skedge.core.api.documents import ConnectionRow
 from skedge.core.api.new_placements import OVERLAP_S, Following
-from skedge.daemon.placements import LINES_MAX, write
+from skedge.daemon.placement_log import LINES_MAX, write
 
 
 def row(number: int, placed_s: float, **other: str) -> ConnectionRow:

@@ -28,7 +28,7 @@ from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
 from skedge.daemon import controller as module
 from skedge.daemon.controller import Controller
-from skedge.daemon.kernel import Kernel
+from skedge.daemon.kernel.kernel import Kernel
 from skedge.daemon.state import Slot
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.unit.control.authority import Authority

@@ -14,9 +14,9 @@ from skedge.core.model import Metrics, WorkloadId
 from skedge.core.objects import ListenerKey
 from skedge.core.observed import Counts, FlowKind, Receipt
 from skedge.core.reasons import Reason
-from skedge.daemon import answers as module
-from skedge.daemon import metrics
-from skedge.daemon.answers import Answers
+from skedge.daemon.api import answers as module
+from skedge.daemon.api import metrics
+from skedge.daemon.api.answers import Answers
 from tests.unit.control.authority import Authority
 from tests.unit.daemon.kit import LINK_AB, WEB, Running, document, report, running, write
 

@@ -15,7 +15,7 @@ from skedge.core.model import Connector, Health, HealthType, LinkId, Listener, P
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.daemon import persist
+from skedge.daemon import state_file
 from tests.unit.control.authority import Authority
 from tests.unit.daemon.kit import LINK_AB, WEB, FakeKernel, document, fake_kernel, report, running, site, write
 
@@ -194,7 +194,7 @@ def test_every_life_has_a_higher_incarnation(tmp_path: Path, authority: Authorit
             return run.at.flooder.incarnation
 
     assert [asyncio.run(life()) for _ in range(3)] == [1, 2, 3]
-    assert persist.load(tmp_path / "state").incarnation == 3
+    assert state_file.load(tmp_path / "state").incarnation == 3
 
 
 def test_a_life_that_lost_its_memory_passes_what_its_neighbour_remembers(tmp_path: Path, authority: Authority) -> None:
@@ -218,7 +218,7 @@ def test_a_life_that_lost_its_memory_passes_what_its_neighbour_remembers(tmp_pat
             second.wires.measure(LINK_AB, True)
             neighbour.connect()
             await second.until(lambda: second.at.flooder.incarnation == 4)
-            await second.until(lambda: persist.load(tmp_path / "state").incarnation == 4)
+            await second.until(lambda: state_file.load(tmp_path / "state").incarnation == 4)
 
     asyncio.run(main())
 
@@ -468,7 +468,7 @@ def test_counters_are_read_and_reported_and_an_engine_that_fails_is_asked_again(
 def test_idle_flows_are_swept_again_and_again(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.daemon.counting.SWEEP_S", 0.01)
+    monkeypatch.setattr("skedge.daemon.counter_polling.SWEEP_S", 0.01)
 
     async def main() -> None:
         async with running(tmp_path, authority) as run:
@@ -490,7 +490,7 @@ def test_a_device_that_came_is_looked_at(tmp_path: Path, authority: Authority) -
 
 
 def test_drift_is_repaired_and_added_up(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skedge.daemon.counting.DRIFT_S", 0.05)
+    monkeypatch.setattr("skedge.daemon.counter_polling.DRIFT_S", 0.05)
 
     async def main() -> None:
         async with running(tmp_path, authority) as run:

@@ -10,8 +10,8 @@ from skedge.core.api.documents import FlowRow, Request
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.observed import Flow, FlowKind, FlowState
-from skedge.daemon import rows
-from skedge.daemon.filters import Filter
+from skedge.daemon.api import rows
+from skedge.daemon.api.filters import Filter
 
 FLOW = Flow(
     client="10.0.5.9:40000",

@@ -19,13 +19,14 @@ from skedge.core.model import FlowTimes, Lan, LinkId
 from skedge.core.observed import TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.daemon import inbox as inbox_module
-from skedge.daemon import links, notify, persist
+from skedge.daemon import link_status, state_file
+from skedge.daemon import systemd as notify
+from skedge.daemon.api.problems import Finding, Problems
 from skedge.daemon.inbox import Inbox
-from skedge.daemon.kernel import Applied
-from skedge.daemon.lan import nat_config
-from skedge.daemon.problems import Finding, Problems
-from skedge.daemon.tunnels import Tunnels
-from skedge.daemon.worker import Worker
+from skedge.daemon.kernel.kernel import Applied
+from skedge.daemon.kernel.lan import nat_config
+from skedge.daemon.kernel.tunnel_watch import Tunnels
+from skedge.daemon.kernel.worker import Worker
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from tests.fakes.networks import site_config
 from tests.unit.daemon.kit import fake_kernel
@@ -40,27 +41,27 @@ DOWN = LinkStats(False, Reason.PROBE_LOST, 5.0, 0, 0, 1.0, 40, 0)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    kept = persist.Remembered(7, {"web": 61007})
-    persist.save(tmp_path, kept)
-    assert persist.load(tmp_path) == kept
+    kept = state_file.Remembered(7, {"web": 61007})
+    state_file.save(tmp_path, kept)
+    assert state_file.load(tmp_path) == kept
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_no_file_is_no_memory(tmp_path: Path) -> None:
-    assert persist.load(tmp_path) == persist.Remembered(0, {})
+    assert state_file.load(tmp_path) == state_file.Remembered(0, {})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"incarnation": "x"}', '{"ports": {"web": "y"}}', "\x00\xff"])
 def test_a_damaged_file_is_no_memory(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_bytes(text.encode("latin-1"))
-    assert persist.load(tmp_path) == persist.Remembered()
+    assert state_file.load(tmp_path) == state_file.Remembered()
 
 
 def test_a_save_that_cannot_be_made_leaves_the_old_content(tmp_path: Path) -> None:
-    persist.save(tmp_path, persist.Remembered(3))
+    state_file.save(tmp_path, state_file.Remembered(3))
     with pytest.raises(OSError):
-        persist.save(tmp_path / "missing", persist.Remembered(4))
-    assert persist.load(tmp_path).incarnation == 3
+        state_file.save(tmp_path / "missing", state_file.Remembered(4))
+    assert state_file.load(tmp_path).incarnation == 3
 
 
 # ---- inbox -----------------------------------------------------------------------------------------------------
@@ -174,8 +175,8 @@ def adjacency(state: State, full_until: float = 0.0) -> AdjacencyView:
 
 
 def test_facts_join_probes_and_adjacency() -> None:
-    found = links.facts({LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.FULL)})
-    assert found[LINK] == links.LinkFacts(True, Reason.NONE, "full", 300, 0.01, 40, 39, 5.0)
+    found = link_status.facts({LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.FULL)})
+    assert found[LINK] == link_status.LinkFacts(True, Reason.NONE, "full", 300, 0.01, 40, 39, 5.0)
     assert (found[OTHER].up, found[OTHER].reason, found[OTHER].adjacency) == (False, Reason.PROBE_LOST, "down")
 
 
@@ -193,22 +194,22 @@ def test_facts_join_probes_and_adjacency() -> None:
 def test_a_link_is_used_while_its_far_kernel_answers_and_its_controller_was_heard(
     stats: LinkStats, state: State, full_until: float, up: bool
 ) -> None:
-    used = links.used({LINK: stats}, {LINK: adjacency(state, full_until)}, 1000.0, 60.0)
+    used = link_status.used({LINK: stats}, {LINK: adjacency(state, full_until)}, 1000.0, 60.0)
     assert used[LINK].up is up
 
 
 def test_sync_waits_for_links_that_answer_but_were_not_heard() -> None:
     configured = {LINK: "b", OTHER: "c"}
-    assert links.waiting(configured, {LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.EXCHANGE)}) == {LINK}
-    assert links.waiting(configured, {LINK: UP}, {LINK: adjacency(State.FULL)}) == frozenset()
-    assert links.waiting(configured, {LINK: UP}, {}) == {LINK}
+    assert link_status.waiting(configured, {LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.EXCHANGE)}) == {LINK}
+    assert link_status.waiting(configured, {LINK: UP}, {LINK: adjacency(State.FULL)}) == frozenset()
+    assert link_status.waiting(configured, {LINK: UP}, {}) == {LINK}
 
 
 def test_a_link_is_undecided_until_it_answers_or_enough_probes_were_lost() -> None:
     configured = {LINK: "b", OTHER: "c"}
-    fresh = replace(DOWN, sent=links.VERDICT_PROBES - 1)
-    assert links.undecided(configured, {LINK: fresh}) == {LINK, OTHER}
-    assert links.undecided(configured, {LINK: UP, OTHER: DOWN}) == frozenset()
+    fresh = replace(DOWN, sent=link_status.VERDICT_PROBES - 1)
+    assert link_status.undecided(configured, {LINK: fresh}) == {LINK, OTHER}
+    assert link_status.undecided(configured, {LINK: UP, OTHER: DOWN}) == frozenset()
 
 
 # ---- notify ----------------------------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def test_wishes_that_pile_up_become_the_newest_one() -> None:
 
 
 def test_a_failure_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skedge.daemon.worker.RETRY_S", 0.03)
+    monkeypatch.setattr("skedge.daemon.kernel.worker.RETRY_S", 0.03)
     kernel, applied = SlowKernel(), list[Applied]()
     kernel.result = Applied(failed={"route 1": "refused"})
 
@@ -316,7 +317,7 @@ def test_a_failure_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_kernel_is_compared_again_without_a_new_wish(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skedge.daemon.worker.FULL_S", 0.03)
+    monkeypatch.setattr("skedge.daemon.kernel.worker.FULL_S", 0.03)
     kernel, applied = SlowKernel(), list[Applied]()
 
     async def main() -> None:

@@ -31,9 +31,10 @@ from skedge.core.model import (
 from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.observed import Counts, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
-from skedge.daemon import checks, links, rows
-from skedge.daemon.filters import Filter
-from skedge.daemon.kernel import Applied
+from skedge.daemon import link_status
+from skedge.daemon.api import findings, rows
+from skedge.daemon.api.filters import Filter
+from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.state import Heard, State, usable_targets
 from tests.fakes.networks import configs, connector, map_of
 
@@ -264,8 +265,8 @@ def test_sites_come_with_this_one_first() -> None:
 def test_links_say_why_they_are_not_used() -> None:
     state = state_of(site="B")
     state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
-    up = links.LinkFacts(True, Reason.NONE, "full", 1500, 0.25, 40, 30, 60.0)
-    lost = links.LinkFacts(False, Reason.PROBE_LOST, "down", 0, 1.0, 40, 0, 70.0)
+    up = link_status.LinkFacts(True, Reason.NONE, "full", 1500, 0.25, 40, 30, 60.0)
+    lost = link_status.LinkFacts(False, Reason.PROBE_LOST, "down", 0, 1.0, 40, 0, 70.0)
     tunnels = {LinkId("A", "B"): TunnelFacts(5.0, "10.0.0.2:4791", ("key",))}
     a, c = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): lost}, 100.0, tunnels)
     assert (a.handshake_s, a.endpoint, a.keys) == (5.0, "10.0.0.2:4791", ("key",))
@@ -281,7 +282,7 @@ def test_a_link_that_only_this_end_uses_is_one_way() -> None:
     deaf = replace(far, links=tuple(replace(link, up=False) for link in far.links))
     state = state_of(networks, "B")
     state.recompute(replace(network_map, links={**network_map.links, "A": deaf}))
-    up = links.LinkFacts(True, Reason.NONE, "full", 100, 0.0, 9, 9, 0.0)
+    up = link_status.LinkFacts(True, Reason.NONE, "full", 100, 0.0, 9, 9, 0.0)
     row = rows.links(state, {LinkId("A", "B"): up, LinkId("B", "C"): up}, 1.0, {})[0]
     assert (row.up, row.reason) == (False, "one-way")
 
@@ -351,8 +352,8 @@ def test_drops_come_most_frequent_first_without_zeros() -> None:
 # ---- what is wrong ---------------------------------------------------------------------------------------------
 
 
-def look(state: State, **changes: object) -> checks.Look:
-    plain = checks.Look(
+def look(state: State, **changes: object) -> findings.Look:
+    plain = findings.Look(
         now=100.0,
         state=state,
         desired=state.desired(),
@@ -372,12 +373,12 @@ def link_row(up: bool, adjacency: str = "full", reason: str = "none") -> LinkRow
     return LinkRow("A--B", "B", "sk-b", "vxlan", 10, up, adjacency, 0.1, 0.0, 9, 9, 1.0, reason)
 
 
-def problems(made: checks.Look) -> dict[str, tuple[str, str]]:
-    return {finding.what: (finding.severity, finding.cause) for finding in checks.findings(made)}
+def problems(made: findings.Look) -> dict[str, tuple[str, str]]:
+    return {finding.what: (finding.severity, finding.cause) for finding in findings.findings(made)}
 
 
 def test_nothing_is_wrong_with_a_good_network() -> None:
-    assert checks.findings(look(state_of(), link_rows=[link_row(True)])) == []
+    assert findings.findings(look(state_of(), link_rows=[link_row(True)])) == []
 
 
 def test_a_wireguard_link_without_a_handshake_says_what_to_do() -> None:
@@ -467,4 +468,4 @@ def test_a_claim_that_is_refused_is_a_problem() -> None:
 
 def test_stats_of_a_link_that_is_up_carry_no_reason() -> None:
     stats = LinkStats(True, Reason.PROBE_LOST, 1.0)
-    assert links.facts({LinkId("A", "B"): stats}, {})[LinkId("A", "B")].reason is Reason.NONE
+    assert link_status.facts({LinkId("A", "B"): stats}, {})[LinkId("A", "B")].reason is Reason.NONE

@@ -7,8 +7,8 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import ANY_DEVICE, Lan, SiteConfig
 from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
-from skedge.daemon.handover import Handover
-from skedge.daemon.kernel import Kernel
+from skedge.daemon.kernel.handover import Handover
+from skedge.daemon.kernel.kernel import Kernel
 from tests.unit.daemon.kit import Desired, fake_kernel
 
 LISTENER = ListenerKey("10.0.0.1", 80)

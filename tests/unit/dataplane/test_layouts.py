@@ -20,7 +20,7 @@ BPF = Path(skedge.__file__).parent / "bpf"
 
 
 def test_reason_codes_of_the_programs_are_those_of_the_list() -> None:
-    text = (BPF / "link_reasons.h").read_text()
+    text = (BPF / "common/link_reasons.h").read_text()
     codes = dict(re.findall(r"^#define ([A-Z_]+) (\d+)$", text, re.MULTILINE))
     assert len(codes) >= 8
     for name, code in codes.items():

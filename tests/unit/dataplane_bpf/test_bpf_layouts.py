@@ -1,4 +1,4 @@
-"""The layouts in Python are those of bpf/structs.h, and the constants those of the headers."""
+"""The layouts in Python are those of bpf/placement/types.h, and the constants those of the headers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TYPES: dict[str, type] = {
 }
 CONSTANTS = {
     name: value
-    for header in ("consts.h", "reasons.h")
+    for header in ("common/limits.h", "common/reasons.h")
     for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)u?\b", (SOURCES / header).read_text(), re.M)
 }
 
@@ -40,7 +40,7 @@ def number(text: str) -> int:
 
 def c_structs() -> dict[str, type[ctypes.Structure]]:
     """The C structs as ctypes lays them out: by the same rules of alignment as the compiler."""
-    text = "".join((SOURCES / header).read_text() for header in ("structs.h", "maps.h", "lan_calls.h", "lan_maps.h"))
+    text = "".join((SOURCES / header).read_text() for header in ("placement/types.h", "placement/maps.h", "common/tail_calls.h", "nat/types.h"))
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     known: dict[str, type] = dict(TYPES)
     found: dict[str, type[ctypes.Structure]] = {}
@@ -204,7 +204,7 @@ def test_a_flow_is_read_member_by_member() -> None:
 
 
 def test_constants_of_flows_are_those_of_the_headers() -> None:
-    text = "".join((SOURCES / header).read_text() for header in ("lan_maps.h", "lan_calls.h"))
+    text = "".join((SOURCES / header).read_text() for header in ("nat/types.h", "common/tail_calls.h"))
     found = {
         name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)(?:ull)?\b", text, re.M)
     }

@@ -1,0 +1,114 @@
+/* Structs and pinned maps of the packet programs on link devices; written by skedge/dataplane/{linkfilter,endpoints}.py.
+ * NBO = network byte order, HBO = host byte order. A layout change takes a new versioned name. */
+#ifndef SKEDGE_LINK_MAPS_H
+#define SKEDGE_LINK_MAPS_H
+
+#ifndef PIN_DIR
+#define PIN_DIR "/sys/fs/bpf/skedge"
+#endif
+
+/* An address of either family: IPv4 lies in word 0, the other words are 0. */
+struct address {
+	__u32 word[4]; /* NBO */
+};
+
+/* What is the same for every link of this site. */
+struct link_config {
+	struct address overlay4;
+	struct address overlay6;
+	struct address prefix4; /* the overlay's IPv4 network, with its mask beside it */
+	struct address mask4;
+	struct address prefix6; /* a /48 */
+	__u16 control_port; /* HBO, like all ports here */
+	__u16 load_port;
+	__u16 endpoint_low;
+	__u16 endpoint_high;
+	__u32 flags;	/* LINK_COOKIES_ALWAYS, LINK_YIELDS, LINK_LEFT */
+};
+
+#define LINK_COOKIES_ALWAYS 1 /* net.ipv4.tcp_syncookies is 2 */
+#define LINK_YIELDS 2	      /* the other engine delivers and checks: what is not of a connection made before passes */
+#define LINK_LEFT 4	      /* the other engine's open connections go on: their packets find no socket here */
+
+#define LINK_L3 1 /* packets have no Ethernet header (WireGuard, TUN) */
+
+/* One link device: who is at its far end. */
+struct link_entry {
+	struct address own;
+	struct address peer; /* link-local addresses of this site and of the neighbour */
+	__u8 peer_mac[6];
+	__u16 flags;
+	__u32 ifindex; /* 0: the slot is free */
+	__u32 programs[2]; /* the controller's memory: ids of what is attached, ingress and egress (0: nothing) */
+};
+
+/* An entry lies in the slot of its interface index, or in one of the next ones: an array costs no hash and no call. */
+#define LINK_SLOTS 1024
+#define LINK_PROBES 4
+
+struct endpoint_key {
+	__u16 port; /* HBO */
+	__u8 protocol;
+	__u8 spare;
+};
+
+#define NAME_SIZE 64
+
+#define ENDPOINT_ELSEWHERE 1 /* the workload is a LAN machine or container, not on this host */
+
+/* The workload behind a published endpoint. The names are for people and for the controller's restart. */
+struct endpoint {
+	struct address host;
+	__u16 port; /* HBO */
+	__u8 v6;
+	__u8 flags; /* ENDPOINT_* */
+	__u8 spare[4];
+	char site[NAME_SIZE];
+	char connector[NAME_SIZE];
+};
+
+/* What is known of a port of this site's overlay addresses over TCP. */
+#define MARK_PUBLISHED 1u /* controller: a published endpoint */
+#define MARK_LOOKUP 2u	  /* program: its packets may need more than the kernel's own lookup, see link/fast_path.h */
+#define MARK_NAT 4u	  /* controller: its workload is not on this host, its packets are of flows */
+#define MARK_REWRITTEN 8u /* program: its workload is reached by rewriting */
+
+/* A workload's own address and port, as its socket sends; address all 0: bound to every address. */
+struct source_key {
+	struct address host;
+	__u16 port; /* HBO */
+	__u8 protocol;
+	__u8 v6;
+};
+
+/* That the socket has sent a datagram to an endpoint: then, and only then, it may get one back unconnected. */
+struct udp_client {
+	__u64 since_ns;
+	__u64 spare;
+};
+
+BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v2, 1, PIN_DIR "/link_config_v2");
+/* slot -> the link, see find_link() */
+BPF_TABLE_PINNED("array", __u32, struct link_entry, link_table_v2, LINK_SLOTS, PIN_DIR "/link_table_v2");
+/* reason code -> packets */
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v1, 64, PIN_DIR "/link_drops_v1");
+/* published endpoint -> workload */
+BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints_v1, 4096, PIN_DIR "/endpoints_v1");
+/* port (HBO) -> MARK_*; a word a port, so that program and controller never write each other's */
+BPF_TABLE_PINNED("array", __u32, __u32, endpoint_marks_v1, 65536, PIN_DIR "/endpoint_marks_v1");
+/* workload's own address and port -> endpoint port, for replies whose source must be the endpoint */
+BPF_TABLE_PINNED("hash", struct source_key, __u16, endpoint_sources_v1, 8192, PIN_DIR "/endpoint_sources_v1");
+
+/* bcc has no pinned form of its BPF_SK_STORAGE. */
+struct udp_clients_table {
+	int key;
+	struct udp_client leaf;
+	void *(*sk_storage_get)(void *, void *, int);
+	int (*sk_storage_delete)(void *);
+	__u32 flags;
+};
+__attribute__((section("maps/sk_storage:" PIN_DIR "/link_udp_clients_v1")))
+struct udp_clients_table link_udp_clients_v1 = {.flags = BPF_F_NO_PREALLOC};
+BPF_ANNOTATE_KV_PAIR(link_udp_clients_v1, int, struct udp_client);
+
+#endif

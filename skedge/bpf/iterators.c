@@ -1,0 +1,3 @@
+/* Iterators as one text for the compiler: what they share is read once. Compiled twice, as each of the two says. */
+#include "placement/iterate.c"
+#include "nat/iterate.c"

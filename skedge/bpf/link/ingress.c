@@ -1,0 +1,177 @@
+/* tc ingress of every link device: stateless default deny, and delivery to workloads.
+ *
+ * In come: new connections to published endpoints, packets of sockets that exist, ICMP errors about them, control
+ * and probe traffic of the neighbour itself, transit between sites. The rest is dropped and counted by reason. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+#include <bcc/helpers.h>
+
+#include "common/link_reasons.h"
+#include "common/link_maps.h"
+#include "common/packet.h"
+#include "common/tail_calls.h"
+#include "common/lan_prefixes.h"
+#include "link/sk_lookup.h"
+#include "link/deliver_tcp.h"
+#include "link/deliver_udp.h"
+#include "link/icmp.h"
+#include "link/fast_path.h"
+#include "link/preserved_src.h"
+
+#define ICMP6_ECHO_REQUEST 128
+#define ICMP6_ECHO_REPLY 129
+#define ICMP6_LISTENER_QUERY 130
+#define ICMP6_ROUTER_SOLICITATION 133
+#define ICMP6_NEIGHBOUR_SOLICITATION 135
+#define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
+
+/* Frames of another sender are not the link's. On a shared segment other hosts' broadcasts arrive too: no news. */
+INLINE int check_sender(struct __sk_buff *skb, const struct link_entry *link)
+{
+	__u8 mac[6];
+
+	if (bpf_skb_load_bytes(skb, 6, mac, sizeof(mac)))
+		return MALFORMED;
+	for (int i = 0; i < 6; i++)
+		if (mac[i] != link->peer_mac[i])
+			return skb->pkt_type == PACKET_HOST ? WRONG_TUNNEL_PEER : SILENT;
+	return 0;
+}
+
+/* Link-local traffic: probes, neighbour discovery, the control stream; from the neighbour, to us. */
+INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link,
+			   struct packet *p)
+{
+	__u8 type = 0;
+
+	if (!same(&p->from, &link->peer))
+		return NOT_NEIGHBOUR;
+	if (p->protocol == NEXT_HOP_BY_HOP && is_multicast6(&p->to))
+		return SILENT; /* a multicast listener report, sent by every kernel when a device comes up */
+	if (p->protocol == IPPROTO_ICMPV6) {
+		if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
+			return MALFORMED;
+		if (type == ICMP6_NEIGHBOUR_SOLICITATION || type == ICMP6_NEIGHBOUR_ADVERTISEMENT)
+			return p->hops == 255 ? 0 : NOT_NEIGHBOUR;
+		if (type == ICMP6_ROUTER_SOLICITATION)
+			return SILENT;
+		if (same(&p->to, &link->own) && (type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY || (type >= 1 && type <= 4)))
+			return 0;
+		return NOT_NEIGHBOUR;
+	}
+	if (p->protocol != IPPROTO_TCP || !same(&p->to, &link->own))
+		return NOT_NEIGHBOUR;
+	if (parse_tcp(skb, p))
+		return MALFORMED;
+	if (p->to_port == config->control_port)
+		return 0;
+	/* Answers to our own dialling; a SYN from that port would reach any port of this host. */
+	if (p->from_port == config->control_port && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return 0;
+	return NOT_NEIGHBOUR;
+}
+
+/* Traffic between overlay addresses, or with a client of some LAN at one end. */
+INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+{
+	int kept = !in_overlay(config, &p->from, p->v6), reason;
+
+	if (is_own(config, &p->from, p->v6))
+		return NOT_OVERLAY;
+	if (!in_overlay(config, &p->to, p->v6))
+		return kept ? NOT_OVERLAY : check_to_client(p);
+	if (kept) {
+		reason = check_client(config, p);
+		if (reason)
+			return reason;
+	}
+	if (p->v6 && p->protocol == NEXT_HOP_BY_HOP)
+		return MALFORMED;
+	if (!is_own(config, &p->to, p->v6))
+		return kept ? check_size(skb, config, p) : 0; /* transit */
+	if (p->fragment)
+		return FRAGMENT;
+	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return check_icmp(skb, config, p);
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+		return NOT_PUBLISHED;
+	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
+		return MALFORMED;
+	if (kept && p->to_port == config->load_port)
+		return NOT_PUBLISHED; /* that is for sites */
+	if (is_nat_port(bpf_htons(p->to_port)))
+		return TO_NAT;
+	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);
+}
+
+INLINE int check(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	__u32 zero = 0, ifindex = skb->ifindex, offset = 0;
+	struct link_config *config = link_config_v2.lookup(&zero);
+	struct link_entry *link = find_link(ifindex);
+	int reason;
+
+	if (!config || !link)
+		return NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
+	reason = may_pass(skb, config, link);
+	if (reason)
+		return reason == TO_NAT ? TO_NAT : 0;
+	if (!(link->flags & LINK_L3)) {
+		reason = check_sender(skb, link);
+		if (reason)
+			return reason;
+		offset = ETH_LENGTH;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		reason = parse4(skb, &p, offset);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		reason = parse6(skb, &p, offset);
+	else
+		return NOT_OVERLAY;
+	if (reason)
+		return reason;
+	if (p.v6 && (is_link_local(&p.from) || is_link_local(&p.to) || is_multicast6(&p.to)))
+		return check_neighbour(skb, config, link, &p);
+	return check_overlay(skb, config, &p);
+}
+
+/* Whether another engine's check decides on what this one refuses. */
+INLINE int yields(void)
+{
+	__u32 zero = 0;
+	struct link_config *config = link_config_v2.lookup(&zero);
+
+	return config && config->flags & LINK_YIELDS;
+}
+
+int link_ingress(struct __sk_buff *skb)
+{
+	int reason = check(skb);
+
+	if (reason == 0)
+		return TC_ACT_OK;
+	if (reason == TO_NAT || reason == TO_NAT_ERROR || reason == TO_TOO_BIG) {
+		struct link_entry *link;
+		__u32 ifindex = skb->ifindex;
+
+		link = find_link(ifindex);
+		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
+		skb->cb[CB_DENY] = 1;
+		if (reason == TO_NAT)
+			nat_programs_v1.call(skb, NAT_OVERLAY);
+		else if (reason == TO_NAT_ERROR)
+			nat_programs_v1.call(skb, NAT_ERROR);
+		else
+			nat_programs_v1.call(skb, NAT_TOO_BIG);
+		reason = NO_SOCKET; /* NAT is not loaded */
+	}
+	if (yields())
+		return TC_ACT_OK;
+	if (reason != SILENT)
+		count_reason(reason & REASON_MASK);
+	return reason & REFUSED ? TC_ACT_OK : TC_ACT_SHOT;
+}

@@ -1,3 +1,0 @@
-/* Both programs of a link as one text for the compiler: what they share is read, and optimised, once. */
-#include "link_ingress.c"
-#include "link_egress.c"

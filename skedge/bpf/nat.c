@@ -1,0 +1,10 @@
+/* Programs of the LAN as one text for the compiler: what they share is read, and optimised, once. */
+#include "nat/open_3_create.c"
+#include "nat/open_2_place.c"
+#include "nat/open_1_reserve.c"
+#include "nat/icmp_error.c"
+#include "nat/pmtu.c"
+#include "nat/ip_options.c"
+#include "nat/from_overlay.c"
+#include "nat/ingress.c"
+#include "nat/loopback.c"

@@ -1,0 +1,186 @@
+/* An ICMP error about a packet that this host translated: take it to who sent the original, as an error about that.
+ * Path MTU discovery lives on it. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+#include <bcc/helpers.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+#include "placement/store.h"
+#include "common/link_reasons.h"
+#include "common/link_maps.h"
+#include "common/packet.h"
+#include "nat/types.h"
+#include "nat/packet.h"
+#include "nat/conntrack.h"
+#include "nat/forward.h"
+
+#define QUOTED_PORTS 8 /* of the quoted transport header: the least that a router quotes */
+
+struct quote {
+    __u8 ip[IP6_LENGTH + QUOTED_PORTS];
+};
+
+/* A checksum when what it covers changes by @diff (as a sum) and a pair of ports. */
+INLINE __u16 summed(__u16 check, __u32 diff, __u32 old_ports, __u32 new_ports)
+{
+    __u64 sum = (__u16)~check;
+
+    sum += (__u64)diff + (__u32)~old_ports + new_ports;
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return ~sum;
+}
+
+INLINE __u32 ports_of(const struct nat_flow *flow, int back)
+{
+    return back ? flow->to_port | (__u32)flow->from_port << 16 : flow->from_port | (__u32)flow->to_port << 16;
+}
+
+/* The key of the flow that the quoted packet is an answer in: whoever sent it is where the error goes. */
+INLINE int quoted_key(const struct quote *q, int v6, struct nat_key *key)
+{
+    const __u8 *l4 = q->ip + (v6 ? IP6_LENGTH : IP4_LENGTH);
+
+    if (v6) {
+        if (q->ip[0] >> 4 != 6)
+            return -1;
+        key->protocol = q->ip[6];
+        copy_address(key->to, (__u32 *)(q->ip + 8));
+        copy_address(key->from, (__u32 *)(q->ip + 24));
+    } else {
+        if (q->ip[0] != 0x45 || ((q->ip[6] & 0x1f) | q->ip[7]))
+            return -1;
+        key->protocol = q->ip[9];
+        key->to[0] = key->to[1] = key->from[0] = key->from[1] = 0;
+        key->to[2] = key->from[2] = MAPPED_PREFIX;
+        key->to[3] = *(__u32 *)(q->ip + 12);
+        key->from[3] = *(__u32 *)(q->ip + 16);
+    }
+    if (key->protocol != IPPROTO_TCP && key->protocol != IPPROTO_UDP)
+        return -1;
+    key->to_port = *(__u16 *)l4;
+    key->from_port = *(__u16 *)(l4 + 2);
+    return 0;
+}
+
+/* Make the quoted packet the one that the receiver had sent. The sum of its addresses changes as in any packet of the
+ * flow, so the same difference serves. */
+INLINE void translate_quote(struct quote *q, int v6, const struct nat_key *key, const struct nat_flow *flow)
+{
+    __u8 *l4 = q->ip + (v6 ? IP6_LENGTH : IP4_LENGTH);
+    __u32 old_ports = key->from_port | (__u32)key->to_port << 16;
+
+    if (v6) {
+        copy_address((__u32 *)(q->ip + 8), flow->to);
+        copy_address((__u32 *)(q->ip + 24), flow->from);
+    } else {
+        *(__u16 *)(q->ip + 10) = summed(*(__u16 *)(q->ip + 10), flow->sum, 0xffffffff, 0xffffffff);
+        *(__u32 *)(q->ip + 12) = flow->to[3];
+        *(__u32 *)(q->ip + 16) = flow->from[3];
+    }
+    *(__u32 *)l4 = ports_of(flow, 1);
+    if (key->protocol == IPPROTO_UDP && *(__u16 *)(l4 + 6))
+        *(__u16 *)(l4 + 6) = summed(*(__u16 *)(l4 + 6), flow->sum, old_ports, ports_of(flow, 0));
+}
+
+/* Put the translated quote and the flow's addresses into the packet. Returns 0 or MALFORMED. */
+INLINE int rewrite_error(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
+                         const struct nat_flow *flow)
+{
+    __u32 at = p->l4 + 8, size = (p->v6 ? IP6_LENGTH : IP4_LENGTH) + QUOTED_PORTS, diff;
+    struct nat_flow addresses;
+    struct nat_key outer = p->key;
+
+    if (p->v6)
+        diff = (__u32)bpf_csum_diff((void *)old, IP6_LENGTH + QUOTED_PORTS, (void *)new, IP6_LENGTH + QUOTED_PORTS, 0);
+    else
+        diff = (__u32)bpf_csum_diff((void *)old, IP4_LENGTH + QUOTED_PORTS, (void *)new, IP4_LENGTH + QUOTED_PORTS, 0);
+    if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) || bpf_skb_store_bytes(skb, at, new, size, 0))
+        return MALFORMED;
+    copy_address(addresses.from, flow->from);
+    copy_address(addresses.to, flow->to);
+    diff = (__u32)bpf_csum_diff((void *)outer.from, 32, (void *)addresses.from, 32, 0);
+    if (p->v6) {
+        if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, BPF_F_PSEUDO_HDR))
+            return MALFORMED;
+        return bpf_skb_store_bytes(skb, p->l3 + 8, addresses.from, 32, 0) ? MALFORMED : 0;
+    }
+    if (bpf_l3_csum_replace(skb, p->l3 + 10, 0, diff, 0) ||
+        bpf_skb_store_bytes(skb, p->l3 + 12, &addresses.from[3], 4, 0))
+        return MALFORMED;
+    return bpf_skb_store_bytes(skb, p->l3 + 16, &addresses.to[3], 4, 0) ? MALFORMED : 0;
+}
+
+INLINE int is_error(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    __u8 type = 0;
+
+    if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
+        return 0;
+    return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+}
+
+INLINE int load_quote(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q)
+{
+    if (p->v6)
+        return bpf_skb_load_bytes(skb, p->l4 + 8, q, IP6_LENGTH + QUOTED_PORTS);
+    return bpf_skb_load_bytes(skb, p->l4 + 8, q, IP4_LENGTH + QUOTED_PORTS);
+}
+
+/* Find the flow of the error. Returns 0 where there is none (or a local socket gets it from the stack). */
+INLINE struct nat_flow *flow_of(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q, struct nat_key *key)
+{
+    struct nat_flow *flow;
+
+    if (!is_icmp(p) || !is_error(skb, p) || load_quote(skb, p, q) || quoted_key(q, p->v6, key))
+        return 0;
+    if (key->to[0] != p->key.to[0] || key->to[1] != p->key.to[1] || key->to[2] != p->key.to[2] ||
+        key->to[3] != p->key.to[3])
+        return 0;
+    flow = nat_flows_v1.lookup(key);
+    return flow && KIND_OF(flow->state) != KIND_LOCAL ? flow : 0;
+}
+
+/* Whether an error from a link may be about the packet that it quotes: one that went over links, not one within the LAN. */
+INLINE int about_overlay(const struct lan_packet *p, const struct nat_key *key)
+{
+    __u32 zero = 0;
+    struct link_config *link = link_config_v2.lookup(&zero);
+
+    return link && (key_in_overlay(link, key->from, p->v6) || key_in_overlay(link, key->to, p->v6));
+}
+
+int lan_error(struct __sk_buff *skb)
+{
+    struct quote old = {}, new;
+    struct lan_packet p;
+    struct nat_key key = {};
+    __u32 zero = 0;
+    struct nat_config *config = nat_config_v1.lookup(&zero);
+    struct bpf_fib_lookup fib;
+    struct nat_flow *flow;
+    long found;
+
+    if (!config || lan_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
+        return TC_ACT_UNSPEC;
+    flow = flow_of(skb, &p, &old, &key);
+    if (!flow || (skb->cb[CB_DENY] && !about_overlay(&p, &key)))
+        return skb->cb[CB_DENY] ? refuse_packet(NO_SOCKET) : TC_ACT_UNSPEC;
+    new = old;
+    translate_quote(&new, p.v6, &key, flow);
+    if (!(flow->state & FLOW_REPLY) && KIND_OF(flow->state) == KIND_LOOP)
+        return rewrite_error(skb, &p, &old, &new, flow) ? refuse_packet(MALFORMED) : send_home(skb, &p, config);
+    found = look_up_route(skb, config, &p, flow, 0, &fib);
+    if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+        return refuse_packet(NO_ROUTE);
+    if (rewrite_error(skb, &p, &old, &new, flow))
+        return refuse_packet(MALFORMED);
+    return send(skb, &p, &fib);
+}

@@ -1,0 +1,91 @@
+/* Iterator over the flows: ends those that were idle for too long, in the kernel, where no packet comes in between.
+ * Compiled twice: with SECOND it only does that; without, it writes one struct nat_record for each flow that lives. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <bcc/helpers.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+#include "placement/store.h"
+#include "common/link_reasons.h"
+#include "common/link_maps.h"
+#include "common/packet.h"
+#include "nat/types.h"
+#include "nat/conntrack.h"
+#include "common/iterators.h"
+
+#define REMEMBERED_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
+#define UNFINISHED_NS 1000000000ull /* a flow whose making never came to its end */
+
+/* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
+struct bpf_iter__bpf_map_elem {
+    struct bpf_iter_meta *meta;
+    struct bpf_map *map;
+    void *key;
+    void *value;
+};
+
+/* How long the flow may be idle as it is now. */
+INLINE __u64 patience(const struct nat_config *config, const struct nat_key *key, __u64 said, __u64 answered)
+{
+    if (key->protocol == IPPROTO_UDP)
+        return config->udp;
+    if (said & FLOW_ENDED) /* another site's host takes a port that it remembers, a machine of a LAN may not */
+        return (answered & FLOW_PASSIVE) && KIND_OF(said) != KIND_REMOTE && config->closed &&
+                       config->closed < REMEMBERED_NS ? REMEMBERED_NS : config->closed;
+    if ((said | answered) & FLOW_FIN)
+        return config->fin;
+    return (said & FLOW_ACK) && (answered & FLOW_SYN) ? config->established : config->syn;
+}
+
+int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
+{
+    struct placement *placement = ctx->value;
+    struct nat_flow *flow, *reply = 0;
+    struct nat_key key, answer;
+    __u64 seen, now = bpf_ktime_get_ns(), said, answered;
+    __u32 zero = 0;
+    struct nat_config *config = nat_config_v1.lookup(&zero);
+
+    if (!placement || !ctx->key || !config)
+        return 0;
+    bpf_probe_read_kernel(&key, sizeof(key), ctx->key);
+    flow = nat_flows_v1.lookup(&key);
+    if (!flow) {
+        seen = placement->placed_at;
+        if (seen && now > seen + UNFINISHED_NS) {
+            release(placement, 0);
+            nat_placements_v1.delete(&key);
+        }
+        return 0;
+    }
+    answer_key(flow, key.protocol, &answer);
+    if (KIND_OF(flow->state) != KIND_LOCAL)
+        reply = nat_flows_v1.lookup(&answer);
+    said = flow->state;
+    answered = reply ? reply->state : 0;
+    seen = flow->seen;
+    if (reply && reply->seen > seen)
+        seen = reply->seen;
+    if (now > seen && now - seen > patience(config, &key, said, answered)) {
+        /* A SYN that nobody answered says the same of the workload as at connect time. */
+        forget(&key, flow, key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));
+        return 0;
+    }
+#ifndef SECOND
+    struct nat_record record = {};
+
+    record.key = key;
+    bpf_probe_read_kernel(&record.forward, sizeof(record.forward), flow);
+    if (reply)
+        bpf_probe_read_kernel(&record.reply, sizeof(record.reply), reply);
+    bpf_probe_read_kernel(&record.placed.placement, sizeof(record.placed.placement), placement);
+    copy_address(record.placed.client, key.from);
+    record.placed.client_port = bpf_ntohs(key.from_port);
+    bpf_seq_write(((struct iter_meta *)ctx->meta)->seq, &record, sizeof(record));
+#endif
+    return 0;
+}

@@ -1,0 +1,52 @@
+/* tc ingress of lo: the answers of this host's own sockets to clients of the LAN that reach them by NAT (KIND_LOOP). */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+#include <bcc/helpers.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+#include "placement/store.h"
+#include "common/link_reasons.h"
+#include "common/link_maps.h"
+#include "common/packet.h"
+#include "nat/types.h"
+#include "nat/packet.h"
+#include "nat/conntrack.h"
+#include "nat/forward.h"
+
+/* Everything on lo comes through here: whether it is to a NAT port must be known at once. */
+INLINE int to_nat_port(struct __sk_buff *skb, const struct nat_config *config)
+{
+    const __u8 *ip = (const __u8 *)(long)skb->data + ETH_LENGTH, *end = (const __u8 *)(long)skb->data_end;
+
+    if (ip + IP4_LENGTH + 4 > end)
+        return 0;
+    if (skb->protocol == bpf_htons(ETH_P_IP))
+        return nat_port(config, *(__u16 *)(ip + IP4_LENGTH + 2));
+    if (ip + IP6_LENGTH + 4 > end)
+        return 0;
+    return nat_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
+}
+
+int lan_loop(struct __sk_buff *skb)
+{
+    __u32 zero = 0;
+    struct nat_config *config = nat_config_v1.lookup(&zero);
+    struct lan_packet p;
+    struct nat_flow *flow;
+    __u64 state;
+
+    if (!config || !config->device || !to_nat_port(skb, config))
+        return TC_ACT_UNSPEC;
+    if (lan_parse(skb, &p, ETH_LENGTH))
+        return TC_ACT_UNSPEC;
+    flow = nat_flows_v1.lookup(&p.key);
+    if (!flow)
+        return TC_ACT_UNSPEC;
+    state = flow->state;
+    return state & FLOW_REPLY && KIND_OF(state) == KIND_LOOP ? carry(skb, config, &p, flow) : TC_ACT_UNSPEC;
+}

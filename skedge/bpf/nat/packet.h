@@ -1,0 +1,163 @@
+/* Parsing of packets by direct access, into the key that flows are found by. */
+#ifndef SKEDGE_LAN_PACKET_H
+#define SKEDGE_LAN_PACKET_H
+
+/* Verdict of a parse beside the reasons: options, extension headers or a fragment; see nat/ip_options.c. */
+#define ODD 0x400
+#define NOT_OURS 0x401
+#define IP4_DONT_FRAGMENT 0x40
+#define TCP_SMALLEST 20
+#define UDP_LENGTH 8
+#define DEEPEST 74 /* Ethernet, IPv6 and TCP without options: what must be linear */
+
+struct lan_packet {
+    struct nat_key key;
+    __u32 l3; /* offset of the IP header */
+    __u32 l4;
+    __u32 length;   /* of the packet on the wire, from the IP header on: of one segment of a super-packet */
+    __u8 v6;
+    __u8 hops;
+    __u8 whole;     /* IPv4: must not be fragmented */
+    __u8 tcp_flags; /* 0 for UDP */
+};
+
+INLINE int is_icmp(const struct lan_packet *p)
+{
+    return p->key.protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+}
+
+/* Read the IPv4 header; @ip is checked to be there. */
+INLINE int lan_parse4(struct lan_packet *p, const __u8 *ip)
+{
+    if (ip[0] >> 4 != 4)
+        return NOT_OURS;
+    p->v6 = 0;
+    p->l4 = p->l3 + IP4_LENGTH;
+    p->length = (__u32)ip[2] << 8 | ip[3];
+    p->whole = ip[6] & IP4_DONT_FRAGMENT;
+    p->hops = ip[8];
+    p->key.protocol = ip[9];
+    p->key.from[0] = p->key.from[1] = p->key.to[0] = p->key.to[1] = 0;
+    p->key.from[2] = p->key.to[2] = MAPPED_PREFIX;
+    p->key.from[3] = *(__u32 *)(ip + 12);
+    p->key.to[3] = *(__u32 *)(ip + 16);
+    return ip[0] != 0x45 || ((ip[6] & 0x3f) | ip[7]) ? ODD : 0;
+}
+
+INLINE int lan_parse6(struct lan_packet *p, const __u8 *ip)
+{
+    if (ip[0] >> 4 != 6)
+        return NOT_OURS;
+    p->v6 = 1;
+    p->l4 = p->l3 + IP6_LENGTH;
+    p->length = IP6_LENGTH + ((__u32)ip[4] << 8 | ip[5]);
+    p->whole = 1;
+    p->hops = ip[7];
+    p->key.protocol = ip[6];
+    p->key.from[0] = *(__u32 *)(ip + 8);
+    p->key.from[1] = *(__u32 *)(ip + 12);
+    p->key.from[2] = *(__u32 *)(ip + 16);
+    p->key.from[3] = *(__u32 *)(ip + 20);
+    p->key.to[0] = *(__u32 *)(ip + 24);
+    p->key.to[1] = *(__u32 *)(ip + 28);
+    p->key.to[2] = *(__u32 *)(ip + 32);
+    p->key.to[3] = *(__u32 *)(ip + 36);
+    return ip[6] == NEXT_HOP_BY_HOP || ip[6] == NEXT_ROUTING || ip[6] == NEXT_FRAGMENT || ip[6] == NEXT_DESTINATION ? ODD
+                                                                                                                   : 0;
+}
+
+/* Make the headers linear, where they may not be. */
+INLINE void make_linear(struct __sk_buff *skb)
+{
+    if ((void *)(long)skb->data + DEEPEST > (void *)(long)skb->data_end)
+        bpf_skb_pull_data(skb, skb->len < DEEPEST ? skb->len : DEEPEST);
+}
+
+/* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD, MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see is_icmp). */
+INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
+{
+    __u32 segment = skb->gso_size, header = UDP_LENGTH;
+    const __u8 *ip, *l4, *end;
+    int odd;
+
+    make_linear(skb);
+    ip = (const __u8 *)(long)skb->data + link;
+    end = (const __u8 *)(long)skb->data_end;
+    p->l3 = link;
+    p->tcp_flags = 0;
+    if (skb->protocol == bpf_htons(ETH_P_IP)) {
+        if (ip + IP4_LENGTH > end)
+            return MALFORMED;
+        odd = lan_parse4(p, ip);
+        l4 = ip + IP4_LENGTH;
+    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+        if (ip + IP6_LENGTH > end)
+            return MALFORMED;
+        odd = lan_parse6(p, ip);
+        l4 = ip + IP6_LENGTH;
+    } else {
+        return NOT_OURS;
+    }
+    if (odd)
+        return odd;
+    if (!segment && p->length > skb->len - link)
+        return MALFORMED;
+    if (p->key.protocol == IPPROTO_TCP) {
+        if (l4 + TCP_SMALLEST > end)
+            return MALFORMED;
+        p->tcp_flags = l4[13];
+        header = (l4[12] >> 4) * 4;
+        if (header < TCP_SMALLEST)
+            return MALFORMED;
+    } else if (p->key.protocol == IPPROTO_UDP) {
+        if (l4 + header > end)
+            return MALFORMED;
+    } else {
+        return NOT_OURS;
+    }
+    header += p->l4 - p->l3;
+    if (segment)
+        p->length = header + segment;
+    else if (p->length < header)
+        return MALFORMED;
+    p->key.from_port = *(__u16 *)l4;
+    p->key.to_port = *(__u16 *)(l4 + 2);
+    return 0;
+}
+
+/* Whether an address of a key is in the overlay. */
+INLINE int key_in_overlay(const struct link_config *config, const __u32 *word, int v6)
+{
+    if (v6)
+        return word[0] == config->prefix6.word[0] && ((word[1] ^ config->prefix6.word[1]) & bpf_htonl(0xffff0000)) == 0;
+    return (word[3] & config->mask4.word[0]) == config->prefix4.word[0];
+}
+
+/* Whether any listener has this port. */
+INLINE int listened_port(const struct nat_key *key)
+{
+    __u16 port = bpf_ntohs(key->to_port);
+    __u32 word = port >> 6 | (key->protocol == IPPROTO_UDP ? PORT_WORDS / 2 : 0);
+    __u64 *ports = ports_v1.lookup(&word);
+
+    return ports && *ports >> (port & 63) & 1;
+}
+
+INLINE struct listener *find_listener(const struct nat_key *key)
+{
+    struct listener_key at = {.port = key->to_port, .protocol = key->protocol};
+
+    at.addr[0] = key->to[0];
+    at.addr[1] = key->to[1];
+    at.addr[2] = key->to[2];
+    at.addr[3] = key->to[3];
+    return listeners_v2.lookup(&at);
+}
+
+INLINE int refuse_packet(__u32 reason)
+{
+    count_reason(reason);
+    return TC_ACT_SHOT;
+}
+
+#endif

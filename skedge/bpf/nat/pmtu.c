@@ -1,0 +1,164 @@
+/* A packet of a flow that is too big for the way ahead: dropped, and its sender told the size that fits. The packet
+ * itself becomes the answer: cut down to its headers, with an ICMP header in front. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+#include <bcc/helpers.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+#include "placement/store.h"
+#include "common/link_reasons.h"
+#include "common/link_maps.h"
+#include "common/packet.h"
+#include "nat/types.h"
+#include "nat/packet.h"
+#include "nat/conntrack.h"
+#include "nat/forward.h"
+
+#define ICMP_LENGTH 8
+#define HOPS 64
+#define TCP_HEADER 20
+#define UDP_HEADER 8
+
+/* Whether the transport checksum is left to the device. The helper changes only checksums that are not; so a change is
+ * tried, and taken back. */
+INLINE int sum_is_partial(struct __sk_buff *skb, __u32 at)
+{
+    __u16 before = 0, after = 0;
+
+    if (bpf_skb_load_bytes(skb, at, &before, 2) || bpf_l4_csum_replace(skb, at, 0, 1, 2) ||
+        bpf_skb_load_bytes(skb, at, &after, 2))
+        return 0;
+    if (before == after)
+        return 1;
+    bpf_skb_store_bytes(skb, at, &before, 2, 0);
+    return 0;
+}
+
+INLINE __u16 fold(__u64 sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return ~sum;
+}
+
+/* Everything of the answer but its link-layer header. */
+struct answer4 {
+    __u8 ip[IP4_LENGTH];
+    __u8 icmp[ICMP_LENGTH];
+    __u8 quote[IP4_LENGTH + TCP_HEADER];
+};
+
+struct answer6 {
+    __u8 ip[IP6_LENGTH];
+    __u8 icmp[ICMP_LENGTH];
+    __u8 quote[IP6_LENGTH + TCP_HEADER];
+    __u32 pseudo[2]; /* length and protocol, as the checksum wants them */
+};
+
+/* The sum of the quote: all of it, or only its IP header, where the rest will sum up to nothing (see lan_too_big). */
+#define SUM_OF(bytes, size) ((__u32)bpf_csum_diff(0, 0, (void *)(bytes), size, 0))
+
+INLINE int answer4(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
+{
+    int tcp = p->key.protocol == IPPROTO_TCP;
+    __u32 quoted = IP4_LENGTH + (tcp ? TCP_HEADER : UDP_HEADER);
+    struct answer4 a = {};
+    __u64 sum;
+
+    if (tcp ? bpf_skb_load_bytes(skb, p->l3, a.quote, IP4_LENGTH + TCP_HEADER)
+            : bpf_skb_load_bytes(skb, p->l3, a.quote, IP4_LENGTH + UDP_HEADER))
+        return -1;
+    a.ip[0] = 0x45;
+    a.ip[3] = IP4_LENGTH + ICMP_LENGTH + quoted;
+    a.ip[8] = HOPS;
+    a.ip[9] = IPPROTO_ICMP;
+    *(__u32 *)(a.ip + 12) = p->key.to[3];
+    *(__u32 *)(a.ip + 16) = p->key.from[3];
+    *(__u16 *)(a.ip + 10) = fold(SUM_OF(a.ip, IP4_LENGTH));
+    a.icmp[0] = 3;
+    a.icmp[1] = 4;
+    *(__u16 *)(a.icmp + 6) = bpf_htons(mtu);
+    sum = SUM_OF(a.icmp, ICMP_LENGTH);
+    sum += partial ? SUM_OF(a.quote, IP4_LENGTH) : SUM_OF(a.quote, IP4_LENGTH + TCP_HEADER);
+    *(__u16 *)(a.icmp + 2) = fold(sum);
+    if (bpf_skb_change_tail(skb, p->l3 + quoted, 0) ||
+        bpf_skb_adjust_room(skb, IP4_LENGTH + ICMP_LENGTH, BPF_ADJ_ROOM_MAC, 0))
+        return -1;
+    return bpf_skb_store_bytes(skb, p->l3, &a, IP4_LENGTH + ICMP_LENGTH, BPF_F_RECOMPUTE_CSUM);
+}
+
+INLINE int answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
+{
+    int tcp = p->key.protocol == IPPROTO_TCP;
+    __u32 quoted = IP6_LENGTH + (tcp ? TCP_HEADER : UDP_HEADER);
+    struct answer6 a = {};
+    __u64 sum;
+
+    if (tcp ? bpf_skb_load_bytes(skb, p->l3, a.quote, IP6_LENGTH + TCP_HEADER)
+            : bpf_skb_load_bytes(skb, p->l3, a.quote, IP6_LENGTH + UDP_HEADER))
+        return -1;
+    a.ip[0] = 0x60;
+    a.ip[5] = ICMP_LENGTH + quoted;
+    a.ip[6] = IPPROTO_ICMPV6;
+    a.ip[7] = HOPS;
+    copy_address((__u32 *)(a.ip + 8), p->key.to);
+    copy_address((__u32 *)(a.ip + 24), p->key.from);
+    a.icmp[0] = 2;
+    *(__u32 *)(a.icmp + 4) = bpf_htonl(mtu);
+    a.pseudo[0] = bpf_htonl(ICMP_LENGTH + quoted);
+    a.pseudo[1] = bpf_htonl(IPPROTO_ICMPV6);
+    sum = (__u64)SUM_OF(a.ip + 8, 32) + SUM_OF(a.pseudo, 8);
+    sum += SUM_OF(a.icmp, ICMP_LENGTH);
+    sum += partial ? SUM_OF(a.quote, IP6_LENGTH) : SUM_OF(a.quote, IP6_LENGTH + TCP_HEADER);
+    *(__u16 *)(a.icmp + 2) = fold(sum);
+    if (bpf_skb_change_tail(skb, p->l3 + quoted, 0) ||
+        bpf_skb_adjust_room(skb, IP6_LENGTH + ICMP_LENGTH, BPF_ADJ_ROOM_MAC, 0))
+        return -1;
+    return bpf_skb_store_bytes(skb, p->l3, &a, IP6_LENGTH + ICMP_LENGTH, BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Send the packet back where it came from. */
+INLINE int send_back(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    __u8 macs[12], swapped[12];
+
+    if (p->l3) {
+        if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+            return TC_ACT_SHOT;
+        __builtin_memcpy(swapped, macs + 6, 6);
+        __builtin_memcpy(swapped + 6, macs, 6);
+        if (bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), BPF_F_RECOMPUTE_CSUM))
+            return TC_ACT_SHOT;
+    }
+    return bpf_redirect(skb->ifindex, 0);
+}
+
+int lan_too_big(struct __sk_buff *skb)
+{
+    struct lan_packet p;
+    __u32 mtu = skb->cb[CB_MTU], sum_at;
+    __u16 none = 0;
+    int partial;
+
+    if (lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
+        return refuse_packet(MALFORMED);
+    count_reason(TOO_BIG);
+    if (!p.whole)
+        return TC_ACT_SHOT; /* may be cut up, but translating fragments is not done: lost, and counted */
+    /* A checksum that the device shall put into the quote makes the quoted segment sum up to nothing, provided that the
+     * field is 0 before; so the ICMP checksum can be known already. */
+    sum_at = p.l4 + (p.key.protocol == IPPROTO_TCP ? 16 : 6);
+    partial = sum_is_partial(skb, sum_at);
+    if (partial && bpf_skb_store_bytes(skb, sum_at, &none, sizeof(none), 0))
+        return TC_ACT_SHOT;
+    if (p.v6 ? answer6(skb, &p, mtu, partial) : answer4(skb, &p, mtu, partial))
+        return TC_ACT_SHOT;
+    return send_back(skb, &p);
+}

@@ -1,0 +1,70 @@
+/* Take a service's staged table over, under the lock: the controller's only way to change what programs count in.
+ * Run by BPF_PROG_TEST_RUN; the packet's bytes 14..17 are the service id. Returns 0, or 1 when there is none. */
+#include <uapi/linux/bpf.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+
+/* All ones where the flag is set. */
+static __always_inline __u64 mask_of(__u32 apply, __u32 flag)
+{
+    __u64 mask = 0 - (__u64)((apply & flag) != 0);
+
+    OPAQUE(mask);
+    return mask;
+}
+
+#define TAKE(field, value, mask) (field) ^= ((field) ^ (value)) & (mask)
+
+static __always_inline void take_slot(struct slot *to, const struct staged_slot *from)
+{
+    __u64 control = mask_of(from->apply, APPLY_CONTROL), reset = mask_of(from->apply, APPLY_RESET);
+    __u64 never = (to->last - FIRST_CHOICE) >> 63, more;
+
+    TAKE(to->path_cost, from->path_cost, control);
+    TAKE(to->capacity, from->capacity, control);
+    TAKE(to->flags, from->flags, control);
+    TAKE(to->addr4, from->addr4, control);
+    TAKE(to->port4, from->port4, control);
+    TAKE(to->port6, from->port6, control);
+    TAKE(to->addr6[0], from->addr6[0], control);
+    TAKE(to->addr6[1], from->addr6[1], control);
+    TAKE(to->addr6[2], from->addr6[2], control);
+    TAKE(to->addr6[3], from->addr6[3], control);
+    TAKE(to->generation, from->generation, control);
+    TAKE(to->others, from->others, mask_of(from->apply, APPLY_OTHERS));
+    TAKE(to->chosen, 0, reset);
+    TAKE(to->refused, 0, reset);
+    TAKE(to->suspended, 0, reset | mask_of(from->apply, APPLY_RESUME));
+    TAKE(to->last, (__u64)from->rank, reset | (control & (0 - never)));
+    to->mine += (__s64)from->delta & mask_of(from->apply, APPLY_DELTA);
+    more = (to->mine - to->nat) >> 63; /* more NAT ports than connections: what was corrected held ports too */
+    OPAQUE(more);
+    TAKE(to->nat, to->mine, 0 - more);
+}
+
+int skedge_apply(struct __sk_buff *skb)
+{
+    struct service *service;
+    struct staged *staged;
+    __u32 id, zero = 0;
+
+    if (bpf_skb_load_bytes(skb, 14, &id, sizeof(id)))
+        return 1;
+    staged = staged_v1.lookup(&zero);
+    service = services_v1.lookup(&id);
+    if (!staged || !service)
+        return 1;
+    bpf_spin_lock(&service->lock);
+    if (staged->version) {
+        service->version = staged->version;
+        service->size = staged->size;
+    }
+#pragma clang loop unroll(disable)
+    for (__u64 i = 0; i < MAX_WORKLOADS; i++)
+        take_slot(&service->slots[i], &staged->slots[i]);
+    service->epoch++;
+    bpf_spin_unlock(&service->lock);
+    return 0;
+}

@@ -1,0 +1,76 @@
+/* Iterators over the stores of placements: the truth that counters are reconciled with. Reading the pinned iterator
+ * yields one struct placement_record for each placement that is open. Compiled twice, as the kernel finds what to
+ * iterate over by the function's name: for placements_v1, and with SECOND for flows_v1. */
+#include <uapi/linux/bpf.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+#include "placement/store.h"
+#include "common/iterators.h"
+
+struct sock;
+/* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
+struct bpf_iter__bpf_sk_storage_map {
+    struct bpf_iter_meta *meta;
+    struct bpf_map *map;
+    struct sock *sk;
+    void *value;
+};
+/* bcc declares it with a 32-bit result. */
+static __u64 (*socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
+
+/* Write one record: the client is the socket, or its peer where the socket is the workload's. */
+static __always_inline void emit(struct seq_file *seq, struct sock *sk, struct placement *placement,
+                        struct placement_record *record)
+{
+    struct { __u32 daddr; __u32 saddr; __u32 hash; __u16 dport; __u16 port; __u16 family; } head = {};
+
+    bpf_probe_read_kernel(&head, sizeof(head), (void *)sk);
+    bpf_probe_read_kernel(&record->placement, sizeof(record->placement), placement);
+    record->cookie = socket_cookie(sk);
+    record->client_port = placement->passive ? __builtin_bswap16(head.dport) : head.port;
+    record->client[0] = record->client[1] = 0;
+    record->client[2] = MAPPED_PREFIX;
+    record->client[3] = placement->passive ? head.daddr : head.saddr;
+    if (head.family == AF_INET6_)
+        bpf_probe_read_kernel(&record->client, sizeof(record->client),
+                              (void *)sk + OFF_RCV_SADDR6 - (placement->passive ? sizeof(record->client) : 0));
+    bpf_seq_write(seq, record, sizeof(*record));
+}
+
+#ifndef SECOND
+int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+    struct placement *placement = ctx->value;
+    struct placement_record record = {};
+    struct sock *sk = ctx->sk;
+
+    if (placement && sk && placement->placed)
+        emit(((struct iter_meta *)ctx->meta)->seq, sk, placement, &record);
+    return 0;
+}
+#else
+/* Also ends the flows that were idle for too long. */
+int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+    struct placement_record record = {};
+    struct flows *flows = ctx->value;
+    struct sock *sk = ctx->sk;
+    __u32 zero = 0;
+    struct config *config = config_v1.lookup(&zero);
+
+    if (!flows || !sk || !config)
+        return 0;
+#pragma unroll
+    for (int i = 0; i < UDP_FLOWS; i++) {
+        struct placement *flow = &flows->flow[i];
+
+        if (flow->placed && flow->seen < config->sweep_before)
+            release(flow, 0);
+        if (flow->placed)
+            emit(((struct iter_meta *)ctx->meta)->seq, sk, flow, &record);
+    }
+    return 0;
+}
+#endif

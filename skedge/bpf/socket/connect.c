@@ -1,0 +1,293 @@
+/* Placement at connect time: cgroup programs that send a socket of this host to the chosen workload, straight, and
+ * keep the counts of open connections. No packet is ever rewritten. */
+#include <uapi/linux/bpf.h>
+#include "common/limits.h"
+#include "common/reasons.h"
+#include "placement/types.h"
+#include "placement/maps.h"
+#include "placement/pick.h"
+#include "placement/store.h"
+#include "socket/request.h"
+#include "placement/listener.h"
+#include "socket/udp_flows.h"
+#include "nat/types.h"
+#include "nat/accept.h"
+
+#define ALLOW 1
+#define REFUSE 0
+
+static __always_inline int refuse(int reason)
+{
+    drops_v1.increment(reason);
+    bpf_set_retval(-ERR_CONNREFUSED);
+    return REFUSE;
+}
+
+/* Return the listener that the destination is, 0 for none: also for sockets of another namespace and for our own. */
+static __always_inline struct listener *listener_of(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct config *config,
+                                           struct listener_key *to)
+{
+    __u16 port = __builtin_bswap16(to->port);
+    __u32 word = port >> 6 | (to->protocol == PROTO_UDP ? PORT_WORDS / 2 : 0);
+    __u64 *ports = ports_v1.lookup(&word);
+    struct listener *listener;
+
+    if (!ports || !(*ports >> (port & 63) & 1))
+        return 0;
+    listener = listeners_v2.lookup(to);
+    if (!listener || sk->mark == OWN_MARK || bpf_get_netns_cookie(ctx) != config->netns_cookie)
+        return 0;
+    return listener;
+}
+
+/* Undo the socket's old placement, before anything is known of the new destination: a connect(2) that failed and is
+ * retried on the same socket, to anywhere, must not count twice. */
+static __always_inline struct placement *undo(struct bpf_sock *sk)
+{
+    struct placement *old = find(sk);
+
+    if (old)
+        release(old, 0);
+    return old;
+}
+
+/* Place the socket. Returns 0 when it is placed (the target is in *placed), else the reason why it is not. */
+static __always_inline int place(struct bpf_sock *sk, struct config *config, struct listener *listener, struct wish *wish,
+                        struct placement **placed)
+{
+    struct placement *placement = room(sk);
+    __u64 word;
+
+    if (!placement)
+        return REASON_TABLE_FULL;
+    keep_wish(placement, wish);
+    word = pick(aim(listener, &wish->client, placement), config->port_limit, FOR_SOCKET, placement);
+    if (!word)
+        return why_not(placement);
+    put(placement, word);
+    remember(listener, &wish->client, word);
+    *placed = placement;
+    return 0;
+}
+
+int skedge_connect4(struct bpf_sock_addr *ctx)
+{
+    struct placement *placement = 0;
+    struct bpf_sock *sk = ctx->sk;
+    struct listener *listener;
+    struct config *config;
+    struct wish wish;
+    __u32 zero = 0;
+    int reason;
+
+    config = config_v1.lookup(&zero);
+    if (!sk || !config)
+        return ALLOW;
+    undo(sk);
+    key4(ctx, &wish.to);
+    listener = listener_of(ctx, sk, config, &wish.to);
+    if (!listener)
+        return ALLOW;
+    wish4(sk, config, &wish);
+    reason = place(sk, config, listener, &wish, &placement);
+    if (reason || !placement)
+        return refuse(reason);
+    ctx->user_ip4 = placement->target[3];
+    ctx->user_port = placement->target_port;
+    return ALLOW;
+}
+
+int skedge_connect6(struct bpf_sock_addr *ctx)
+{
+    struct placement *placement = 0, *old;
+    struct bpf_sock *sk = ctx->sk;
+    struct listener *listener;
+    struct config *config;
+    struct wish wish;
+    __u32 zero = 0;
+    int mapped, reason;
+
+    config = config_v1.lookup(&zero);
+    if (!sk || !config)
+        return ALLOW;
+    old = undo(sk);
+    key6(ctx, &wish.to);
+    listener = listener_of(ctx, sk, config, &wish.to);
+    if (!listener)
+        return ALLOW;
+    mapped = is_mapped(wish.to.addr);
+    if (mapped && v6only(sk))
+        return ALLOW; /* the kernel refuses it: such a socket has no IPv4 */
+    wish6(sk, config, mapped, 0, &wish);
+    if (old && old->mapped)
+        stay_mapped(&wish);
+    reason = place(sk, config, listener, &wish, &placement);
+    if (reason || !placement)
+        return refuse(reason);
+    ctx->user_ip6[0] = placement->target[0];
+    ctx->user_ip6[1] = placement->target[1];
+    ctx->user_ip6[2] = placement->target[2];
+    ctx->user_ip6[3] = placement->target[3];
+    ctx->user_port = placement->target_port;
+    if (wish.to.protocol == PROTO_TCP && is_mapped(placement->target))
+        placement->mapped = 1;
+    return ALLOW;
+}
+
+int skedge_getpeername4(struct bpf_sock_addr *ctx)
+{
+    struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
+
+    if (placement && placement->placed && !placement->passive) {
+        ctx->user_ip4 = placement->listener[3];
+        ctx->user_port = placement->listener_port;
+    }
+    return ALLOW;
+}
+
+int skedge_getpeername6(struct bpf_sock_addr *ctx)
+{
+    struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
+
+    if (placement && placement->placed && !placement->passive) {
+        ctx->user_ip6[0] = placement->listener[0];
+        ctx->user_ip6[1] = placement->listener[1];
+        ctx->user_ip6[2] = placement->listener[2];
+        ctx->user_ip6[3] = placement->listener[3];
+        ctx->user_port = placement->listener_port;
+    }
+    return ALLOW;
+}
+
+/* Follow placed TCP sockets to their TCP_CLOSE, and see which connects their workload refused or left unanswered. */
+int skedge_sockops(struct bpf_sock_ops *ops)
+{
+    struct placement *placement;
+    struct bpf_sock *sk;
+
+    if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB &&
+        ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+        return 1;
+    sk = ops->sk;
+    if (!sk)
+        return 1;
+    if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+        if (take_over(ops, sk))
+            bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+        return 1;
+    }
+    placement = find(sk);
+    if (!placement || !placement->placed)
+        return 1;
+    if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+    else if (ops->args[1] == STATE_CLOSE)
+        release(placement, ops->args[0] == STATE_SYN_SENT && unanswered(sk));
+    return 1;
+}
+
+/* The last close(2) of a socket: ends a TCP connection even while its FIN is on the way, and all UDP flows. */
+int skedge_release(struct bpf_sock *sk)
+{
+    struct placement *placement = find(sk);
+    int tcp = sk->protocol == PROTO_TCP;
+
+    if (placement && placement->placed)
+        release(placement, tcp && sk->state == STATE_SYN_SENT && unanswered(sk));
+    if (!tcp)
+        release_flows(sk);
+    return ALLOW;
+}
+
+int skedge_sendmsg4(struct bpf_sock_addr *ctx)
+{
+    struct placement *flow = 0;
+    struct bpf_sock *sk = ctx->sk;
+    struct wish wish;
+    __u32 zero = 0;
+    struct config *config = config_v1.lookup(&zero);
+    struct listener *listener;
+    int reason;
+
+    if (!sk || !config)
+        return ALLOW;
+    key4(ctx, &wish.to);
+    listener = listener_of(ctx, sk, config, &wish.to);
+    if (!listener)
+        return ALLOW;
+    if (sk->family == AF_INET6_)
+        wish_mapped(sk, config, &wish);
+    else
+        wish4(sk, config, &wish);
+    reason = place_flow(sk, config, listener, &wish, &flow);
+    if (reason || !flow)
+        return refuse(reason);
+    ctx->user_ip4 = flow->target[3];
+    ctx->user_port = flow->target_port;
+    return ALLOW;
+}
+
+int skedge_sendmsg6(struct bpf_sock_addr *ctx)
+{
+    struct placement *flow = 0;
+    struct bpf_sock *sk = ctx->sk;
+    struct wish wish;
+    __u32 zero = 0;
+    struct config *config = config_v1.lookup(&zero);
+    struct listener *listener;
+    int reason;
+
+    if (!sk || !config)
+        return ALLOW;
+    key6(ctx, &wish.to);
+    listener = listener_of(ctx, sk, config, &wish.to);
+    if (!listener)
+        return ALLOW;
+    wish6(sk, config, 0, 1, &wish);
+    reason = place_flow(sk, config, listener, &wish, &flow);
+    if (reason || !flow)
+        return refuse(reason);
+    ctx->user_ip6[0] = flow->target[0];
+    ctx->user_ip6[1] = flow->target[1];
+    ctx->user_ip6[2] = flow->target[2];
+    ctx->user_ip6[3] = flow->target[3];
+    ctx->user_port = flow->target_port;
+    return ALLOW;
+}
+
+int skedge_recvmsg4(struct bpf_sock_addr *ctx)
+{
+    struct bpf_sock *sk = ctx->sk;
+    struct listener_key from;
+    struct placement *flow;
+
+    if (!sk)
+        return ALLOW;
+    key4(ctx, &from);
+    flow = flow_from(sk, &from);
+    if (flow) {
+        ctx->user_ip4 = flow->listener[3];
+        ctx->user_port = flow->listener_port;
+    }
+    return ALLOW;
+}
+
+int skedge_recvmsg6(struct bpf_sock_addr *ctx)
+{
+    struct bpf_sock *sk = ctx->sk;
+    struct listener_key from;
+    struct placement *flow;
+
+    if (!sk)
+        return ALLOW;
+    key6(ctx, &from);
+    flow = flow_from(sk, &from);
+    if (flow) {
+        ctx->user_ip6[0] = flow->listener[0];
+        ctx->user_ip6[1] = flow->listener[1];
+        ctx->user_ip6[2] = flow->listener[2];
+        ctx->user_ip6[3] = flow->listener[3];
+        ctx->user_port = flow->listener_port;
+    }
+    return ALLOW;
+}

@@ -1,0 +1,172 @@
+"""Answers to the local API: state into documents of `core.api.documents`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+
+from skedge.core.api.documents import Answer, Explain, LinkRow, ListenerRow, PlanReport, Request, Rows, Status, Sync
+from skedge.core.errors import ApiError, SkedgeError
+from skedge.core.model import Protocol
+from skedge.core.objects import ServiceKey
+from skedge.daemon import link_status
+from skedge.daemon.api import findings, rows
+from skedge.daemon.api.filters import Filter
+from skedge.daemon.api.problems import Problems
+from skedge.daemon.controller import SOFTWARE, Controller
+
+LIMIT_MAX = 10_000
+LOOK_S = 5.0
+
+
+class Answers:
+    """Answers requests about one controller; ``answer`` is the API's handler."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._at = controller
+        self._problems = Problems()
+
+    async def watch(self) -> None:
+        """Look at the problems every few seconds, asked or not: so that each knows since when it is there."""
+        while True:
+            self.status()
+            await asyncio.sleep(LOOK_S)
+
+    async def answer(self, request: Request) -> Answer:
+        """Return the document asked for, or a sentence in ``error``."""
+        try:
+            return await self._answer(request)
+        except SkedgeError as error:
+            return Answer(error=str(error))
+
+    async def _answer(self, request: Request) -> Answer:
+        self._at.refresh_heard()
+        if request.op == "status":
+            return Answer(status=self.status())
+        if request.op == "show":
+            return Answer(sync=self._sync()) if request.what == "sync" else Answer(rows=await self._rows(request))
+        if request.op == "explain":
+            return Answer(explain=self._explain(request))
+        if request.op == "explain-connection":
+            return Answer(rows=await self._connection(request))
+        if request.op == "plan":
+            return Answer(plan=await self._plan())
+        raise ApiError(f"op {request.op!r} is not known to this controller ({SOFTWARE})")
+
+    def status(self) -> Status:
+        """Return liveness, readiness and every problem."""
+        at, now = self._at, time.monotonic()
+        look = findings.Look(
+            now=now,
+            state=at.state,
+            desired=at.desired,
+            applied=at.applied,
+            link_rows=self.link_rows(),
+            refusals=at.refusals.recent(),
+            synced=at.synced,
+            config_error=at.config_error,
+            certificate_days=at.identity.days_left,
+            drift=at.tally.count_drift,
+            stream_causes=at.wires.stream_causes(),
+        )
+        problems = self._problems.update(now, findings.findings(look))
+        return Status(at.state.config.site, True, at.ready, at.synced and not at.applied.failed, problems)
+
+    def link_rows(self) -> list[LinkRow]:
+        """Return one row a configured link."""
+        at, now = self._at, time.monotonic()
+        facts = link_status.facts(at.wires.link_stats(), at.flooder.adjacencies(now))
+        return rows.links(at.state, facts, now, at.tunnels.facts)
+
+    def _sync(self) -> Sync:
+        at, now = self._at, time.monotonic()
+        waiting = link_status.waiting(at.state.configured_links(), at.wires.link_stats(), at.flooder.adjacencies(now))
+        return Sync(
+            synced=at.synced,
+            records=len(at.flooder.database),
+            waiting_for=tuple(sorted(str(link) for link in waiting)),
+            reconcile_runs=at.tally.reconcile_runs,
+            reconcile_failures=at.tally.reconcile_failures,
+            last_reconcile_s=None if at.tally.last_reconcile is None else now - at.tally.last_reconcile,
+            dirty=tuple(sorted(at.applied.failed)),
+            count_drift=at.tally.count_drift_total,
+            config_error=at.config_error,
+        )
+
+    async def _rows(self, request: Request) -> Rows:
+        at, now = self._at, time.monotonic()
+        state, limit = at.state, min(max(request.limit, 1), LIMIT_MAX)
+        match request.what:
+            case "site" | "sites":
+                found = rows.sites(
+                    state,
+                    at.flooder.database,
+                    engine=at.worker.kernel.engine.name,
+                    engine_why=at.worker.kernel.why,
+                    certificate_days=at.identity.days_left,
+                    software=SOFTWARE,
+                )
+                return Rows(sites=tuple(found if request.what == "sites" else found[:1]))
+            case "links":
+                return Rows(links=tuple(self.link_rows()))
+            case "routes":
+                return Rows(routes=tuple(rows.routes(state, at.desired, at.applied.routes)))
+            case "services":
+                return Rows(services=tuple(rows.services(state, now)))
+            case "listeners":
+                return Rows(listeners=tuple(rows.listeners(state, at.desired)))
+            case "connections":
+                receipts = await at.worker.call(at.worker.kernel.connections)
+                found_rows = rows.connections(receipts, limit, _since_boot(), Filter.of(request))
+                return Rows(connections=tuple(found_rows[:limit]), truncated=len(found_rows) > limit)
+            case "flows":
+                table = await at.worker.call(at.worker.kernel.flows)
+                flow_rows = rows.flows(table, limit, _since_boot(), Filter.of(request))
+                return Rows(flows=tuple(flow_rows[:limit]), truncated=len(flow_rows) > limit)
+            case "drops":
+                counted = Counter(await at.worker.call(at.worker.kernel.drops)) + at.refusals.counts
+                return Rows(drops=tuple(rows.drops(counted)))
+        raise ApiError(f"show {request.what!r} is not known to this controller ({SOFTWARE})")
+
+    async def _connection(self, request: Request) -> Rows:
+        receipts = await self._at.worker.call(self._at.worker.kernel.connections)
+        found = rows.connections(receipts, 1, _since_boot(), Filter(client=request.name))
+        if not found:
+            raise ApiError(
+                f"no open connection from {request.name} was placed at this site; see: skedge show connections"
+            )
+        return Rows(connections=tuple(found[:1]))
+
+    def _explain(self, request: Request) -> Explain:
+        state = self._at.state
+        site = request.site or state.config.site
+        if site != state.config.site and site not in state.network_map.links:
+            raise ApiError(f"site {site!r} is not known here; see: skedge show sites")
+        known = {(row.service, row.protocol) for row in rows.services(state, time.monotonic())}
+        for protocol in Protocol:
+            if (request.name, protocol.value) in known:
+                explained = rows.explain(state, ServiceKey(request.name, protocol), site, time.monotonic())
+                return replace(explained, listeners=self._listeners_of(request.name, protocol, site))
+        raise ApiError(f"no site offers or listens to service {request.name!r}; see: skedge show services")
+
+    def _listeners_of(self, service: str, protocol: Protocol, site: str) -> tuple[ListenerRow, ...]:
+        """Return this site's listeners that name a service; what another site's are set to is not known here."""
+        if site != self._at.state.config.site:
+            return ()
+        found = rows.listeners(self._at.state, self._at.desired)
+        return tuple(
+            row
+            for row in found
+            if row.protocol == protocol.value and service in (share.service for share in row.services)
+        )
+
+    async def _plan(self) -> PlanReport:
+        at = self._at
+        steps = await at.worker.call(at.worker.kernel.plan, at.wanted(), allow_delete=at.deleting)
+        return PlanReport(steps)
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,139 @@
+"""What is wrong, as findings for `skedge status`: the cause in one sentence each (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
+from skedge.core.desired.compute import Desired
+from skedge.core.model import Transport
+from skedge.core.placement.policies import service_keys
+from skedge.core.reasons import Reason
+from skedge.daemon.api.problems import Finding
+from skedge.daemon.kernel.kernel import Applied
+from skedge.daemon.state import State
+
+FRESH_S = 180.0  # a WireGuard session ends when it is not renewed for so long
+REFUSAL_S = 60.0  # how long a refused message stays a problem
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that is judged, at one moment (``now`` in monotonic seconds)."""
+
+    now: float
+    state: State
+    desired: Desired
+    applied: Applied
+    link_rows: Iterable[LinkRow]
+    refusals: Iterable[tuple[float, Reason, str]]
+    synced: bool
+    config_error: str
+    certificate_days: float
+    drift: int
+    stream_causes: Mapping[str, str]
+
+
+def findings(look: Look) -> list[Finding]:
+    """Return every problem there is."""
+    return [
+        *_controller(look),
+        *_links(look),
+        *_sites(look),
+        *_services(look),
+        *_kernel(look),
+        *_waiting(look),
+        *_refusals(look),
+    ]
+
+
+def _controller(look: Look) -> Iterator[Finding]:
+    if look.config_error:
+        yield Finding("error", "configuration", f"{look.config_error} (the last good one is in force)")
+    if look.state.config.drain:
+        yield Finding("info", "drain", "this site is drained: its workloads get no new connections")
+    if not look.synced:
+        yield Finding("info", "sync", "waiting for neighbours; nothing is deleted from the kernel until then")
+    if look.certificate_days < CERTIFICATE_WARN_DAYS:
+        severity = "error" if look.certificate_days <= 0 else "warning"
+        yield Finding(severity, "certificate", f"{look.certificate_days:.0f} days left; run the deploy playbook")
+    if look.drift:
+        yield Finding("warning", "counters", f"open connections were off by {look.drift} and have been repaired")
+
+
+def _links(look: Look) -> Iterator[Finding]:
+    for row in look.link_rows:
+        if not row.up and f"link {row.device}" in look.applied.waiting:
+            continue  # said there
+        if not row.up and row.transport == Transport.WIREGUARD and not (row.handshake_s or FRESH_S) < FRESH_S:
+            yield Finding("warning", f"link {row.link}", f"{row.reason}: {_no_handshake(row)}")
+        elif not row.up:
+            sentence = _sentence(row.reason)
+            yield Finding("warning", f"link {row.link}", f"{row.reason}: {sentence}")
+        elif row.state != "full":
+            cause = look.stream_causes.get(row.link, "") or "the far controller has not been heard"
+            yield Finding("warning", f"adjacency {row.link}", cause)
+
+
+def _no_handshake(row: LinkRow) -> str:
+    where = f"at {row.endpoint}" if row.endpoint else "which has to call this site"
+    return (
+        f"no WireGuard handshake with {row.to} {where}; open the UDP port there, or, where a key is not the right one, "
+        "run deploy.yml for both sites"
+    )
+
+
+def _sentence(word: str) -> str:
+    return next((reason.sentence for reason in Reason if reason.word == word), word)
+
+
+def _sites(look: Look) -> Iterator[Finding]:
+    for site in sorted(look.state.network_map.links):
+        if site != look.state.config.site and site not in look.state.rib.paths:
+            yield Finding("error", f"site {site}", f"unreachable: {Reason.UNREACHABLE.sentence}")
+
+
+def _services(look: Look) -> Iterator[Finding]:
+    empty = {
+        key
+        for key, table in look.desired.services.items()
+        if not any(one.out is Reason.NONE for one in table.candidates)
+    }
+    for key in sorted(empty):
+        backed = all(
+            key not in keys or not empty.issuperset(keys) for keys in map(service_keys, look.state.config.listeners)
+        )  # every listener that names it has another service, which gets its connections
+        severity = "warning" if backed else "error"
+        yield Finding(severity, f"service {key.name}/{key.protocol}", Reason.NO_WORKLOAD.sentence)
+    for connector in look.state.config.connectors:
+        if look.state.health.get(connector.name) is False:
+            where = f"{connector.host}:{connector.port}"
+            yield Finding("error", f"workload {connector.name}", f"unhealthy: the health check of {where} fails")
+    usable = {
+        (key, one.workload)
+        for key, table in look.desired.services.items()
+        for one in table.candidates
+        if one.out is Reason.NONE
+    }  # what is out for a better reason is not waited for
+    for service, workload in sorted(look.state.suspended & usable):
+        yield Finding("warning", f"workload {workload} of {service.name}", Reason.SUSPENDED.sentence)
+    for skipped in look.desired.skipped:
+        yield Finding("warning", f"{skipped.kind} {skipped.key}", skipped.reason.sentence)
+
+
+def _kernel(look: Look) -> Iterator[Finding]:
+    for key, text in sorted(look.applied.failed.items()):
+        yield Finding("error", key, text)
+
+
+def _waiting(look: Look) -> Iterator[Finding]:
+    for key, text in sorted(look.applied.waiting.items()):
+        yield Finding("warning", key, text)
+
+
+def _refusals(look: Look) -> Iterator[Finding]:
+    last = {(reason, text): at for at, reason, text in look.refusals}
+    for (reason, text), at in last.items():
+        if look.now - at < REFUSAL_S:
+            yield Finding("warning", f"control {reason.word}", text)

@@ -1,0 +1,334 @@
+"""From state to the rows of `core.api.documents`: what `skedge show` and `skedge explain` answer (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from skedge.core import names
+from skedge.core.api.documents import (
+    CandidateRow,
+    ConnectionRow,
+    DropRow,
+    Explain,
+    FlowRow,
+    LinkRow,
+    ListenerRow,
+    ListenerServiceRow,
+    RouteRow,
+    ServiceRow,
+    SiteRow,
+)
+from skedge.core.desired.compute import Desired, link_id, view
+from skedge.core.desired.render import describe
+from skedge.core.linkstate.database import Database
+from skedge.core.linkstate.messages import Key, Kind
+from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener
+from skedge.core.objects import Candidate, KernelRoute, ServiceKey, ServiceTable
+from skedge.core.observed import Counts, Flow, Receipt, TunnelFacts
+from skedge.core.placement import rule
+from skedge.core.placement.candidates import offers, service_table
+from skedge.core.placement.policies import dispatch, service_keys
+from skedge.core.reasons import Reason
+from skedge.core.routing import rib, spf
+from skedge.core.routing.overlay_addresses import site_addresses
+from skedge.daemon.api.filters import Filter
+from skedge.daemon.link_status import LinkFacts
+from skedge.daemon.state import Slot, State
+
+NOTHING = Counts()
+EVERY = Filter()
+
+
+def sites(
+    state: State, database: Database, *, engine: str, certificate_days: float, software: str, engine_why: str = ""
+) -> list[SiteRow]:
+    """Return one row a known site, this one first."""
+    here = state.config.site
+    known = {here, *state.network_map.links, *state.network_map.services}
+    return [
+        _site(state, database, site, (engine, engine_why), certificate_days, software)
+        for site in sorted(known, key=lambda site: (site != here, site))
+    ]
+
+
+def _site(state: State, database: Database, site: str, engine: tuple[str, str], days: float, software: str) -> SiteRow:
+    here = site == state.config.site
+    record = state.network_map.links.get(site)
+    services = state.full_map().services.get(site)
+    entry = database.get(Key(site, Kind.LINKS))
+    version = entry.record.version if entry else None
+    return SiteRow(
+        name=site,
+        overlay4=state.config.overlay4 if here else record.overlay4 if record else "",
+        overlay6=state.config.overlay6 if here else record.overlay6 if record else "",
+        reachable=site in state.rib.paths,
+        path_cost=state.rib.path_cost(site),
+        drain=state.config.drain if here else bool(record and record.drain),
+        overload=state.config.overload if here else bool(record and record.overload),
+        workloads=len(services.workloads) if services else 0,
+        incarnation=version.incarnation if version else 0,
+        sequence=version.sequence if version else 0,
+        software=software if here else record.software if record else "",
+        here=here,
+        prefixes=state.config.prefixes if here else record.prefixes if record else (),
+        engine=engine[0] if here else "",
+        engine_why=engine[1] if here else "",
+        certificate_days=round(days, 1) if here else None,
+    )
+
+
+def links(
+    state: State, facts: Mapping[LinkId, LinkFacts], now: float, tunnels: Mapping[LinkId, TunnelFacts]
+) -> list[LinkRow]:
+    """Return one row a configured link of this site."""
+    return [_link(state, link, facts, now, tunnels) for link in state.config.links]
+
+
+def _link(
+    state: State, link: Link, facts: Mapping[LinkId, LinkFacts], now: float, tunnels: Mapping[LinkId, TunnelFacts]
+) -> LinkRow:
+    identity = link_id(state.config, link)
+    tunnel = tunnels.get(identity, TunnelFacts(None))
+    fact = facts.get(identity, LinkFacts())
+    unused = spf.unused_reason(state.network_map, identity, state.config.site)
+    reason = fact.reason if fact.reason is not Reason.NONE else unused
+    return LinkRow(
+        link=str(identity),
+        to=link.to,
+        device=names.device_name(state.config.network, identity, state.config.site),
+        transport=link.transport.value,
+        cost=link.cost,
+        up=reason is Reason.NONE and fact.up,
+        state=fact.adjacency,
+        rtt_ms=fact.rtt_us / 1000 if fact.rtt_us else None,
+        loss=fact.loss,
+        sent=fact.sent,
+        received=fact.received,
+        since_s=max(0.0, now - fact.since),
+        reason=reason.word,
+        service_costs=dict(link.service_costs),
+        handshake_s=tunnel.handshake_s,
+        endpoint=tunnel.endpoint or link.remote,
+        keys=tunnel.keys,
+    )
+
+
+def routes(state: State, desired: Desired, installed: Mapping[str, KernelRoute]) -> list[RouteRow]:
+    """Return one row an overlay route: what was computed, and whether the kernel has just that."""
+    owner: dict[str, str] = {}
+    for site, record in state.network_map.links.items():
+        owner[f"{record.overlay4}/32"] = owner[f"{record.overlay6}/128"] = site
+    owner |= state.prefixes().others
+    return [
+        RouteRow(
+            destination=destination,
+            site=(site := owner.get(destination, "")),
+            path_cost=state.rib.path_cost(site) or 0,
+            next_hops=tuple(f"{hop.via}%{hop.device}" for hop in route.next_hops),
+            installed=installed.get(destination) == route,
+        )
+        for destination, route in sorted(desired.routes.items())
+    ]
+
+
+def services(state: State, now: float) -> list[ServiceRow]:
+    """Return one row a service that any site offers or this one listens to."""
+    found = offers(state.full_map())
+    listened = state.listened()
+    rows = []
+    for key in sorted({*found, *listened}):
+        explained = explain(state, key, state.config.site, now)
+        rows.append(ServiceRow(key.name, key.protocol.value, explained.candidates, key in listened))
+    return rows
+
+
+def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
+    """Return where the next connection from ``site`` goes, and why.
+
+    For another entering site the split between its own and the others' open connections is as it last reported.
+    """
+    here = site == state.config.site
+    paths = state.rib if here else rib.compute(state.network_map, site)
+    addresses, _ = site_addresses(state.config, state.network_map)
+    judged = view(
+        state.config,
+        paths,
+        state.network_map,
+        addresses,
+        others=_others_of(state, key, site),
+        suspended=state.suspended if here else frozenset(),
+        resolved=state.resolved,
+        host_addresses=state.own_addresses(),
+    )
+    table, _ = service_table(key, offers(state.full_map()).get(key, ()), judged)
+    own = [_open_at(state, (key, one.workload), site) for one in table.candidates]
+    chosen = rule.choose(
+        table.candidates, own, [_last_chosen(state, (key, one.workload), here) for one in table.candidates]
+    )
+    rows = tuple(
+        _candidate(state, key, one, open_, index == chosen, now, paths)
+        for index, (one, open_) in enumerate(zip(table.candidates, own, strict=True))
+    )
+    winner = None if chosen is None else str(table.candidates[chosen].workload)
+    return Explain(key.name, site, rows, winner, (Reason.NONE if winner else Reason.NO_WORKLOAD).word)
+
+
+def _open_at(state: State, slot: Slot, site: str) -> int:
+    if site == state.config.site:
+        return state.counts.get(slot, NOTHING).open
+    heard = state.heard.get(site)
+    return heard.report.open.get(slot[1], 0) if heard else 0
+
+
+def _last_chosen(state: State, slot: Slot, here: bool) -> int:
+    """Return what breaks ties at this site; another site's choices are not known here."""
+    return state.counts.get(slot, NOTHING).last_chosen if here else 0
+
+
+def _others_of(state: State, key: ServiceKey, site: str) -> Mapping[Slot, int]:
+    """Return the open connections of all sites but ``site``."""
+    if site == state.config.site:
+        return state.others()
+    total: dict[Slot, int] = {slot: counts.open for slot, counts in state.counts.items() if slot[0] == key}
+    for heard in state.reporters():
+        if heard.report.site != site:
+            for workload, number in heard.report.open.items():
+                total[key, workload] = total.get((key, workload), 0) + number
+    return total
+
+
+def _candidate(
+    state: State, key: ServiceKey, one: Candidate, open_: int, winner: bool, now: float, paths: rib.Rib
+) -> CandidateRow:
+    numerator, denominator = rule.perceived(one, open_)
+    counts = state.counts.get((key, one.workload), NOTHING)
+    target = one.target4 or one.target6
+    return CandidateRow(
+        workload=str(one.workload),
+        site=one.workload.site,
+        path_cost=None if one.out is Reason.UNREACHABLE else one.path_cost,
+        capacity=one.capacity,
+        open=open_,
+        others=one.others,
+        others_age_s=state.others_age(one.workload, now),
+        perceived=f"{numerator}/{denominator}",
+        perceived_float=numerator / denominator,
+        reason=one.out.word,
+        winner=winner,
+        target=describe(target) if target else "",
+        chosen=counts.chosen,
+        refused=counts.refused,
+        path=paths.path(one.workload.site),
+    )
+
+
+def listeners(state: State, desired: Desired) -> list[ListenerRow]:
+    """Return one row a configured listener."""
+    return [_listener(one, state, desired) for one in state.config.listeners]
+
+
+def _listener(one: Listener, state: State, desired: Desired) -> ListenerRow:
+    addresses = {
+        at.address: wish
+        for at, wish in desired.listeners.items()
+        if (at.port, at.protocol) == (one.port, one.protocol)
+        and one.address in (ANY_ADDRESS, at.address)
+        and wish.service in service_keys(one)
+    }
+    wish = next(iter(addresses.values()), dispatch(one, desired.services, state.suspended))
+    shares = {key: turns / sum(wish.services.values()) for key, turns in wish.services.items()}
+    services = tuple(
+        ListenerServiceRow(
+            share.service,
+            share.weight,
+            round(shares.get(key, 0.0), 4),
+            _healthy(desired.services.get(key, ServiceTable())),
+        )
+        for share, key in zip(one.shares, service_keys(one), strict=True)
+    )
+    healthy = sum(row.healthy_workloads for row in services if row.share)
+    return ListenerRow(
+        service=one.service,
+        address=one.address,
+        port=one.port,
+        protocol=one.protocol.value,
+        addresses=tuple(sorted(addresses)),
+        healthy_workloads=healthy,
+        reason=(Reason.NONE if healthy else Reason.NO_WORKLOAD).word,
+        services=services,
+        policy=one.policy.value,
+        affinity_s=wish.affinity_s,
+        preserve_client_ip=wish.keeps_client,
+    )
+
+
+def _healthy(table: ServiceTable) -> int:
+    return sum(one.out is Reason.NONE for one in table.candidates)
+
+
+def connections(
+    receipts: Iterable[Receipt], limit: int, boot_now: float, wanted: Filter = EVERY
+) -> list[ConnectionRow]:
+    """Return rows of receipts, at most ``limit`` + 1 (one more tells that there are more).
+
+    ``boot_now`` is seconds since boot, the clock of ``Receipt.placed_at``.
+    """
+    rows: list[ConnectionRow] = []
+    for receipt in receipts:
+        if len(rows) > limit:
+            break
+        if wanted.keeps(receipt.client, receipt.service.name, str(receipt.workload), receipt.placed_at):
+            rows.append(_connection(receipt, boot_now))
+    return rows
+
+
+def _connection(receipt: Receipt, boot_now: float) -> ConnectionRow:
+    runner = receipt.runner_up_perceived
+    return ConnectionRow(
+        client=receipt.client,
+        listener=describe(receipt.listener),
+        service=receipt.service.name,
+        protocol=receipt.service.protocol.value,
+        workload=str(receipt.workload),
+        path_cost=receipt.path_cost,
+        perceived="{}/{}".format(*receipt.perceived),
+        runner_up=str(receipt.runner_up) if receipt.runner_up else "",
+        runner_up_perceived="{}/{}".format(*runner) if runner else "",
+        table_version=receipt.table_version,
+        age_s=max(0.0, boot_now - receipt.placed_at),
+        reason=receipt.reason.word,
+        placed_s=receipt.placed_at,
+    )
+
+
+def flows(found: Iterable[Flow], limit: int, boot_now: float, wanted: Filter = EVERY) -> list[FlowRow]:
+    """Return rows of flows, at most ``limit`` + 1."""
+    rows: list[FlowRow] = []
+    for one in found:
+        if len(rows) > limit:
+            break
+        service, workload = one.service.name if one.service else "", str(one.workload or "")
+        if wanted.keeps(one.client, service, workload, one.placed_at):
+            rows.append(
+                FlowRow(
+                    client=one.client,
+                    listener=describe(one.listener),
+                    protocol=one.listener.protocol.value,
+                    kind=one.kind.value,
+                    state=one.state.value,
+                    service=service,
+                    workload=workload,
+                    target=describe(one.target),
+                    source=one.source,
+                    idle_s=one.idle_s,
+                    age_s=max(0.0, boot_now - one.placed_at),
+                )
+            )
+    return rows
+
+
+def drops(counted: Mapping[Reason, int]) -> list[DropRow]:
+    """Return one row a reason that was counted, most often first."""
+    found = [(reason, number) for reason, number in counted.items() if number]
+    found.sort(key=lambda item: (-item[1], item[0].code))
+    return [DropRow(reason.word, number, reason.sentence) for reason, number in found]

@@ -1,0 +1,252 @@
+"""This site's kernel as one object: reconcile everything, read counters. Blocking; called from one worker thread."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from skedge.core.api.documents import PlanStep
+from skedge.core.desired.compute import Desired
+from skedge.core.desired.reconcile import Drivers, plan, reconcile_all
+from skedge.core.desired.render import describe
+from skedge.core.engine import Driver, Engine
+from skedge.core.errors import DataplaneError, NotYet
+from skedge.core.model import LinkId, SiteConfig, WorkloadId
+from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable, Target
+from skedge.core.observed import Counts, Flow, FlowKind, Receipt, TunnelFacts
+from skedge.core.reasons import Reason
+from skedge.daemon.kernel.handover import Handover
+from skedge.daemon.state import Slot, usable_targets
+
+NO_TUNNELS_S = 60.0
+
+
+class Fixture(Protocol):
+    """Kernel state that is no mapping of objects (rules, packet check, tunnel guard, LAN devices)."""
+
+    name: str
+
+    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
+        """Make it so; return whether anything changed. Raises DataplaneError."""
+        ...
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return what it refused, by reason."""
+        ...
+
+
+class Tunnels(Protocol):
+    """The links whose far ends may change key and address."""
+
+    def tend(self) -> tuple[Mapping[LinkId, TunnelFacts], float]:
+        """Follow them; return what they do, and in how many seconds to look again."""
+        ...
+
+
+class Host(Protocol):
+    """What the host itself has."""
+
+    def addresses(self) -> frozenset[str]:
+        """Return the host's current addresses with their ``/len``. Raises DataplaneError."""
+        ...
+
+    def abort_connecting(self, targets: Collection[Target]) -> int:
+        """End connections that still try to reach these targets; return how many. Raises DataplaneError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused.
+
+    ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
+    """
+
+    changed: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, KernelRoute] = field(default_factory=dict)
+    deleting: bool = False
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Counters as read at one moment."""
+
+    counts: Mapping[Slot, Counts]
+    suspended: frozenset[Slot]
+
+
+class _Services:
+    """The engine's services driver with the other sites' load left out of comparisons: it changes all the time.
+
+    `Kernel.set_others` writes it; a table that is put takes it from there.
+    """
+
+    def __init__(self, inner: Driver[ServiceKey, ServiceTable]) -> None:
+        self._inner = inner
+        self.others: Mapping[Slot, int] = {}
+
+    def read(self) -> Mapping[ServiceKey, ServiceTable]:
+        return {key: without_others(table) for key, table in self._inner.read().items()}
+
+    def loads(self) -> Mapping[Slot, int]:
+        """Return what the kernel counts now for others."""
+        tables = self._inner.read()
+        return {(key, one.workload): one.others for key, table in tables.items() for one in table.candidates}
+
+    def put(self, key: ServiceKey, value: ServiceTable) -> None:
+        known = self.others
+        missing = any((key, one.workload) not in known for one in value.candidates)
+        present = self._present(key) if missing else {}
+        candidates = tuple(
+            replace(one, others=known.get((key, one.workload), present.get(one.workload, 0)))
+            for one in value.candidates
+        )
+        self._inner.put(key, ServiceTable(candidates))
+
+    def _present(self, key: ServiceKey) -> Mapping[WorkloadId, int]:
+        """Return what the kernel counts now for others: before sync it knows more than this controller was told."""
+        table = self._inner.read().get(key, ServiceTable())
+        return {one.workload: one.others for one in table.candidates}
+
+    def delete(self, key: ServiceKey) -> None:
+        self._inner.delete(key)
+
+
+def without_others(table: ServiceTable) -> ServiceTable:
+    """Return the table with no load of other sites and no suspension: what a comparison looks at."""
+    return ServiceTable(
+        tuple(
+            replace(one, others=0, out=Reason.NONE if one.out is Reason.SUSPENDED else one.out)
+            for one in table.candidates
+        )
+    )
+
+
+class Kernel:
+    """Drivers, engine and fixtures of one host."""
+
+    def __init__(
+        self,
+        drivers: Drivers,
+        engine: Engine,
+        fixtures: Sequence[Fixture],
+        host: Host,
+        tunnels: Tunnels | None = None,
+        why: str = "",
+        handover: Handover | None = None,
+    ) -> None:
+        """Take the parts; ``why`` says why it is this engine, ``handover`` leads to it from another."""
+        self._services = _Services(drivers.services)
+        self._drivers = replace(drivers, services=self._services)
+        self.engine = engine
+        self._why = why
+        self._handover = handover or Handover(None)
+        self._fixtures = fixtures
+        self._tunnels = tunnels
+        self.host = host
+        self._usable: frozenset[Target] = frozenset()
+        self._read: tuple[object, Readings] | None = None
+        self._found: Mapping[Slot, int] | None = None
+
+    @property
+    def why(self) -> str:
+        """Return why it is this engine, and what of another one is left."""
+        return self._why + self._handover.note
+
+    def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
+        """Make the kernel match; what fails is in the result and stays different until the next run."""
+        changed: list[str] = []
+        failed: dict[str, str] = {}
+        waiting: dict[str, str] = {}
+        for fixture in self._fixtures:
+            try:
+                if fixture.ensure(config, desired):
+                    changed.append(fixture.name)
+            except DataplaneError as error:
+                failed[fixture.name] = str(error)
+        reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
+        for kind, report in reports.items():
+            changed += [f"{kind} {describe(key)}" for key in report.changed]
+            for key, refusal in report.failed.items():
+                (waiting if isinstance(refusal, NotYet) else failed)[f"{kind} {describe(key)}"] = str(refusal)
+            if report.unread is not None:
+                failed[kind] = str(report.unread)
+        try:
+            self._abort_withdrawn(desired)
+        except DataplaneError as error:
+            failed["connects to withdrawn workloads"] = str(error)
+        names = {fixture.name for fixture in self._fixtures}
+        checked = not any(key in names or key.split()[0] == "link" for key in failed)
+        try:
+            if self._handover.step(config, desired, ready=allow_delete and checked):
+                changed.append("engine")
+        except DataplaneError as error:
+            failed["engine"] = str(error)
+        return Applied(tuple(changed), failed, self._routes(), allow_delete, waiting, self._handover.draining)
+
+    def _abort_withdrawn(self, desired: Desired) -> None:
+        """End connects that still wait for a workload that is gone; only now would a retry be placed elsewhere."""
+        before, self._usable = self._usable, usable_targets(desired)
+        if withdrawn := before - self._usable:
+            self.host.abort_connecting(withdrawn)
+
+    def plan(self, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
+        """Return exactly what `apply` would change now. Raises DataplaneError when the kernel cannot be read."""
+        return plan(self._drivers, _comparable(desired), allow_delete=allow_delete)
+
+    def tend(self) -> tuple[Mapping[LinkId, TunnelFacts], float]:
+        """Follow the far ends of tunnels; return what the tunnels do, and in how many seconds to look again."""
+        return self._tunnels.tend() if self._tunnels is not None else ({}, NO_TUNNELS_S)
+
+    def set_others(self, others: Mapping[Slot, int]) -> None:
+        """Write the other sites' load: the fast path, nothing else is touched."""
+        self._services.others = others
+        self.engine.set_others(others)
+
+    def raise_others(self, others: Mapping[Slot, int]) -> None:
+        """Write the other sites' load, but no less than was found at first: not every site may have reported yet."""
+        if self._found is None:
+            self._found = self._services.loads()
+        self.engine.set_others({slot: max(number, self._found.get(slot, 0)) for slot, number in others.items()})
+
+    def readings(self) -> Readings:
+        """Read this site's counters; the same object as before while nothing changed."""
+        revision = self.engine.revision()  # before what it stands for
+        if self._read is None or self._read[0] != revision:
+            self._read = revision, Readings(self.engine.counts(), self.engine.suspended())
+        return self._read[1]
+
+    def connections(self) -> Sequence[Receipt]:
+        """Return the receipts of all open connections placed here."""
+        return list(self.engine.connections())
+
+    def flows(self) -> Sequence[Flow]:
+        """Return the flows of the LAN."""
+        return list(self.engine.flows())
+
+    def flow_kinds(self) -> Mapping[FlowKind, int]:
+        """Return how many flows of each kind there are."""
+        return Counter(flow.kind for flow in self.engine.flows())
+
+    def drops(self) -> Mapping[Reason, int]:
+        """Return all that was refused, by reason."""
+        total = dict(self.engine.drops())
+        for fixture in self._fixtures:
+            for reason, number in fixture.drops().items():
+                total[reason] = total.get(reason, 0) + number
+        return total
+
+    def _routes(self) -> Mapping[str, KernelRoute]:
+        try:
+            return self._drivers.routes.read()
+        except DataplaneError:
+            return {}
+
+
+def _comparable(desired: Desired) -> Desired:
+    return replace(desired, services={key: without_others(table) for key, table in desired.services.items()})
