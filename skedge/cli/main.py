@@ -14,11 +14,11 @@ import msgspec
 
 from skedge.cli import purge
 from skedge.cli.client import NotRunning, ask
-from skedge.cli.following import placements
+from skedge.cli.follow import placements
+from skedge.cli.format import endpoint
 from skedge.cli.options import EPILOG, Context, filter_options, json_option, pass_context
 from skedge.cli.tables import as_json, explain_text, placement_text, plan_text, rows_text, status_text, sync_text
-from skedge.cli.waiting import wait_for
-from skedge.cli.words import endpoint
+from skedge.cli.wait import wait_for
 from skedge.config import loader
 from skedge.core.api.documents import SOCKET_PATH, VERSION, Request, Status
 from skedge.core.errors import ApiError, ConfigError, ExitCode, SkedgeError

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from tabulate import tabulate
 
-from skedge.cli.words import NOTHING, clean, cost, listing, number, reason, span, yes
+from skedge.cli.format import NOTHING, clean, cost, listing, number, reason, span, yes
 from skedge.core.api import documents
 from skedge.core.reasons import Reason
 

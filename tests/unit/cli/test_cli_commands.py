@@ -70,7 +70,7 @@ def test_show_with_filters(skedge: Any, controller: FakeController) -> None:
 def test_followed_placements_are_printed_once_and_in_order(
     skedge: Any, controller: FakeController, as_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.cli.following.ASK_S", 0.0)
+    monkeypatch.setattr("skedge.cli.follow.ASK_S", 0.0)
     rows = DOCUMENTS["show connections"].connections  # type: ignore[union-attr]
     now = time.monotonic()
     first, second = (replace(row, placed_s=now + at) for row, at in zip(rows, (2.0, 1.0), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.cli import words
+from skedge.cli import format
 from skedge.core.reasons import Reason
 
 
@@ -27,7 +27,7 @@ from skedge.core.reasons import Reason
     ],
 )
 def test_span(seconds: float | None, text: str) -> None:
-    assert words.span(seconds) == text
+    assert format.span(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_span(seconds: float | None, text: str) -> None:
     ],
 )
 def test_cost(exact: str, text: str) -> None:
-    assert words.cost(exact) == text
+    assert format.cost(exact) == text
 
 
 def test_every_reason_is_known_by_one_word_and_one_code() -> None:
@@ -54,6 +54,6 @@ def test_every_reason_is_known_by_one_word_and_one_code() -> None:
         assert reason.sentence
         assert 0 <= reason.code < 256
         if reason is not Reason.NONE:
-            assert words.reason(reason.word) == f"{reason.word}: {reason.sentence}"
-    assert words.reason("none") == "-"
-    assert words.reason("new\x1bword") == "new\\x1bword"
+            assert format.reason(reason.word) == f"{reason.word}: {reason.sentence}"
+    assert format.reason("none") == "-"
+    assert format.reason("new\x1bword") == "new\\x1bword"
