@@ -1,4 +1,4 @@
-/* Structs and pinned maps of the packet programs on link devices; written by skedge/dataplane/{linkfilter,endpoints}.py.
+/* Structs and pinned maps of the packet programs on link devices; written by skedge/dataplane/ebpf/{packet_check,endpoints}.py.
  * NBO = network byte order, HBO = host byte order. A layout change takes a new versioned name. */
 #ifndef SKEDGE_LINK_MAPS_H
 #define SKEDGE_LINK_MAPS_H

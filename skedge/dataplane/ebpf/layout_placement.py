@@ -1,4 +1,5 @@
-"""The layouts of bpf/placement/types.h in Python: packing and unpacking, nothing else. A test compares sizes and offsets.
+"""The layouts of bpf/placement/types.h in Python: packing and unpacking, nothing else. A test compares sizes and
+offsets.
 
 Addresses are 16 bytes, IPv4 as ``::ffff:a.b.c.d``; numbers are in the machine's order but for network-order ports.
 """

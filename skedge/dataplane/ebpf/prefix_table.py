@@ -1,4 +1,6 @@
-"""The LAN prefixes that the packet programs know (bpf/common/lan_prefixes.h): this site's own, and those of other sites."""
+"""The LAN prefixes that the packet programs know (bpf/common/lan_prefixes.h): this site's own, and those of other
+sites.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,10 @@ def number(text: str) -> int:
 
 def c_structs() -> dict[str, type[ctypes.Structure]]:
     """The C structs as ctypes lays them out: by the same rules of alignment as the compiler."""
-    text = "".join((SOURCES / header).read_text() for header in ("placement/types.h", "placement/maps.h", "common/tail_calls.h", "nat/types.h"))
+    text = "".join(
+        (SOURCES / header).read_text()
+        for header in ("placement/types.h", "placement/maps.h", "common/tail_calls.h", "nat/types.h")
+    )
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     known: dict[str, type] = dict(TYPES)
     found: dict[str, type[ctypes.Structure]] = {}
