@@ -27,8 +27,8 @@ AS_CONTROLLER = """
 import sys
 from pathlib import Path
 from skedge.core.errors import DataplaneError
-from skedge.dataplane.leftover import EbpfLeftover
-from skedge.dataplane.netlink import Netlink
+from skedge.dataplane.retired_engines import EbpfLeftover
+from skedge.dataplane.host.netlink import Netlink
 left = EbpfLeftover(Path(sys.argv[1]), Netlink())
 try:
     left.hand_over(())

@@ -132,14 +132,14 @@ UNPRIVILEGED = """
 import os, sys, pickle, tempfile
 from pathlib import Path
 from skedge.dataplane import forwarding
-from skedge.dataplane.forward_guard import ForwardGuard
-from skedge.dataplane.netlink import Netlink
-from skedge.dataplane.linkfilter import LinkFilter
-from skedge.dataplane.links import LinkDriver
-from skedge.dataplane.routes import RouteDriver
-from skedge.dataplane.rules import RuleDriver
-from skedge.dataplane.tunnel_guard import TunnelGuard
-from skedge.dataplane.sockdiag import abort_connecting, listening
+from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.ebpf.packet_check import LinkFilter
+from skedge.dataplane.links.driver import LinkDriver
+from skedge.dataplane.routing.routes import RouteDriver
+from skedge.dataplane.routing.rules import RuleDriver
+from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
+from skedge.dataplane.host.sock_diag import abort_connecting, listening
 from skedge.core.objects import Target
 pin_dir, links, routes, rules = pickle.loads(bytes.fromhex(sys.argv[1]))
 assert os.geteuid() != 0
