@@ -22,8 +22,8 @@ from skedge.core.linkstate.own_records import is_own
 from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import Target
 from skedge.dataplane.host import sock_diag
-from skedge.dataplane.host.host_addresses import HostWatch
 from skedge.dataplane.host.sock_diag import ListenWatch
+from skedge.dataplane.host.watch import HostWatch
 
 if TYPE_CHECKING:
     from skedge.daemon.controller import Controller
@@ -169,7 +169,9 @@ class Wires:
         changes = self._host.read()
         if changes.addresses or changes.lost:
             self._at.look_at_host()
-        if changes.devices or changes.forwarding or changes.lost:
+        if changes.nftables or changes.lost:
+            self._at.worker.kernel.host.forget()
+        if changes.compare:
             self._at.look_at_devices()
         if changes.carriers:
             links = {device: link for link, device in self._devices().items()}

@@ -1,35 +1,27 @@
-"""Read, compare, change the least: one kind of kernel object, or all of them in dependency order.
+"""Read, compare, change the least: one kind of kernel object, or the whole registry in dependency order.
 
 What others refer to is created first and deleted last. A key that fails stays different, so the next run retries
-it; the others go on. Before this site is in sync nothing is deleted, neither whole objects nor candidates.
+it; the others go on. Before this site is in sync nothing that is learned from others is deleted, neither whole objects
+nor candidates. A plan is a run that changes nothing: there is one code for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic
 
 from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired, redispatched
+from skedge.core.desired.kinds import Kind, Merge, Registry
 from skedge.core.desired.render import describe
 from skedge.core.engine import Driver, K, V
 from skedge.core.errors import DataplaneError
-from skedge.core.objects import (
-    Dispatch,
-    Endpoint,
-    EndpointKey,
-    KernelRoute,
-    LinkDevice,
-    ListenerKey,
-    ServiceKey,
-    ServiceTable,
-)
+from skedge.core.model import SiteConfig
 from skedge.core.placement.candidates import keep_candidates
 
-Merge = Callable[[V, V], V]
-"""Join what the kernel has with what is wanted, so that nothing is lost before this site is in sync."""
+SERVICE = "service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,42 +36,23 @@ class Delta(Generic[K, V]):
 class Report(Generic[K]):
     """What one run did (or, as a dry run, would do) to one kind; ``failed`` keys stay different and are retried.
 
-    ``kept`` would be deleted were it allowed. ``unread`` is set when the kernel could not be read at all.
+    ``kept`` would be deleted were it allowed. ``unread`` is set when the kernel could not be read at all. ``before``
+    is what the kernel had, ``wanted`` what it should have; ``fallen`` are keys that went with a link made anew.
     """
 
     changed: list[K] = field(default_factory=list)
     failed: dict[K, DataplaneError] = field(default_factory=dict)
     kept: list[K] = field(default_factory=list)
     unread: DataplaneError | None = None
+    before: Mapping[K, Any] = field(default_factory=dict)
+    wanted: Mapping[K, Any] = field(default_factory=dict)
+    fallen: frozenset[K] = frozenset()
+    steps: list[PlanStep] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
         """Return whether everything that should have changed did."""
         return not self.failed and self.unread is None
-
-
-@dataclass(frozen=True, slots=True)
-class Drivers:
-    """The drivers of one site's kernel, one a kind."""
-
-    links: Driver[str, LinkDevice]
-    addresses: Driver[str, str]
-    routes: Driver[str, KernelRoute]
-    endpoints: Driver[EndpointKey, Endpoint]
-    services: Driver[ServiceKey, ServiceTable]
-    listeners: Driver[ListenerKey, Dispatch]
-
-
-# kind as printed -> field of Drivers and Desired, in the order of creation
-KINDS: Mapping[str, str] = {
-    "link": "links",
-    "address": "addresses",
-    "route": "routes",
-    "endpoint": "endpoints",
-    "service": "services",
-    "listener": "listeners",
-}
-MERGES: Mapping[str, Merge[Any]] = {"service": keep_candidates}
 
 
 def diff(desired: Mapping[K, V], current: Mapping[K, V], *, merge: Merge[V] | None = None) -> Delta[K, V]:
@@ -112,106 +85,135 @@ def reconcile(
         dry_run: report what would change, change nothing.
         merge: applied to values that exist, only while deletion is not allowed.
     """
-    report: Report[K] = Report()
-    delta = _read_and_diff(driver, desired, report, None if allow_delete else merge)
-    if delta is not None:
-        _put(driver, delta, report, dry_run=dry_run)
-        _delete(driver, delta, report, allow_delete=allow_delete, dry_run=dry_run)
-    return report
+    kind: Kind[K, V] = Kind("object", driver, lambda _config, _desired, _held: desired, waits=True, merge=merge)
+    run = _Run(Report(), kind, allow_delete=allow_delete, dry_run=dry_run)
+    try:
+        run.begin(desired, driver.read())
+    except DataplaneError as error:
+        run.report.unread = error
+        return run.report
+    run.put()
+    run.delete()
+    return run.report
 
 
 def reconcile_all(
-    drivers: Drivers, desired: Desired, *, allow_delete: bool = True, dry_run: bool = False
+    registry: Registry, config: SiteConfig, desired: Desired, *, allow_delete: bool = True, dry_run: bool = False
 ) -> Mapping[str, Report[Any]]:
     """Make the whole kernel state match: create kind by kind, then delete in the reverse order.
 
-    Returns one report a kind, keyed by the words of `KINDS`.
+    Returns one report a kind, keyed by its name.
     """
-    reports: dict[str, Report[Any]] = {kind: Report() for kind in KINDS}
-    deltas: dict[str, Delta[Any, Any]] = {}
+    reports: dict[str, Report[Any]] = {kind.name: Report() for kind in registry}
     if not allow_delete:
         try:
-            desired = _unsure(drivers, desired)
+            desired = _unsure(registry, desired)
         except DataplaneError as error:
             reports["listener"].unread = error
             desired = replace(desired, listeners={}, choosers={})
-    for kind, driver, wanted in _each(drivers, desired):
-        delta = _read_and_diff(driver, wanted, reports[kind], None if allow_delete else MERGES.get(kind))
-        if delta is not None:
-            deltas[kind] = delta
-            _put(driver, delta, reports[kind], dry_run=dry_run)
-    for kind, driver, _ in reversed(_each(drivers, desired)):
-        if kind in deltas:
-            _delete(driver, deltas[kind], reports[kind], allow_delete=allow_delete, dry_run=dry_run)
+    runs: list[_Run[Any, Any]] = []
+    remade: frozenset[str] = frozenset()
+    for kind in registry:
+        run = _Run(reports[kind.name], kind, allow_delete=allow_delete or not kind.waits, dry_run=dry_run)
+        try:
+            held = kind.driver.read()
+            wanted = kind.wanted(config, desired, held)
+        except DataplaneError as error:
+            run.report.unread = error
+            continue
+        if wanted is None:
+            run.report.before = run.report.wanted = held
+            continue
+        run.begin(wanted, held, remade)
+        run.put()
+        runs.append(run)
+        remade |= run.remade
+    for run in reversed(runs):
+        run.delete()
     return reports
 
 
-def plan(drivers: Drivers, desired: Desired, *, allow_delete: bool = True) -> tuple[PlanStep, ...]:
+def plan(
+    registry: Registry, config: SiteConfig, desired: Desired, *, allow_delete: bool = True
+) -> tuple[PlanStep, ...]:
     """Return exactly what `reconcile_all` would do now, in its order; nothing is changed.
 
     Raises:
         DataplaneError: the kernel could not be read.
     """
-    if not allow_delete:
-        desired = _unsure(drivers, desired)
-    creates: list[PlanStep] = []
-    deletes: list[PlanStep] = []
-    for kind, driver, wanted in _each(drivers, desired):
-        current = driver.read()
-        delta = diff(wanted, current, merge=None if allow_delete else MERGES.get(kind))
-        for key, value in delta.put.items():
-            action = "replace" if key in current else "create"
-            creates.append(PlanStep(action, kind, describe(key), describe(current.get(key)), describe(value)))
-        if allow_delete:
-            gone = [PlanStep("delete", kind, describe(key), before=describe(current[key])) for key in delta.delete]
-            deletes[:0] = gone
+    return steps_of(registry, reconcile_all(registry, config, desired, allow_delete=allow_delete, dry_run=True))
+
+
+def steps_of(registry: Registry, reports: Mapping[str, Report[Any]]) -> tuple[PlanStep, ...]:
+    """Return the steps of a run in their order. Raises DataplaneError when the kernel could not be read."""
+    for report in reports.values():
+        if report.unread is not None:
+            raise report.unread
+    each = [reports[kind.name].steps for kind in registry]
+    creates = [step for steps in each for step in steps if step.action != "delete"]
+    deletes = [step for steps in reversed(each) for step in steps if step.action == "delete"]
     return (*creates, *deletes)
 
 
-def _unsure(drivers: Drivers, desired: Desired) -> Desired:
+class _Run(Generic[K, V]):
+    """One kind in one run."""
+
+    def __init__(self, report: Report[K], kind: Kind[K, V], *, allow_delete: bool, dry_run: bool) -> None:
+        self.report, self._kind = report, kind
+        self._allow_delete, self._dry_run = allow_delete, dry_run
+        self._delta: Delta[K, V] = Delta({}, ())
+        self._held: Mapping[K, V] = {}
+        self.remade: frozenset[str] = frozenset()
+
+    def begin(self, wanted: Mapping[K, V], held: Mapping[K, V], remade: Collection[str] = ()) -> None:
+        """Decide what to do. ``remade``: devices that were (in a dry run: will be) made anew before."""
+        kind = self._kind
+        self.report.wanted, self.report.before = wanted, held
+        if kind.fall is not None and remade:
+            left = kind.fall(remade, wanted)
+            self.report.fallen = frozenset(key for key, value in wanted.items() if left.get(key) != value)
+            held = kind.fall(remade, held) if self._dry_run else held
+        self._delta = diff(wanted, held, merge=None if self._allow_delete else kind.merge)
+        self._held = held
+        if kind.remakes is not None:
+            changed = [(key, value) for key, value in self._delta.put.items() if key in held]
+            self.remade = frozenset(str(key) for key, value in changed if kind.remakes(key, value))
+
+    def put(self) -> None:
+        """Create and replace."""
+        for key, value in self._delta.put.items():
+            action = "replace" if key in self._held else "create"
+            step = PlanStep(action, self._kind.name, describe(key), describe(self._held.get(key)), describe(value))
+            self._do(key, partial(self._kind.driver.put, key, value), step)
+
+    def delete(self) -> None:
+        """Delete, or say what is kept."""
+        if not self._allow_delete:
+            self.report.kept.extend(self._delta.delete)
+            return
+        for key in self._delta.delete:
+            step = PlanStep("delete", self._kind.name, describe(key), before=describe(self._held[key]))
+            self._do(key, partial(self._kind.driver.delete, key), step)
+
+    def _do(self, key: K, act: Callable[[], None], step: PlanStep) -> None:
+        try:
+            if not self._dry_run:
+                act()
+        except DataplaneError as error:
+            self.report.failed[key] = error
+        else:
+            self.report.changed.append(key)
+            self.report.steps.append(step)
+
+
+def _unsure(registry: Iterable[Kind[Any, Any]], desired: Desired) -> Desired:
     """Return the desired state for a kernel whose tables are merged: listeners use the services that these allow."""
-    if not desired.choosers:
+    services = next((kind.driver for kind in registry if kind.name == SERVICE), None)
+    if not desired.choosers or services is None:
         return desired
-    current = drivers.services.read()
+    current = services.read()
     tables = {
         key: keep_candidates(current[key], table) if key in current else table
         for key, table in desired.services.items()
     }
     return replace(desired, listeners=redispatched(desired, tables))
-
-
-def _each(drivers: Drivers, desired: Desired) -> list[tuple[str, Driver[Any, Any], Mapping[Any, Any]]]:
-    return [(kind, getattr(drivers, name), getattr(desired, name)) for kind, name in KINDS.items()]
-
-
-def _read_and_diff(
-    driver: Driver[K, V], desired: Mapping[K, V], report: Report[K], merge: Merge[V] | None
-) -> Delta[K, V] | None:
-    try:
-        return diff(desired, driver.read(), merge=merge)
-    except DataplaneError as error:
-        report.unread = error
-        return None
-
-
-def _put(driver: Driver[K, V], delta: Delta[K, V], report: Report[K], *, dry_run: bool) -> None:
-    for key, value in delta.put.items():
-        _step(key, partial(driver.put, key, value), report, dry_run=dry_run)
-
-
-def _delete(driver: Driver[K, V], delta: Delta[K, V], report: Report[K], *, allow_delete: bool, dry_run: bool) -> None:
-    if not allow_delete:
-        report.kept.extend(delta.delete)
-        return
-    for key in delta.delete:
-        _step(key, partial(driver.delete, key), report, dry_run=dry_run)
-
-
-def _step(key: K, step: Callable[[], None], report: Report[K], *, dry_run: bool) -> None:
-    try:
-        if not dry_run:
-            step()
-    except DataplaneError as error:
-        report.failed[key] = error
-    else:
-        report.changed.append(key)

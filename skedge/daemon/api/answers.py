@@ -164,7 +164,7 @@ class Answers:
 
     async def _plan(self) -> PlanReport:
         at = self._at
-        steps = await at.worker.call(at.worker.kernel.plan, at.wanted(), allow_delete=at.deleting)
+        steps = await at.worker.call(at.worker.kernel.plan, at.state.config, at.wanted(), allow_delete=at.deleting)
         return PlanReport(steps)
 
 

@@ -1,45 +1,38 @@
-"""The real kernel of one host: drivers, engine and fixtures put together."""
+"""The real kernel of one host: registry, engine and counters put together."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from skedge.core.desired.compute import Desired
-from skedge.core.desired.reconcile import Drivers, reconcile
-from skedge.core.errors import DataplaneError
 from skedge.core.model import EngineKind, SiteConfig
-from skedge.core.names import overlay_prefix6
 from skedge.core.objects import Target
 from skedge.core.reasons import Reason
 from skedge.daemon.kernel.handover import Handover
-from skedge.daemon.kernel.ipvs import IpvsSide
-from skedge.daemon.kernel.kernel import Fixture, Kernel
-from skedge.daemon.kernel.lan import LanSide
+from skedge.daemon.kernel.kernel import Kernel
+from skedge.dataplane import registry
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
-from skedge.dataplane.ebpf.prefix_table import PrefixTable
 from skedge.dataplane.host import host_addresses, sock_diag
 from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.marks import IpvsRules
 from skedge.dataplane.ipvs.names_file import FILE as IPVS_MEMORY
-from skedge.dataplane.links.driver import LinkDriver
+from skedge.dataplane.links.driver import Check, LinkDriver
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.nftables import forward_guard, notrack, tunnel_guard
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import OverlayGuard
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
-from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.retired_engines import EbpfLeftover, IpvsLeftover
-from skedge.dataplane.routing import rules
-from skedge.dataplane.routing.addresses import AddressDriver
-from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
-from skedge.dataplane.routing.routes import RouteDriver
-from skedge.dataplane.routing.rules import RuleDriver
 
 WIREGUARD_KEY = "wireguard.key"
+_COUNTERS = {tunnel_guard.COUNTER: Reason.WRONG_TUNNEL_PEER, forward_guard.COUNTER: Reason.NOT_FORWARDED}
 
 
 def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path, *, why: str = "") -> Kernel:
@@ -48,62 +41,61 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
     Raises:
         DataplaneError: the loader has not run, or the kernel lacks what the engine needs.
     """
-    if config.engine is EngineKind.IPVS:
-        return _with_ipvs(config, pin_dir, state_dir, identity, why)
-    netlink = Netlink()
-    check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
+    base = registry.Base(Netlink(), NftTable(), state_dir, registry.overlays(config))
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
+    build = _with_ipvs if config.engine is EngineKind.IPVS else _with_ebpf
+    return build(base, wireguard, pin_dir, why)
+
+
+def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
+    check = LinkFilter(str(pin_dir), base.netlink)
     engine = EbpfEngine(str(pin_dir))
-    overlays = config.overlay_cidr, overlay_prefix6(config.network)
-    handover = Handover(IpvsLeftover(state_dir, overlays, check) if IpvsLeftover.found(state_dir) else None)
-    drivers = Drivers(
-        links=LinkDriver(netlink, check, guard, wireguard),
-        addresses=AddressDriver(netlink, overlays),
-        routes=RouteDriver(netlink, PrefixTable(str(pin_dir))),
-        endpoints=engine.endpoints,
-        services=engine.services,
-        listeners=engine.listeners,
-    )
-    fixtures: list[Fixture] = [
-        _Rules(netlink),
-        _Check(check),
-        _Guard(guard),
-        _Forwarding(netlink, state_dir / MEMORY),
-        _Tracking(handover),
-        _Sources(engine),
-        LanSide(pin_dir, netlink),
-    ]
-    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why, handover)
+    found = IpvsLeftover.found(base.state, base.table)
+    handover = Handover(IpvsLeftover(base.state, base.overlays, check, base.table) if found else None)
+    _follow(base, handover)
+    rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
+    refused = [check.drops, _counted(base.table)]
+    return Kernel(rows, engine, _Host(base.netlink, base.table), wireguard, why, handover, refused)
 
 
-def _with_ipvs(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path, why: str) -> Kernel:
-    netlink = Netlink()
-    check, guard = OverlayGuard(), TunnelGuard()
-    wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
-    engine = IpvsEngine(state_dir / IPVS_MEMORY)
-    drivers = Drivers(
-        links=LinkDriver(netlink, check, guard, wireguard),
-        addresses=AddressDriver(netlink, [config.overlay_cidr, overlay_prefix6(config.network)]),
-        routes=RouteDriver(netlink),
-        endpoints=engine.endpoints,
-        services=engine.services,
-        listeners=engine.listeners,
-    )
-    side = IpvsSide(engine, check, EbpfLeftover(pin_dir, netlink) if EbpfLeftover.found(pin_dir) else None)
-    fixtures: list[Fixture] = [
-        _Rules(netlink),
-        side,
-        _Guard(guard),
-        _Forwarding(netlink, state_dir / MEMORY),
-    ]
-    return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why, side.handover)
+def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
+    check = OverlayGuard(base.table)
+    engine = IpvsEngine(base.state / IPVS_MEMORY, rules=IpvsRules(base.table))
+    beginning = ChainGroupDriver(base.table, chains.OWNED, notrack.OWNED)
+
+    def begin(config: SiteConfig) -> None:
+        """Serve, and let everything be tracked, in one change."""
+        beginning.change({chains.NAME: chains.group(FilterConfig.of_site(config))}, (notrack.NAME,))
+
+    handover = Handover(EbpfLeftover(pin_dir, base.netlink) if EbpfLeftover.found(pin_dir) else None, begin)
+    _follow(base, handover)
+    rows = registry.ipvs(base, engine, _links(base, check, wireguard))
+    refused = [check.drops, _counted(base.table)]
+    return Kernel(rows, engine, _Host(base.netlink, base.table), wireguard, why, handover, refused)
+
+
+def _links(base: registry.Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
+    return LinkDriver(base.netlink, check, TunnelGuard(base.table), wireguard)
+
+
+def _follow(base: registry.Base, handover: Handover) -> None:
+    base.other_serves = lambda: handover.waiting
+    base.other_drains = lambda: handover.draining
+
+
+def _counted(table: NftTable) -> Callable[[], Mapping[Reason, int]]:
+    def refused() -> Mapping[Reason, int]:
+        packets = table.packets("counters")
+        return {reason: packets.get(name, 0) for name, reason in _COUNTERS.items()}
+
+    return refused
 
 
 class _Host:
-    """What the host itself has."""
+    """What the host itself has, and what is known of it."""
 
-    def __init__(self, netlink: Netlink) -> None:
-        self._netlink = netlink
+    def __init__(self, netlink: Netlink, table: NftTable) -> None:
+        self._netlink, self._table = netlink, table
 
     def addresses(self) -> frozenset[str]:
         return host_addresses.addresses(self._netlink)
@@ -111,119 +103,5 @@ class _Host:
     def abort_connecting(self, targets: Collection[Target]) -> int:
         return sock_diag.abort_connecting(targets)
 
-
-class _Rules:
-    """Our routing rules, and the last route that keeps overlay packets from leaving another way."""
-
-    name = "rules"
-
-    def __init__(self, netlink: Netlink) -> None:
-        self._driver = RuleDriver(netlink)
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
-        networks = config.overlay_cidr, overlay_prefix6(config.network)
-        wanted = dict(rules.wanted(*networks))
-        if desired.announced or rules.for_lans(self._driver.read()):
-            wanted |= rules.wanted_for_lans(*networks, desired.answering)
-        report = reconcile(self._driver, wanted)
-        if report.unread is not None:
-            raise report.unread
-        for error in report.failed.values():
-            raise error
-        return bool(report.changed)
-
-    def drops(self) -> Mapping[Reason, int]:
-        return {}
-
-
-class _Check:
-    """The configuration of the packet check on link devices."""
-
-    name = "packet check"
-
-    def __init__(self, check: LinkFilter) -> None:
-        self._check = check
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        wanted = FilterConfig.of_site(config)
-        if self._check.configured(wanted):
-            return False
-        self._check.configure(wanted)
-        return True
-
-    def drops(self) -> Mapping[Reason, int]:
-        return self._check.drops()
-
-
-class _Guard:
-    """The tunnel guard's counter; its rules come and go with the link devices."""
-
-    name = "tunnel guard"
-
-    def __init__(self, guard: TunnelGuard) -> None:
-        self._guard = guard
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        return False
-
-    def drops(self) -> Mapping[Reason, int]:
-        try:
-            return {Reason.WRONG_TUNNEL_PEER: self._guard.dropped()}
-        except DataplaneError:
-            return {}
-
-
-class _Forwarding:
-    """What the host forwards: packets between links, and for nobody else because of us."""
-
-    name = "forwarding"
-
-    def __init__(self, netlink: Netlink, memory: Path) -> None:
-        self._guard = ForwardGuard()
-        self._forwarding = Forwarding(netlink, self._guard, memory)
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        transit = len({link.to for link in config.links}) > 1 and not config.overload
-        answers = config.engine is EngineKind.IPVS and bool(config.listeners)  # to LAN clients, which IPVS forwards
-        return self._forwarding.ensure(transit=transit or answers)
-
-    def drops(self) -> Mapping[Reason, int]:
-        try:
-            return {Reason.NOT_FORWARDED: self._guard.dropped()}
-        except DataplaneError:
-            return {}
-
-
-class _Tracking:
-    """What is not tracked, so that sockets may be assigned also where the host translates addresses."""
-
-    name = "untracked packets"
-
-    def __init__(self, handover: Handover) -> None:
-        self._untracked, self._handover = Untracked(), handover
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
-        if config.lan.devices and config.listeners and not desired.listeners:
-            return False  # nothing is decided yet: as it was found
-        if self._handover.waiting:
-            return False  # the other engine needs all to be tracked
-        listeners = desired.listeners if config.lan.devices else ()
-        return self._untracked.ensure(listeners, opening=self._handover.draining)
-
-    def drops(self) -> Mapping[Reason, int]:
-        return {}
-
-
-class _Sources:
-    """The addresses that a client may be bound to and still reach other sites."""
-
-    name = "source addresses"
-
-    def __init__(self, engine: EbpfEngine) -> None:
-        self._engine = engine
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        return self._engine.configure(config.overlay4, config.overlay6)
-
-    def drops(self) -> Mapping[Reason, int]:
-        return {}
+    def forget(self) -> None:
+        self._table.forget()

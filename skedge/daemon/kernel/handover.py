@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from math import ceil
 
+from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
 from skedge.core.model import SiteConfig
 from skedge.dataplane.retired_engines import Leftover
 
+ENGINE = "engine"
 log = logging.getLogger("skedge.kernel")
 
 
@@ -50,6 +52,16 @@ class Handover:
             return f"; {self._left.name} serves until all is known"
         seconds = max(0, ceil(self._until - self._clock()))
         return f"; {self._open} connections of {self._left.name} go on, for {seconds} s at most"
+
+    def plan(self, *, ready: bool) -> tuple[PlanStep, ...]:
+        """Return what the next `step` would do. Raises DataplaneError."""
+        if self._left is None:
+            return ()
+        if self._until is None:
+            return (PlanStep("replace", ENGINE, self._left.name, "serves", "drains"),) if ready else ()
+        if self._left.open() and self._clock() < self._until:
+            return ()
+        return (PlanStep("delete", ENGINE, self._left.name, before="drains"),)
 
     def step(self, config: SiteConfig, desired: Desired, *, ready: bool) -> bool:
         """Go on; return whether anything changed.

@@ -1,15 +1,19 @@
-"""This site's kernel as one object: reconcile everything, read counters. Blocking; called from one worker thread."""
+"""This site's kernel as one object: reconcile the registry, read counters. Blocking; called from one worker thread."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
-from skedge.core.desired.reconcile import Drivers, plan, reconcile_all
+from skedge.core.desired.drift import Drift, DriftBook
+from skedge.core.desired.kinds import Registry
+from skedge.core.desired.reconcile import Report, reconcile_all, steps_of
 from skedge.core.desired.render import describe
 from skedge.core.engine import Driver, Engine
 from skedge.core.errors import DataplaneError, NotYet
@@ -21,20 +25,6 @@ from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.state import Slot, usable_targets
 
 NO_TUNNELS_S = 60.0
-
-
-class Fixture(Protocol):
-    """Kernel state that is no mapping of objects (rules, packet check, tunnel guard, LAN devices)."""
-
-    name: str
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
-        """Make it so; return whether anything changed. Raises DataplaneError."""
-        ...
-
-    def drops(self) -> Mapping[Reason, int]:
-        """Return what it refused, by reason."""
-        ...
 
 
 class Tunnels(Protocol):
@@ -56,12 +46,17 @@ class Host(Protocol):
         """End connections that still try to reach these targets; return how many. Raises DataplaneError."""
         ...
 
+    def forget(self) -> None:
+        """Read anew what is only read when the kernel announces a change. Never waits."""
+        ...
+
 
 @dataclass(frozen=True)
 class Applied:
     """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused.
 
     ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
+    ``drift`` is what others had changed since the run before, ``recent`` the same of the last minutes (seconds ago).
     """
 
     changed: tuple[str, ...] = ()
@@ -70,6 +65,9 @@ class Applied:
     deleting: bool = False
     waiting: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
+    drift: tuple[Drift, ...] = ()
+    recent: Mapping[str, tuple[tuple[float, Drift], ...]] = field(default_factory=dict)
+    drifted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,27 +126,45 @@ def without_others(table: ServiceTable) -> ServiceTable:
 
 
 class Kernel:
-    """Drivers, engine and fixtures of one host."""
+    """The registry of kernel objects, the engine, and what the host itself has."""
 
     def __init__(
         self,
-        drivers: Drivers,
+        registry: Registry,
         engine: Engine,
-        fixtures: Sequence[Fixture],
         host: Host,
         tunnels: Tunnels | None = None,
         why: str = "",
         handover: Handover | None = None,
+        refused: Sequence[Callable[[], Mapping[Reason, int]]] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the parts; ``why`` says why it is this engine, ``handover`` leads to it from another."""
-        self._services = _Services(drivers.services)
-        self._drivers = replace(drivers, services=self._services)
+        """Take the parts.
+
+        Args:
+            registry: all kinds of objects, in the order of creation; links, routes and services are among them.
+            engine: balances.
+            host: what the host itself has.
+            tunnels: the links whose far ends may change key and address.
+            why: why it is this engine.
+            handover: leads to it from another.
+            refused: counters of what is refused beside the engine's, by reason; each may raise DataplaneError.
+            clock: monotonic seconds.
+        """
+        drivers = {kind.name: kind.driver for kind in registry}
+        self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
+        self._registry: Registry = tuple(
+            replace(kind, driver=self._services) if kind.name == "service" else kind for kind in registry
+        )
+        self._first = [kind.name for kind in registry][: [kind.name for kind in registry].index("link") + 1]
         self.engine = engine
         self._why = why
         self._handover = handover or Handover(None)
-        self._fixtures = fixtures
+        self._refused, self._clock = refused, clock
         self._tunnels = tunnels
         self.host = host
+        self._drift = DriftBook()
+        self._glance: object = None
         self._usable: frozenset[Target] = frozenset()
         self._read: tuple[object, Readings] | None = None
         self._found: Mapping[Slot, int] | None = None
@@ -163,13 +179,7 @@ class Kernel:
         changed: list[str] = []
         failed: dict[str, str] = {}
         waiting: dict[str, str] = {}
-        for fixture in self._fixtures:
-            try:
-                if fixture.ensure(config, desired):
-                    changed.append(fixture.name)
-            except DataplaneError as error:
-                failed[fixture.name] = str(error)
-        reports = reconcile_all(self._drivers, _comparable(desired), allow_delete=allow_delete)
+        reports = reconcile_all(self._registry, config, _comparable(desired), allow_delete=allow_delete)
         for kind, report in reports.items():
             changed += [f"{kind} {describe(key)}" for key in report.changed]
             for key, refusal in report.failed.items():
@@ -180,14 +190,46 @@ class Kernel:
             self._abort_withdrawn(desired)
         except DataplaneError as error:
             failed["connects to withdrawn workloads"] = str(error)
-        names = {fixture.name for fixture in self._fixtures}
-        checked = not any(key in names or key.split()[0] == "link" for key in failed)
         try:
-            if self._handover.step(config, desired, ready=allow_delete and checked):
+            if self._handover.step(config, desired, ready=allow_delete and self._checked(reports)):
                 changed.append("engine")
         except DataplaneError as error:
             failed["engine"] = str(error)
-        return Applied(tuple(changed), failed, self._routes(), allow_delete, waiting, self._handover.draining)
+        now = self._clock()
+        drift = self._drift.take(now, reports)
+        self._glance = self._look()
+        return Applied(
+            tuple(changed),
+            failed,
+            self._routes(),
+            allow_delete,
+            waiting,
+            self._handover.draining,
+            drift,
+            self._drift.recent(now),
+            dict(self._drift.totals),
+        )
+
+    def _checked(self, reports: Mapping[str, Report[Any]]) -> bool:
+        """Return whether links and what is before them are as they should be, but for what waits for another host."""
+        return all(
+            reports[kind].unread is None and all(isinstance(one, NotYet) for one in reports[kind].failed.values())
+            for kind in self._first
+        )
+
+    def moved(self) -> bool:
+        """Return whether anything that the kernel does not announce changed since the last run; cheap."""
+        return self._look() != self._glance
+
+    def _look(self) -> object:
+        found: list[object] = []
+        for kind in self._registry:
+            if kind.glance is not None:
+                try:
+                    found.append(kind.glance())
+                except DataplaneError as error:
+                    found.append(str(error))
+        return found
 
     def _abort_withdrawn(self, desired: Desired) -> None:
         """End connects that still wait for a workload that is gone; only now would a retry be placed elsewhere."""
@@ -195,9 +237,11 @@ class Kernel:
         if withdrawn := before - self._usable:
             self.host.abort_connecting(withdrawn)
 
-    def plan(self, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
+    def plan(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
         """Return exactly what `apply` would change now. Raises DataplaneError when the kernel cannot be read."""
-        return plan(self._drivers, _comparable(desired), allow_delete=allow_delete)
+        reports = reconcile_all(self._registry, config, _comparable(desired), allow_delete=allow_delete, dry_run=True)
+        steps = steps_of(self._registry, reports)
+        return (*steps, *self._handover.plan(ready=allow_delete and self._checked(reports)))
 
     def tend(self) -> tuple[Mapping[LinkId, TunnelFacts], float]:
         """Follow the far ends of tunnels; return what the tunnels do, and in how many seconds to look again."""
@@ -235,17 +279,18 @@ class Kernel:
 
     def drops(self) -> Mapping[Reason, int]:
         """Return all that was refused, by reason."""
-        total = dict(self.engine.drops())
-        for fixture in self._fixtures:
-            for reason, number in fixture.drops().items():
-                total[reason] = total.get(reason, 0) + number
-        return total
+        total = Counter(self.engine.drops())
+        for refused in self._refused:
+            with suppress(DataplaneError):
+                total.update(refused())
+        return dict(total)
 
     def _routes(self) -> Mapping[str, KernelRoute]:
         try:
-            return self._drivers.routes.read()
+            routes: Mapping[str, KernelRoute] = self._routes_driver.read()
         except DataplaneError:
             return {}
+        return routes
 
 
 def _comparable(desired: Desired) -> Desired:

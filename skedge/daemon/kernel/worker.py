@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from math import inf
 from typing import ParamSpec, TypeVar
 
 from skedge.core.desired.compute import Desired
@@ -20,6 +22,10 @@ log = logging.getLogger("skedge.kernel")
 RETRY_S = 1.0
 DRAIN_S = 5.0  # what is left of another engine goes soon after its last connection
 FULL_S = 60.0  # a full read-and-compare at least so often: state that can drift is re-read
+GLANCE_SHARE = 0.01
+GLANCE_S = 1.0  # a look at what the kernel does not announce; longer where it takes more than a hundredth of that
+ECHO_S = 0.05  # announcements that come so soon after a run are most likely of its own changes
+SPACE_S = 0.2  # between two runs that announcements ask for
 
 
 class Worker:
@@ -30,45 +36,73 @@ class Worker:
         self._on_applied = on_applied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._wish: tuple[SiteConfig, Desired, bool] | None = None
-        self._wanted = asyncio.Event()
+        self._wanted, self._news = asyncio.Event(), asyncio.Event()
+        self._due = inf
+        self._ended = -inf
         self.busy_since: float | None = None
 
     def want(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> None:
         """Set what the kernel should hold from now on."""
         self._wish = (config, desired, allow_delete)
         self._wanted.set()
+        self._news.set()
 
     def again(self) -> None:
-        """Compare again with what was last wanted (the kernel changed under us)."""
-        if self._wish is not None:
-            self._wanted.set()
+        """Compare again with what was last wanted: the kernel announced a change.
+
+        What is announced during a run or right after it is mostly that run's own doing: one look a second later is
+        enough to tell.
+        """
+        now = time.monotonic()
+        own = self.busy_since is not None or now - self._ended < ECHO_S
+        self._due = min(self._due, now + GLANCE_S if own else max(now, self._ended + SPACE_S))
+        self._news.set()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call on the thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
     async def run(self) -> None:
-        """Reconcile whenever something is wanted, after a failure a second later, and every minute anyway."""
-        timeout = FULL_S
+        """Reconcile whenever something is wanted or was changed by others, after a failure, and every minute anyway."""
+        full, glance = time.monotonic() + FULL_S, inf
         while True:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
-            self._wanted.clear()
+            if not self._wanted.is_set():
+                await self._wait(min(full, glance, self._due))
             if self._wish is None:
                 continue
-            config, desired, allow_delete = self._wish
-            self.busy_since = started = time.monotonic()
-            applied = await self.call(self.kernel.apply, config, desired, allow_delete=allow_delete)
-            self.busy_since = None
-            timeout = RETRY_S if applied.failed else DRAIN_S if applied.draining else FULL_S
-            for key, text in applied.failed.items():
-                log.warning("op=reconcile key=%r failed=%r", key, text)
-            if applied.changed:
-                log.info("op=reconcile changed=%d first=%r", len(applied.changed), applied.changed[0])
-            self._on_applied(applied, time.monotonic() - started)
+            now = time.monotonic()
+            if not self._wanted.is_set() and now < min(full, self._due):
+                if now >= glance:
+                    moved = await self.call(self.kernel.moved)
+                    took = time.monotonic() - now
+                    glance = time.monotonic() + max(GLANCE_S, took / GLANCE_SHARE)
+                    self._due = self._due if not moved else now
+                continue
+            applied = await self._apply(*self._wish)
+            self._ended = time.monotonic()
+            full = self._ended + (RETRY_S if applied.failed else DRAIN_S if applied.draining else FULL_S)
+            glance = self._ended + GLANCE_S
+
+    async def _wait(self, until: float) -> None:
+        self._news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - time.monotonic()) if until < inf else None):
+                await self._news.wait()
+
+    async def _apply(self, config: SiteConfig, desired: Desired, allow_delete: bool) -> Applied:
+        self._wanted.clear()
+        self._due = inf
+        self.busy_since = started = time.monotonic()
+        applied = await self.call(self.kernel.apply, config, desired, allow_delete=allow_delete)
+        self.busy_since = None
+        for key, text in applied.failed.items():
+            log.warning("op=reconcile key=%r failed=%r", key, text)
+        for drift in applied.drift:
+            log.warning("op=drift kind=%s key=%r what=%s found=%r", drift.kind, drift.key, drift.what, drift.found)
+        if applied.changed:
+            log.info("op=reconcile changed=%d first=%r", len(applied.changed), applied.changed[0])
+        self._on_applied(applied, time.monotonic() - started)
+        return applied
 
     def close(self) -> None:
         """Let the running call end; nothing is undone in the kernel."""

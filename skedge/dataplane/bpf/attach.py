@@ -30,6 +30,10 @@ class Hooks:
             return tcx.attached(index, {*self.pinned(self._pins).values(), *remembered})
         return {direction: (ident,) for direction, ident in tc.attached(index).items()}
 
+    def all(self, index: int) -> tuple[int, ...]:
+        """Return the ids of all programs that are attached through tcx; tc's changes are announced by the kernel."""
+        return tcx.everything(index) if tcx.supported() else ()
+
     def right(self, index: int, directions: Collection[str], remembered: Collection[int] = ()) -> bool:
         """Return whether exactly the pinned programs of these directions are attached."""
         wanted = {direction: (ident,) for direction, ident in self.pinned(directions).items()}

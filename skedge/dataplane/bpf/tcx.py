@@ -40,6 +40,11 @@ def attached(index: int, ours: Collection[int]) -> Mapping[str, tuple[int, ...]]
     return found
 
 
+def everything(index: int) -> tuple[int, ...]:
+    """Return the ids of all programs on an interface, a 0 between the directions; none when it is gone."""
+    return (*_programs(index, TYPES["ingress"]), 0, *_programs(index, TYPES["egress"]))
+
+
 def _programs(index: int, kind: int) -> list[int]:
     try:
         return programs(index, kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from skedge.core.engine import Driver
+from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey
 from skedge.core.observed import Counts, Flow, Receipt
@@ -21,10 +24,12 @@ from skedge.dataplane.ebpf.listeners import ListenerDriver
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.dataplane.ebpf.services import OTHERS_MAX, ServiceDriver
 
+SOURCE4, SOURCE6, SOURCE_PORTS, NAMESPACE = "source ipv4", "source ipv6", "source ports", "network namespace"
 UDP_IDLE_S = 60.0
+_PROC = Path("/proc/sys/net/ipv4")
+_SO_NETNS_COOKIE = 71
 _SETTLE_S = 0.02  # longer than the moment between counting a connection and storing its placement
 _TRIES = 3
-_PROC = Path("/proc/sys/net/ipv4")
 
 Slot = tuple[ServiceKey, WorkloadId]
 
@@ -42,31 +47,16 @@ class EbpfEngine:
         self.services = ServiceDriver(self._maps, self._lock)
         self.listeners: Driver[ListenerKey, Dispatch] = ListenerDriver(self._maps, self.services, self._lock)
         self.endpoints: Driver[EndpointKey, Endpoint] = EndpointDriver(pin_dir)
-        self.refresh_port_limit()
+        self.settings: Driver[str, str] = SettingDriver(self._maps, self._lock)
 
     def close(self) -> None:
         """Close all descriptors; the kernel goes on by itself."""
         with self._lock:
             self._maps.close()
 
-    def configure(self, overlay4: str, overlay6: str) -> bool:
-        """Tell which source addresses may leave the site; return whether that changed."""
-        four, six = IPv4Address(overlay4).packed, IPv6Address(overlay6).packed
-        with self._lock:
-            config = self._maps.config()
-            if (config.overlay4, config.overlay6) == (four, six):
-                return False
-            self._maps.set_config(config.replace(overlay4=four, overlay6=six))
-            return True
-
-    def refresh_port_limit(self) -> int:
-        """Tell how many source ports the host has towards one endpoint, from its sysctls; return it."""
-        limit = _source_ports(_PROC)
-        with self._lock:
-            config = self._maps.config()
-            if config.port_limit != limit:
-                self._maps.set_config(config.replace(port_limit=limit))
-        return limit
+    def refresh_port_limit(self) -> None:
+        """Tell how many source ports the host has towards one endpoint, from its sysctls."""
+        self.settings.put(SOURCE_PORTS, str(source_ports()))
 
     # ---- counters ----
 
@@ -184,7 +174,6 @@ class EbpfEngine:
         between; a service that is never quiet for that long is looked at again in the next run.
         """
         self.sweep_udp(time.monotonic(), self._udp_idle_s)
-        self.refresh_port_limit()
         total = 0
         with self._lock:
             suspects = self._differences({ident for _, ident in self.services.services()})
@@ -224,7 +213,23 @@ class EbpfEngine:
         self._maps.apply(layout.Staged(ident, staged))
 
 
-def _source_ports(proc: Path) -> int:
+def settings(overlay4: str, overlay6: str) -> Mapping[str, str]:
+    """Return what `SettingDriver` must hold at a site with these overlay addresses, on this host as it is now."""
+    return {
+        SOURCE4: overlay4,
+        SOURCE6: overlay6,
+        SOURCE_PORTS: str(source_ports()),
+        NAMESPACE: str(namespace_cookie()),
+    }
+
+
+def namespace_cookie() -> int:
+    """Return the kernel's name of this process' network namespace."""
+    with socket.socket() as sock:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+
+
+def source_ports(proc: Path = _PROC) -> int:
     """Return how many ephemeral ports are not reserved; 0 when the sysctls cannot be read."""
     try:
         low, high = (int(word) for word in (proc / "ip_local_port_range").read_text(encoding="ascii").split())
@@ -236,3 +241,42 @@ def _source_ports(proc: Path) -> int:
     except (OSError, ValueError):
         return 0
     return max(1, high - low + 1 - len(reserved & set(range(low, high + 1))))
+
+
+class SettingDriver:
+    """Driver[str, str] of the keys of `settings`, on the map config_v1.
+
+    The map's other fields are the loader's (digest) and the engine's own for a moment (sweep).
+    """
+
+    def __init__(self, maps: Maps, lock: threading.RLock) -> None:
+        self._maps, self._lock = maps, lock
+
+    def read(self) -> Mapping[str, str]:
+        """Return what is set."""
+        with self._lock:
+            config = self._maps.config()
+        found = {
+            SOURCE4: str(IPv4Address(config.overlay4)) if any(config.overlay4) else "",
+            SOURCE6: str(IPv6Address(config.overlay6)) if any(config.overlay6) else "",
+            SOURCE_PORTS: str(config.port_limit),
+            NAMESPACE: str(config.netns_cookie),
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def put(self, key: str, value: str) -> None:
+        """Set one. Raises DataplaneError."""
+        changes: Mapping[str, int | bytes]
+        if key == SOURCE4:
+            changes = {"overlay4": IPv4Address(value).packed}
+        elif key == SOURCE6:
+            changes = {"overlay6": IPv6Address(value).packed}
+        elif key in (SOURCE_PORTS, NAMESPACE):
+            changes = {"port_limit" if key == SOURCE_PORTS else "netns_cookie": int(value)}
+        else:
+            raise DataplaneError(f"placement: there is no setting {key}")
+        with self._lock:
+            self._maps.set_config(self._maps.config().replace(**changes))
+
+    def delete(self, key: str) -> None:
+        """Do nothing: a setting is changed, and goes with the pins."""

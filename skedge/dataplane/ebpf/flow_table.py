@@ -17,6 +17,7 @@ from skedge.dataplane.ebpf.layout_placement import pack_address, unpack_address
 
 CONFIG_MAP, SOURCE_MAP, PLACEMENT_MAP = "nat_config_v1", "nat_sources_v1", "nat_placements_v1"
 RECORDS, SWEEP = "iterate_nat_v1", "sweep_nat_v1"
+NAT = "nat"
 _ADDRESS = 16
 _CHUNK = 1 << 20
 
@@ -49,31 +50,6 @@ class FlowTable:
     def _map(self, name: str) -> syscall.Fd:
         return syscall.Fd(syscall.obj_get(str(self._pins / name)))
 
-    def configure(self, config: NatConfig) -> bool:
-        """Tell the programs NAT ports and time-outs; return whether that changed anything."""
-        with self._map(CONFIG_MAP) as fd:
-            if syscall.map_lookup(fd, bytes(4), NatConfig.STRUCT.size) == config.pack():
-                return False
-            syscall.map_update(fd, bytes(4), config.pack())
-            return True
-
-    def sources(self) -> Mapping[str, str]:
-        """Return for each address of a workload elsewhere which address of this host it is reached from."""
-        with self._map(SOURCE_MAP) as fd:
-            items = syscall.map_items(fd, _ADDRESS, _ADDRESS)
-            return {unpack_address(key): unpack_address(value) for key, value in items}
-
-    def set_sources(self, sources: Mapping[str, str]) -> bool:
-        """Make `sources` return this; return whether that changed anything. Flows that exist keep their address."""
-        have = self.sources()
-        with self._map(SOURCE_MAP) as fd:
-            for target, source in sources.items():
-                if have.get(target) != source:
-                    syscall.map_update(fd, pack_address(target), pack_address(source))
-            for target in have.keys() - sources.keys():
-                syscall.map_delete(fd, pack_address(target))
-        return have != dict(sources)
-
     def records(self) -> Iterator[FlowRecord]:
         """Yield every flow; those that were idle for too long are ended on the way."""
         rest = b""
@@ -92,3 +68,55 @@ class FlowTable:
         """Return how many flows the table was made for."""
         with self._map(PLACEMENT_MAP) as fd:
             return syscall.map_info(fd).max_entries
+
+
+class NatConfigDriver:
+    """Driver[str, NatConfig]: what the NAT programs are told, under the one key `NAT`."""
+
+    def __init__(self, pin_dir: str) -> None:
+        self._pin = Path(pin_dir) / CONFIG_MAP
+
+    def read(self) -> Mapping[str, NatConfig]:
+        """Return the configuration, nothing before there was one."""
+        with syscall.Fd(syscall.obj_get(str(self._pin))) as fd:
+            raw = syscall.map_lookup(fd, bytes(4), NatConfig.STRUCT.size)
+        return {NAT: NatConfig.unpack(raw)} if raw and any(raw) else {}
+
+    def put(self, key: str, value: NatConfig) -> None:
+        """Tell the programs. Raises DataplaneError."""
+        if key != NAT:
+            raise DataplaneError(f"nat: {key} is not {NAT}")
+        with syscall.Fd(syscall.obj_get(str(self._pin))) as fd:
+            syscall.map_update(fd, bytes(4), value.pack())
+
+    def delete(self, key: str) -> None:
+        """Do nothing: NAT is switched off by its configuration, and goes with the pins."""
+
+
+class NatSourceDriver:
+    """Driver[str, str]: address of a workload that is not on this host -> this host's address it is reached from.
+
+    Flows that exist keep their address.
+    """
+
+    def __init__(self, pin_dir: str) -> None:
+        self._pin = Path(pin_dir) / SOURCE_MAP
+
+    def _map(self) -> syscall.Fd:
+        return syscall.Fd(syscall.obj_get(str(self._pin)))
+
+    def read(self) -> Mapping[str, str]:
+        """Return all of them."""
+        with self._map() as fd:
+            items = syscall.map_items(fd, _ADDRESS, _ADDRESS)
+            return {unpack_address(key): unpack_address(value) for key, value in items}
+
+    def put(self, key: str, value: str) -> None:
+        """Set the source towards one address. Raises DataplaneError."""
+        with self._map() as fd:
+            syscall.map_update(fd, pack_address(key), pack_address(value))
+
+    def delete(self, key: str) -> None:
+        """Forget an address; one that is not there is success."""
+        with self._map() as fd:
+            syscall.map_delete(fd, pack_address(key))

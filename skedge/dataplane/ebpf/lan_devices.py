@@ -1,8 +1,8 @@
 """The LAN devices of the host: where clients and workloads that are not processes of the host come in.
 
 A LAN device is any device that is not ours, not lo and not a port of a bridge or bond (the bridge itself is it), or
-those that the operator names. Packets of flows are looked up as from lo, whose forwarding flag alone is set: the host
-does not become a router for its LAN.
+those that the operator names. Packets of flows are looked up as from lo, whose forwarding flag alone is set
+(`host.sysctls`): the host does not become a router for its LAN.
 """
 
 from __future__ import annotations
@@ -19,22 +19,13 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import ANY_DEVICE
 from skedge.core.names import PREFIX
 from skedge.dataplane.bpf import syscall, tc
-from skedge.dataplane.host.netlink import Netlink, set_devconf4, set_sysctl6
+from skedge.dataplane.host.netlink import Netlink
 
 DIRECTION = "ingress"
 LOOPBACK = "lo"
-LOOPBACK_INDEX = 1
+_LOOPBACK_INDEX = 1
 PIN, PIN_L3, PIN_LOOP = "lan_ingress_v1", "lan_ingress_l3_v1", "lan_loop_v1"
 _ARPHRD_ETHER = 1
-# IPV4_DEVCONF_*: forwarding lets routes be looked up as from lo. The others are for packets that the programs hand to
-# sockets on 127/8; nothing but what this host sends itself comes in by lo.
-_FORWARDING, _ACCEPT_LOCAL, _ROUTE_LOCALNET = 1, 23, 26
-_LOOP_SETTINGS = (
-    ("ipv4", LOOPBACK, "forwarding"),
-    ("ipv4", LOOPBACK, "accept_local"),
-    ("ipv4", LOOPBACK, "route_localnet"),
-    ("ipv6", LOOPBACK, "forwarding"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +61,19 @@ class LanDriver:
         }
         return {**lan, LOOPBACK: LanDevice(loop=True)}
 
+    def looped(self) -> bool:
+        """Return whether a program of ours is on lo: its settings are ours then."""
+        return DIRECTION in tc.attached(_LOOPBACK_INDEX)
+
     def read(self) -> Mapping[str, LanDevice]:
-        """Return the devices that have the program of now on them; lo only with its settings as they should be."""
+        """Return the devices that have the program of now on them."""
         kinds = {self._program(one.pin): one for one in (LanDevice(), LanDevice(l3=True), LanDevice(loop=True))}
         found = {}
         for index, name in self._netlink.names().items():
             if name.startswith(PREFIX):
                 continue
             kind = kinds.get(tc.attached(index).get(DIRECTION, 0))
-            if kind is not None and (not kind.loop or _loop_right()):
+            if kind is not None:
                 found[name] = kind
         return found
 
@@ -91,9 +86,6 @@ class LanDriver:
         index = self._netlink.index(key)
         if index is None:
             raise DataplaneError(f"LAN device {key}: there is none of that name")
-        if value.loop:
-            set_devconf4(LOOPBACK_INDEX, {_FORWARDING: 1, _ACCEPT_LOCAL: 1, _ROUTE_LOCALNET: 1})
-            set_sysctl6(LOOPBACK, "forwarding", 1)
         with syscall.Fd(syscall.obj_get(str(self._pins / value.pin))) as fd:
             if tc.attached(index).get(DIRECTION) != syscall.prog_id(fd):
                 tc.attach(self._netlink, index, DIRECTION, fd)
@@ -110,15 +102,12 @@ def attached(netlink: Netlink) -> list[str]:
 
 
 def detach(netlink: Netlink, name: str) -> None:
-    """Take our program off a device, and lo's settings back to what the host has everywhere."""
+    """Take our program off a device."""
     index = netlink.index(name)
     if index is None:
         return
     if DIRECTION in tc.attached(index):
         tc.detach(netlink, index, DIRECTION)
-    if name == LOOPBACK:
-        set_devconf4(LOOPBACK_INDEX, {_FORWARDING: _global("ipv4"), _ACCEPT_LOCAL: 0, _ROUTE_LOCALNET: 0})
-        set_sysctl6(LOOPBACK, "forwarding", _global("ipv6"))
 
 
 def source_towards(netlink: Netlink, address: str) -> str | None:
@@ -130,20 +119,6 @@ def source_towards(netlink: Netlink, address: str) -> str | None:
         return None
     source = route.get_attr("RTA_PREFSRC")
     return None if source is None else str(source)
-
-
-def _loop_right() -> bool:
-    """Return whether lo is set as `LanDriver.put` sets it: a change of the host's own switches takes it back."""
-    return all(_setting(*path) == 1 for path in _LOOP_SETTINGS)
-
-
-def _setting(family: str, device: str, name: str) -> int:
-    return int(Path(f"/proc/sys/net/{family}/conf/{device}/{name}").read_text(encoding="ascii"))
-
-
-def _global(family: str) -> int:
-    """Return the host's own switch for forwarding."""
-    return _setting(family, "all", "forwarding")
 
 
 def _is_lan(name: str, link: Any) -> bool:

@@ -52,6 +52,19 @@ class NatConfig:
 
     STRUCT: ClassVar[struct.Struct] = struct.Struct("=IHH5Q16s")
 
+    def __str__(self) -> str:
+        """Return one line, as `skedge plan` prints it."""
+        if not self.device:
+            return "off"
+        times = f"syn {self.syn_s:g} s, established {self.established_s:g} s, fin {self.fin_s:g} s"
+        return f"ports {self.ports[0]}-{self.ports[1]}, {times}, closed {self.closed_s:g} s, udp {self.udp_s:g} s"
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> NatConfig:
+        """Return what the bytes of a struct say."""
+        device, low, high, *times, _ = cls.STRUCT.unpack(raw)
+        return cls(device, (low, high), *(one / NANOSECONDS for one in times))
+
     def pack(self) -> bytes:
         """Return the bytes of the struct."""
         times = (self.syn_s, self.established_s, self.fin_s, self.closed_s, self.udp_s)

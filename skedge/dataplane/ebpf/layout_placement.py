@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar
@@ -104,6 +104,14 @@ class Service:
     HEADER: ClassVar[struct.Struct] = struct.Struct("=II7Q")
     SLOT: ClassVar[struct.Struct] = struct.Struct("=4I3QII4s2s2s16sII")
     SIZE: ClassVar[int] = HEADER.size + MAX_WORKLOADS * SLOT.size
+    CONTROL: ClassVar[tuple[slice, ...]] = (slice(0, 8), slice(12, 16), slice(48, 76))  # of a slot
+
+    @classmethod
+    def control(cls, raw: bytes, slots: Iterable[int]) -> bytes:
+        """Return the size, and of these slots what only the controller writes, but for the load of other sites."""
+        starts = [cls.HEADER.size + index * cls.SLOT.size for index in sorted(slots)]
+        parts = [raw[start + part.start : start + part.stop] for start in starts for part in cls.CONTROL]
+        return raw[4:8] + b"".join(parts)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Service:

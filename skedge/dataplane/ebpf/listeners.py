@@ -22,7 +22,7 @@ class ListenerDriver:
         self._lock = lock
 
     def read(self) -> Mapping[ListenerKey, Dispatch]:
-        """Return all listeners whose services all have a table."""
+        """Return all listeners whose services all have a table, and whose port is marked."""
         with self._lock:
             keys = {ident: key for key, ident in self._services.ids.items()}
             return {
@@ -33,7 +33,7 @@ class ListenerDriver:
                     value.keeps_client,
                 )
                 for one, value in self._maps.listeners().items()
-                if value.services <= keys.keys()
+                if value.services <= keys.keys() and self._maps.has_port(one.port, one.protocol)
             }
 
     def put(self, key: ListenerKey, value: Dispatch) -> None:

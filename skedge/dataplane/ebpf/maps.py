@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
@@ -69,6 +69,17 @@ class Maps:
             known = self._parsed[ident] = header, layout.Service.unpack(raw)
         return known[1]
 
+    def read_anew(self) -> None:
+        """Parse every service's value again: somebody else may have written it."""
+        self._parsed.clear()
+
+    def control(self, ident: int, slots: Iterable[int]) -> bytes:
+        """Return what the controller wrote into a service's value: its size, and the controlled part of these slots."""
+        raw = syscall.map_lookup(
+            self.fd("services_v1"), _ID.pack(ident), layout.Service.SIZE, flags=syscall.MapFlag.LOCK
+        )
+        return layout.Service.control(raw or bytes(layout.Service.SIZE), slots)
+
     def apply(self, staged: layout.Staged) -> None:
         """Make the programs take a staged table over, in one critical section."""
         syscall.map_update(self.fd("staged_v1"), _ZERO, staged.pack())
@@ -125,6 +136,12 @@ class Maps:
     def delete_listener(self, key: ListenerKey) -> None:
         """Leave connects to this address alone."""
         syscall.map_delete(self.fd(LISTENERS_PIN), layout.pack_listener(key))
+
+    def has_port(self, port: int, protocol: Protocol) -> bool:
+        """Return whether there is said to be any listener on a port."""
+        index = _ID.pack(port // 64 + (1024 if protocol is Protocol.UDP else 0))
+        (word,) = _WORD.unpack(syscall.map_lookup(self.fd("ports_v1"), index, _WORD.size) or bytes(8))
+        return bool(word >> port % 64 & 1)
 
     def set_port(self, port: int, protocol: Protocol, used: bool) -> None:
         """Say whether there is any listener on a port."""

@@ -9,11 +9,12 @@ import hashlib
 import platform
 import re
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 
+from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, SiteConfig, Transport
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import LinkDevice
@@ -30,6 +31,7 @@ _CONFIG = struct.Struct("=16s16s16s16s16s4HI")
 _REASONS = 64
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 L3 = 1
+SITE = "site"
 _COOKIES_ALWAYS, YIELDS, LEFT = 1, 2, 4
 _FLAGS = struct.Struct("=I")
 
@@ -60,6 +62,7 @@ class FilterConfig:
     load_port: int
     endpoint_ports: tuple[int, int]
     udp: bool = True  # any listener or connector of UDP
+    flags: int = 0  # LINK_* of bpf/common/link_maps.h
 
     @classmethod
     def of_site(cls, config: SiteConfig) -> FilterConfig:
@@ -75,8 +78,15 @@ class FilterConfig:
             Protocol.UDP in {*(one.protocol for one in config.listeners), *(one.protocol for one in config.connectors)},
         )
 
-    def pack(self, flags: int = 0) -> bytes:
-        """Return the value of the configuration map; ``flags`` are LINK_* of bpf/common/link_maps.h."""
+    def __str__(self) -> str:
+        """Return one line, as `skedge plan` prints it."""
+        low, high = self.endpoint_ports
+        ports = f"control {self.control_port}, load {self.load_port}, endpoints {low}-{high}"
+        beside = f", flags {self.flags}" if self.flags else ""
+        return f"{self.overlay4} {self.overlay6} of {self.network4} {self.network6}, {ports}{beside}"
+
+    def pack(self) -> bytes:
+        """Return the value of the configuration map."""
         network4, network6 = ip_network(self.network4), ip_network(self.network6)
         if not isinstance(network6, IPv6Network) or network6.prefixlen != 48:
             raise ValueError(f"{self.network6} is not an IPv6 /48")
@@ -89,7 +99,25 @@ class FilterConfig:
             self.control_port,
             self.load_port,
             *self.endpoint_ports,
-            flags,
+            self.flags,
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> FilterConfig | None:
+        """Return what the map holds, None before anything was written; of UDP it says nothing."""
+        overlay4, overlay6, base4, mask4, network6, control, load, low, high, flags = _CONFIG.unpack(raw)
+        if raw == bytes(_CONFIG.size):
+            return None
+        network4 = ip_network(f"{ip_address(base4[:4])}/{ip_address(mask4[:4])}", strict=False)
+        return cls(
+            str(ip_address(overlay4[:4])),
+            str(ip_address(overlay6)),
+            str(network4),
+            f"{ip_address(network6)}/48",
+            control,
+            load,
+            (low, high),
+            flags=flags,
         )
 
 
@@ -132,17 +160,24 @@ class LinkFilter:
     def _map(self, name: str) -> syscall.Fd:
         return syscall.Fd(syscall.obj_get(str(self._pins / name)))
 
+    def wanted(self, config: FilterConfig) -> FilterConfig:
+        """Return the configuration with what this host adds to it, and take note which directions need a program."""
+        self._directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
+        return replace(config, flags=_cookies() | self.beside, udp=True)
+
+    def configuration(self) -> FilterConfig | None:
+        """Return what the programs know of this site; None: nothing yet. Raises DataplaneError."""
+        with self._map(CONFIG_MAP) as fd:
+            raw = syscall.map_lookup(fd, bytes(4), _CONFIG.size)
+        try:
+            return FilterConfig.unpack(raw) if raw else None
+        except ValueError:  # somebody else's writing
+            return replace(FilterConfig("", "", "", "", 0, 0, (0, 0)))
+
     def configure(self, config: FilterConfig) -> None:
         """Tell the programs about this site. Raises DataplaneError."""
-        self._decide(config)
         with self._map(CONFIG_MAP) as fd:
-            syscall.map_update(fd, bytes(4), config.pack(_cookies() | self.beside))
-
-    def configured(self, config: FilterConfig) -> bool:
-        """Return whether the programs have exactly this configuration."""
-        self._decide(config)
-        with self._map(CONFIG_MAP) as fd:
-            return syscall.map_lookup(fd, bytes(4), _CONFIG.size) == config.pack(_cookies() | self.beside)
+            syscall.map_update(fd, bytes(4), config.pack())
 
     def give_way(self) -> None:
         """Let another check decide on all but the connections that were made under this one."""
@@ -151,10 +186,6 @@ class LinkFilter:
             at = _CONFIG.size - _FLAGS.size
             (flags,) = _FLAGS.unpack_from(raw, at)
             syscall.map_update(fd, bytes(4), raw[:at] + _FLAGS.pack(flags | YIELDS))
-
-    def _decide(self, config: FilterConfig) -> None:
-        """Decide which directions need a program: each costs every packet."""
-        self._directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
 
     def protect(self, index: int, device: LinkDevice) -> None:
         """Put a device under the check: its far end into the table, the programs onto the interface."""
@@ -182,6 +213,10 @@ class LinkFilter:
         """Take an interface out of the table; its program then lets nothing in."""
         self._table.delete(index)
 
+    def glance(self, indexes: Iterable[int]) -> Hashable:
+        """Return entry and programs of these interfaces: nobody announces a change of a map, or of tcx."""
+        return tuple((index, self._table.get(index), tuple(self._hooks.all(index))) for index in indexes)
+
     def drops(self) -> Mapping[Reason, int]:
         """Return how many packets were refused, by reason, since the maps were made."""
         counts: dict[Reason, int] = {}
@@ -193,3 +228,24 @@ class LinkFilter:
                 if total:
                     counts[Reason.of_code(code)] = total
         return counts
+
+
+class PacketCheckDriver:
+    """Driver[str, FilterConfig]: what the packet programs know of this site, under the one key `SITE`."""
+
+    def __init__(self, check: LinkFilter) -> None:
+        self._check = check
+
+    def read(self) -> Mapping[str, FilterConfig]:
+        """Return the configuration, nothing before there was one."""
+        found = self._check.configuration()
+        return {} if found is None else {SITE: found}
+
+    def put(self, key: str, value: FilterConfig) -> None:
+        """Tell the programs. Raises DataplaneError."""
+        if key != SITE:
+            raise DataplaneError(f"packet check: {key} is not {SITE}")
+        self._check.configure(value)
+
+    def delete(self, key: str) -> None:
+        """Do nothing: without a configuration no program could judge; the map goes with the pins."""

@@ -5,7 +5,7 @@ sites.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 
@@ -42,15 +42,6 @@ class PrefixTable:
         """Leave a prefix out; one that is not there is success."""
         with self._map() as fd:
             syscall.map_delete(fd, _pack(prefix))
-
-    def set_all(self, prefixes: Iterable[str]) -> bool:
-        """Hold just these; return whether that changed anything."""
-        have, wanted = self.read().keys(), frozenset(prefixes)
-        for prefix in wanted - have:
-            self.put(prefix)
-        for prefix in have - wanted:
-            self.delete(prefix)
-        return have != wanted
 
 
 def _pack(prefix: str) -> bytes:

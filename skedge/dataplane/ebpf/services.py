@@ -7,7 +7,7 @@ where the last one stopped. A workload that leaves a table keeps its slot, retir
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import replace
 
 from skedge.core.errors import DataplaneError
@@ -37,9 +37,22 @@ class ServiceDriver:
     # ---- driver ----
 
     def read(self) -> Mapping[ServiceKey, ServiceTable]:
-        """Return the tables that the kernel chooses by."""
+        """Return the tables that the kernel chooses by, without those whose names somebody else took away."""
         with self._lock:
-            return {key: self._table(ident) for key, ident in self.ids.items()}
+            self._maps.read_anew()
+            ids, workloads = self._maps.service_ids(), self._maps.workloads()
+            return {
+                key: self._table(ident)
+                for key, ident in self.ids.items()
+                if ids.get(key) == ident and workloads.get(ident, {}) == self.names.get(ident, {})
+            }
+
+    def glance(self) -> Hashable:
+        """Return what changes with every change of a table or a name, but not with a count."""
+        with self._lock:
+            names = sorted(self._maps.service_ids().items()), self._maps.workloads()
+            tables = [self._maps.control(ident, self.names.get(ident, {})) for ident in self.ids.values()]
+            return repr(names), tuple(tables)
 
     def put(self, key: ServiceKey, value: ServiceTable) -> None:
         """Make a service's table this one, in one step; counts of workloads that stay are kept.
@@ -55,9 +68,9 @@ class ServiceDriver:
             ident = self._id_for(key)
             self._write(key, ident, value)
             if fresh:
-                self._maps.name_service(key, ident)
                 self.ids[key] = ident
                 self.retired.pop(key, None)
+            self._name(key, ident)
 
     def delete(self, key: ServiceKey) -> None:
         """Remove a service; while connections are open it stays, retired, so that they are still counted."""
@@ -69,6 +82,17 @@ class ServiceDriver:
             self._maps.name_service(key, ident | RETIRED)
             self.retired[key] = self.ids.pop(key)
             self._collect(key, ident)
+
+    def _name(self, key: ServiceKey, ident: int) -> None:
+        """Write what is missing of the names of a service and its workloads."""
+        if self._maps.service_ids().get(key) != ident:
+            self._maps.name_service(key, ident)
+        held = self._maps.workloads().get(ident, {})
+        for index, workload in self.names.get(ident, {}).items():
+            if held.get(index) != workload:
+                self._maps.name_workload(ident, index, workload)
+        for index in held.keys() - self.names.get(ident, {}).keys():
+            self._maps.forget_workload(ident, index)
 
     # ---- what the engine asks ----
 

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,17 @@ from skedge.core.errors import DataplaneError
 
 PROTOCOL = 74  # our mark on routes, rules and addresses (a value no routing daemon uses)
 TABLE = 7400
+MAIN = 254
 PRIORITY = 7400
 LAN_TABLE = 7401  # LANs of other sites, for packets from the overlay alone
 ANSWER_TABLE = 7402  # those whose clients may come to this host, for answers of its UDP workloads
 
-_RTM_SETLINK = 19
+_RTM_GETLINK, _RTM_SETLINK = 18, 19
 _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_AF_SPEC = 26
-_IFLA_INET_CONF = 1
+_IFLA_INET_CONF, _IFLA_INET6_CONF = 1, 2
+_IFLA_IFNAME, _IFLA_EXT_MASK, _SKIP_STATS = 3, 29, 8
 _NESTED = 0x8000
 _CONF6 = "/proc/sys/net/ipv6/conf"  # of the network namespace of the thread that opens it
 
@@ -109,6 +111,24 @@ def set_devconf4(index: int, values: Mapping[int, int]) -> None:
     body += struct.pack("=HH", 4 + len(spec), _IFLA_AF_SPEC | _NESTED) + spec
     with kernel_errors(f"set IPv4 settings of interface {index}"):
         request(_RTM_SETLINK, body)
+
+
+def device_settings(wanted: Callable[[str], bool]) -> Mapping[str, tuple[bytes, bytes]]:
+    """Return the IPv4 and IPv6 settings of devices by name, in the kernel's own form: to see whether any changed.
+
+    One dump, and no parsing of what is in them.
+    """
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0) + struct.pack("=HHI", 8, _IFLA_EXT_MASK, _SKIP_STATS)
+    found: dict[str, tuple[bytes, bytes]] = {}
+    with kernel_errors("read the settings of devices"):
+        for _, payload in request(_RTM_GETLINK, body, dump=True):
+            parts = attributes(payload, 16)
+            name = parts.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+            if wanted(name):
+                spec = attributes(parts.get(_IFLA_AF_SPEC, b""), 0)
+                four, six = (attributes(spec.get(int(one), b""), 0) for one in (socket.AF_INET, socket.AF_INET6))
+                found[name] = four.get(_IFLA_INET_CONF, b""), six.get(_IFLA_INET6_CONF, b"")
+    return found
 
 
 def request(kind: int, body: bytes, *, dump: bool = False) -> list[tuple[int, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,12 @@ class ServiceDriver:
             known = set(memory.idents.values())
             strangers = {ident_of(mark)[0] for mark in found.ours} - known
             return tables | {_stranger(ident): ServiceTable() for ident in strangers}
+
+    def glance(self) -> Hashable:
+        """Return what changes with every virtual service and real server that comes or goes."""
+        return tuple(
+            sorted((key, tuple(one.workload for one in table.candidates)) for key, table in self.read().items())
+        )
 
     def _whole(self, key: ServiceKey, found: Found) -> bool:
         virtuals = self._at.balance.virtuals(key)

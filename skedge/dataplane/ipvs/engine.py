@@ -68,6 +68,7 @@ class IpvsEngine:
         self.services = ServiceDriver(self)
         self.listeners = ListenerDriver(self)
         self.endpoints = EndpointDriver(self)
+        self.settings = sysctls.SettingDriver(self.memory.settings, self._remember_locked)
         self._revision = 0
         self._error: DataplaneError | None = None
         self._chosen: tuple[float, Mapping[Slot, int]] = float("-inf"), {}
@@ -101,14 +102,9 @@ class IpvsEngine:
         """Write the memory down. Raises DataplaneError."""
         names_file.save(self._memory_path, self.memory)
 
-    def settle(self) -> bool:
-        """Set what the host must have set for IPVS; return whether that changed anything. Raises DataplaneError."""
+    def _remember_locked(self) -> None:
         with self._lock:
-            before = dict(self.memory.settings)
-            changed = sysctls.ensure(self.memory.settings)
-            if self.memory.settings != before:
-                self.remember()
-            return changed
+            self.remember()
 
     # ---- looking ----
 

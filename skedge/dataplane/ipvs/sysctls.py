@@ -6,30 +6,53 @@ and ``expire_quiescent_template``: else a client stays with a server that is gon
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 
 DIRECTORY = Path("/proc/sys/net/ipv4/vs")  # of the network namespace of the thread that opens it
-WANTED = {"conntrack": "1", "expire_nodest_conn": "1", "expire_quiescent_template": "1"}
+WANTED: Mapping[str, str] = {"conntrack": "1", "expire_nodest_conn": "1", "expire_quiescent_template": "1"}
 
 
-def ensure(before: dict[str, str], directory: Path = DIRECTORY) -> bool:
-    """Set what is not so; note in ``before`` what it was; return whether anything changed. Raises DataplaneError."""
-    changed = False
-    for name, value in WANTED.items():
-        path = directory / name
+class SettingDriver:
+    """Driver[str, str]: the settings of `WANTED`. ``before`` notes what they were; ``remember`` writes it down."""
+
+    def __init__(
+        self, before: dict[str, str], remember: Callable[[], None] = lambda: None, directory: Path = DIRECTORY
+    ) -> None:
+        self._before, self._remember, self._directory = before, remember, directory
+
+    def read(self) -> Mapping[str, str]:
+        """Return the settings as they are. Raises DataplaneError."""
+        return {name: self._value(name) for name in WANTED}
+
+    def put(self, key: str, value: str) -> None:
+        """Set one, and note first what it was. Raises DataplaneError."""
+        if key not in self._before:
+            self._before[key] = self._value(key)
+            self._remember()
+        self._write(key, value)
+
+    def delete(self, key: str) -> None:
+        """Set one back, if it is still ours. Raises DataplaneError."""
+        undo({key: self._before[key]} if key in self._before else {}, self._directory)
+
+    def _value(self, name: str) -> str:
+        path = self._directory / name
         try:
-            found = path.read_text(encoding="ascii").strip()
-            if found != value:
-                before.setdefault(name, found)
-                path.write_text(f"{value}\n", encoding="ascii")
-                changed = True
+            return path.read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise DataplaneError(f"read {path}: {error.strerror}") from error
+
+    def _write(self, name: str, value: str) -> None:
+        path = self._directory / name
+        try:
+            path.write_text(f"{value}\n", encoding="ascii")
         except OSError as error:
             raise DataplaneError(
                 f"set {path} to {value}: {error.strerror}; is /proc/sys writable for skedge?"
             ) from error
-    return changed
 
 
 def undo(before: dict[str, str], directory: Path = DIRECTORY) -> list[str]:

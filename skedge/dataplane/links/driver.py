@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping, Set
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from skedge.core.names import GATEWAY4, PREFIX
 from skedge.core.objects import LinkDevice
 from skedge.dataplane.host.netlink import (
     Netlink,
+    device_settings,
     kernel_errors,
     per_device_forwarding6,
     read_sysctl6,
@@ -68,6 +69,9 @@ class Check(Protocol):
 
     def forget(self, index: int) -> None:
         """Forget an interface that goes."""
+
+    def glance(self, indexes: Iterable[int]) -> Hashable:
+        """Return what changes with every change of the check that the kernel does not announce."""
 
 
 class Guard(Protocol):
@@ -126,6 +130,11 @@ class LinkDriver:
         if value.transport is Transport.WIREGUARD:
             self._wireguard.refuse_unresolved(value)
 
+    def remakes(self, key: str, value: LinkDevice) -> bool:
+        """Return whether `put` would take the device away first: its tunnel or its MAC address is another one."""
+        link = self._find(key)
+        return link is not None and is_ours(link) and shape(link, self._netlink.names()) != wanted_shape(value)
+
     def delete(self, key: str) -> None:
         """Remove the device and its guard, if it is ours."""
         link = self._find(key)
@@ -141,6 +150,12 @@ class LinkDriver:
                 self._wireguard.forget(key)
         if key.startswith(PREFIX) and (link is None or kind(link) == "vxlan"):
             self._guard.delete(key)
+
+    def glance(self) -> Hashable:
+        """Return what changes with the settings of our devices, and with the check on them."""
+        settings = device_settings(lambda name: name.startswith(PREFIX))
+        indexes = [index for name in sorted(settings) if (index := self._netlink.index(name)) is not None]
+        return tuple(sorted(settings.items())), self._check.glance(indexes)
 
     # ---- reading ------------------------------------------------------------------------------------------------
 

@@ -17,10 +17,10 @@ operator has the switch on already is not touched and not guarded.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from skedge.core.errors import DataplaneError
 from skedge.core.names import PREFIX
@@ -29,18 +29,9 @@ from skedge.dataplane.host.state_file import where
 from skedge.dataplane.links.device import kind
 
 MEMORY = "forwarding.json"
+KEY, ON = "ipv6", "on"
 _IFF_LOOPBACK = 0x8
 _LASTING = ("", "vlan", "bond", "team")  # hardware and what stands on it; others may be a container's
-
-
-class Guard(Protocol):
-    """The chain that closes devices (`forward_guard.ForwardGuard`)."""
-
-    def read(self) -> frozenset[str] | None:
-        """Return the closed devices, None when the chain must be written."""
-
-    def put(self, closed: Set[str]) -> None:
-        """Write the chain."""
 
 
 @dataclass(frozen=True)
@@ -53,39 +44,56 @@ class Switched:
     forwarding: tuple[str, ...] = ()
 
 
-class Forwarding:
-    """The switch of one host and its guard. ``memory`` is the file that says what was changed."""
+class ForwardingDriver:
+    """Driver[str, str]: the host's switch, ``ipv6`` -> ``on``, where skedge threw it. ``memory``: what was changed."""
 
-    def __init__(self, netlink: Netlink, guard: Guard, memory: Path) -> None:
+    def __init__(self, netlink: Netlink, memory: Path) -> None:
         self._netlink = netlink
-        self._guard = guard
         self._memory = memory
 
-    def ensure(self, *, transit: bool) -> bool:
-        """Write the guard and, for a site that passes packets on, see that the kernel forwards; return if it changed.
+    def wanted(self, held: Mapping[str, str], *, transit: bool) -> Mapping[str, str]:
+        """Return what should be: ``on`` for a site that passes packets on, where the host's switch is off.
 
-        Raises:
-            DataplaneError: the kernel or the file's directory refused.
+        What skedge threw once stays, for as long as the host is up.
+        """
+        return {KEY: ON} if transit and self._off() else held
+
+    def closed(self, *, transit: bool) -> frozenset[str]:
+        """Return the devices to be closed to each other, with the switch as it is about to be.
+
+        Those of the moment when it was thrown, and hardware that came later (a slow card, a new one).
         """
         known = self._remembered()
-        switch = transit and not per_device_forwarding6() and read_sysctl6("all", "forwarding") == "0"
-        if switch:
-            known = self._remember(known)
-        closed = self._closed(known)
-        guard = self._guard.read() != closed
-        if guard:
-            self._guard.put(closed)
-        if switch and known is not None:
-            for device in known.listening:
-                _set_if_there(device, "accept_ra", 2)
-            set_sysctl6("all", "forwarding", 1)
-        return guard or switch
-
-    def undo(self) -> bool:
-        """Take back what was changed with the switch, if it was ours; return whether it was."""
-        known = self._remembered()
+        if transit and self._off():
+            known = self._prospect(known)
         if known is None:
-            return False
+            return frozenset()
+        return frozenset(known.closed) | lasting(self._netlink.dump("links"))
+
+    @staticmethod
+    def _off() -> bool:
+        return not per_device_forwarding6() and read_sysctl6("all", "forwarding") == "0"
+
+    def read(self) -> Mapping[str, str]:
+        """Return the switch, if it is on and was thrown by skedge. Raises DataplaneError."""
+        thrown = self._remembered() is not None and read_sysctl6("all", "forwarding") == "1"
+        return {KEY: ON} if thrown else {}
+
+    def put(self, key: str, value: str) -> None:
+        """Throw the switch; the chain that closes devices must be there. Raises DataplaneError."""
+        if (key, value) != (KEY, ON):
+            raise DataplaneError(f"forwarding: {key} {value} is not {KEY} {ON}")
+        known = self._prospect(self._remembered())
+        self._remember(known)
+        for device in known.listening:
+            _set_if_there(device, "accept_ra", 2)
+        set_sysctl6("all", "forwarding", 1)
+
+    def delete(self, key: str) -> None:
+        """Take back what was changed with the switch, if it was ours. Raises DataplaneError."""
+        known = self._remembered()
+        if known is None or key != KEY:
+            return
         set_sysctl6("all", "forwarding", 0)
         for device in known.listening:
             if read_sysctl6(device, "accept_ra") == "2":
@@ -96,13 +104,6 @@ class Forwarding:
             self._memory.unlink(missing_ok=True)
         except OSError as error:
             raise DataplaneError(f"remove {self._memory}: {error.strerror}") from error
-        return True
-
-    def _closed(self, known: Switched | None) -> frozenset[str]:
-        """Return the closed devices: those of then, and hardware that came later (a slow card, a new one)."""
-        if known is None:
-            return frozenset()
-        return frozenset(known.closed) | lasting(self._netlink.dump("links"))
 
     def _remembered(self) -> Switched | None:
         try:
@@ -116,25 +117,26 @@ class Forwarding:
             return None  # damaged: as if the operator had thrown the switch
         return found if found.where == where() else None
 
-    def _remember(self, known: Switched | None) -> Switched:
-        """Write down what is about to be changed, together with what was (the switch may have been thrown back)."""
+    def _prospect(self, known: Switched | None) -> Switched:
+        """Return what is about to be changed, together with what was (the switch may have been thrown back)."""
         before = known or Switched("")
         links = self._netlink.dump("links")
         listening = {d for d in _host_devices() if _says(d, accept_ra="1", forwarding="0")}
         forwarding = {d for d in _host_devices() if _says(d, forwarding="1")}
-        made = Switched(
+        return Switched(
             where(),
             tuple(sorted({*before.closed, *outward(links)})),
             tuple(sorted({*before.listening, *listening})),
             before.forwarding if known else tuple(sorted(forwarding)),
         )
+
+    def _remember(self, known: Switched) -> None:
         new = self._memory.with_suffix(".new")
         try:
-            new.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
+            new.write_text(json.dumps(asdict(known)) + "\n", encoding="utf-8")
             new.replace(self._memory)
         except OSError as error:
             raise DataplaneError(f"write {self._memory}: {error.strerror}; IPv6 is not passed on") from error
-        return made
 
 
 def outward(links: Sequence[Any]) -> frozenset[str]:

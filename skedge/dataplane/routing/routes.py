@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -119,6 +120,18 @@ class RouteDriver:
         if ip_address(hop.via).version == 4:
             return {"oif": index, "gateway": hop.via, "flags": _ONLINK}
         return {"oif": index, "via": {"family": socket.AF_INET6, "addr": hop.via}}
+
+
+def fall(remade: Collection[str], routes: Mapping[str, KernelRoute]) -> Mapping[str, KernelRoute]:
+    """Return what the kernel leaves of routes when devices go: none of IPv4 with such a hop, of IPv6 the other hops."""
+    left: dict[str, KernelRoute] = {}
+    for key, route in routes.items():
+        hops = tuple(hop for hop in route.next_hops if hop.device not in remade)
+        if hops == route.next_hops:
+            left[key] = route
+        elif hops and ":" in key:
+            left[key] = replace(route, next_hops=hops)
+    return left
 
 
 def _family(version: int) -> int:

@@ -1,7 +1,8 @@
-"""What leads overlay traffic into our tables and keeps it there: rules of both families, and a last route.
+"""What leads overlay traffic into our tables and keeps it there: rules of both families, and last routes.
 
-The last route makes the overlay's networks unreachable where no site's route matches; else such a packet would go on
-to the host's own default route and leave in the clear.
+A last route makes the overlay's networks unreachable where no site's route matches; else such a packet would go on
+to the host's own default route and leave in the clear. There is one in our table, and one in the main table (``guard``)
+for the moment in which somebody else has deleted our rules or routes.
 
 Where any site announces a LAN, whose clients keep their addresses, there are more rules:
 
@@ -24,7 +25,16 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
-from skedge.dataplane.host.netlink import ANSWER_TABLE, LAN_TABLE, PRIORITY, PROTOCOL, TABLE, Netlink, kernel_errors
+from skedge.dataplane.host.netlink import (
+    ANSWER_TABLE,
+    LAN_TABLE,
+    MAIN,
+    PRIORITY,
+    PROTOCOL,
+    TABLE,
+    Netlink,
+    kernel_errors,
+)
 
 _FAMILIES = {"inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
 _UNREACHABLE = 7
@@ -32,18 +42,18 @@ _TO_TABLE = 1
 _LAST_METRIC = 65535
 _UDP = 17
 RULE, ANSWERS, LOOPBACK, UDP, CLOSED = "rule", "answers", "loopback", "udp", "closed"
-LAST = "unreachable"
+LAST, GUARD = "unreachable", "guard"
+_LAST_TABLES = {LAST: TABLE, GUARD: MAIN}
 _PRIORITIES = {RULE: PRIORITY, ANSWERS: PRIORITY + 1, LOOPBACK: PRIORITY + 2, UDP: PRIORITY + 3, CLOSED: PRIORITY + 4}
 _TABLES = {RULE: TABLE, ANSWERS: LAN_TABLE, LOOPBACK: LAN_TABLE, UDP: ANSWER_TABLE}
 
 
 def wanted(overlay_cidr: str, overlay_prefix6: str) -> Mapping[str, str]:
-    """Return what `RuleDriver` must hold for an overlay: ``rule inet`` -> ``""``, ``unreachable inet`` -> network."""
+    """Return what `RuleDriver` must hold for an overlay: ``rule inet`` -> ``""``, ``guard inet`` -> network."""
+    networks = {"inet": overlay_cidr, "inet6": overlay_prefix6}
     return {
-        "rule inet": "",
-        "rule inet6": "",
-        "unreachable inet": overlay_cidr,
-        "unreachable inet6": overlay_prefix6,
+        **{f"{kind} {family}": network for kind in (GUARD, LAST) for family, network in networks.items()},
+        **{f"{RULE} {family}": "" for family in networks},
     }
 
 
@@ -77,9 +87,11 @@ class RuleDriver:
                 if (kind := _kind(rule)) is not None:
                     ports = rule.get_attr("FRA_SPORT_RANGE") if kind == UDP else None
                     found[f"{kind} {name}" + (f" {ports.split(':')[0]}" if ports else "")] = _from(rule)
-            for route in self._netlink.dump("routes", family=family, table=TABLE):
-                if route["proto"] == PROTOCOL and route["type"] == _UNREACHABLE:
-                    found[f"{LAST} {name}"] = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+            for last, table in _LAST_TABLES.items():
+                for route in self._netlink.dump("routes", family=family, table=table, proto=PROTOCOL):
+                    ours = route["proto"] == PROTOCOL and route.get_attr("RTA_TABLE") == table
+                    if ours and route["type"] == _UNREACHABLE:
+                        found[f"{last} {name}"] = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
         return found
 
     def put(self, key: str, value: str) -> None:
@@ -87,10 +99,10 @@ class RuleDriver:
         kind, family, port = _parse(key)
         previous = self.read().get(key)
         with kernel_errors(f"{key} {value}".strip()):
-            if kind == LAST:
-                self._last_route("replace", family, value)
+            if kind in _LAST_TABLES:
+                self._last_route("replace", kind, family, value)
                 if previous not in (None, value):
-                    self._last_route("del", family, str(previous))
+                    self._last_route("del", kind, family, str(previous))
                 return
             try:
                 self._rule("add", kind, family, port, value)
@@ -107,8 +119,8 @@ class RuleDriver:
         if key not in have:
             return
         with kernel_errors(f"remove {key}"):
-            if kind == LAST:
-                self._last_route("del", family, have[key])
+            if kind in _LAST_TABLES:
+                self._last_route("del", kind, family, have[key])
             else:
                 self._rule("del", kind, family, port, have[key])
 
@@ -124,10 +136,9 @@ class RuleDriver:
             what |= {"ip_proto": _UDP, "sport_range": f"{port}:{port}"}
         self._netlink.ipr.rule(verb, family=family, **what)
 
-    def _last_route(self, verb: str, family: int, network: str) -> None:
-        self._netlink.ipr.route(
-            verb, family=family, dst=network, table=TABLE, proto=PROTOCOL, type="unreachable", priority=_LAST_METRIC
-        )
+    def _last_route(self, verb: str, kind: str, family: int, network: str) -> None:
+        where = {"table": _LAST_TABLES[kind], "priority": _LAST_METRIC}
+        self._netlink.ipr.route(verb, family=family, dst=network, proto=PROTOCOL, type="unreachable", **where)
 
 
 def _kind(rule: Any) -> str | None:
@@ -147,6 +158,7 @@ def _from(rule: Any) -> str:
 
 def _parse(key: str) -> tuple[str, int, int]:
     kind, family, port = (*key.split(" "), "0")[:3]
-    if (kind != LAST and kind not in _PRIORITIES) or family not in _FAMILIES or not port.isdecimal():
-        raise DataplaneError(f"{key!r} is none of our rules; they are {', '.join(_PRIORITIES)} or {LAST}, and a family")
+    if kind not in {*_LAST_TABLES, *_PRIORITIES} or family not in _FAMILIES or not port.isdecimal():
+        known = ", ".join((*_LAST_TABLES, *_PRIORITIES))
+        raise DataplaneError(f"{key!r} is none of our rules; they are {known}, and a family")
     return kind, _FAMILIES[family], int(port)

@@ -1,0 +1,260 @@
+"""The registry: every kind of kernel object that the controller changes, in the order of creation.
+
+`skedge plan`, the controller, `purge` and what is left of another engine read these rows, and nothing else changes the
+host (docs/architecture.md has the list with the time within which a change by somebody else is repaired). Not in it,
+because they are counted and not configured: the other sites' load in the tables, suspensions, the far end's address
+that WireGuard follows, idle flows that are swept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skedge.core.desired.compute import Desired
+from skedge.core.desired.kinds import Kind, Registry
+from skedge.core.desired.kinds import field as desired_field
+from skedge.core.model import EngineKind, Lan, SiteConfig
+from skedge.core.names import overlay_prefix6
+from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
+from skedge.core.placement.candidates import keep_candidates
+from skedge.dataplane.ebpf.engine import EbpfEngine, settings
+from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
+from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, source_towards
+from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.packet_check import SITE, FilterConfig, LinkFilter, PacketCheckDriver
+from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
+from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
+from skedge.dataplane.ipvs import chains
+from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.sysctls import WANTED as IPVS_SETTINGS
+from skedge.dataplane.links.driver import LinkDriver
+from skedge.dataplane.nftables import default_deny, forward_guard, notrack
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import NftTable
+from skedge.dataplane.routing import rules
+from skedge.dataplane.routing.addresses import AddressDriver
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
+from skedge.dataplane.routing.routes import RouteDriver, fall
+from skedge.dataplane.routing.rules import RuleDriver
+
+_NAT_OFF = NatConfig(device=0, ports=(1, 0))
+
+
+@dataclass
+class Base:
+    """What both engines stand on. ``other_serves``: another engine still serves; ``other_drains``: it has open ones."""
+
+    netlink: Netlink
+    table: NftTable
+    state: Path
+    overlays: tuple[str, ...] = ()
+    other_serves: Callable[[], bool] = lambda: False
+    other_drains: Callable[[], bool] = lambda: False
+    forwarding: ForwardingDriver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forwarding = ForwardingDriver(self.netlink, self.state / MEMORY)
+
+
+def overlays(config: SiteConfig) -> tuple[str, str]:
+    """Return the overlay's networks of both families."""
+    return config.overlay_cidr, overlay_prefix6(config.network)
+
+
+def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, pin_dir: str) -> Registry:
+    """Return the registry of a site with the engine ``ebpf``."""
+    owned = ChainGroupDriver(base.table, forward_guard.OWNED, notrack.OWNED)
+    own_prefixes, others_prefixes = PrefixTable(pin_dir, OWN_MAP), PrefixTable(pin_dir)
+    nat, sources, devices = NatConfigDriver(pin_dir), NatSourceDriver(pin_dir), LanDriver(pin_dir, base.netlink)
+    packets, loop = PacketCheckDriver(check), LoopSettingDriver()
+
+    def groups(config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]) -> Mapping[str, ChainGroup]:
+        return {**_forward_guard(base, config), **_notrack(base, config, desired, held)}
+
+    def source(_config: SiteConfig, desired: Desired, _held: object) -> Mapping[str, str]:
+        lan = desired.elsewhere if _config.lan.devices else ()
+        found = {address: source_towards(base.netlink, address) for address in lan}
+        return {address: one for address, one in found.items() if one}
+
+    def lan_devices(config: SiteConfig, _desired: Desired, _held: object) -> Mapping[str, LanDevice]:
+        return devices.devices(config.lan.devices)
+
+    return (
+        _rule(base),
+        Kind(
+            "packet-check",
+            packets,
+            lambda config, _desired, _held: {SITE: check.wanted(FilterConfig.of_site(config))},
+            glance=lambda: tuple(packets.read().items()),
+        ),
+        Kind("chain", owned, groups),
+        _forwarding(base),
+        Kind(
+            "placement",
+            engine.settings,
+            lambda config, _desired, _held: settings(config.overlay4, config.overlay6),
+            glance=lambda: tuple(engine.settings.read().items()),
+        ),
+        Kind(
+            "nat",
+            nat,
+            lambda config, _desired, _held: {NAT: nat_config(config.lan)},
+            glance=lambda: tuple(nat.read().items()),
+        ),
+        Kind("nat-source", sources, source, glance=lambda: tuple(sorted(sources.read().items()))),
+        Kind(
+            "lan-prefix",
+            own_prefixes,
+            lambda _config, desired, _held: dict.fromkeys(desired.prefixes, 0),
+            glance=lambda: tuple(sorted(own_prefixes.read().items())),
+        ),
+        Kind(
+            "setting",
+            loop,
+            lambda config, _desired, held: loop_settings() if config.lan.devices else {} if devices.looped() else held,
+            glance=loop.glance,
+        ),
+        Kind("lan-device", devices, lan_devices),
+        _link(links),
+        _address(base),
+        _route(base, others_prefixes),
+        Kind(
+            "endpoint",
+            engine.endpoints,
+            desired_field("endpoints"),
+            waits=True,
+            glance=lambda: tuple(engine.endpoints.read().items()),
+        ),
+        Kind(
+            "service",
+            engine.services,
+            desired_field("services"),
+            waits=True,
+            merge=keep_candidates,
+            glance=engine.services.glance,
+        ),
+        Kind(
+            "listener",
+            engine.listeners,
+            desired_field("listeners"),
+            waits=True,
+            glance=lambda: tuple(engine.listeners.read().items()),
+        ),
+    )
+
+
+def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
+    """Return the registry of a site with the engine ``ipvs``."""
+    owned = ChainGroupDriver(base.table, default_deny.OWNED, forward_guard.OWNED, chains.OWNED)
+
+    def groups(config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]) -> Mapping[str, ChainGroup]:
+        site = FilterConfig.of_site(config)
+        return {
+            default_deny.NAME: default_deny.group(site, desired.links),
+            **_forward_guard(base, config),
+            **chains.wanted(site, held, serving=not base.other_serves()),
+        }
+
+    return (
+        _rule(base),
+        Kind("chain", owned, groups),
+        _forwarding(base),
+        Kind(
+            "setting",
+            engine.settings,
+            lambda _config, _desired, _held: IPVS_SETTINGS,
+            glance=lambda: tuple(engine.settings.read().items()),
+        ),
+        _link(links),
+        _address(base),
+        _route(base, None),
+        Kind("endpoint", engine.endpoints, desired_field("endpoints"), waits=True),
+        Kind(
+            "service",
+            engine.services,
+            desired_field("services"),
+            waits=True,
+            merge=keep_candidates,
+            glance=engine.services.glance,
+        ),
+        Kind("listener", engine.listeners, desired_field("listeners"), waits=True),
+    )
+
+
+def nat_config(lan: Lan) -> NatConfig:
+    """Return what the NAT programs are told."""
+    if not lan.devices:
+        return _NAT_OFF
+    times = lan.times
+    return NatConfig(
+        ports=lan.ports,
+        syn_s=times.syn_s,
+        established_s=times.established_s,
+        fin_s=times.fin_s,
+        closed_s=times.closed_s,
+        udp_s=times.udp_s,
+    )
+
+
+# ---- rows of both engines ----------------------------------------------------------------------------------------
+
+
+def _rule(base: Base) -> Kind[str, str]:
+    def wanted(config: SiteConfig, desired: Desired, held: Mapping[str, str]) -> Mapping[str, str]:
+        found = dict(rules.wanted(*overlays(config)))
+        if desired.announced or rules.for_lans(held):
+            found |= rules.wanted_for_lans(*overlays(config), desired.answering)
+        return found
+
+    return Kind("rule", RuleDriver(base.netlink), wanted)
+
+
+def passes_on(config: SiteConfig) -> bool:
+    """Return whether this host must forward: between its links, or (IPVS) answers to clients of its LAN."""
+    transit = len({link.to for link in config.links}) > 1 and not config.overload
+    return transit or (config.engine is EngineKind.IPVS and bool(config.listeners))
+
+
+def _forwarding(base: Base) -> Kind[str, str]:
+    return Kind(
+        "forwarding",
+        base.forwarding,
+        lambda config, _desired, held: base.forwarding.wanted(held, transit=passes_on(config)),
+    )
+
+
+def _forward_guard(base: Base, config: SiteConfig) -> Mapping[str, ChainGroup]:
+    return {forward_guard.NAME: forward_guard.group(base.forwarding.closed(transit=passes_on(config)))}
+
+
+def _notrack(
+    base: Base, config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]
+) -> Mapping[str, ChainGroup]:
+    """Return what is not tracked, so that sockets may be assigned also where the host translates addresses."""
+    undecided = config.lan.devices and config.listeners and not desired.listeners
+    if undecided or base.other_serves():  # as it was found: another engine needs all to be tracked
+        return {name: one for name, one in held.items() if name == notrack.NAME}
+    listeners = desired.listeners if config.lan.devices else ()
+    return notrack.wanted(held, listeners, opening=base.other_drains(), tracked=notrack.tracks())
+
+
+def _link(links: LinkDriver) -> Kind[str, LinkDevice]:
+    return Kind("link", links, desired_field("links"), waits=True, remakes=links.remakes, glance=links.glance)
+
+
+def _address(base: Base) -> Kind[str, str]:
+    return Kind("address", AddressDriver(base.netlink, base.overlays), desired_field("addresses"), waits=True)
+
+
+def _route(base: Base, prefixes: PrefixTable | None) -> Kind[str, KernelRoute]:
+    return Kind(
+        "route",
+        RouteDriver(base.netlink, prefixes),
+        desired_field("routes"),
+        waits=True,
+        fall=fall,
+        glance=None if prefixes is None else lambda: tuple(sorted(prefixes.read().items())),
+    )
