@@ -4,24 +4,55 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
 from skedge.dataplane.ebpf import lan_devices
 from skedge.dataplane.host.netlink import Netlink, kernel_errors
+from skedge.dataplane.host.sysctls import LoopSettingDriver
 from skedge.dataplane.ipvs import purge as ipvs_purge
 from skedge.dataplane.links.device import is_ours
-from skedge.dataplane.nftables import forward_guard
-from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.routing.addresses import AddressDriver
-from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver
 
 STATE_DIR = Path("/var/lib/skedge")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kind that is known to be ours by itself, without configuration and pins."""
+
+    name: str
+    found: Callable[[], Iterable[str]]
+    delete: Callable[[str], object]
+
+
+def rows(netlink: Netlink, overlay: Iterable[str], state: Path, table: NftTable | None = None) -> tuple[Row, ...]:
+    """Return the rows of the registry that `purge` removes, in the order of removal.
+
+    Packets come in no more before the check goes, and the chain that closes devices goes after the switch.
+    """
+    nft = table or NftTable()
+    routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
+    loop, forwarding = LoopSettingDriver(), ForwardingDriver(netlink, state / MEMORY)
+    return (
+        Row("route", routes.read, routes.delete),
+        Row("rule", rules.read, rules.delete),
+        Row("setting", lambda: loop.read() if lan_devices.looped() else (), loop.delete),
+        Row("lan", lambda: lan_devices.attached(netlink), partial(lan_devices.detach, netlink)),
+        Row("device", lambda: _devices(netlink), partial(_delete_device, netlink)),
+        Row("address", addresses.read, addresses.delete),
+        Row("forwarding", forwarding.thrown, forwarding.delete),
+        Row("engine ipvs", lambda: ipvs_purge.found(state), lambda key: ipvs_purge.remove(key, state)),
+        Row("table", nft.names, lambda _: nft.remove()),
+    )
 
 
 def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_DIR) -> list[str]:
@@ -35,31 +66,18 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_D
     """
     removed: list[str] = []
     failed: list[str] = []
-
-    def each(kind: str, keys: Callable[[], list[str]], delete: Callable[[str], None]) -> None:
+    for row in rows(netlink, overlay, state):
         try:
-            found = keys()
+            found = list(row.found())
         except DataplaneError as error:
             failed.append(str(error))
-            return
+            continue
         for key in found:
             try:
-                delete(key)
-                removed.append(f"{kind} {key}")
+                row.delete(key)
+                removed.append(f"{row.name} {key}")
             except DataplaneError as error:
                 failed.append(str(error))
-
-    routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
-    table = NftTable()
-    switch = Forwarding(netlink, ChainGroupDriver(table, forward_guard.OWNED), state / MEMORY)
-    each("route", lambda: list(routes.read()), routes.delete)
-    each("rule", lambda: list(rules.read()), rules.delete)
-    each("lan", lambda: lan_devices.attached(netlink), lambda name: lan_devices.detach(netlink, name))
-    each("device", lambda: _devices(netlink), lambda name: _delete_device(netlink, name))
-    each("address", lambda: list(addresses.read()), addresses.delete)
-    each("forwarding", lambda: ["ipv6"] if switch.undo() else [], lambda _: None)  # while the guard is there
-    each("engine ipvs", lambda: ipvs_purge.found(state), lambda key: ipvs_purge.remove(key, state))
-    each("table", table.names, lambda _: table.remove())
     if failed:
         raise DataplaneError("; ".join(failed))
     return removed

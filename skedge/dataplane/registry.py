@@ -21,7 +21,7 @@ from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
 from skedge.core.placement.candidates import keep_candidates
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
 from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
-from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, source_towards
+from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from skedge.dataplane.ebpf.packet_check import SITE, FilterConfig, LinkFilter, PacketCheckDriver
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
@@ -114,7 +114,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, p
         Kind(
             "setting",
             loop,
-            lambda config, _desired, held: loop_settings() if config.lan.devices else {} if devices.looped() else held,
+            lambda config, _desired, held: loop_settings() if config.lan.devices else {} if looped() else held,
             glance=loop.glance,
         ),
         Kind("lan-device", devices, lan_devices),

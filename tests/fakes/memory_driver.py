@@ -1,12 +1,25 @@
-"""A driver over a dict, with failures on demand and a log of what was done."""
+"""A driver over a dict, with failures on demand and a log of what was done; a registry of such drivers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from skedge.core.desired.reconcile import KINDS, Drivers
+from skedge.core.desired.kinds import Kind, Registry
+from skedge.core.desired.kinds import field as desired_field
 from skedge.core.errors import DataplaneError
+from skedge.core.placement.candidates import keep_candidates
+
+# kind as printed -> field of Desired, in the order of creation
+FIELDS = {
+    "link": "links",
+    "address": "addresses",
+    "route": "routes",
+    "endpoint": "endpoints",
+    "service": "services",
+    "listener": "listeners",
+}
 
 
 class MemoryDriver:
@@ -16,8 +29,10 @@ class MemoryDriver:
         self.log = [] if log is None else log
         self.broken: set[Any] = set()
         self.unreadable = False
+        self.reads = 0
 
     def read(self) -> Mapping[Any, Any]:
+        self.reads += 1
         if self.unreadable:
             raise DataplaneError(f"{self.kind}: the kernel does not answer")
         return dict(self.objects)
@@ -37,7 +52,44 @@ class MemoryDriver:
             raise DataplaneError(f"{self.kind} {key}: refused")
 
 
-def memory_drivers() -> tuple[Drivers, list[tuple[str, str, Any]]]:
-    """All six drivers of one site, writing into one log."""
+@dataclass
+class MemoryDrivers:
+    """The drivers of one site, writing into one log; ``rules`` stand for what comes before the links."""
+
+    log: list[tuple[str, str, Any]]
+    rules: MemoryDriver = field(init=False)
+    links: MemoryDriver = field(init=False)
+    addresses: MemoryDriver = field(init=False)
+    routes: MemoryDriver = field(init=False)
+    endpoints: MemoryDriver = field(init=False)
+    services: MemoryDriver = field(init=False)
+    listeners: MemoryDriver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rules = MemoryDriver("rule", self.log)
+        for kind, name in FIELDS.items():
+            setattr(self, name, MemoryDriver(kind, self.log))
+
+    @property
+    def registry(self) -> Registry:
+        """All kinds, links first."""
+        return tuple(
+            Kind(
+                kind,
+                getattr(self, name),
+                desired_field(name),
+                waits=True,
+                merge=keep_candidates if kind == "service" else None,
+            )
+            for kind, name in FIELDS.items()
+        )
+
+    def with_rules(self) -> Registry:
+        """The same, behind one rule that every site has."""
+        return (Kind("rule", self.rules, lambda _config, _desired, _held: {"rule inet": ""}), *self.registry)
+
+
+def memory_drivers() -> tuple[MemoryDrivers, list[tuple[str, str, Any]]]:
+    """All drivers of one site, writing into one log."""
     log: list[tuple[str, str, Any]] = []
-    return Drivers(*(MemoryDriver(kind, log) for kind in KINDS)), log
+    return MemoryDrivers(log), log

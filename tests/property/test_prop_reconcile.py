@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skedge.core.desired import compute
-from skedge.core.desired.reconcile import KINDS, diff, plan, reconcile, reconcile_all
+from skedge.core.desired.reconcile import diff, plan, reconcile, reconcile_all
 from skedge.core.model import NetworkMap, SiteConfig
-from tests.fakes.memory_driver import MemoryDriver, memory_drivers
+from tests.fakes.memory_driver import FIELDS, MemoryDriver, memory_drivers
 from tests.fakes.networks import desired_at
 from tests.property.strategies import networks
 
@@ -42,21 +42,21 @@ def test_what_failed_stays_different_and_everything_else_is_right(
 
 
 def state(drivers: Any) -> dict[str, Any]:
-    return {name: dict(getattr(drivers, name).read()) for name in KINDS.values()}
+    return {name: dict(getattr(drivers, name).read()) for name in FIELDS.values()}
 
 
 @given(networks(6), networks(6))
 def test_reconciling_twice_changes_nothing_the_second_time(before: Network, after: Network) -> None:
     drivers, log = memory_drivers()
-    reconcile_all(drivers, desired_at(before[0]["s0"], before[1]))
+    reconcile_all(drivers.registry, before[0]["s0"], desired_at(before[0]["s0"], before[1]))
     wanted = desired_at(after[0]["s0"], after[1])
-    steps = plan(drivers, wanted)
+    steps = plan(drivers.registry, after[0]["s0"], wanted)
     log.clear()
-    reconcile_all(drivers, wanted)
+    reconcile_all(drivers.registry, after[0]["s0"], wanted)
     assert len(log) == len(steps)
-    assert state(drivers) == {name: getattr(wanted, name) for name in KINDS.values()}
+    assert state(drivers) == {name: getattr(wanted, name) for name in FIELDS.values()}
     log.clear()
-    reports = reconcile_all(drivers, wanted)
+    reports = reconcile_all(drivers.registry, after[0]["s0"], wanted)
     assert log == []
     assert all(report.changed == [] for report in reports.values())
 
@@ -64,10 +64,10 @@ def test_reconciling_twice_changes_nothing_the_second_time(before: Network, afte
 @given(networks(6), networks(6))
 def test_before_sync_nothing_that_the_kernel_has_is_lost(before: Network, after: Network) -> None:
     drivers, log = memory_drivers()
-    reconcile_all(drivers, desired_at(before[0]["s0"], before[1]))
+    reconcile_all(drivers.registry, before[0]["s0"], desired_at(before[0]["s0"], before[1]))
     had = state(drivers)
     log.clear()
-    reconcile_all(drivers, desired_at(after[0]["s0"], after[1]), allow_delete=False)
+    reconcile_all(drivers.registry, after[0]["s0"], desired_at(after[0]["s0"], after[1]), allow_delete=False)
     assert not any(action == "delete" for action, _, _ in log)
     now = state(drivers)
     for name, objects in had.items():

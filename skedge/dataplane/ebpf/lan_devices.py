@@ -61,10 +61,6 @@ class LanDriver:
         }
         return {**lan, LOOPBACK: LanDevice(loop=True)}
 
-    def looped(self) -> bool:
-        """Return whether a program of ours is on lo: its settings are ours then."""
-        return DIRECTION in tc.attached(_LOOPBACK_INDEX)
-
     def read(self) -> Mapping[str, LanDevice]:
         """Return the devices that have the program of now on them."""
         kinds = {self._program(one.pin): one for one in (LanDevice(), LanDevice(l3=True), LanDevice(loop=True))}
@@ -99,6 +95,11 @@ def attached(netlink: Netlink) -> list[str]:
     """Return the devices that have a LAN program of ours on them, of whatever version (no pin is needed)."""
     names = netlink.names().items()
     return [name for index, name in names if not name.startswith(PREFIX) and DIRECTION in tc.attached(index)]
+
+
+def looped() -> bool:
+    """Return whether a program of ours is on lo: its settings are ours then."""
+    return DIRECTION in tc.attached(_LOOPBACK_INDEX)
 
 
 def detach(netlink: Netlink, name: str) -> None:

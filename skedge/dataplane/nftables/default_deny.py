@@ -8,7 +8,7 @@ The chain holds for every device with our prefix, also before its neighbour is k
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from skedge.core.objects import ChainGroup, LinkDevice, NftChain, NftSet
@@ -80,6 +80,10 @@ class OverlayGuard:
         self._table.change(
             NAME, [syntax.element("delete", set_, elements) for set_, elements in found.items() if elements]
         )
+
+    def glance(self, indexes: Iterable[int]) -> Hashable:  # noqa: ARG002  (one shape for both engines)
+        """Return nothing: the kernel announces every change of a table."""
+        return None
 
 
 def group(config: FilterConfig, devices: Mapping[str, LinkDevice] | None = None) -> ChainGroup:

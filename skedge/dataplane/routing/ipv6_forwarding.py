@@ -79,6 +79,10 @@ class ForwardingDriver:
         thrown = self._remembered() is not None and read_sysctl6("all", "forwarding") == "1"
         return {KEY: ON} if thrown else {}
 
+    def thrown(self) -> Mapping[str, str]:
+        """Return what there is to take back, also where somebody has switched it off since. Raises DataplaneError."""
+        return {KEY: ON} if self._remembered() is not None else {}
+
     def put(self, key: str, value: str) -> None:
         """Throw the switch; the chain that closes devices must be there. Raises DataplaneError."""
         if (key, value) != (KEY, ON):

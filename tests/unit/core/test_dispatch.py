@@ -116,16 +116,16 @@ def test_before_sync_what_the_kernel_knows_decides() -> None:
     both = {"A": replace(here, links=links["A"].links), "B": replace(there, links=links["B"].links)}
     at, far, near = ListenerKey("127.0.0.1", 80), ServiceKey("far"), ServiceKey("near")
     drivers, _ = memory_drivers()
-    reconcile_all(drivers, desired_at(both["A"], map_of(both)))
+    reconcile_all(drivers.registry, both["A"], desired_at(both["A"], map_of(both)))
     assert drivers.listeners.read()[at] == Dispatch(far)
     alone = desired_at(both["A"], map_of({"A": both["A"]}))
     assert alone.listeners[at] == Dispatch(near)
-    assert plan(drivers, alone, allow_delete=False) == ()
-    reconcile_all(drivers, alone, allow_delete=False)
+    assert plan(drivers.registry, both["A"], alone, allow_delete=False) == ()
+    reconcile_all(drivers.registry, both["A"], alone, allow_delete=False)
     assert drivers.listeners.read()[at] == Dispatch(far)
-    reconcile_all(drivers, alone)
+    reconcile_all(drivers.registry, both["A"], alone)
     assert drivers.listeners.read()[at] == Dispatch(near)
     drivers.services.unreadable = True  # type: ignore[attr-defined]
-    reports = reconcile_all(drivers, desired_at(both["A"], map_of(both)), allow_delete=False)
+    reports = reconcile_all(drivers.registry, both["A"], desired_at(both["A"], map_of(both)), allow_delete=False)
     assert not reports["listener"].clean
     assert drivers.listeners.read()[at] == Dispatch(near), "not known: left as it was"

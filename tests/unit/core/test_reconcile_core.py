@@ -6,12 +6,12 @@ import pytest
 
 from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
-from skedge.core.desired.reconcile import KINDS, Delta, Drivers, diff, plan, reconcile, reconcile_all
+from skedge.core.desired.reconcile import Delta, diff, plan, reconcile, reconcile_all
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceTable
 from skedge.core.reasons import Reason
-from tests.fakes.memory_driver import MemoryDriver, memory_drivers
+from tests.fakes.memory_driver import FIELDS, MemoryDriver, memory_drivers
 from tests.fakes.networks import SERVICE, configs, desired_at, map_of
 
 LINE = configs([("A", "B", 10), ("B", "C", 20)], "ABC")
@@ -77,56 +77,55 @@ def test_a_kernel_that_cannot_be_read_is_left_alone() -> None:
 
 
 def test_every_kind_has_a_driver_and_a_desired_mapping() -> None:
-    assert list(KINDS) == ORDER
-    assert [one.name for one in fields(Drivers)] == list(KINDS.values())
+    assert list(FIELDS) == ORDER
     assert {one.name for one in fields(Desired)} == {
-        *KINDS.values(), "choosers", "avoided", "elsewhere", "prefixes", "announced", "answering", "skipped",
+        *FIELDS.values(), "choosers", "avoided", "elsewhere", "prefixes", "announced", "answering", "skipped",
     }  # fmt: skip
 
 
 def test_all_kinds_are_created_in_order_and_deleted_in_reverse() -> None:
     drivers, log = memory_drivers()
-    reports = reconcile_all(drivers, WANTED)
+    reports = reconcile_all(drivers.registry, LINE["A"], WANTED)
     assert all(report.clean for report in reports.values())
     kinds = [kind for action, kind, _ in log if action == "put"]
     assert list(dict.fromkeys(kinds)) == ORDER
     assert kinds == sorted(kinds, key=ORDER.index)
     log.clear()
-    reconcile_all(drivers, Desired())
+    reconcile_all(drivers.registry, LINE["A"], Desired())
     gone = [kind for action, kind, _ in log if action == "delete"]
-    assert len(gone) == len(log) == sum(len(getattr(WANTED, name)) for name in KINDS.values())
+    assert len(gone) == len(log) == sum(len(getattr(WANTED, name)) for name in FIELDS.values())
     assert gone == sorted(gone, key=ORDER.index, reverse=True)
-    assert plan(drivers, Desired()) == ()
+    assert plan(drivers.registry, LINE["A"], Desired()) == ()
 
 
 def test_creations_of_all_kinds_come_before_any_deletion() -> None:
     drivers, log = memory_drivers()
     drivers.links.put("sk-old", next(iter(WANTED.links.values())))
     log.clear()
-    reconcile_all(drivers, WANTED)
+    reconcile_all(drivers.registry, LINE["A"], WANTED)
     assert log[-1] == ("delete", "link", "sk-old")
 
 
 def test_one_unreadable_kind_does_not_stop_the_others() -> None:
     drivers, _ = memory_drivers()
     drivers.routes.unreadable = True  # type: ignore[attr-defined]
-    reports = reconcile_all(drivers, WANTED)
+    reports = reconcile_all(drivers.registry, LINE["A"], WANTED)
     assert [kind for kind, report in reports.items() if not report.clean] == ["route"]
     assert drivers.listeners.read() == WANTED.listeners
     with pytest.raises(DataplaneError, match="route: the kernel does not answer"):
-        plan(drivers, WANTED)
+        plan(drivers.registry, LINE["A"], WANTED)
 
 
 def test_before_sync_services_keep_their_candidates() -> None:
     drivers, _ = memory_drivers()
-    reconcile_all(drivers, WANTED)
+    reconcile_all(drivers.registry, LINE["A"], WANTED)
     alone = desired_at(LINE["A"], map_of({"A": LINE["A"]}))
-    assert plan(drivers, alone, allow_delete=False) == ()
-    reports = reconcile_all(drivers, alone, allow_delete=False)
+    assert plan(drivers.registry, LINE["A"], alone, allow_delete=False) == ()
+    reports = reconcile_all(drivers.registry, LINE["A"], alone, allow_delete=False)
     assert all(report.changed == [] for report in reports.values())
     assert len(reports["route"].kept) == 4
     assert drivers.services.read() == WANTED.services
-    reconcile_all(drivers, alone)
+    reconcile_all(drivers.registry, LINE["A"], alone)
     assert [one.workload.site for one in drivers.services.read()[SERVICE].candidates] == ["A"]
 
 
@@ -136,14 +135,14 @@ def test_the_plan_is_what_reconcile_then_does() -> None:
     drivers.services.put(SERVICE, ServiceTable((stale,)))
     drivers.listeners.put(ListenerKey("10.9.9.9", 80), Dispatch(SERVICE))
     log.clear()
-    steps = plan(drivers, WANTED)
+    steps = plan(drivers.registry, LINE["A"], WANTED)
     assert log == []
     assert steps[-1] == PlanStep("delete", "listener", "10.9.9.9:80/tcp", before="web/tcp")
     (replaced,) = (step for step in steps if step.action == "replace")
     assert replaced.before == "A/web cost 0 capacity 1 others 0 out: drained"
     assert replaced.after.startswith("A/web cost 0 capacity 1 others 0 at 127.0.0.1:9090; B/web cost 10 ")
-    assert not any(step.action == "delete" for step in plan(drivers, WANTED, allow_delete=False))
-    reconcile_all(drivers, WANTED)
+    assert not any(step.action == "delete" for step in plan(drivers.registry, LINE["A"], WANTED, allow_delete=False))
+    reconcile_all(drivers.registry, LINE["A"], WANTED)
     did = [("delete" if step.action == "delete" else "put", step.kind) for step in steps]
     assert did == [(action, kind) for action, kind, _ in log]
-    assert plan(drivers, WANTED) == ()
+    assert plan(drivers.registry, LINE["A"], WANTED) == ()

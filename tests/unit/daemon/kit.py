@@ -18,7 +18,6 @@ from skedge.control.identity.identity import load as load_identity
 from skedge.control.liveness.detector import LinkStats
 from skedge.control.loads.exchange import LoadPeer
 from skedge.control.streams.record_codec import BodyCodec
-from skedge.core.desired.compute import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.flooding import Flooder, Output
@@ -99,26 +98,11 @@ class FakeEngine:
         return self.drift
 
 
-class FakeFixture:
-    def __init__(self, name: str = "rules") -> None:
-        self.name, self.sites, self.broken = name, [], False  # type: ignore[var-annotated]
-        self.dropped: dict[Reason, int] = {}
-
-    def ensure(self, config: SiteConfig, desired: Desired) -> bool:
-        if self.broken:
-            raise DataplaneError(f"{self.name}: refused")
-        new = config.site not in self.sites
-        self.sites.append(config.site)
-        return new
-
-    def drops(self) -> Mapping[Reason, int]:
-        return self.dropped
-
-
 class FakeHost:
     def __init__(self) -> None:
         self.found = frozenset({"127.0.0.1/8", "10.0.0.1/24"})
         self.aborted: list[frozenset[Target]] = []
+        self.forgotten = 0
 
     def addresses(self) -> frozenset[str]:
         return self.found
@@ -127,6 +111,9 @@ class FakeHost:
         self.aborted.append(frozenset(targets))
         return len(targets)
 
+    def forget(self) -> None:
+        self.forgotten += 1
+
 
 @dataclass
 class FakeKernel:
@@ -134,7 +121,7 @@ class FakeKernel:
 
     kernel: Kernel
     engine: FakeEngine
-    fixture: FakeFixture
+    refused: dict[Reason, int]
     host: FakeHost
     drivers: Any
     log: list[tuple[str, str, Any]]
@@ -146,9 +133,10 @@ class FakeKernel:
 
 def fake_kernel() -> FakeKernel:
     drivers, log = memory_drivers()
-    engine = FakeEngine(drivers.services, drivers.listeners, drivers.endpoints)  # type: ignore[arg-type]
-    fixture, host = FakeFixture(), FakeHost()
-    return FakeKernel(Kernel(drivers, engine, [fixture], host), engine, fixture, host, drivers, log)
+    engine = FakeEngine(drivers.services, drivers.listeners, drivers.endpoints)
+    host, refused = FakeHost(), dict[Reason, int]()
+    kernel = Kernel(drivers.with_rules(), engine, host, refused=[lambda: refused])
+    return FakeKernel(kernel, engine, refused, host, drivers, log)
 
 
 # ---- the wires -------------------------------------------------------------------------------------------------

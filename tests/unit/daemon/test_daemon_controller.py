@@ -482,9 +482,9 @@ def test_a_device_that_came_is_looked_at(tmp_path: Path, authority: Authority) -
         async with running(tmp_path, authority) as run:
             await run.reach_sync()
             await run.until(lambda: run.at.deleting)
-            before = len(run.kernel.fixture.sites)
+            before = run.kernel.drivers.rules.reads
             run.at.look_at_devices()
-            await run.until(lambda: len(run.kernel.fixture.sites) > before)
+            await run.until(lambda: run.kernel.drivers.rules.reads > before)
 
     asyncio.run(main())
 

@@ -36,8 +36,8 @@ def test_everything_desired_is_in_the_kernel_and_the_second_run_changes_nothing(
     first = fake.kernel.apply(CONFIG, DESIRED, allow_delete=True)
     assert fake.drivers.routes.objects == DESIRED.routes == first.routes
     assert fake.drivers.services.objects == DESIRED.services
-    assert "rules" in first.changed
-    assert len(first.changed) == 1 + len(fake.log)
+    assert first.changed[0] == "rule rule inet"
+    assert len(first.changed) == len(fake.log)
     second = fake.kernel.apply(CONFIG, DESIRED, allow_delete=True)
     assert (second.changed, second.failed) == ((), {})
 
@@ -54,12 +54,12 @@ def test_a_key_that_fails_is_named_and_the_others_go_on() -> None:
     assert fake.kernel.apply(CONFIG, DESIRED, allow_delete=True).changed == (f"route {route}",)
 
 
-def test_a_kind_that_cannot_be_read_and_a_fixture_that_fails_are_named() -> None:
+def test_a_kind_that_cannot_be_read_and_an_object_that_fails_are_named() -> None:
     fake = fake_kernel()
-    fake.fixture.broken = True
+    fake.drivers.rules.broken.add("rule inet")
     fake.drivers.links.unreadable = True
     result = fake.kernel.apply(CONFIG, DESIRED, allow_delete=True)
-    assert set(result.failed) == {"rules", "link"}
+    assert set(result.failed) == {"rule rule inet", "link"}
     assert fake.drivers.services.objects == DESIRED.services
 
 
@@ -83,18 +83,18 @@ def test_nothing_is_deleted_when_that_is_not_allowed() -> None:
 
 def test_the_plan_is_what_apply_does() -> None:
     fake = fake_kernel()
-    steps = fake.kernel.plan(DESIRED, allow_delete=True)
+    steps = fake.kernel.plan(CONFIG, DESIRED, allow_delete=True)
     assert fake.log == []
     fake.kernel.apply(CONFIG, DESIRED, allow_delete=True)
     assert [(step.action, step.kind) for step in steps] == [("create", kind) for _, kind, _ in fake.log]
-    assert fake.kernel.plan(DESIRED, allow_delete=True) == ()
+    assert fake.kernel.plan(CONFIG, DESIRED, allow_delete=True) == ()
 
 
 def test_load_of_others_is_written_by_itself_and_is_no_difference() -> None:
     fake = applied()
     fake.kernel.set_others({(WEB, B): 5})
     assert others_of(fake) == {"A/web": 0, "B/web": 5, "C/web": 0}
-    assert fake.kernel.plan(DESIRED, allow_delete=True) == ()
+    assert fake.kernel.plan(CONFIG, DESIRED, allow_delete=True) == ()
     assert fake.kernel.apply(CONFIG, DESIRED, allow_delete=True).changed == ()
     assert others_of(fake)["B/web"] == 5
 
@@ -130,7 +130,7 @@ def test_suspension_is_the_data_planes_own_and_no_difference() -> None:
     fake.drivers.services.objects[WEB] = ServiceTable(
         tuple(replace(one, out=Reason.SUSPENDED) if one.workload == B else one for one in table.candidates)
     )
-    assert fake.kernel.plan(DESIRED, allow_delete=True) == ()
+    assert fake.kernel.plan(CONFIG, DESIRED, allow_delete=True) == ()
 
 
 def test_without_others_keeps_all_that_decides() -> None:
@@ -164,7 +164,7 @@ def test_counters_and_what_was_refused_come_from_all_parts() -> None:
     assert fake.kernel.readings().counts == {(WEB, A): Counts(3, 9, 1)}
     assert fake.kernel.readings().suspended == {(WEB, B)}
     fake.engine.dropped = {Reason.NO_WORKLOAD: 2, Reason.MALFORMED: 1}
-    fake.fixture.dropped = {Reason.MALFORMED: 4, Reason.NOT_PUBLISHED: 1}
+    fake.refused |= {Reason.MALFORMED: 4, Reason.NOT_PUBLISHED: 1}
     assert fake.kernel.drops() == {Reason.NO_WORKLOAD: 2, Reason.MALFORMED: 5, Reason.NOT_PUBLISHED: 1}
 
 

@@ -24,10 +24,10 @@ from skedge.daemon import systemd as notify
 from skedge.daemon.api.problems import Finding, Problems
 from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel.kernel import Applied
-from skedge.daemon.kernel.lan import nat_config
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.registry import nat_config
 from tests.fakes.networks import site_config
 from tests.unit.daemon.kit import fake_kernel
 

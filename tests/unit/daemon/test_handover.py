@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from skedge.core.desired.compute import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.model import ANY_DEVICE, Lan, SiteConfig
 from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
 from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
-from tests.unit.daemon.kit import Desired, fake_kernel
+from tests.unit.daemon.kit import fake_kernel
 
 LISTENER = ListenerKey("10.0.0.1", 80)
 DESIRED = Desired(listeners={LISTENER: Dispatch(ServiceKey("web"))})
@@ -90,10 +91,10 @@ def test_only_a_site_with_a_lan_has_listeners_that_packets_come_to(devices, list
 def test_a_kernel_without_its_packet_check_keeps_the_other_engine() -> None:
     fake = fake_kernel()
     handover, rest, _ = made()
-    kernel = Kernel(fake.drivers, fake.engine, [fake.fixture], fake.host, why="configured", handover=handover)
-    fake.fixture.broken = True
+    kernel = Kernel(fake.drivers.with_rules(), fake.engine, fake.host, why="configured", handover=handover)
+    fake.drivers.rules.broken.add("rule inet")
     assert kernel.apply(CONFIG, DESIRED, allow_delete=True).draining
-    fake.fixture.broken = False
+    fake.drivers.rules.broken.clear()
     fake.drivers.links.unreadable = True
     kernel.apply(CONFIG, DESIRED, allow_delete=True)
     fake.drivers.links.unreadable = False
