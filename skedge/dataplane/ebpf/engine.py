@@ -54,9 +54,11 @@ class EbpfEngine:
         with self._lock:
             self._maps.close()
 
-    def refresh_port_limit(self) -> None:
-        """Tell how many source ports the host has towards one endpoint, from its sysctls."""
-        self.settings.put(SOURCE_PORTS, str(source_ports()))
+    def refresh_port_limit(self) -> int:
+        """Tell how many source ports the host has towards one endpoint, from its sysctls; return it."""
+        limit = source_ports()
+        self.settings.put(SOURCE_PORTS, str(limit))
+        return limit
 
     # ---- counters ----
 

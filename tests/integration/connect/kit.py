@@ -22,6 +22,7 @@ from skedge.core.reasons import Reason
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PICK_TEST
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.loader import host_requirements, loader
+from tests.kit.rows import configure_engine
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -195,7 +196,7 @@ class Site:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.engine = EbpfEngine(str(host.pins))
-        self.engine.configure(OVERLAY4, OVERLAY6)
+        configure_engine(self.engine, OVERLAY4, OVERLAY6)
         self._servers: list[Server] = []
 
     def server(self, address: str = "127.0.0.1", protocol: Protocol = Protocol.TCP) -> Server:

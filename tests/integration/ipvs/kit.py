@@ -27,7 +27,7 @@ from skedge.core.objects import (
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.packet_check import FilterConfig
 from skedge.dataplane.host.netlink import Netlink
-from skedge.dataplane.ipvs import chains
+from skedge.dataplane.ipvs import chains, sysctls
 from skedge.dataplane.ipvs.engine import IpvsEngine
 from skedge.dataplane.ipvs.marks import IpvsRules
 from skedge.dataplane.ipvs.names_file import FILE
@@ -42,7 +42,7 @@ from skedge.dataplane.nftables.default_deny import OverlayGuard
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.routing.addresses import AddressDriver
-from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver, wanted
 from tests.integration.links.kit import (
@@ -56,6 +56,7 @@ from tests.integration.links.kit import (
     run,
 )
 from tests.integration.links.kit import Site as WithPrograms
+from tests.kit.rows import Forwarding, make
 
 WEB, DNS = ServiceKey("web"), ServiceKey("dns", Protocol.UDP)
 PORT, WORKLOAD, ENDPOINT = 8080, 9090, 61001
@@ -84,7 +85,7 @@ class Site:
         self.links = LinkDriver(self.netlink, self.check, TunnelGuard(self.nft), wireguard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.routes, self.rules = RouteDriver(self.netlink), RuleDriver(self.netlink)
-        self.forwarding = Forwarding(self.netlink, self.chains, self.state / MEMORY)
+        self.forwarding = Forwarding(self.chains, ForwardingDriver(self.netlink, self.state / MEMORY))
         self.config = FilterConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
@@ -99,7 +100,7 @@ class Site:
     def put_base(self) -> None:
         self.ns(self.chains.put, default_deny.NAME, default_deny.group(self.config))
         if self.engine is not None:
-            self.ns(self.engine.settle)
+            self.ns(make, self.engine.settings, sysctls.WANTED)
             self.put_chains()
         for address in (f"{self.overlay4}/32", f"{self.overlay6}/128"):
             self.ns(self.addresses.put, address, "lo")

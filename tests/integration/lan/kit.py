@@ -23,6 +23,7 @@ from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
+from tests.kit.rows import configure_engine, configure_nat, set_sources
 
 UNSPEC, OK, SHOT, REDIRECT = 0xFFFFFFFF, 0, 2, 7
 HOST = {4: "10.55.0.1", 6: "fd55::1"}
@@ -49,9 +50,9 @@ class Site(links.Site):
         finally:
             links.load_programs = before
         self.engine = EbpfEngine(self.pin_dir)
-        self.engine.configure(self.overlay4, self.overlay6)
+        self.ns(configure_engine, self.engine, self.overlay4, self.overlay6)
         self.flows = FlowTable(self.pin_dir)
-        self.flows.configure(NatConfig(ports=PORTS))
+        configure_nat(self, NatConfig(ports=PORTS))
         self.lan = LanDriver(self.pin_dir, self.netlink)
         self.own_prefixes = PrefixTable(self.pin_dir, OWN_MAP)
 
@@ -87,10 +88,10 @@ class Site(links.Site):
 
     def end_flows(self) -> None:
         """End all flows as idle ones end."""
-        self.flows.configure(NatConfig(1, PORTS, *[0.0] * 5))
+        configure_nat(self, NatConfig(1, PORTS, *[0.0] * 5))
         time.sleep(0.01)  # the programs' clock is coarse
         self.flows.sweep()
-        self.flows.configure(NatConfig(ports=PORTS))
+        configure_nat(self, NatConfig(ports=PORTS))
 
     def entry(self, key: FlowKey) -> FlowEntry | None:
         with syscall.Fd(syscall.obj_get(f"{self.pin_dir}/nat_flows_v1")) as fd:
@@ -160,7 +161,7 @@ def make_bench(site: Site) -> Bench:
     ns(site.routes.put, f"{far[6]}/128", KernelRoute((hop,), site.overlay6))
     for lan, value in ns(site.lan.devices, ["lan0"]).items():
         ns(site.lan.put, lan, value)
-    site.flows.set_sources({MACHINE[4]: HOST[4], MACHINE[6]: HOST[6]})
+    set_sources(site, {MACHINE[4]: HOST[4], MACHINE[6]: HOST[6]})
     mac = bytes.fromhex(ns.sh("cat /sys/class/net/lan0/address").strip().replace(":", ""))
     return Bench(
         site,

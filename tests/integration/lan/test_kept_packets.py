@@ -12,6 +12,7 @@ from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import FlowKey, Kind
 from skedge.dataplane.ebpf.prefix_table import HERE
 from tests.integration.links.packets import ACK, FIN, ICMP, ICMP6, L4, SYN, icmp, icmp6, ip, sums_right, tcp, udp
+from tests.kit.rows import set_prefixes
 
 from .kit import CLIENT, HOST, LISTEN, MACHINE, OK, PORTS, REDIRECT, SHOT, Bench, far_overlay, links, remote
 
@@ -28,12 +29,12 @@ STRANGER = {4: "10.99.3.9", 6: "fd99::3:9"}
 
 @pytest.fixture
 def kept(bench: Bench) -> Iterator[Bench]:
-    bench.site.own_prefixes.set_all(LAN.values())
+    set_prefixes(bench.site.own_prefixes, LAN.values())
     for v in (4, 6):
         bench.site.prefixes.put(AWAY[v], HERE)
         bench.site.prefixes.put(PASSING[v])
     yield bench
-    bench.site.own_prefixes.set_all([])
+    set_prefixes(bench.site.own_prefixes, [])
     for prefix in bench.site.prefixes.read():
         bench.site.prefixes.delete(prefix)
 
@@ -103,7 +104,7 @@ def test_the_count_ends_as_that_of_any_flow(kept: Bench, v: int) -> None:
 @pytest.mark.parametrize("why", ["not asked", "outside", "the other site does not take it"])
 def test_else_it_is_translated(kept: Bench, v: int, why: str) -> None:
     if why == "outside":
-        kept.site.own_prefixes.set_all([AWAY[v], LAN[10 - v]])
+        set_prefixes(kept.site.own_prefixes, [AWAY[v], LAN[10 - v]])
     serve(kept, v, takes=why != "the other site does not take it", asked=why != "not asked")
     verdict, out = kept.lan(ip(CLIENT[v], HOST[v], tcp(40000, LISTEN)))
     assert verdict == REDIRECT

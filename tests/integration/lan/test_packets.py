@@ -26,6 +26,7 @@ from tests.integration.links.packets import (
     tcp,
     udp,
 )
+from tests.kit.rows import configure_nat
 
 from .kit import CLIENT, HOST, LISTEN, MACHINE, MACHINE_MAC, PORTS, REDIRECT, SHOT, UNSPEC, Bench, far_overlay, remote
 
@@ -291,23 +292,23 @@ def test_idle_flows_end_by_their_time_outs(bench: Bench) -> None:
     short = NatConfig(ports=PORTS, syn_s=60, established_s=60, fin_s=60, closed_s=60, udp_s=60)
     try:
         for name, flow, left in (("closed_s", closed, 3), ("fin_s", closing, 2), ("syn_s", silent, 1)):
-            table.configure(short)
+            configure_nat(bench.site, short)
             table.sweep()
             assert bench.site.entry(FlowKey(CLIENT[4], flow.client_port, HOST[4], LISTEN)) is not None
-            table.configure(replace(short, **{name: 0.0}))
+            configure_nat(bench.site, replace(short, **{name: 0.0}))
             time.sleep(0.02)
             table.sweep()
             assert bench.site.open() == min(left, 3)
             assert bench.site.entry(FlowKey(CLIENT[4], flow.client_port, HOST[4], LISTEN)) is None
             short = replace(short, **{name: 0.0})
         assert [workload.site for _, workload in bench.site.engine.suspended()] == ["far"], "it never answered"
-        table.configure(replace(short, established_s=0.0))
+        configure_nat(bench.site, replace(short, established_s=0.0))
         time.sleep(0.02)
         table.sweep()
         assert (bench.site.open(), list(table.records())) == (0, [])
         assert bench.site.engine.reconcile_counts() == 0
     finally:
-        table.configure(NatConfig(ports=PORTS))
+        configure_nat(bench.site, NatConfig(ports=PORTS))
 
 
 def test_a_record_says_what_the_flow_was_placed_on(bench: Bench) -> None:

@@ -21,6 +21,7 @@ from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from tests.integration.links.kit import Namespace
 from tests.integration.links.packets import ACK, L4, SYN, TCP, ip, sums_right, tcp
+from tests.kit.rows import configure_nat
 
 from .kit import remote
 from .world import CLIENT, EDGE_A, FAR_MACHINE, LISTEN, MACHINE, Server, World, eventually
@@ -349,7 +350,7 @@ def test_many_clients_where_the_workload_closes_first(world: World, v: int) -> N
     """Every NAT port is in TIME_WAIT at the other site, and comes again with the numbers and time stamps of others."""
     server, candidate = workload(world, "there", v)
     world.a.service([candidate], *listeners(v))
-    world.a.flows.configure(NatConfig(ports=(63000, 63015)))
+    configure_nat(world.a, NatConfig(ports=(63000, 63015)))
     try:
         for number in range(200):
             made = world.connect(world.client, (EDGE_A[v], LISTEN))
@@ -360,7 +361,7 @@ def test_many_clients_where_the_workload_closes_first(world: World, v: int) -> N
             made.close()
             eventually(lambda: world.a.open() == 0, "the count ends")
     finally:
-        world.a.flows.configure(NatConfig())
+        configure_nat(world.a, NatConfig())
 
 
 @pytest.mark.parametrize("where", KINDS)

@@ -23,6 +23,7 @@ from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_P
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from skedge.loader import host_requirements
 from tests.integration.links.kit import NETWORK, Namespace, veth
+from tests.kit.rows import configure_nat, set_loop, set_sources
 
 from .kit import Site
 
@@ -129,8 +130,9 @@ class World:
             (self.a, {MACHINE[4]: "10.60.3.1", MACHINE[6]: "fd60:3::1", CLIENT[4]: EDGE_A[4], CLIENT[6]: EDGE_A[6]}),
             (self.b, {FAR_MACHINE[4]: "10.60.2.1", FAR_MACHINE[6]: "fd60:2::1"}),
         ):
-            site.flows.configure(NatConfig())
-            site.flows.set_sources(sources)
+            configure_nat(site, NatConfig())
+            set_sources(site, sources)
+            site.ns(set_loop)
             for name, value in site.ns(site.lan.devices, [f"lan{n}" for n in (0, 1)]).items():
                 site.ns(site.lan.put, name, value)
 
@@ -190,10 +192,10 @@ class World:
         self._made.close()
         self.a.engine.refresh_port_limit()
         for site in (self.a, self.b):
-            site.flows.configure(NatConfig(syn_s=0, established_s=0, fin_s=0, closed_s=0, udp_s=0))
+            configure_nat(site, NatConfig(syn_s=0, established_s=0, fin_s=0, closed_s=0, udp_s=0))
             time.sleep(0.01)
             site.flows.sweep()
-            site.flows.configure(NatConfig())
+            configure_nat(site, NatConfig())
         for listener in list(self.a.engine.listeners.read()):
             self.a.engine.listeners.delete(listener)
         for service in list(self.a.engine.services.read()):

@@ -35,11 +35,12 @@ from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.routing.addresses import AddressDriver
-from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
+from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver, wanted
 from skedge.loader import host_requirements
 from skedge.loader.loader import kernel_defines, source_text
+from tests.kit.rows import Forwarding, configure_check
 
 T = TypeVar("T")
 NETWORK = "linktest"
@@ -142,7 +143,7 @@ class Site:
         self.guard = TunnelGuard(self.nft)
         self.state = Path(mkdtemp(prefix="linktest-"))
         self.chains = ChainGroupDriver(self.nft, forward_guard.OWNED)
-        self.forwarding = Forwarding(self.netlink, self.chains, self.state / MEMORY)
+        self.forwarding = Forwarding(self.chains, ForwardingDriver(self.netlink, self.state / MEMORY))
         self.sockets = self.state / "wireguard"
         self.public_key = make_key(self.state / "wireguard.key")
         self.kernel_wireguard = KernelWireGuard()
@@ -158,7 +159,7 @@ class Site:
         self.config = FilterConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
-        self.filter.configure(self.config)
+        configure_check(self.filter, self.config)
 
     def put_base(self) -> None:
         self.ns(self.addresses.put, f"{self.overlay4}/32", "lo")

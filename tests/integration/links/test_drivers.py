@@ -16,6 +16,7 @@ from skedge.core.objects import Endpoint, EndpointKey, RouteUse
 from skedge.dataplane.bpf import tc, tcx
 from skedge.dataplane.purge import purge
 from skedge.dataplane.routing.rules import RuleDriver, wanted, wanted_for_lans
+from tests.kit.rows import configure_check
 from tests.unit.dataplane import samples
 from tests.unit.dataplane.contract import Case, check
 
@@ -300,13 +301,13 @@ def test_only_what_udp_and_old_kernels_need_runs_at_egress(base: Site) -> None:
     index = base.ns(base.netlink.index, key)
     needed = {"ingress"} if KERNEL >= (6, 6) else {"ingress", "egress"}
     try:
-        base.filter.configure(replace(base.config, udp=False))
+        configure_check(base.filter, replace(base.config, udp=False))
         assert (base.ns(base.links.read)[key] == value) == (KERNEL < (6, 6))
         base.ns(base.links.put, key, value)
         assert base.ns(base.links.read)[key] == value
         assert set(base.ns(base.filter.attached, index)) == needed
     finally:
-        base.filter.configure(base.config)
+        configure_check(base.filter, base.config)
     base.ns(base.links.put, key, value)
     assert set(base.ns(base.filter.attached, index)) == {"ingress", "egress"}
 

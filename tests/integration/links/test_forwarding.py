@@ -13,7 +13,7 @@ import pytest
 
 from skedge.core import names
 from skedge.core.objects import ChainGroup
-from skedge.dataplane.host import host_addresses
+from skedge.dataplane.host.watch import HostWatch
 from skedge.dataplane.links import driver
 from skedge.dataplane.nftables import forward_guard
 from skedge.dataplane.purge import purge
@@ -177,7 +177,7 @@ def test_a_router_of_the_operators_goes_on_routing_but_not_into_links(built: Hou
 @pytest.mark.parametrize("values", ["1 0", "1"])
 def test_an_operator_who_throws_the_switch_is_noticed_and_links_go_on(house: House, v: int, values: str) -> None:
     b = house.b
-    watch = b.ns(host_addresses.HostWatch)
+    watch = b.ns(HostWatch)
     try:
         watch.read()
         for value in values.split():

@@ -15,13 +15,14 @@ from skedge.core.objects import Target
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf import link_table
 from skedge.dataplane.host import host_addresses, sock_diag
+from skedge.dataplane.host import watch as watching
 
 from .kit import ENDPOINT_PORTS, Site, client, listen
 
 
 @pytest.fixture
-def watch(site: Site) -> Iterator[host_addresses.HostWatch]:
-    made = site.ns(host_addresses.HostWatch)
+def watch(site: Site) -> Iterator[watching.HostWatch]:
+    made = site.ns(watching.HostWatch)
     yield made
     made.close()
 
@@ -30,7 +31,7 @@ def wait(what, seconds: float = 2.0) -> bool:
     return bool(select.select([what], [], [], seconds)[0])
 
 
-def test_addresses_come_and_go(site: Site, watch: host_addresses.HostWatch) -> None:
+def test_addresses_come_and_go(site: Site, watch: watching.HostWatch) -> None:
     before = site.ns(host_addresses.addresses, site.netlink)
     assert {"127.0.0.1/8", "::1/128", "10.91.0.1/24"} <= before
     assert not [address for address in before if address.startswith("fe80")]
@@ -41,10 +42,10 @@ def test_addresses_come_and_go(site: Site, watch: host_addresses.HostWatch) -> N
     site.ns.ip("addr", "del", "192.0.2.5/24", "dev", "under0")
     assert wait(watch)
     assert watch.read().addresses
-    assert watch.read() == host_addresses.Changes()
+    assert watch.read() == watching.Changes()
 
 
-def test_carrier_of_our_devices(site: Site, watch: host_addresses.HostWatch) -> None:
+def test_carrier_of_our_devices(site: Site, watch: watching.HostWatch) -> None:
     site.ns.sh("ip link add sk-w0 type veth peer name sk-w1; ip link set sk-w0 up; ip link set sk-w1 up")
     time.sleep(0.1)
     assert watch.read().carriers == {"sk-w0": True, "sk-w1": True}
@@ -60,7 +61,7 @@ def test_carrier_of_our_devices(site: Site, watch: host_addresses.HostWatch) -> 
     assert site.ns(host_addresses.carriers, site.netlink) == {}
 
 
-def test_devices_come_change_and_go(site: Site, watch: host_addresses.HostWatch) -> None:
+def test_devices_come_change_and_go(site: Site, watch: watching.HostWatch) -> None:
     def told(*command: str) -> bool:
         site.ns.ip(*command)
         time.sleep(0.1)
@@ -144,4 +145,4 @@ def test_the_values_fit_the_maps(site: Site) -> None:
         raw = syscall.map_lookup(fd, bytes(4), len(site.config.pack()))
     assert raw is not None
     assert struct.unpack("=2H", raw[-8:-4]) == ENDPOINT_PORTS
-    assert site.filter.configured(site.config)
+    assert site.filter.configuration() == site.filter.wanted(site.config)

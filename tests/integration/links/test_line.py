@@ -16,6 +16,7 @@ from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.dataplane.ebpf.packet_check import link_mac
+from tests.kit.rows import configure_check
 
 from .conftest import Line
 from .kit import CONTROL_PORT, KERNEL, NETWORK, Site, client, listen, run
@@ -290,7 +291,7 @@ def test_syn_cookies_are_accepted(line: Line, v: int, told: bool) -> None:
     c.ns.sh("sysctl -qw net.ipv4.tcp_syncookies=2")
     try:
         if told:
-            c.ns(c.filter.configure, c.config)
+            c.ns(configure_check, c.filter, c.config)
         with published(c, "127.0.0.1"), c.ns(listen, "::", WORKLOAD) as server:
             server.listen(1024 if told else 8)
             mine, accepted = connect(line.a, overlay(c, v), PORT, server)
@@ -300,7 +301,7 @@ def test_syn_cookies_are_accepted(line: Line, v: int, told: bool) -> None:
             accepted.close()
     finally:
         c.ns.sh("sysctl -qw net.ipv4.tcp_syncookies=1")
-        c.ns(c.filter.configure, c.config)
+        c.ns(configure_check, c.filter, c.config)
 
 
 @pytest.mark.parametrize("v", [4, 6])

@@ -143,6 +143,7 @@ from skedge.dataplane.routing.rules import RuleDriver
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.host.sock_diag import abort_connecting, listening
 from skedge.core.objects import Target
+from tests.kit.rows import Forwarding
 pin_dir, links, routes, rules = pickle.loads(bytes.fromhex(sys.argv[1]))
 assert os.geteuid() != 0
 netlink = Netlink()
@@ -157,7 +158,8 @@ for kind, wanted in ((driver, links), (RuleDriver(netlink), rules), (RouteDriver
 guard.dropped()
 forwarding.per_device_forwarding6 = lambda: False  # the larger right: to throw the host's switch
 with tempfile.TemporaryDirectory() as directory:
-    switch = forwarding.Forwarding(netlink, ChainGroupDriver(table, forward_guard.OWNED), Path(directory) / "memory")
+    chains = ChainGroupDriver(table, forward_guard.OWNED)
+    switch = Forwarding(chains, forwarding.ForwardingDriver(netlink, Path(directory) / "memory"))
     switch.ensure(transit=True)
     assert forwarding.read_sysctl6("all", "forwarding") == "1"
     assert switch.undo()

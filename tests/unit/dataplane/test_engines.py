@@ -20,6 +20,7 @@ from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import NEIGHBOURS, OverlayGuard
 from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable
 from tests.fakes.fake_nft import FakeNft
+from tests.kit.rows import make
 
 AUTO, EBPF, IPVS = EngineKind.AUTO, EngineKind.EBPF, EngineKind.IPVS
 
@@ -100,15 +101,17 @@ def test_settings_are_set_once_and_taken_back(tmp_path: Path) -> None:
     for name, value in {"conntrack": "0", "expire_nodest_conn": "1", "expire_quiescent_template": "0"}.items():
         (tmp_path / name).write_text(value + "\n")
     before: dict[str, str] = {}
-    assert sysctls.ensure(before, tmp_path)
-    assert not sysctls.ensure(before, tmp_path)
+    driver = sysctls.SettingDriver(before, directory=tmp_path)
+    assert make(driver, sysctls.WANTED)
+    assert not make(driver, sysctls.WANTED)
     assert {one.name: one.read_text().strip() for one in tmp_path.iterdir()} == sysctls.WANTED
     assert before == {"conntrack": "0", "expire_quiescent_template": "0"}
     (tmp_path / "expire_quiescent_template").write_text("2\n")
     assert sysctls.undo(before, tmp_path) == ["conntrack"], "what somebody changed since is left"
     assert (tmp_path / "expire_nodest_conn").read_text() == "1\n"
+    none = sysctls.SettingDriver({"conntrack": "0"}, directory=tmp_path / "none")
     with pytest.raises(DataplaneError, match="is /proc/sys writable"):
-        sysctls.ensure({}, tmp_path / "none")
+        none.put("conntrack", "1")
 
 
 # ---- default deny ----------------------------------------------------------------------------------------------
