@@ -74,9 +74,9 @@ class DriftBook:
         return found
 
     def recent(self, now: float) -> Mapping[str, tuple[tuple[float, Drift], ...]]:
-        """Return what others changed in the last `REMEMBER_S` seconds, oldest first, by kind: seconds ago, and what."""
+        """Return what others changed in the last `REMEMBER_S` seconds, oldest first, by kind: when, and what."""
         return {
             kind: told
             for kind, times in self._recent.items()
-            if (told := tuple((now - at, drift) for at, drift in times if now - at < REMEMBER_S))
+            if (told := tuple((at, drift) for at, drift in times if now - at < REMEMBER_S))
         }

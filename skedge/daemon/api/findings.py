@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.core.desired.compute import Desired
+from skedge.core.desired.drift import REMEMBER_S
 from skedge.core.model import Transport
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
@@ -15,6 +16,14 @@ from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.state import State
 
 FRESH_S = 180.0  # a WireGuard session ends when it is not renewed for so long
+_ANY_CULPRIT = "find the program that does it, and let it leave what is skedge's alone"
+_CULPRITS = {
+    "rule": "does systemd-networkd (ManageForeignRoutingPolicyRules=no), a VPN client or a script flush rules?",
+    "route": "does systemd-networkd (ManageForeignRoutes=no), a VPN client or a script flush routes?",
+    "chain": "does a firewall service or a script flush the whole rule set? Let it flush its own tables alone",
+    "setting": "does a sysctl file, tuned or a hardening script set it?",
+    "forwarding": "does a sysctl file, tuned or a hardening script set it?",
+}  # kind of object -> who does such a thing, and how it is kept from it
 REFUSAL_S = 60.0  # how long a refused message stays a problem
 
 
@@ -43,6 +52,7 @@ def findings(look: Look) -> list[Finding]:
         *_sites(look),
         *_services(look),
         *_kernel(look),
+        *_drift(look),
         *_waiting(look),
         *_refusals(look),
     ]
@@ -125,6 +135,18 @@ def _services(look: Look) -> Iterator[Finding]:
 def _kernel(look: Look) -> Iterator[Finding]:
     for key, text in sorted(look.applied.failed.items()):
         yield Finding("error", key, text)
+
+
+def _drift(look: Look) -> Iterator[Finding]:
+    """Yield one finding for each kind of object that others changed of late: also that it keeps happening."""
+    for kind, told in sorted(look.applied.recent.items()):
+        recent = [(at, drift) for at, drift in told if look.now - at < REMEMBER_S]
+        if not recent:
+            continue
+        (at, drift), again = recent[-1], len(recent) - 1
+        often = f", and {again} more such changes in ten minutes" if again else ""
+        cause = f"{drift} by somebody else {look.now - at:.0f} s ago, and was put back{often}"
+        yield Finding("warning", f"drift {kind}", f"{cause}; {_CULPRITS.get(kind, _ANY_CULPRIT)}")
 
 
 def _waiting(look: Look) -> Iterator[Finding]:

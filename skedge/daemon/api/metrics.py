@@ -129,6 +129,8 @@ def controller(at: Controller) -> Iterator[Metric]:
     yield _counter("skedge_reconcile_failures", "Runs with a failed key", [([], tally.reconcile_failures)])
     yield _counter("skedge_reconcile_changes", "Kernel objects changed", [([], tally.reconcile_changes)])
     yield _counter("skedge_spf_runs", "Path computations", [([], tally.spf_runs)])
+    drifted = (([kind], number) for kind, number in sorted(at.applied.drifted.items()))
+    yield _counter("skedge_drift", "Kernel objects that somebody else changed", drifted, ["kind"])
     yield _counter("skedge_count_drift", "Connections that counters were off by", [([], tally.count_drift_total)])
     kinds = (([kind.value], at.counting.flows.get(kind, 0)) for kind in FlowKind)
     yield _gauge("skedge_flows", "Flows of the LAN", kinds, ["kind"])
