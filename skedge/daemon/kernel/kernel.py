@@ -56,7 +56,7 @@ class Applied:
     """Result of one reconcile run; ``failed`` maps ``kind key`` to the sentence of what the kernel refused.
 
     ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
-    ``drift`` is what others had changed since the run before, ``recent`` the same of the last minutes with the moment it
+    ``drift`` is what others had changed since the run before, ``recent`` the same of the last minutes with the time it
     was found (monotonic seconds), ``drifted`` how much it was in all, both by kind.
     """
 
