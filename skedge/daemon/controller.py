@@ -20,6 +20,7 @@ from skedge.core.linkstate.flooding import Flooder, Output
 from skedge.core.linkstate.messages import Message
 from skedge.core.linkstate.pacing import Backoff
 from skedge.core.model import EngineKind, LinkId, SiteConfig, WorkloadId
+from skedge.core.placement.loads import Heard
 from skedge.core.reasons import Reason
 from skedge.daemon import link_status, state_file
 from skedge.daemon.control_plane import Wires
@@ -30,7 +31,7 @@ from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.daemon.placement_log import PlacementLog
 from skedge.daemon.refusals import Refusals
-from skedge.daemon.state import Heard, State
+from skedge.daemon.state import State
 from skedge.daemon.systemd import Notifier
 
 log = logging.getLogger("skedge.daemon")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from skedge.core.desired.compute import Desired, compute, link_id
@@ -11,7 +11,6 @@ from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
     LinkId,
     LinksRecord,
-    LoadReport,
     NetworkMap,
     ServicesRecord,
     SiteConfig,
@@ -20,20 +19,14 @@ from skedge.core.model import (
 from skedge.core.objects import ServiceKey, Target
 from skedge.core.observed import Counts
 from skedge.core.placement.candidates import offers
+from skedge.core.placement.explain import Facts
+from skedge.core.placement.loads import Heard, reporters
 from skedge.core.placement.policies import listened
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.lan_prefixes import Prefixes, judge
 
 Slot = tuple[ServiceKey, WorkloadId]
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A load report and when it came (monotonic seconds)."""
-
-    report: LoadReport
-    at: float
 
 
 @dataclass
@@ -126,9 +119,9 @@ class State:
         """Return the services that clients of this site may connect to."""
         return listened(self.config)
 
-    def reporters(self) -> Iterable[Heard]:
+    def reporters(self) -> tuple[Heard, ...]:
         """Return the last report of every other site that is reachable; a dead site's contribution ends with it."""
-        return (heard for site, heard in self.heard.items() if site in self.rib.paths and site != self.config.site)
+        return reporters(self.heard, self.rib)
 
     def others(self) -> Mapping[Slot, int]:
         """Return the other sites' open connections to every workload of the services listened to here."""
@@ -142,11 +135,6 @@ class State:
             if key in self.listened()
             for offer in offered
         }
-
-    def others_age(self, workload: WorkloadId, now: float) -> float | None:
-        """Return the age of the oldest report that counts connections to a workload; None when no site has any."""
-        ages = [now - heard.at for heard in self.reporters() if heard.report.open.get(workload)]
-        return max(ages, default=None)
 
     def own_open(self) -> Mapping[str, Mapping[WorkloadId, int]]:
         """Return this site's own open connections, service -> workload -> number, as it reports them to others."""
@@ -170,6 +158,20 @@ class State:
         """Return the map with this site's services as they are now, said already or not."""
         own_services = self.services_record()
         return replace(self.network_map, services={**self.network_map.services, self.config.site: own_services})
+
+    def facts(self) -> Facts:
+        """Return what explanations follow from."""
+        return Facts(
+            config=self.config,
+            network_map=self.full_map(),
+            rib=self.rib,
+            host_addresses=self.host_addresses,
+            resolved=self.resolved,
+            counts=self.counts,
+            suspended=self.suspended,
+            others=self.others(),
+            heard=self.heard,
+        )
 
 
 def usable_targets(desired: Desired) -> frozenset[Target]:

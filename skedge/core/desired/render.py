@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from skedge.core.names import address_port
 from skedge.core.objects import (
     Candidate,
     Dispatch,
@@ -74,7 +75,7 @@ def _(value: Dispatch) -> str:
 
 @describe.register
 def _(value: ListenerKey) -> str:
-    return f"{_address_port(value.address, value.port)}/{value.protocol.value}"
+    return f"{address_port(value.address, value.port)}/{value.protocol.value}"
 
 
 @describe.register
@@ -84,12 +85,12 @@ def _(value: EndpointKey) -> str:
 
 @describe.register
 def _(value: Endpoint) -> str:
-    return f"{value.workload} at {_address_port(value.host, value.port)}{_NAT if value.elsewhere else ''}"
+    return f"{value.workload} at {address_port(value.host, value.port)}{_NAT if value.elsewhere else ''}"
 
 
 @describe.register
 def _(value: Target) -> str:
-    return _address_port(value.address, value.port)
+    return address_port(value.address, value.port)
 
 
 @describe.register
@@ -106,7 +107,3 @@ def _(value: Candidate) -> str:
 @describe.register
 def _(value: ServiceTable) -> str:
     return "; ".join(describe(candidate) for candidate in value.candidates) or "no workloads"
-
-
-def _address_port(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

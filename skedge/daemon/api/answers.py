@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import replace
 
-from skedge.core.api.documents import Answer, Explain, LinkRow, ListenerRow, PlanReport, Request, Rows, Status, Sync
+from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Request, Rows, Status, Sync
 from skedge.core.errors import ApiError, SkedgeError
-from skedge.core.model import Protocol
-from skedge.core.objects import ServiceKey
+from skedge.core.placement.explain import explain, find_service
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
@@ -140,27 +138,14 @@ class Answers:
         return Rows(connections=tuple(found[:1]))
 
     def _explain(self, request: Request) -> Explain:
-        state = self._at.state
-        site = request.site or state.config.site
-        if site != state.config.site and site not in state.network_map.links:
+        at, facts = self._at, self._at.state.facts()
+        site = request.site or facts.config.site
+        if site != facts.config.site and site not in facts.network_map.links:
             raise ApiError(f"site {site!r} is not known here; see: skedge show sites")
-        known = {(row.service, row.protocol) for row in rows.services(state, time.monotonic())}
-        for protocol in Protocol:
-            if (request.name, protocol.value) in known:
-                explained = rows.explain(state, ServiceKey(request.name, protocol), site, time.monotonic())
-                return replace(explained, listeners=self._listeners_of(request.name, protocol, site))
-        raise ApiError(f"no site offers or listens to service {request.name!r}; see: skedge show services")
-
-    def _listeners_of(self, service: str, protocol: Protocol, site: str) -> tuple[ListenerRow, ...]:
-        """Return this site's listeners that name a service; what another site's are set to is not known here."""
-        if site != self._at.state.config.site:
-            return ()
-        found = rows.listeners(self._at.state, self._at.desired)
-        return tuple(
-            row
-            for row in found
-            if row.protocol == protocol.value and service in (share.service for share in row.services)
-        )
+        key = find_service(facts, request.name)
+        if key is None:
+            raise ApiError(f"no site offers or listens to service {request.name!r}; see: skedge show services")
+        return explain(facts, key, site, time.monotonic(), rows.listeners(at.state, at.desired))
 
     async def _plan(self) -> PlanReport:
         at = self._at

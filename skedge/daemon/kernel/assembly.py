@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from skedge.core.abilities import ABILITIES
 from skedge.core.desired.compute import Desired
 from skedge.core.desired.reconcile import Drivers, reconcile
 from skedge.core.errors import DataplaneError
@@ -184,7 +185,7 @@ class _Forwarding:
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
         transit = len({link.to for link in config.links}) > 1 and not config.overload
-        answers = config.engine is EngineKind.IPVS and bool(config.listeners)  # to LAN clients, which IPVS forwards
+        answers = ABILITIES[config.engine].replies_forwarded and bool(config.listeners)
         return self._forwarding.ensure(transit=transit or answers)
 
     def drops(self) -> Mapping[Reason, int]:
