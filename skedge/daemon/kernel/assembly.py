@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from skedge.core.abilities import ABILITIES
 from skedge.core.desired.compute import Desired
+from skedge.core.desired.forwarding import host_forwards
 from skedge.core.desired.reconcile import Drivers, reconcile
 from skedge.core.errors import DataplaneError
 from skedge.core.model import EngineKind, SiteConfig
@@ -184,9 +184,7 @@ class _Forwarding:
         self._forwarding = Forwarding(netlink, self._guard, memory)
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
-        transit = len({link.to for link in config.links}) > 1 and not config.overload
-        answers = ABILITIES[config.engine].replies_forwarded and bool(config.listeners)
-        return self._forwarding.ensure(transit=transit or answers)
+        return self._forwarding.ensure(transit=host_forwards(config))
 
     def drops(self) -> Mapping[Reason, int]:
         try:

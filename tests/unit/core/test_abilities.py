@@ -11,8 +11,9 @@ import pytest
 
 from skedge.core import abilities
 from skedge.core.abilities import ABILITIES
+from skedge.core.desired.forwarding import host_forwards
 from skedge.core.linkstate.own_records import endpoint_ports, services_record
-from skedge.core.model import EngineKind, Listener
+from skedge.core.model import EngineKind, Link, Listener
 from skedge.core.objects import ServiceKey
 from skedge.core.reasons import Reason
 from skedge.core.routing.lan_prefixes import judge
@@ -129,3 +130,15 @@ def test_clients_under_their_own_addresses_only_pass_through_where_they_cannot_b
     found = judge(SITE, MAP, ())
     assert (found.own, set(found.refused)) == (("192.168.6.0/24",), {"192.168.7.0/24"})
     assert found.skipped == (Skipped("prefix", "B: 192.168.7.0/24", Reason.ENGINE),)
+
+
+def test_the_host_forwards_for_transit_and_where_replies_to_lan_clients_pass_through_it() -> None:
+    line = configs([("A", "B", 10), ("B", "C", 10)])
+    silent = {site: replace(config, listeners=()) for site, config in line.items()}
+    assert [host_forwards(config) for config in line.values()] == [False, True, False]
+    assert not host_forwards(replace(line["B"], overload=True)), "no transit"
+    twice = replace(line["A"], links=(Link("B"), Link("B", "two")))
+    assert not host_forwards(twice), "two links to one site are no transit"
+    ipvs = {site: replace(config, engine=EngineKind.IPVS) for site, config in line.items()}
+    assert all(host_forwards(config) for config in ipvs.values())
+    assert not host_forwards(replace(silent["A"], engine=EngineKind.IPVS)), "nobody is led anywhere"

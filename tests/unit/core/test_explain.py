@@ -90,6 +90,15 @@ def test_another_site_has_its_own_connections_as_it_reported_them() -> None:
     assert (c.reason, found.winner) == ("none", "C/web"), "a suspension is this site's own"
 
 
+def test_ties_are_broken_by_the_choices_of_this_site_and_not_for_another_one() -> None:
+    networks = configs([("A", "B", 10), ("B", "C", 10)], "AC")
+    counts = {(WEB, A): Counts(0, last_chosen=9), (WEB, C): Counts(0, last_chosen=5)}
+    assert explain(facts(networks, counts=counts), WEB, "B", 0.0).winner == "A/web", "by name"
+    twins = configs([("A", "B", 10), ("A", "C", 10)], "BC")
+    counts = {(WEB, B): Counts(3, last_chosen=9), (WEB, C): Counts(3, last_chosen=5)}
+    assert explain(facts(twins, counts=counts), WEB, "A", 0.0).winner == "C/web", "the least recently chosen"
+
+
 def test_an_unreachable_sites_report_does_not_count() -> None:
     known = facts(
         down=(LinkId("B", "C"),),
