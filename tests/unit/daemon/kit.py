@@ -1,4 +1,4 @@
-"""A whole controller without root: kernel and control plane in memory; identity, flooding, config and state are real."""
+"""A whole controller without root: kernel and control plane in memory; identity, flooding, config, state are real."""
 
 from __future__ import annotations
 
