@@ -95,8 +95,12 @@ def test_before_sync_nothing_is_deleted_and_nothing_is_said(tmp_path: Path, auth
     asyncio.run(main())
 
 
-def test_the_next_life_adopts_what_it_finds_and_changes_nothing(tmp_path: Path, authority: Authority) -> None:
+@pytest.mark.parametrize("delete_wait_s", [0.05, 0.0])
+def test_the_next_life_adopts_what_it_finds_and_changes_nothing(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, delete_wait_s: float
+) -> None:
     """Also when the neighbour's records come in a burst, so that path computation is paced."""
+    monkeypatch.setattr("skedge.daemon.life.DELETE_WAIT_S", delete_wait_s)
 
     async def main() -> None:
         kernel = fake_kernel()
