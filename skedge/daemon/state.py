@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from skedge import __version__
 from skedge.core.desired.compute import Desired, compute, link_id
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.own_records import Liveness
@@ -27,6 +28,7 @@ from skedge.core.routing import rib
 from skedge.core.routing.lan_prefixes import Prefixes, judge
 
 Slot = tuple[ServiceKey, WorkloadId]
+SOFTWARE = f"skedge {__version__}"  # as this site says it of itself
 
 
 @dataclass
@@ -113,6 +115,17 @@ class State:
         """Tell whether every checked workload has a verdict."""
         return all(own_records.is_healthy(c, {}) or c.name in self.health for c in self.config.connectors)
 
+    def set_health(self, connector: str, healthy: bool, address: str) -> None:
+        """Take whether a workload of this site is well, and at what address its host was found (if at any)."""
+        self.health[connector] = healthy
+        for one in self.config.connectors:
+            if one.name == connector and address:
+                self.resolved[one.host] = address
+
+    def line(self) -> str:
+        """Return this site in one line, for `systemctl status`."""
+        return f"{self.config.site}: {len(self.rib.paths)} sites reachable, {len(self.config.links)} links"
+
     # ---- load -----------------------------------------------------------------------------------------------------
 
     def listened(self) -> frozenset[ServiceKey]:
@@ -184,3 +197,13 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
         for target in (one.target4, one.target6)
         if target is not None
     )
+
+
+def endpoints_of(desired: Desired, slots: Collection[Slot]) -> Mapping[WorkloadId, Target]:
+    """Return where the workloads of other sites among these are reached."""
+    return {
+        one.workload: target
+        for key, table in desired.services.items()
+        for one in table.candidates
+        if (key, one.workload) in slots and not one.local and (target := one.target4 or one.target6) is not None
+    }

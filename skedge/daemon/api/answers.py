@@ -13,7 +13,8 @@ from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.api.problems import Problems
-from skedge.daemon.controller import SOFTWARE, Controller
+from skedge.daemon.api.view import View
+from skedge.daemon.state import SOFTWARE
 
 LIMIT_MAX = 10_000
 LOOK_S = 5.0
@@ -22,8 +23,8 @@ LOOK_S = 5.0
 class Answers:
     """Answers requests about one controller; ``answer`` is the API's handler."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._at = controller
+    def __init__(self, at: View) -> None:
+        self._at = at
         self._problems = Problems()
 
     async def watch(self) -> None:
@@ -63,26 +64,26 @@ class Answers:
             applied=at.applied,
             link_rows=self.link_rows(),
             refusals=at.refusals.recent(),
-            synced=at.synced,
+            synced=at.life.synced,
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
-            stream_causes=at.wires.stream_causes(),
+            stream_causes=at.control.stream_causes(),
         )
         problems = self._problems.update(now, findings.findings(look))
-        return Status(at.state.config.site, True, at.ready, at.synced and not at.applied.failed, problems)
+        return Status(at.state.config.site, True, at.life.ready, at.life.synced and not at.applied.failed, problems)
 
     def link_rows(self) -> list[LinkRow]:
         """Return one row a configured link."""
         at, now = self._at, time.monotonic()
-        facts = link_status.facts(at.wires.link_stats(), at.flooder.adjacencies(now))
+        facts = link_status.facts(at.control.link_stats(), at.flooder.adjacencies(now))
         return rows.links(at.state, facts, now, at.tunnels.facts)
 
     def _sync(self) -> Sync:
         at, now = self._at, time.monotonic()
-        waiting = link_status.waiting(at.state.configured_links(), at.wires.link_stats(), at.flooder.adjacencies(now))
+        waiting = link_status.waiting(at.state.configured_links(), at.control.link_stats(), at.flooder.adjacencies(now))
         return Sync(
-            synced=at.synced,
+            synced=at.life.synced,
             records=len(at.flooder.database),
             waiting_for=tuple(sorted(str(link) for link in waiting)),
             reconcile_runs=at.tally.reconcile_runs,
@@ -149,7 +150,7 @@ class Answers:
 
     async def _plan(self) -> PlanReport:
         at = self._at
-        steps = await at.worker.call(at.worker.kernel.plan, at.wanted(), allow_delete=at.deleting)
+        steps = await at.worker.call(at.worker.kernel.plan, at.wanted(), allow_delete=at.life.deleting)
         return PlanReport(steps)
 
 
