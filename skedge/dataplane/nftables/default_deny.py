@@ -88,7 +88,7 @@ class OverlayGuard:
             for item in self._run(None).get("nftables", [])
             if "counter" in item
         }
-        return {reason: number for reason in _DENIED if (number := packets.get(COUNTER + reason.word, 0))}
+        return {reason: number for reason in Reason if (number := packets.get(COUNTER + reason.word, 0))}
 
     # ---- devices ----
 

@@ -131,7 +131,7 @@ def test_a_route_is_replaced_without_a_gap(pair: Pair) -> None:
 UNPRIVILEGED = """
 import os, sys, pickle, tempfile
 from pathlib import Path
-from skedge.dataplane import forwarding
+from skedge.dataplane.routing import ipv6_forwarding as forwarding
 from skedge.dataplane.nftables.forward_guard import ForwardGuard
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ebpf.packet_check import LinkFilter
