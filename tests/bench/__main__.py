@@ -39,6 +39,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def arguments() -> argparse.Namespace:
+    """Return what the command line says, or end with one sentence."""
+    top = parser()
+    args = top.parse_args()
+    if args.against and not (args.against / "deploy.yml").is_file():
+        top.error(f"--against {args.against}: that is no checkout of skedge")
+    if args.against and args.only:
+        top.error("--against compares clients on the hosts, and takes no --only")
+    if args.rounds < 1:
+        top.error("--rounds: one at least")
+    return args
+
+
 def measure(args: argparse.Namespace, report: Report, name: str) -> None:
     """Bring up the labs, measure, and take them away."""
     names = [name, f"{name}-old"] if args.against else [name]
@@ -66,7 +79,7 @@ def measure(args: argparse.Namespace, report: Report, name: str) -> None:
 
 def main() -> int:
     """Run everything; exit code 1 if it could not be measured, 3 if --strict and a target was missed."""
-    args = parser().parse_args()
+    args = arguments()
     name = os.environ.get("LAB") or "bench"
     report = Report(words=WORSE if args.against else WORDS)
     try:

@@ -49,7 +49,7 @@ def connections(bench: Bench, kinds: list[Kind], label: str, targets: bool) -> S
         Rule(f"{label}: speed of a whole connection, {name} / direct", ("direct",), (name,), least if targets else "")
         for name, least in (("through", ">= 0.94"), ("not ours", ">= 0.975"), ("macvlan", ""))
     ]
-    return Series(label, ways(bench, kinds, "conn", CONNECTIONS), rules)
+    return Series(f"{label}: whole connection", ways(bench, kinds, "conn", CONNECTIONS), rules)
 
 
 def turns(bench: Bench, kinds: list[Kind], label: str, targets: bool) -> Series:
@@ -58,7 +58,7 @@ def turns(bench: Bench, kinds: list[Kind], label: str, targets: bool) -> Series:
         Rule(f"{label}: round trip, {name} / direct", (name,), ("direct",), most if targets else "")
         for name, most in (("macvlan", ""), ("not ours", ""), ("through", "<= 1.02"))
     ]
-    return Series(label, ways(bench, kinds, "turn", TURNS), rules)
+    return Series(f"{label}: round trip", ways(bench, kinds, "turn", TURNS), rules)
 
 
 def streams(bench: Bench, kinds: list[Kind], label: str, targets: bool) -> Series:
@@ -67,21 +67,23 @@ def streams(bench: Bench, kinds: list[Kind], label: str, targets: bool) -> Serie
         Rule(f"{label}: throughput, {name} / direct", (name,), ("direct",), least if targets else "")
         for name, least in (("through", ">= 0.98"), ("macvlan", ""), ("not ours", ""))
     ]
-    return Series(label, ways(bench, kinds, "stream", STREAM_S), rules)
+    return Series(f"{label}: one stream", ways(bench, kinds, "stream", STREAM_S), rules)
 
 
-def tell(bench: Bench, series: Series, what: str) -> None:
-    """Note what a client printed, way by way, and then the rows made within the rounds."""
+def tell(bench: Bench, *all_series: Series) -> None:
+    """Note what the clients printed, way by way, and then the rows made within the rounds."""
     report = bench.report
-    for way in series.ways:
-        if what == "one stream":
-            report.value(f"{series.label}: {what}, {way}", series.median(way, 0) * 8 / 1e9, "Gbit/s")
-            continue
-        report.value(f"{series.label}: {what}, {way}, p50", series.median(way, 0) / 1000, "µs")
-        report.value(f"{series.label}: {what}, {way}, p99", series.median(way, 1) / 1000, "µs")
-        if what == "whole connection":
-            report.value(f"{series.label}: connections a second, {way}", series.median(way, 2), "1/s")
-    report.rules(series)
+    for series in all_series:
+        label, what = series.label.rsplit(": ", 1)
+        for way in series.ways:
+            if what == "one stream":
+                report.value(f"{series.label}, {way}", series.median(way, 0) * 8 / 1e9, "Gbit/s")
+                continue
+            report.value(f"{series.label}, {way}, p50", series.median(way, 0) / 1000, "µs")
+            report.value(f"{series.label}, {way}, p99", series.median(way, 1) / 1000, "µs")
+            if what == "whole connection":
+                report.value(f"{label}: connections a second, {way}", series.median(way, 2), "1/s")
+        report.rules(series)
 
 
 def plain_vxlan(bench: Bench) -> str:
@@ -139,14 +141,12 @@ def transport(bench: Bench, name: str, far: Callable[[Bench], str], targets: boo
         part = bench.measure if targets else bench.show
         conn, turn, stream = (make(bench, kinds, name, targets) for make in (connections, turns, streams))
         part(conn, turn, stream)
-        for series, what in ((conn, "whole connection"), (turn, "round trip"), (stream, "one stream")):
-            tell(bench, series, what)
+        tell(bench, conn, turn, stream)
         bench.offload(on=False)
         stream = streams(bench, kinds, f"{name}, no offloads", targets)
         turn = turns(bench, kinds, f"{name}, no offloads", targets=False)
         part(stream, turn)
-        tell(bench, stream, "one stream")
-        tell(bench, turn, "round trip")
+        tell(bench, stream, turn)
         bench.offload(on=True)
 
 

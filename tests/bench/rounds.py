@@ -55,9 +55,10 @@ class Series:
         if keep:
             self.rounds.append(found)
 
-    def decided(self) -> bool:
-        """Tell whether every row with a target is met or missed."""
-        return all(rule.verdict(self.rounds) != Verdict.UNDECIDED for rule in self.rules if rule.target)
+    def undecided(self) -> list[str]:
+        """Return the rows that have a target which is neither met nor missed."""
+        rules = [rule for rule in self.rules if rule.target]
+        return [rule.what for rule in rules if rule.verdict(self.rounds) == Verdict.UNDECIDED]
 
     def median(self, way: str, column: int) -> float:
         """Return the median over the rounds of one number of a way."""
@@ -102,5 +103,8 @@ def measure(
         if done == least:
             going = [one for one in going if any(rule.target for rule in one.rules)]
         if done >= look:
-            going = [one for one in going if not one.decided()]
+            rows = {one: one.undecided() for one in going}
+            going = [one for one in going if rows[one]]
+            if going:
+                say(f"bench: not decided after {done} rounds: {'; '.join(row for one in going for row in rows[one])}")
             look = math.ceil(look * LOOK_AGAIN)

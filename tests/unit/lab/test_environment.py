@@ -33,3 +33,14 @@ def test_the_benchmark_says_what_it_takes() -> None:
     argv = [sys.executable, "-m", "tests.bench", "--help"]
     done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, check=True)
     assert all(option in done.stdout for option in ("--rounds", "--max-minutes", "--strict", "--against"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(["--against", "/nowhere"], "no checkout"), (["--against", ".", "--only", "lan"], "no --only")],
+)
+def test_a_command_line_that_cannot_be_is_refused_with_a_sentence(words: list[str], sentence: str) -> None:
+    argv = [sys.executable, "-m", "tests.bench", *words]
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr
