@@ -94,7 +94,7 @@ test: setup ## everything (about 35 min, root); ends with one line that counts w
 	@$(PY) -m tests.lab.everything
 
 .PHONY: test-long
-test-long: setup ## what takes minutes each: taking ports over, firewalls, certificates, keys, VM labs, a change of engine (root)
+test-long: setup ## what takes minutes each: taking ports over, firewalls, certificates, keys, an upgrade, VM labs, a change of engine (root)
 	@$(PY) -m tests.lab.everything long vm-long
 
 .PHONY: bench

@@ -53,3 +53,8 @@ def device_name(network: str, link: LinkId, site: str) -> str:
     tail = "-" + _digest("dev", network, link.a, link.b, link.name).hex()[:4]
     room = DEVICE_NAME_MAX - len(PREFIX) - len(tail)
     return PREFIX + link.far_end(site)[:room] + tail
+
+
+def address_port(address: str, port: int) -> str:
+    """Return an address literal and a port as one text, an IPv6 address in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,16 +1,31 @@
 """The closed list of reasons for every "no".
 
-The same words appear in metrics, CLI, logs and receipts (docs/architecture.md). ``code`` is what the eBPF
-programs store and count (``bpf/common/reasons.h`` is checked against this list by a test).
+The same words appear in metrics, CLI, logs and receipts (docs/architecture.md). The code is what the eBPF programs
+store and count: ``bpf/common/reasons.h`` is generated from this list (``python -m skedge.loader.reasons_header``).
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum, unique
+
+MAX_REASONS = 128  # places in every array that is indexed by a code, in the programs too; a code is smaller
 
 
-class Reason(Enum):
-    """Why something was refused, skipped, suspended, denied or dropped: (code, word, sentence)."""
+@unique
+class Reason(IntEnum):
+    """Why something was refused, skipped, suspended, denied or dropped: (code, word, sentence).
+
+    A member is its code, so NONE is false; printed, it is its word.
+    """
+
+    word: str
+    sentence: str
+
+    def __new__(cls, code: int, word: str, sentence: str) -> Reason:
+        """Make a member; its value is the code."""
+        made = int.__new__(cls, code)
+        made._value_, made.word, made.sentence = code, word, sentence
+        return made
 
     NONE = (0, "none", "nothing is wrong")
     # placement: a whole connect is refused
@@ -65,10 +80,13 @@ class Reason(Enum):
     NOT_CONFIGURED = (63, "not-configured", "the far end has not (yet) this link")
     OVERLOAD = (64, "overload", "the site is not used for transit")
 
-    def __init__(self, code: int, word: str, sentence: str) -> None:
-        self.code = code
-        self.word = word
-        self.sentence = sentence
+    def __str__(self) -> str:
+        return self.word
+
+    @property
+    def code(self) -> int:
+        """The number that the programs store."""
+        return self.value
 
     @classmethod
     def of_code(cls, code: int) -> Reason:

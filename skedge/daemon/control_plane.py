@@ -1,11 +1,10 @@
-"""The controller's wires: streams, probes, health checks, load reports. Events go up, orders come down."""
+"""The control plane: streams, probes, health checks, load reports. Events go up, orders come down."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from skedge.control.health.monitor import HealthMonitor, HealthState, HealthTarget
 from skedge.control.health.probes import ProbeFailed
@@ -17,43 +16,46 @@ from skedge.control.streams.bus import Bus, BusLink
 from skedge.core import names
 from skedge.core.desired.compute import link_id
 from skedge.core.errors import DataplaneError
+from skedge.core.linkstate.flooding import Flooder
 from skedge.core.linkstate.messages import Key, Kind
 from skedge.core.linkstate.own_records import is_own
 from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import Target
+from skedge.core.placement.loads import Heard
+from skedge.core.reasons import Reason
+from skedge.daemon.events import ControlEvents
+from skedge.daemon.state import State
 from skedge.dataplane.host import sock_diag
 from skedge.dataplane.host.sock_diag import ListenWatch
 from skedge.dataplane.host.watch import HostWatch
 
-if TYPE_CHECKING:
-    from skedge.daemon.controller import Controller
-
 SUSPENDED_HEALTH = Health(type=HealthType.TCP, interval_s=1.0, timeout_s=1.0, fall=1, rise=1)
 
 
-class Wires:
-    """Everything of `skedge.control` that one controller uses."""
+class ControlPlane:
+    """Everything of `skedge.control` that one controller uses (`events.Orders`)."""
 
-    def __init__(self, controller: Controller, identity: Identity) -> None:
-        self._at = controller
-        config = controller.state.config
-        self.bus = Bus(
+    def __init__(self, events: ControlEvents, state: State, flooder: Flooder, identity: Identity) -> None:
+        """Take where events go, the facts to report and to look at, and the source of messages."""
+        self._events, self._state, self._flooder = events, state, flooder
+        config = state.config
+        self._bus = Bus(
             config.site,
             identity,
             config.control_port,
-            on_up=controller.stream_up,
-            on_down=controller.stream_down,
-            on_message=controller.message,
-            take=lambda link: controller.flooder.take(time.monotonic(), link),
+            on_up=events.stream_up,
+            on_down=events.stream_down,
+            on_message=events.message,
+            take=lambda link: flooder.take(time.monotonic(), link),
             rtt=self._rtt,
         )
         self._prober = Prober(asyncio.get_running_loop(), self._probed)
-        self._health = HealthMonitor(self._health_changed, self._good, self._bound)
-        self.loads = LoadExchange(
+        self._health = HealthMonitor(self._health_changed, events.good_probe, self._bound)
+        self._loads = LoadExchange(
             identity,
             config.load_port,
-            incarnation=lambda: controller.flooder.incarnation,
-            on_report=lambda _site: controller.inbox.post(controller.load_reported),
+            incarnation=lambda: flooder.incarnation,
+            on_report=lambda _site: events.load_reported(),
         )
         self._suspended: dict[WorkloadId, HealthTarget] = {}
         self._listening: ListenWatch | None = None
@@ -70,18 +72,26 @@ class Wires:
         loop.add_reader(self._listening.fileno(), self._listening_closed)
         loop.add_reader(self._host.fileno(), self._host_changed)
         try:
-            self.loads.open(self._at.state.config.overlay4)
+            self._loads.open(self._state.config.overlay4)
         except OSError as error:
             raise DataplaneError(f"load reports: cannot bind to the overlay address: {error.strerror}") from error
 
     def configure(self, config: SiteConfig) -> None:
         """Serve the links and connectors of this configuration."""
         ends = {link_id(config, link): (link, *_ends(config, link)) for link in config.links}
-        self.bus.set_links({link: BusLink(dev, own, peer, at.to) for link, (at, dev, own, peer) in ends.items()})
+        self._bus.set_links({link: BusLink(dev, own, peer, at.to) for link, (at, dev, own, peer) in ends.items()})
         self._prober.set_links(
             {link: ProbeLink(dev, own, peer, at.probe) for link, (at, dev, own, peer) in ends.items()}
         )
         self._set_targets()
+
+    def wake(self, link: LinkId) -> None:
+        """Send what waits for a link."""
+        self._bus.wake(link)
+
+    def reset(self, link: LinkId, reason: Reason) -> None:
+        """End the control stream of a link; it is dialled again after a delay."""
+        self._bus.reset(link, reason)
 
     def link_stats(self) -> Mapping[LinkId, LinkStats]:
         """Return what the probes measured."""
@@ -89,7 +99,12 @@ class Wires:
 
     def stream_causes(self) -> Mapping[str, str]:
         """Return why links have no control stream, by the link's written form."""
-        return {str(link): stats.text for link, stats in self.bus.stats().items() if not stats.up}
+        return {str(link): stats.text for link, stats in self._bus.stats().items() if not stats.up}
+
+    def heard(self, now: float) -> Mapping[str, Heard]:
+        """Return the last load report of every other site and when it came."""
+        loads = self._loads
+        return {site: Heard(report, now - (loads.age(site) or 0.0)) for site, report in loads.reports().items()}
 
     def probe_now(self, workload: WorkloadId) -> None:
         """Probe a workload at once."""
@@ -108,26 +123,26 @@ class Wires:
             if watch is not None:
                 asyncio.get_running_loop().remove_reader(watch.fileno())
                 watch.close()
-        self.loads.close()
+        self._loads.close()
         self._prober.close()
         await self._health.close()
-        await self.bus.close()
+        await self._bus.close()
 
     def report(self) -> None:
         """Give the present counts and readers to the load reports."""
-        state, database = self._at.state, self._at.flooder.database
+        state, database = self._state, self._flooder.database
         peers: dict[str, LoadPeer] = {}
         for site, services in state.load_readers().items():
             record, entry = state.network_map.links.get(site), database.get(Key(site, Kind.LINKS))
             if record is not None and entry is not None:
                 peers[site] = LoadPeer(record.overlay4, entry.record.certificate, services)
-        self.loads.set_peers(peers)
-        self.loads.set_counts(state.own_open())
+        self._loads.set_peers(peers)
+        self._loads.set_counts(state.own_open())
 
     # ---- events ---------------------------------------------------------------------------------------------------
 
     def _set_targets(self) -> None:
-        config = self._at.state.config
+        config = self._state.config
         own = {
             WorkloadId(config.site, connector.name): HealthTarget(connector.host, connector.port, connector.health)
             for connector in config.connectors
@@ -135,20 +150,17 @@ class Wires:
         self._health.set_targets({**self._suspended, **own})
 
     def _probed(self, link: LinkId, status: LinkStatus) -> None:
-        self.bus.set_up(link, status.up)
-        self._at.links_changed()
+        self._bus.set_up(link, status.up)
+        self._events.links_changed()
 
     def _health_changed(self, workload: WorkloadId, state: HealthState) -> None:
-        self._at.inbox.post(self._at.health_changed, workload, state.healthy, state.address)
-
-    def _good(self, workload: WorkloadId) -> None:
-        self._at.good_probe(workload)
+        self._events.health_changed(workload, state.healthy, state.address)
 
     def _bound(self, address: str, port: int) -> None:
         """Look for the socket of a UDP workload; of one on another machine it cannot be told. Raises ProbeFailed."""
         target = Target(address, port)
         try:
-            if is_own(target, self._at.state.own_addresses()) and not sock_diag.takes_datagrams(target):
+            if is_own(target, self._state.own_addresses()) and not sock_diag.takes_datagrams(target):
                 raise ProbeFailed("no UDP socket is bound to it")
         except DataplaneError as error:
             raise ProbeFailed(str(error)) from error
@@ -158,9 +170,9 @@ class Wires:
         if self._listening is None:
             return
         ports = {target.port for target in self._listening.read()}
-        for connector in self._at.state.config.connectors:
+        for connector in self._state.config.connectors:
             if connector.port in ports:
-                self._health.probe_now(WorkloadId(self._at.state.config.site, connector.name))
+                self._health.probe_now(WorkloadId(self._state.config.site, connector.name))
 
     def _host_changed(self) -> None:
         """Follow addresses and carriers of the host."""
@@ -168,11 +180,11 @@ class Wires:
             return
         changes = self._host.read()
         if changes.addresses or changes.lost:
-            self._at.look_at_host()
+            self._events.look_at_host()
         if changes.nftables or changes.lost:
-            self._at.worker.kernel.host.forget()
+            self._events.forget_tables()
         if changes.compare:
-            self._at.look_at_devices()
+            self._events.look_at_devices()
         if changes.carriers:
             links = {device: link for link, device in self._devices().items()}
             for device, up in changes.carriers.items():
@@ -180,7 +192,7 @@ class Wires:
                     self._prober.carrier(links[device], up)
 
     def _devices(self) -> Mapping[LinkId, str]:
-        config = self._at.state.config
+        config = self._state.config
         return {link_id(config, link): _ends(config, link)[0] for link in config.links}
 
     def _rtt(self, link: LinkId) -> float:

@@ -1,4 +1,6 @@
-"""The slow rounds: read this site's counters, report them to other sites, repair drift, end suspensions."""
+"""The slow rounds: read this site's counters, repair drift, sweep flows. What follows from the counters is the
+controller's.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from skedge.core.errors import SkedgeError
-from skedge.core.model import WorkloadId
-from skedge.core.objects import Target
 from skedge.core.observed import FlowKind
 from skedge.core.reasons import Reason
-from skedge.daemon.kernel.kernel import Kernel, Readings
-from skedge.daemon.state import Slot
-
-if TYPE_CHECKING:
-    from skedge.daemon.controller import Controller
+from skedge.daemon.events import CounterEvents
+from skedge.daemon.kernel.kernel import Applied, Kernel
+from skedge.daemon.kernel.worker import Worker
 
 log = logging.getLogger("skedge.daemon")
 
@@ -42,12 +39,24 @@ class Tally:
     count_drift: int = 0
     count_drift_total: int = 0
 
+    def reconciled(self, applied: Applied, now: float, took_s: float) -> None:
+        """Count a reconcile run that ended now."""
+        self.reconcile_runs += 1
+        self.reconcile_failures += bool(applied.failed)
+        self.reconcile_changes += len(applied.changed)
+        self.last_reconcile, self.last_duration_s = now, took_s
+
+    def repaired(self, drift: int) -> None:
+        """Count open connections that the counters were off by."""
+        self.count_drift = drift
+        self.count_drift_total += drift
+
 
 class Counting:
-    """Polls the engine's counters for one controller."""
+    """Polls the engine's counters."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._at = controller
+    def __init__(self, worker: Worker, tally: Tally, events: CounterEvents) -> None:
+        self._worker, self._tally, self._events = worker, tally, events
         self.drops: Mapping[Reason, int] = {}
         self.flows: Mapping[FlowKind, int] = {}
         self.flow_room = 0
@@ -60,44 +69,21 @@ class Counting:
         while True:
             await asyncio.sleep(COUNT_S)
             try:
-                self._counted(await self._at.worker.call(self._at.worker.kernel.readings))
+                self._events.counted(await self._worker.call(self._worker.kernel.readings))
                 if (started := time.monotonic()) >= sweep_at:
-                    await self._at.worker.call(self._at.worker.kernel.engine.sweep_flows)
+                    await self._worker.call(self._worker.kernel.engine.sweep_flows)
                     took = time.monotonic() - started
                     sweep_at = started + max(SWEEP_S, took / SWEEP_SHARE)
                 if time.monotonic() >= drift_at:
                     drift_at = time.monotonic() + DRIFT_S
-                    await self._repair(self._at.worker.kernel)
+                    await self._repair(self._worker.kernel)
             except SkedgeError as error:
                 if time.monotonic() >= self._failed_log_at:
                     self._failed_log_at = time.monotonic() + FAILED_LOG_S
                     log.error("op=count failed=%r", str(error))
 
     async def _repair(self, kernel: Kernel) -> None:
-        drift = await self._at.worker.call(kernel.engine.reconcile_counts)
-        self._at.tally.count_drift = drift
-        self._at.tally.count_drift_total += drift
-        self.drops = await self._at.worker.call(kernel.drops)
-        self.flows = await self._at.worker.call(kernel.flow_kinds)
-        self.flow_room = await self._at.worker.call(kernel.engine.flow_room)
-
-    def _counted(self, readings: Readings) -> None:
-        state = self._at.state
-        news, changed = readings.suspended - state.suspended, readings.suspended != state.suspended
-        state.counts, state.suspended = readings.counts, readings.suspended
-        if changed:
-            self._at.suspensions_changed()
-        self._at.wires.suspended(self._endpoints_of(readings.suspended))
-        for service, workload in sorted(news):
-            log.info("service=%s workload=%s reason=%s", service.name, workload, Reason.SUSPENDED.word)
-            self._at.wires.probe_now(workload)
-        self._at.wires.report()
-
-    def _endpoints_of(self, slots: frozenset[Slot]) -> Mapping[WorkloadId, Target]:
-        """Return where the workloads of other sites among these are reached."""
-        return {
-            one.workload: target
-            for key, table in self._at.desired.services.items()
-            for one in table.candidates
-            if (key, one.workload) in slots and not one.local and (target := one.target4 or one.target6) is not None
-        }
+        self._tally.repaired(await self._worker.call(kernel.engine.reconcile_counts))
+        self.drops = await self._worker.call(kernel.drops)
+        self.flows = await self._worker.call(kernel.flow_kinds)
+        self.flow_room = await self._worker.call(kernel.engine.flow_room)

@@ -61,6 +61,11 @@ def used(
     }
 
 
+def ups(links: Mapping[LinkId, Liveness]) -> Mapping[LinkId, bool]:
+    """Return which of the links are up."""
+    return {link: one.up for link, one in links.items()}
+
+
 def waiting(
     configured: Mapping[LinkId, str],
     stats: Mapping[LinkId, LinkStats],

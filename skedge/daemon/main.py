@@ -19,9 +19,9 @@ from skedge.core.errors import SkedgeError
 from skedge.core.model import SiteConfig
 from skedge.daemon.api import metrics
 from skedge.daemon.api.answers import Answers
-from skedge.daemon.controller import Controller
 from skedge.daemon.kernel.assembly import build_kernel
 from skedge.daemon.kernel.kernel import Kernel
+from skedge.daemon.startup import assemble
 from skedge.daemon.systemd import Notifier
 from skedge.dataplane import engine_choice
 
@@ -54,7 +54,7 @@ def main(path: str, identity: str, state_dir: str, pin_dir: str, verdict: str, s
 
 async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, kernel: Kernel, socket: str) -> None:
     notifier = Notifier()
-    controller = Controller(
+    controller = assemble(
         path,
         first,
         identity=load_identity(identity, first.network, first.site),

@@ -6,16 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from skedge.core.api.documents import ConnectionRow
 from skedge.core.api.new_placements import Following
 from skedge.core.errors import SkedgeError
 from skedge.daemon.api import rows
 from skedge.daemon.api.filters import Filter
-
-if TYPE_CHECKING:
-    from skedge.daemon.controller import Controller
+from skedge.daemon.kernel.worker import Worker
+from skedge.daemon.state import State
 
 log = logging.getLogger("skedge.placements")
 
@@ -27,8 +25,8 @@ ROWS_MAX = 10_000
 class PlacementLog:
     """Looks at what was placed twice a second, as `skedge show flows --follow` does; not at all while nothing was."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._at = controller
+    def __init__(self, worker: Worker, state: State) -> None:
+        self._worker, self._state = worker, state
         self._following: Following | None = None
         self._chosen = 0
 
@@ -43,16 +41,16 @@ class PlacementLog:
 
     async def look(self) -> None:
         """Log what was placed since the last look."""
-        if not self._at.state.config.log_placements:
+        if not self._state.config.log_placements:
             self._following = None
             return
-        chosen = sum(counts.chosen for counts in self._at.state.counts.values())
+        chosen = sum(counts.chosen for counts in self._state.counts.values())
         if self._following is None:
             self._following = Following(time.monotonic())
         elif chosen == self._chosen:
             return
         began = time.monotonic()
-        receipts = await self._at.worker.call(self._at.worker.kernel.connections)
+        receipts = await self._worker.call(self._worker.kernel.connections)
         found = rows.connections(receipts, ROWS_MAX, began, Filter(since=self._following.since))
         self._chosen = chosen
         write(self._following.fresh(found, began))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from skedge import __version__
 from skedge.core.desired.compute import Desired, compute, link_id
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
     LinkId,
     LinksRecord,
-    LoadReport,
     NetworkMap,
     ServicesRecord,
     SiteConfig,
@@ -20,20 +20,15 @@ from skedge.core.model import (
 from skedge.core.objects import ServiceKey, Target
 from skedge.core.observed import Counts
 from skedge.core.placement.candidates import offers
+from skedge.core.placement.explain import Facts
+from skedge.core.placement.loads import Heard, reporters
 from skedge.core.placement.policies import listened
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.lan_prefixes import Prefixes, judge
 
 Slot = tuple[ServiceKey, WorkloadId]
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A load report and when it came (monotonic seconds)."""
-
-    report: LoadReport
-    at: float
+SOFTWARE = f"skedge {__version__}"  # as this site says it of itself
 
 
 @dataclass
@@ -120,15 +115,26 @@ class State:
         """Tell whether every checked workload has a verdict."""
         return all(own_records.is_healthy(c, {}) or c.name in self.health for c in self.config.connectors)
 
+    def set_health(self, connector: str, healthy: bool, address: str) -> None:
+        """Take whether a workload of this site is well, and at what address its host was found (if at any)."""
+        self.health[connector] = healthy
+        for one in self.config.connectors:
+            if one.name == connector and address:
+                self.resolved[one.host] = address
+
+    def line(self) -> str:
+        """Return this site in one line, for `systemctl status`."""
+        return f"{self.config.site}: {len(self.rib.paths)} sites reachable, {len(self.config.links)} links"
+
     # ---- load -----------------------------------------------------------------------------------------------------
 
     def listened(self) -> frozenset[ServiceKey]:
         """Return the services that clients of this site may connect to."""
         return listened(self.config)
 
-    def reporters(self) -> Iterable[Heard]:
+    def reporters(self) -> tuple[Heard, ...]:
         """Return the last report of every other site that is reachable; a dead site's contribution ends with it."""
-        return (heard for site, heard in self.heard.items() if site in self.rib.paths and site != self.config.site)
+        return reporters(self.heard, self.rib)
 
     def others(self) -> Mapping[Slot, int]:
         """Return the other sites' open connections to every workload of the services listened to here."""
@@ -142,11 +148,6 @@ class State:
             if key in self.listened()
             for offer in offered
         }
-
-    def others_age(self, workload: WorkloadId, now: float) -> float | None:
-        """Return the age of the oldest report that counts connections to a workload; None when no site has any."""
-        ages = [now - heard.at for heard in self.reporters() if heard.report.open.get(workload)]
-        return max(ages, default=None)
 
     def own_open(self) -> Mapping[str, Mapping[WorkloadId, int]]:
         """Return this site's own open connections, service -> workload -> number, as it reports them to others."""
@@ -171,6 +172,20 @@ class State:
         own_services = self.services_record()
         return replace(self.network_map, services={**self.network_map.services, self.config.site: own_services})
 
+    def facts(self) -> Facts:
+        """Return what explanations follow from."""
+        return Facts(
+            config=self.config,
+            network_map=self.full_map(),
+            rib=self.rib,
+            host_addresses=self.host_addresses,
+            resolved=self.resolved,
+            counts=self.counts,
+            suspended=self.suspended,
+            others=self.others(),
+            heard=self.heard,
+        )
+
 
 def usable_targets(desired: Desired) -> frozenset[Target]:
     """Return where connections are served, drained ones included; a closed port of this site answers by itself."""
@@ -182,3 +197,13 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
         for target in (one.target4, one.target6)
         if target is not None
     )
+
+
+def endpoints_of(desired: Desired, slots: Collection[Slot]) -> Mapping[WorkloadId, Target]:
+    """Return where the workloads of other sites among these are reached."""
+    return {
+        one.workload: target
+        for key, table in desired.services.items()
+        for one in table.candidates
+        if (key, one.workload) in slots and not one.local and (target := one.target4 or one.target6) is not None
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import msgspec
+
+log = logging.getLogger("skedge.daemon")
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,19 @@ def save(directory: Path, remembered: Remembered) -> None:
         file.flush()
         os.fsync(file.fileno())
     Path(file.name).replace(directory / "state.json")
+
+
+class Memory:
+    """The file of one life: what the life before left, and what is written for the next."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.last = load(directory)
+
+    def keep(self, incarnation: int, ports: Mapping[str, int]) -> None:
+        """Write anew; a file that cannot be written is an error in the log."""
+        self.last = Remembered(incarnation, ports)
+        try:
+            save(self._directory, self.last)
+        except OSError as error:
+            log.error("op=remember path=%s failed=%r", self._directory, error.strerror)

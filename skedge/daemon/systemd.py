@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import Callable
 
 import sdnotify
 
@@ -35,3 +37,10 @@ class Notifier:
     def stopping(self) -> None:
         """Say that the service stops on purpose."""
         self._systemd.notify("STOPPING=1")
+
+    async def watch(self, healthy: Callable[[], bool]) -> None:
+        """Pat the watchdog while the loop turns and what is looked at is healthy."""
+        while True:
+            if healthy():
+                self.alive()
+            await asyncio.sleep(self.watchdog_s or 5.0)

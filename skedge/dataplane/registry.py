@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skedge.core.desired.compute import Desired
+from skedge.core.desired.forwarding import host_forwards
 from skedge.core.desired.kinds import Kind, Registry
 from skedge.core.desired.kinds import field as desired_field
-from skedge.core.model import EngineKind, Lan, SiteConfig
+from skedge.core.model import Lan, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
 from skedge.core.placement.candidates import keep_candidates
@@ -212,22 +213,16 @@ def _rule(base: Base) -> Kind[str, str]:
     return Kind("rule", RuleDriver(base.netlink), wanted)
 
 
-def passes_on(config: SiteConfig) -> bool:
-    """Return whether this host must forward: between its links, or (IPVS) answers to clients of its LAN."""
-    transit = len({link.to for link in config.links}) > 1 and not config.overload
-    return transit or (config.engine is EngineKind.IPVS and bool(config.listeners))
-
-
 def _forwarding(base: Base) -> Kind[str, str]:
     return Kind(
         "forwarding",
         base.forwarding,
-        lambda config, _desired, held: base.forwarding.wanted(held, transit=passes_on(config)),
+        lambda config, _desired, held: base.forwarding.wanted(held, transit=host_forwards(config)),
     )
 
 
 def _forward_guard(base: Base, config: SiteConfig) -> Mapping[str, ChainGroup]:
-    return {forward_guard.NAME: forward_guard.group(base.forwarding.closed(transit=passes_on(config)))}
+    return {forward_guard.NAME: forward_guard.group(base.forwarding.closed(transit=host_forwards(config)))}
 
 
 def _notrack(

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
+from tests.bench.judge import Rule
 from tests.bench.probes import places, serve
+from tests.bench.rounds import Series
+from tests.bench.run import Bench
 from tests.bench.ways import FAR, Client, Way, ways
-from tests.lab.lab import Lab
-from tests.lab.sh import LabError, run, say
+from tests.lab.sh import LabError, say
 
 OURS = (9090, 9101, 9102, 9103, 9104, 9105)
 CONNECTIONS, MANY, TURNS, STREAM_S = 1500, 4000, 4000, 0.7
@@ -30,22 +31,6 @@ CONNECTIONS, MANY, TURNS, STREAM_S = 1500, 4000, 4000, 0.7
 IDLE = min(10_000, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000) // 2)
 PATIENCE, SETTLE_S = 20.0, 1.0
 USED = ("AnonPages", "Shmem", "Slab", "KernelStack", "PageTables", "Percpu", "VmallocUsed")
-
-Found = dict[str, list[list[float]]]
-
-
-class Bench(Protocol):
-    """What is needed of the whole benchmark."""
-
-    lab: Lab
-    rounds: int
-    program: Path
-
-    def row(self, what: str, value: float, unit: str = "", target: str = "", good: bool | None = None) -> None:
-        """Note one result."""
-
-    def deploy(self, transport: str, *extra: str) -> None:
-        """Deploy both hosts."""
 
 
 def busy() -> float:
@@ -70,29 +55,19 @@ class LanRow:
     def __init__(self, bench: Bench, client: Client, found: list[Way]) -> None:
         self.bench, self.client, self.ways = bench, client, found
 
-    def interleave(self, mode: str, amount: float, rounds: int) -> Found:
-        """Measure every way once a round, in a new order each time; the last number is the processors' time.
+    def series(self, label: str, what: str, mode: str, amount: float, limit: str) -> Series:
+        """Return one thing to measure in all ways; the last number of each is the processors' time.
 
-        A way that cannot carry this to its end is a missed target, and the others go on.
+        skedge's ratio to direct has a target, and must be better than that of nftables.
         """
-        found: Found = {way.name: [] for way in self.ways}
-        able = list(self.ways)
-        order = random.Random(2)
-        for number in range(rounds + 1):
-            for way in order.sample(able, len(able)):
-                try:
-                    numbers = self._once(way, mode, amount)
-                except LabError as error:
-                    if way.name == "direct":
-                        raise
-                    say(str(error))
-                    self.bench.row(f"lan: {way.name} carries {mode} to its end", 0, "", "1", False)
-                    able.remove(way)
-                    del found[way.name]
-                    continue
-                if number:  # the first round warms up
-                    found[way.name].append(numbers)
-        return found
+        name, better = f"{label}: {what}", "< 1" if limit.startswith("<") else "> 1"
+        rules = [
+            Rule(f"{name}, {way.name} / direct", (way.name,), ("direct",), limit if way.name == "skedge" else "")
+            for way in self.ways
+            if way.name != "direct"
+        ]
+        rules.append(Rule(f"{name}, skedge / nftables", ("skedge",), ("nftables",), better))
+        return Series(name, {way.name: partial(self._once, way, mode, amount) for way in self.ways}, rules)
 
     def _once(self, way: Way, mode: str, amount: float) -> list[float]:
         with way.open():
@@ -100,47 +75,30 @@ class LanRow:
             numbers = self.client.measure(self.bench.program, mode, way.address, way.port, amount)
             return [*numbers, busy() - before]
 
-    def ratios(self, what: str, found: Found, pick: Callable[[list[float]], float], limit: str) -> None:
-        """Note each way's ratio to direct; skedge's has a target, and must be better than that of nftables."""
-        sign, bound = limit.split()
-        got = {
-            name: statistics.median(pick(a) / pick(b) for a, b in zip(rows, found["direct"], strict=True))
-            for name, rows in found.items()
-            if name != "direct"
-        }
-        for name, value in got.items():
-            good = (value <= float(bound) if sign == "<=" else value >= float(bound)) if name == "skedge" else None
-            self.bench.row(f"{what}, {name} / direct", value, "", limit if name == "skedge" else "", good)
-        if "skedge" in got and "nftables" in got:
-            ahead = (got["nftables"] - got["skedge"]) * (1 if sign == "<=" else -1)
-            self.bench.row(f"{what}, better than nftables by", ahead, "", "> 0", ahead > 0)
-
-    def each(self, what: str, unit: str, numbers: Iterable[tuple[str, float]]) -> None:
-        """Note one number of each way."""
-        for name, value in numbers:
-            self.bench.row(f"{what}, {name}", value, unit)
+    def each(self, what: str, unit: str, series: Series, number: Callable[[list[list[float]]], float]) -> None:
+        """Note one number of each way, made of all its rounds."""
+        for name in series.ways:
+            value = number([list(one[name]) for one in series.rounds])
+            self.bench.report.value(f"{what}, {name}", value, unit)
 
     def traffic(self, label: str, rounds: int) -> None:
         """Measure streams, round trips and connections."""
-        found = self.interleave("stream", STREAM_S, rounds)
-        self.each(f"{label}: one stream", "Gbit/s", ((n, _median(r, 0) * 8 / 1e9) for n, r in found.items()))
-        self.ratios(f"{label}: throughput", found, lambda r: r[0], ">= 0.97")
-        per_gb = ((n, sum(r[-1] for r in rows) / sum(r[0] * STREAM_S / 1e9 for r in rows)) for n, rows in found.items())
-        self.each(f"{label}: processor time a GB", "s", per_gb)
-
-        found = self.interleave("turn", TURNS, rounds)
-        self.each(f"{label}: round trip, p50", "µs", ((n, _median(r, 0) / 1000) for n, r in found.items()))
-        self.ratios(f"{label}: round trip", found, lambda r: r[0], "<= 1.05")
-
-        found = self.interleave("conn", CONNECTIONS, rounds)
-        self.each(f"{label}: whole connection, p50", "µs", ((n, _median(r, 0) / 1000) for n, r in found.items()))
-        self.ratios(f"{label}: whole connection", found, lambda r: r[0], "<= 1.18")
-
-        found = self.interleave("many", MANY, rounds)
-        self.each(f"{label}: connections a second", "1/s", ((n, _median(r, 0)) for n, r in found.items()))
-        self.ratios(f"{label}: connections a second", found, lambda r: r[0], ">= 0.90")
-        per_10k = ((n, sum(r[-1] for r in rows) / len(rows) * 10_000 / MANY) for n, rows in found.items())
-        self.each(f"{label}: processor time of 10,000 connections", "s", per_10k)
+        stream = self.series(label, "throughput", "stream", STREAM_S, ">= 0.97")
+        turn = self.series(label, "round trip", "turn", TURNS, "<= 1.05")
+        conn = self.series(label, "whole connection", "conn", CONNECTIONS, "<= 1.18")
+        many = self.series(label, "connections a second", "many", MANY, ">= 0.90")
+        self.bench.measure(stream, turn, conn, many, rounds=rounds)
+        show, report = self.each, self.bench.report
+        show(f"{label}: one stream", "Gbit/s", stream, lambda rows: _median(rows, 0) * 8 / 1e9)
+        report.rules(stream)
+        show(f"{label}: processor time a GB", "s", stream, _per_gb)
+        show(f"{label}: round trip, p50", "µs", turn, lambda rows: _median(rows, 0) / 1000)
+        report.rules(turn)
+        show(f"{label}: whole connection, p50", "µs", conn, lambda rows: _median(rows, 0) / 1000)
+        report.rules(conn)
+        show(f"{label}: connections a second", "1/s", many, lambda rows: _median(rows, 0))
+        report.rules(many)
+        show(f"{label}: processor time of 10,000 connections", "s", many, _per_10k)
 
     def idle(self, rounds: int = 3) -> None:
         """Measure memory while very many connections are open and nothing is said on them."""
@@ -154,8 +112,8 @@ class LanRow:
         least = statistics.median(found["direct"])
         for name, rows in found.items():
             what = f"lan: memory of {IDLE} idle connections, {name}"
-            self.bench.row(what if name == "direct" else f"{what}, more than direct",
-                           statistics.median(rows) - (0 if name == "direct" else least), "MiB")  # fmt: skip
+            more = statistics.median(rows) - (0 if name == "direct" else least)
+            self.bench.report.value(what if name == "direct" else f"{what}, more than direct", more, "MiB")
 
     def _held(self, way: Way) -> float:
         """Return the MiB more in use while the connections are held; 0 where not so many can be."""
@@ -168,7 +126,7 @@ class LanRow:
             more = used() - before if held else 0.0
             holder.stdin.close()
         if not held:
-            self.bench.row(f"lan: {way.name} holds {IDLE} connections", 0, "", "1", False)
+            self.bench.report.fails(f"lan: {way.name} holds {IDLE} connections")
         time.sleep(SETTLE_S)
         return more
 
@@ -177,18 +135,18 @@ def _median(rows: list[list[float]], column: int) -> float:
     return statistics.median(row[column] for row in rows)
 
 
-def offload(lab: Lab, client: Client, on: bool) -> None:
-    """Switch segmentation offloads of every device of the hosts, the client and the switch."""
-    state = "on" if on else "off"
-    command = (
-        f"for d in $(ls /sys/class/net); do ethtool -K $d tso {state} gso {state} gro {state} 2>/dev/null; done; true"
-    )
-    names = [*lab.plan.topology.hosts, client.machine.name]
-    for namespace in (*map(lab.plan.namespace, names), lab.plan.switch):
-        run("ip", "netns", "exec", namespace, "sh", "-c", command)
+def _per_gb(rows: list[list[float]]) -> float:
+    return sum(row[-1] for row in rows) / sum(row[0] * STREAM_S / 1e9 for row in rows)
 
 
-def measure(bench: Bench) -> None:
+def _per_10k(rows: list[list[float]]) -> float:
+    return sum(row[-1] for row in rows) / len(rows) * 10_000 / MANY
+
+
+PARTS = 2  # of the run that have targets: with offloads and without
+
+
+def rows(bench: Bench) -> None:
     """Deploy, measure all ways that lead to the server, note those that do not as a missed target."""
     bench.deploy("direct", "-e", "bench_lan=true")
     lab = bench.lab
@@ -200,9 +158,9 @@ def measure(bench: Bench) -> None:
             row = LanRow(bench, client, _leading(bench, client, found))
             row.traffic("lan", bench.rounds)
             row.idle()
-            offload(lab, client, on=False)
-            row.traffic("lan, no offloads", max(5, bench.rounds // 2))
-            offload(lab, client, on=True)
+            bench.offload(on=False, clients=[client.machine.name])
+            row.traffic("lan, no offloads", bench.fewer())
+            bench.offload(on=True, clients=[client.machine.name])
 
 
 def _leading(bench: Bench, client: Client, found: list[Way]) -> list[Way]:
@@ -211,7 +169,7 @@ def _leading(bench: Bench, client: Client, found: list[Way]) -> list[Way]:
     for way in found:
         if way not in good:
             say(f"{way.name}: a client on the LAN gets no answer from {way.address}:{way.port}")
-            bench.row(f"lan: {way.name} answers a client on the LAN", 0, "", "1", False)
+            bench.report.fails(f"lan: {way.name} answers a client on the LAN")
     if not good or good[0].name != "direct":
         raise LabError("edge-a does not route the LAN's packets to edge-b: nothing to compare with")
     return good

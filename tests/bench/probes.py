@@ -74,22 +74,19 @@ def serve(place: Place, program: Path, *ports: int) -> None:
     subprocess.Popen(place.argv(SERVER_CPU, program, "serve", *map(str, ports)), stdin=subprocess.DEVNULL)
 
 
-def at_rest(lab: Lab, host: str, seconds: float) -> tuple[float, float]:
+def at_rest(lab: Lab, host: str, seconds: float) -> list[float]:
     """Return the controller's share of one processor (percent) and its resident memory (MiB), over some seconds."""
     pid = lab.ssh(host, "systemctl show -p MainPID --value skedge").stdout.strip()
-    read = f"cat /proc/{pid}/stat /proc/{pid}/status"
-
-    def look() -> tuple[float, float, float]:
-        text = lab.ssh(host, f"cut -d' ' -f1 /proc/uptime; {read}").stdout.splitlines()
-        fields = text[1].rsplit(")", 1)[1].split()
-        memory = next(line for line in text if line.startswith("VmRSS"))
-        return (
-            float(text[0]),
-            (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
-            int(memory.split()[1]) / 1024,
-        )
-
-    begin = look()
+    began, before, _ = _look(lab, host, pid)
     time.sleep(seconds)
-    end = look()
-    return 100 * (end[1] - begin[1]) / (end[0] - begin[0]), end[2]
+    ended, after, memory = _look(lab, host, pid)
+    used = sum(time_ns - before.get(thread, 0) for thread, time_ns in after.items())
+    return [100 * used / 1e9 / (ended - began), memory]
+
+
+def _look(lab: Lab, host: str, pid: str) -> tuple[float, dict[str, int], float]:
+    """Return the seconds of uptime, each thread's processor time in ns, and the resident memory in MiB."""
+    read = f"cut -d' ' -f1 /proc/uptime; grep VmRSS /proc/{pid}/status; grep -H . /proc/{pid}/task/*/schedstat"
+    uptime, memory, *threads = lab.ssh(host, read).stdout.splitlines()
+    times = (line.split(":", 1) for line in threads)
+    return float(uptime), {path: int(words.split()[0]) for path, words in times}, int(memory.split()[1]) / 1024

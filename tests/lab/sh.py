@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,13 @@ LABS = REPO / ".lab"
 
 class LabError(Exception):
     """The lab cannot go on; the message says what to do."""
+
+
+def environment_first() -> None:
+    """Put the programs of this Python environment first on PATH."""
+    own, path = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
 def say(text: str) -> None:

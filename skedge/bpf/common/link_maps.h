@@ -91,7 +91,7 @@ BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v2, 1, PIN_DIR 
 /* slot -> the link, see find_link() */
 BPF_TABLE_PINNED("array", __u32, struct link_entry, link_table_v2, LINK_SLOTS, PIN_DIR "/link_table_v2");
 /* reason code -> packets */
-BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v1, 64, PIN_DIR "/link_drops_v1");
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v2, MAX_REASONS, PIN_DIR "/link_drops_v2");
 /* published endpoint -> workload */
 BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints_v1, 4096, PIN_DIR "/endpoints_v1");
 /* port (HBO) -> MARK_*; a word a port, so that program and controller never write each other's */

@@ -92,7 +92,7 @@ INLINE int parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	__u8 ip[IP4_LENGTH];
 
 	if (load(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
-		return MALFORMED;
+		return REASON_MALFORMED;
 	p->v6 = 0;
 	p->l3 = offset;
 	p->l4 = offset + IP4_LENGTH;
@@ -112,7 +112,7 @@ INLINE int parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	__u8 ip[IP6_LENGTH];
 
 	if (load(skb, offset, ip, sizeof(ip)) || (ip[0] >> 4) != 6 || ip[6] == NEXT_ROUTING)
-		return MALFORMED;
+		return REASON_MALFORMED;
 	p->v6 = 1;
 	p->l3 = offset;
 	p->l4 = offset + IP6_LENGTH;
@@ -130,7 +130,7 @@ INLINE int parse_ports(struct __sk_buff *skb, struct packet *p)
 	__u8 ports[4];
 
 	if (load(skb, p->l4, ports, sizeof(ports)))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	p->from_port = (__u16)ports[0] << 8 | ports[1];
 	p->to_port = (__u16)ports[2] << 8 | ports[3];
 	return 0;
@@ -140,7 +140,7 @@ INLINE int parse_ports(struct __sk_buff *skb, struct packet *p)
 INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 {
 	if (load(skb, p->l4 + 13, &p->tcp_flags, 1))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	return parse_ports(skb, p);
 }
 
@@ -190,7 +190,7 @@ INLINE struct link_entry *find_link(__u32 ifindex)
 
 INLINE void count_reason(__u32 reason)
 {
-	__u64 *packets = link_drops_v1.lookup(&reason);
+	__u64 *packets = link_drops_v2.lookup(&reason);
 
 	if (packets)
 		*packets += 1;

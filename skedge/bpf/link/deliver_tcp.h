@@ -130,14 +130,14 @@ INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
 	skb->mark = mark;
 	reset = flags ^ bpf_htons(TCP_SYN | TCP_RST);
 	if (bpf_l4_csum_replace(skb, p->l4 + 16, sequence, next, 4) || bpf_l4_csum_replace(skb, p->l4 + 16, flags, reset, 2))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if (bpf_skb_store_bytes(skb, p->l4 + 4, &next, 4, 0) || bpf_skb_store_bytes(skb, p->l4 + 12, &reset, 2, 0))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if ((bpf_ntohs(flags) >> 12) <= 5 || bpf_skb_load_bytes(skb, p->l4 + 20, &option, 2))
 		return 0;
 	none = option & bpf_htons(0xff); /* the first option: end of options */
 	if (bpf_l4_csum_replace(skb, p->l4 + 16, option, none, 2) || bpf_skb_store_bytes(skb, p->l4 + 20, &none, 2, 0))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	return 0;
 }
 
@@ -145,11 +145,11 @@ INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
 INLINE int stray_tcp(const struct link_config *config, const struct packet *p, int state, int fresh)
 {
 	if (fresh)
-		return NOT_PUBLISHED;
+		return REASON_NOT_PUBLISHED;
 	if (state == STATE_TIME_WAIT)
 		return 0;
 	/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. */
-	return !state && in_endpoint_range(config, p->from_port) ? REFUSED | NO_SOCKET : NO_SOCKET;
+	return !state && in_endpoint_range(config, p->from_port) ? REFUSED | REASON_NO_SOCKET : REASON_NO_SOCKET;
 }
 
 /* Whether packets of connections are to be looked for under the workload's own address. While another engine's
@@ -198,7 +198,7 @@ INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, 
 	if (state == STATE_TIME_WAIT)
 		return fresh ? recycle(skb, p) : 0;
 	if (!fresh)
-		return assign_cookie(skb, p, e) ? REFUSED | NO_SOCKET : 0;
+		return assign_cookie(skb, p, e) ? REFUSED | REASON_NO_SOCKET : 0;
 	skb->mark = skb->mark == RECYCLED_MARK ? 0 : skb->mark;
 	error = assign_tcp(skb, config, p, e);
 	if (!error)
@@ -209,7 +209,7 @@ INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, 
 		if (through >= 0)
 			return through;
 	}
-	return state ? NOT_PUBLISHED : REFUSED | WORKLOAD_CLOSED; /* never to a stranger who bound the endpoint's port */
+	return state ? REASON_NOT_PUBLISHED : REFUSED | REASON_WORKLOAD_CLOSED; /* never to a stranger who bound the endpoint's port */
 }
 
 #endif

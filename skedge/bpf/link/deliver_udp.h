@@ -55,7 +55,7 @@ INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, 
 		if (!error)
 			return 0;
 		if (error != -ESOCKTNOSUPPORT)
-			return REFUSED | WORKLOAD_CLOSED;
+			return REFUSED | REASON_WORKLOAD_CLOSED;
 		rewritten_address(config, e, p->v6, &to);
 		return rewritten(skb, p, &to, e->port);
 	}
@@ -64,7 +64,7 @@ INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, 
 	known = udp_client(skb, config, p);
 	if (known > 0 || (known < 0 && config->flags & LINK_LEFT && in_endpoint_range(config, p->from_port)))
 		return 0;
-	return in_endpoint_range(config, p->from_port) ? NO_SOCKET : NOT_PUBLISHED;
+	return in_endpoint_range(config, p->from_port) ? REASON_NO_SOCKET : REASON_NOT_PUBLISHED;
 }
 
 #endif

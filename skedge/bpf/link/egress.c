@@ -7,7 +7,8 @@
 #include <uapi/linux/pkt_cls.h>
 #include <bcc/helpers.h>
 
-#include "common/link_reasons.h"
+#include "common/reasons.h"
+#include "link/verdicts.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 
@@ -49,10 +50,10 @@ INLINE int leave(struct __sk_buff *skb, const struct link_config *config, struct
 	endpoint = find_source(config, p);
 	if (endpoint) {
 		port = *endpoint;
-		return rewrite_source(skb, p, p->v6 ? &config->overlay6 : &config->overlay4, port) ? MALFORMED : 0;
+		return rewrite_source(skb, p, p->v6 ? &config->overlay6 : &config->overlay4, port) ? REASON_MALFORMED : 0;
 	}
 	if (is_loopback(&p->from, p->v6))
-		return NOT_OVERLAY; /* loopback addresses never leave the host */
+		return REASON_NOT_OVERLAY; /* loopback addresses never leave the host */
 	if (p->protocol == IPPROTO_UDP && in_endpoint_range(config, p->to_port))
 		remember_client(skb);
 	return 0;

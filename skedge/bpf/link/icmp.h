@@ -14,12 +14,12 @@ INLINE int translate_quoted(struct __sk_buff *skb, const struct packet *p, const
 	__u32 diff = checksum_change(&from, &to, size);
 
 	if (bpf_l4_csum_replace(skb, sum_at, old_port, new_port, 2))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if (p->v6 ? bpf_l4_csum_replace(skb, sum_at, 0, diff, 0) : bpf_l3_csum_replace(skb, quoted->l3 + 10, 0, diff, 0))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if (bpf_skb_store_bytes(skb, quoted->l4, &new_port, sizeof(new_port), 0))
-		return MALFORMED;
-	return bpf_skb_store_bytes(skb, quoted->l3 + (p->v6 ? 8 : 12), &to, size, 0) ? MALFORMED : 0;
+		return REASON_MALFORMED;
+	return bpf_skb_store_bytes(skb, quoted->l3 + (p->v6 ? 8 : 12), &to, size, 0) ? REASON_MALFORMED : 0;
 }
 
 /* ``quoted`` is the packet that an ICMP error is about: it must be from a socket of ours, or of a workload that is
@@ -43,13 +43,13 @@ INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config,
 	}
 	e = find_endpoint(quoted->from_port, quoted->protocol);
 	if (!e || e->flags & ENDPOINT_ELSEWHERE)
-		return NO_SOCKET;
+		return REASON_NO_SOCKET;
 	workload_address(e, p->v6, &to);
 	if (quoted->protocol == IPPROTO_TCP) {
 		rewritten_address(config, e, p->v6, &to);
 		state = tcp_state(skb, &back, &to, e->port);
 		if (!state || state == STATE_LISTEN)
-			return NO_SOCKET;
+			return REASON_NO_SOCKET;
 	} else if (!to.word[0] && !to.word[3]) {
 		to = quoted->from; /* bound to every address */
 	}
@@ -65,18 +65,18 @@ INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, s
 	int error;
 
 	if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	error = p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
 	if (!error)
-		return NOT_PUBLISHED;
+		return REASON_NOT_PUBLISHED;
 	if (p->v6 ? parse6(skb, &quoted, p->l4 + 8) : parse4(skb, &quoted, p->l4 + 8))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
-		return NO_SOCKET;
+		return REASON_NO_SOCKET;
 	if (parse_ports(skb, &quoted))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	error = check_quoted(skb, config, p, &quoted);
-	return error == NO_SOCKET ? TO_NAT_ERROR : error;
+	return error == REASON_NO_SOCKET ? TO_NAT_ERROR : error;
 }
 
 #endif

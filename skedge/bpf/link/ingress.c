@@ -9,7 +9,8 @@
 #include <uapi/linux/pkt_cls.h>
 #include <bcc/helpers.h>
 
-#include "common/link_reasons.h"
+#include "common/reasons.h"
+#include "link/verdicts.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "common/tail_calls.h"
@@ -34,10 +35,10 @@ INLINE int check_sender(struct __sk_buff *skb, const struct link_entry *link)
 	__u8 mac[6];
 
 	if (bpf_skb_load_bytes(skb, 6, mac, sizeof(mac)))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	for (int i = 0; i < 6; i++)
 		if (mac[i] != link->peer_mac[i])
-			return skb->pkt_type == PACKET_HOST ? WRONG_TUNNEL_PEER : SILENT;
+			return skb->pkt_type == PACKET_HOST ? REASON_WRONG_TUNNEL_PEER : SILENT;
 	return 0;
 }
 
@@ -48,30 +49,30 @@ INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *conf
 	__u8 type = 0;
 
 	if (!same(&p->from, &link->peer))
-		return NOT_NEIGHBOUR;
+		return REASON_NOT_NEIGHBOUR;
 	if (p->protocol == NEXT_HOP_BY_HOP && is_multicast6(&p->to))
 		return SILENT; /* a multicast listener report, sent by every kernel when a device comes up */
 	if (p->protocol == IPPROTO_ICMPV6) {
 		if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
-			return MALFORMED;
+			return REASON_MALFORMED;
 		if (type == ICMP6_NEIGHBOUR_SOLICITATION || type == ICMP6_NEIGHBOUR_ADVERTISEMENT)
-			return p->hops == 255 ? 0 : NOT_NEIGHBOUR;
+			return p->hops == 255 ? 0 : REASON_NOT_NEIGHBOUR;
 		if (type == ICMP6_ROUTER_SOLICITATION)
 			return SILENT;
 		if (same(&p->to, &link->own) && (type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY || (type >= 1 && type <= 4)))
 			return 0;
-		return NOT_NEIGHBOUR;
+		return REASON_NOT_NEIGHBOUR;
 	}
 	if (p->protocol != IPPROTO_TCP || !same(&p->to, &link->own))
-		return NOT_NEIGHBOUR;
+		return REASON_NOT_NEIGHBOUR;
 	if (parse_tcp(skb, p))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if (p->to_port == config->control_port)
 		return 0;
 	/* Answers to our own dialling; a SYN from that port would reach any port of this host. */
 	if (p->from_port == config->control_port && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return 0;
-	return NOT_NEIGHBOUR;
+	return REASON_NOT_NEIGHBOUR;
 }
 
 /* Traffic between overlay addresses, or with a client of some LAN at one end. */
@@ -80,28 +81,28 @@ INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config
 	int kept = !in_overlay(config, &p->from, p->v6), reason;
 
 	if (is_own(config, &p->from, p->v6))
-		return NOT_OVERLAY;
+		return REASON_NOT_OVERLAY;
 	if (!in_overlay(config, &p->to, p->v6))
-		return kept ? NOT_OVERLAY : check_to_client(p);
+		return kept ? REASON_NOT_OVERLAY : check_to_client(p);
 	if (kept) {
 		reason = check_client(config, p);
 		if (reason)
 			return reason;
 	}
 	if (p->v6 && p->protocol == NEXT_HOP_BY_HOP)
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if (!is_own(config, &p->to, p->v6))
 		return kept ? check_size(skb, config, p) : 0; /* transit */
 	if (p->fragment)
-		return FRAGMENT;
+		return REASON_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return check_icmp(skb, config, p);
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
-		return NOT_PUBLISHED;
+		return REASON_NOT_PUBLISHED;
 	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
-		return MALFORMED;
+		return REASON_MALFORMED;
 	if (kept && p->to_port == config->load_port)
-		return NOT_PUBLISHED; /* that is for sites */
+		return REASON_NOT_PUBLISHED; /* that is for sites */
 	if (is_nat_port(bpf_htons(p->to_port)))
 		return TO_NAT;
 	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);
@@ -116,7 +117,7 @@ INLINE int check(struct __sk_buff *skb)
 	int reason;
 
 	if (!config || !link)
-		return NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
+		return REASON_NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
 	reason = may_pass(skb, config, link);
 	if (reason)
 		return reason == TO_NAT ? TO_NAT : 0;
@@ -131,7 +132,7 @@ INLINE int check(struct __sk_buff *skb)
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		reason = parse6(skb, &p, offset);
 	else
-		return NOT_OVERLAY;
+		return REASON_NOT_OVERLAY;
 	if (reason)
 		return reason;
 	if (p.v6 && (is_link_local(&p.from) || is_link_local(&p.to) || is_multicast6(&p.to)))
@@ -167,7 +168,7 @@ int link_ingress(struct __sk_buff *skb)
 			nat_programs_v1.call(skb, NAT_ERROR);
 		else
 			nat_programs_v1.call(skb, NAT_TOO_BIG);
-		reason = NO_SOCKET; /* NAT is not loaded */
+		reason = REASON_NO_SOCKET; /* NAT is not loaded */
 	}
 	if (yields())
 		return TC_ACT_OK;

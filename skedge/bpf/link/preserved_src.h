@@ -28,8 +28,8 @@ INLINE int check_client(const struct link_config *config, const struct packet *p
 	prefix_key_of(&p->from, p->v6, &key);
 	prefix = link_prefixes_v1.lookup(&key);
 	if (!prefix)
-		return NOT_OVERLAY;
-	return is_own(config, &p->to, p->v6) && !(prefix->flags & PREFIX_HERE) ? OVERLAPPING_PREFIX : 0;
+		return REASON_NOT_OVERLAY;
+	return is_own(config, &p->to, p->v6) && !(prefix->flags & PREFIX_HERE) ? REASON_OVERLAPPING_PREFIX : 0;
 }
 
 /* From a site to a client: it passes through, or belongs to a flow of this site's LAN. */
@@ -39,14 +39,14 @@ INLINE int check_to_client(const struct packet *p)
 
 	prefix_key_of(&p->to, p->v6, &key);
 	if (link_prefixes_v1.lookup(&key))
-		return p->v6 && p->protocol == NEXT_HOP_BY_HOP ? MALFORMED : 0;
+		return p->v6 && p->protocol == NEXT_HOP_BY_HOP ? REASON_MALFORMED : 0;
 	if (!lan_prefixes_v1.lookup(&key))
-		return NOT_OVERLAY;
+		return REASON_NOT_OVERLAY;
 	if (p->fragment)
-		return FRAGMENT;
+		return REASON_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return TO_NAT_ERROR;
-	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP ? TO_NAT : NO_SOCKET;
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP ? TO_NAT : REASON_NO_SOCKET;
 }
 
 /* The size of the packet on the wire, from the IP header on: of one segment where it is many. */

@@ -77,7 +77,7 @@ INLINE int rewrite_destination(struct __sk_buff *skb, const struct packet *p, co
 
 INLINE int rewritten(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 port)
 {
-	return rewrite_destination(skb, p, to, port) ? MALFORMED : 0;
+	return rewrite_destination(skb, p, to, port) ? REASON_MALFORMED : 0;
 }
 
 #endif

@@ -64,12 +64,12 @@ INLINE int clamp_mss(struct __sk_buff *skb, const struct lan_packet *p, __u32 mt
         return 0;
     new = bpf_htons(largest);
     if (bpf_skb_store_bytes(skb, at + 2, &new, sizeof(new), 0))
-        return MALFORMED;
+        return REASON_MALFORMED;
     if ((at - p->l4) & 1) {
         old = __builtin_bswap16(old);
         new = __builtin_bswap16(new);
     }
-    return bpf_l4_csum_replace(skb, p->l4 + 16, old, new, 2) ? MALFORMED : 0;
+    return bpf_l4_csum_replace(skb, p->l4 + 16, old, new, 2) ? REASON_MALFORMED : 0;
 }
 
 /* The smallest MTU that a connection meets at this host: that of the route ahead (told by a lookup of a packet that
@@ -106,16 +106,16 @@ INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const st
     __u8 *ip, *end;
 
     if (bpf_l4_csum_replace(skb, sum_at, 0, flow->sum, zero_is_none | BPF_F_PSEUDO_HDR))
-        return MALFORMED;
+        return REASON_MALFORMED;
     if (bpf_l4_csum_replace(skb, sum_at, old_ports, new_ports, zero_is_none | 4))
-        return MALFORMED;
+        return REASON_MALFORMED;
     if (p->v6)
         bpf_csum_update(skb, sum_of6(flow->sum));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
         if (ip + IP6_LENGTH + 4 > end)
-            return MALFORMED;
+            return REASON_MALFORMED;
         ip[7] = p->hops - 1;
         copy_address((__u32 *)(ip + 8), flow->from);
         copy_address((__u32 *)(ip + 24), flow->to);
@@ -123,7 +123,7 @@ INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const st
         return 0;
     }
     if (ip + IP4_LENGTH + 4 > end)
-        return MALFORMED;
+        return REASON_MALFORMED;
     sum = (__u16)~*(__u16 *)(ip + 10) + (flow->sum & 0xffff) + (flow->sum >> 16) + (__u16)~bpf_htons(0x100);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
@@ -171,22 +171,22 @@ INLINE int forward(struct __sk_buff *skb, const struct nat_config *config, const
     long found;
 
     if ((flow->state & FLOW_REPLY) == 0 && KIND_OF(flow->state) == KIND_LOOP)
-        return translate(skb, p, flow) ? refuse_packet(MALFORMED) : send_home(skb, p, config);
+        return translate(skb, p, flow) ? refuse_packet(REASON_MALFORMED) : send_home(skb, p, config);
     if (p->hops <= 1)
-        return refuse_packet(HOP_LIMIT);
+        return refuse_packet(REASON_HOP_LIMIT);
     found = look_up_route(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         skb->cb[CB_LINK] = p->l3;
         skb->cb[CB_MTU] = fib.mtu_result;
         nat_programs_v1.call(skb, NAT_TOO_BIG);
-        return refuse_packet(TOO_BIG);
+        return refuse_packet(REASON_TOO_BIG);
     }
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
-        return refuse_packet(NO_ROUTE);
+        return refuse_packet(REASON_NO_ROUTE);
     if ((p->tcp_flags & TCP_SYN) && clamp_mss(skb, p, path_mtu(skb, config, p, flow)))
-        return refuse_packet(MALFORMED);
+        return refuse_packet(REASON_MALFORMED);
     if (translate(skb, p, flow))
-        return refuse_packet(MALFORMED);
+        return refuse_packet(REASON_MALFORMED);
     return send(skb, p, &fib);
 }
 

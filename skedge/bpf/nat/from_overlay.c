@@ -12,7 +12,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -31,7 +30,7 @@ INLINE int admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpo
     if (reason < 0 || (!reason && !placement))
         return TC_ACT_SHOT;
     if (reason || !placement)
-        return refuse_packet(TABLE_FULL);
+        return refuse_packet(REASON_TABLE_FULL);
     if (endpoint->v6) {
         copy_address(flow->to, endpoint->host.word);
     } else {
@@ -63,7 +62,7 @@ int lan_overlay(struct __sk_buff *skb)
     struct link_config *link = link_config_v2.lookup(&zero);
 
     if (!link || !config || !config->device || !making || lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
-        return refuse_packet(MALFORMED);
+        return refuse_packet(REASON_MALFORMED);
     fresh = p.key.protocol == IPPROTO_UDP || (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
     flow = nat_flows_v1.lookup(&p.key);
     if (flow && ((flow->state & FLOW_REPLY) || !(flow->state & FLOW_ENDED) || !fresh))
@@ -74,8 +73,8 @@ int lan_overlay(struct __sk_buff *skb)
     key.protocol = p.key.protocol;
     endpoint = endpoints_v1.lookup(&key);
     if (!fresh || !key_in_overlay(link, p.key.to, p.v6))
-        return refuse_packet(NO_SOCKET);
+        return refuse_packet(REASON_NO_SOCKET);
     if (!endpoint || !(endpoint->flags & ENDPOINT_ELSEWHERE) || endpoint->v6 != p.v6)
-        return refuse_packet(NOT_PUBLISHED);
+        return refuse_packet(REASON_NOT_PUBLISHED);
     return admit(skb, &p, endpoint, making);
 }

@@ -11,7 +11,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -90,7 +89,7 @@ INLINE void translate_quote(struct quote *q, int v6, const struct nat_key *key, 
         *(__u16 *)(l4 + 6) = summed(*(__u16 *)(l4 + 6), flow->sum, old_ports, ports_of(flow, 0));
 }
 
-/* Put the translated quote and the flow's addresses into the packet. Returns 0 or MALFORMED. */
+/* Put the translated quote and the flow's addresses into the packet. Returns 0 or REASON_MALFORMED. */
 INLINE int rewrite_error(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
                          const struct nat_flow *flow)
 {
@@ -103,19 +102,19 @@ INLINE int rewrite_error(struct __sk_buff *skb, const struct lan_packet *p, stru
     else
         diff = (__u32)bpf_csum_diff((void *)old, IP4_LENGTH + QUOTED_PORTS, (void *)new, IP4_LENGTH + QUOTED_PORTS, 0);
     if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) || bpf_skb_store_bytes(skb, at, new, size, 0))
-        return MALFORMED;
+        return REASON_MALFORMED;
     copy_address(addresses.from, flow->from);
     copy_address(addresses.to, flow->to);
     diff = (__u32)bpf_csum_diff((void *)outer.from, 32, (void *)addresses.from, 32, 0);
     if (p->v6) {
         if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, BPF_F_PSEUDO_HDR))
-            return MALFORMED;
-        return bpf_skb_store_bytes(skb, p->l3 + 8, addresses.from, 32, 0) ? MALFORMED : 0;
+            return REASON_MALFORMED;
+        return bpf_skb_store_bytes(skb, p->l3 + 8, addresses.from, 32, 0) ? REASON_MALFORMED : 0;
     }
     if (bpf_l3_csum_replace(skb, p->l3 + 10, 0, diff, 0) ||
         bpf_skb_store_bytes(skb, p->l3 + 12, &addresses.from[3], 4, 0))
-        return MALFORMED;
-    return bpf_skb_store_bytes(skb, p->l3 + 16, &addresses.to[3], 4, 0) ? MALFORMED : 0;
+        return REASON_MALFORMED;
+    return bpf_skb_store_bytes(skb, p->l3 + 16, &addresses.to[3], 4, 0) ? REASON_MALFORMED : 0;
 }
 
 INLINE int is_error(struct __sk_buff *skb, const struct lan_packet *p)
@@ -172,15 +171,15 @@ int lan_error(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     flow = flow_of(skb, &p, &old, &key);
     if (!flow || (skb->cb[CB_DENY] && !about_overlay(&p, &key)))
-        return skb->cb[CB_DENY] ? refuse_packet(NO_SOCKET) : TC_ACT_UNSPEC;
+        return skb->cb[CB_DENY] ? refuse_packet(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
     translate_quote(&new, p.v6, &key, flow);
     if (!(flow->state & FLOW_REPLY) && KIND_OF(flow->state) == KIND_LOOP)
-        return rewrite_error(skb, &p, &old, &new, flow) ? refuse_packet(MALFORMED) : send_home(skb, &p, config);
+        return rewrite_error(skb, &p, &old, &new, flow) ? refuse_packet(REASON_MALFORMED) : send_home(skb, &p, config);
     found = look_up_route(skb, config, &p, flow, 0, &fib);
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
-        return refuse_packet(NO_ROUTE);
+        return refuse_packet(REASON_NO_ROUTE);
     if (rewrite_error(skb, &p, &old, &new, flow))
-        return refuse_packet(MALFORMED);
+        return refuse_packet(REASON_MALFORMED);
     return send(skb, &p, &fib);
 }

@@ -11,7 +11,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -64,11 +63,11 @@ INLINE int look(struct __sk_buff *skb, int link_header)
     if (skb->pkt_type != PACKET_HOST || !config || !config->device || !link || !link->mask4.word[0])
         return TC_ACT_UNSPEC;
     odd = lan_parse(skb, &p, link_header);
-    if (odd == MALFORMED || (odd == NOT_OURS && skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
+    if (odd == REASON_MALFORMED || (odd == NOT_OURS && skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
         return TC_ACT_UNSPEC;
     /* The overlay is not the LAN's: neither may its addresses be claimed there nor be reached from there. */
     if (key_in_overlay(link, p.key.to, p.v6) || key_in_overlay(link, p.key.from, p.v6))
-        return refuse_packet(NOT_OVERLAY);
+        return refuse_packet(REASON_NOT_OVERLAY);
     if (odd == ODD)
         return go_on(skb, link_header, NAT_ODD, TC_ACT_UNSPEC);
     if (odd && is_icmp(&p))

@@ -12,7 +12,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -29,14 +28,14 @@ INLINE int behind4(struct __sk_buff *skb, struct lan_packet *p)
     if (bpf_skb_load_bytes(skb, p->l3, ip, sizeof(ip)) || (ip[0] & 15) < 5 || ((ip[6] & 0x1f) | ip[7]))
         return 0;
     p->l4 = p->l3 + (ip[0] & 15) * 4;
-    return ip[6] & 0x20 ? FRAGMENT : MALFORMED;
+    return ip[6] & 0x20 ? REASON_FRAGMENT : REASON_MALFORMED;
 }
 
 /* The same behind IPv6 extension headers. */
 INLINE int behind6(struct __sk_buff *skb, struct lan_packet *p)
 {
     __u32 at = p->l4, next = p->key.protocol;
-    int reason = MALFORMED;
+    int reason = REASON_MALFORMED;
     __u8 head[4];
 
     for (int i = 0; i < HEADERS_MAX; i++) {
@@ -47,7 +46,7 @@ INLINE int behind6(struct __sk_buff *skb, struct lan_packet *p)
         if (next == NEXT_FRAGMENT) {
             if (head[2] | (head[3] & 0xf8))
                 return 0;
-            reason = FRAGMENT;
+            reason = REASON_FRAGMENT;
             at += 8;
         } else {
             at += ((__u32)head[1] + 1) * 8;

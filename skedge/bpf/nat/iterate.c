@@ -10,7 +10,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"

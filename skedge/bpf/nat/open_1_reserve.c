@@ -11,7 +11,6 @@
 #include "placement/maps.h"
 #include "placement/store.h"
 #include "placement/listener.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -67,7 +66,7 @@ int lan_open(struct __sk_buff *skb)
     if (!listener)
         return TC_ACT_UNSPEC;
     if (!answerable(skb, config, &p))
-        return refuse_packet(NO_ROUTE);
+        return refuse_packet(REASON_NO_ROUTE);
     reason = reserve(&p.key, &placement);
     if (reason < 0 || (!reason && !placement))
         return TC_ACT_SHOT;

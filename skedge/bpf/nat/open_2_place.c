@@ -13,7 +13,6 @@
 #include "placement/pick.h"
 #include "placement/store.h"
 #include "placement/listener.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"

@@ -11,7 +11,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -26,7 +25,7 @@ INLINE int give_up(struct __sk_buff *skb, struct lan_packet *p, int kind, int re
 {
     release_flow(&p->key, 0);
     nat_placements_v1.delete(&p->key);
-    if (reason == NO_ROUTE || kind == KIND_OVERLAY)
+    if (reason == REASON_NO_ROUTE || kind == KIND_OVERLAY)
         return refuse_packet(reason);
     return refuse(skb, p, reason);
 }

@@ -73,7 +73,7 @@ INLINE void make_linear(struct __sk_buff *skb)
         bpf_skb_pull_data(skb, skb->len < DEEPEST ? skb->len : DEEPEST);
 }
 
-/* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD, MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see is_icmp). */
+/* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD, REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see is_icmp). */
 INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
 {
     __u32 segment = skb->gso_size, header = UDP_LENGTH;
@@ -87,12 +87,12 @@ INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
     p->tcp_flags = 0;
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         if (ip + IP4_LENGTH > end)
-            return MALFORMED;
+            return REASON_MALFORMED;
         odd = lan_parse4(p, ip);
         l4 = ip + IP4_LENGTH;
     } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
         if (ip + IP6_LENGTH > end)
-            return MALFORMED;
+            return REASON_MALFORMED;
         odd = lan_parse6(p, ip);
         l4 = ip + IP6_LENGTH;
     } else {
@@ -101,17 +101,17 @@ INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
     if (odd)
         return odd;
     if (!segment && p->length > skb->len - link)
-        return MALFORMED;
+        return REASON_MALFORMED;
     if (p->key.protocol == IPPROTO_TCP) {
         if (l4 + TCP_SMALLEST > end)
-            return MALFORMED;
+            return REASON_MALFORMED;
         p->tcp_flags = l4[13];
         header = (l4[12] >> 4) * 4;
         if (header < TCP_SMALLEST)
-            return MALFORMED;
+            return REASON_MALFORMED;
     } else if (p->key.protocol == IPPROTO_UDP) {
         if (l4 + header > end)
-            return MALFORMED;
+            return REASON_MALFORMED;
     } else {
         return NOT_OURS;
     }
@@ -119,7 +119,7 @@ INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
     if (segment)
         p->length = header + segment;
     else if (p->length < header)
-        return MALFORMED;
+        return REASON_MALFORMED;
     p->key.from_port = *(__u16 *)l4;
     p->key.to_port = *(__u16 *)(l4 + 2);
     return 0;

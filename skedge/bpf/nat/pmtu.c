@@ -11,7 +11,6 @@
 #include "placement/types.h"
 #include "placement/maps.h"
 #include "placement/store.h"
-#include "common/link_reasons.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
 #include "nat/types.h"
@@ -148,8 +147,8 @@ int lan_too_big(struct __sk_buff *skb)
     int partial;
 
     if (lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
-        return refuse_packet(MALFORMED);
-    count_reason(TOO_BIG);
+        return refuse_packet(REASON_MALFORMED);
+    count_reason(REASON_TOO_BIG);
     if (!p.whole)
         return TC_ACT_SHOT; /* may be cut up, but translating fragments is not done: lost, and counted */
     /* A checksum that the device shall put into the quote makes the quoted segment sum up to nothing, provided that the

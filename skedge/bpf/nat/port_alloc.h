@@ -117,7 +117,7 @@ INLINE int find_lan_source(const __u32 *target, struct nat_flow *flow)
     copy_address(to.word, target);
     from = nat_sources_v1.lookup(&to);
     if (!from)
-        return NO_ROUTE;
+        return REASON_NO_ROUTE;
     copy_address(flow->from, from->word);
     return 0;
 }

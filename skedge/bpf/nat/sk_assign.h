@@ -107,7 +107,7 @@ INLINE int deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow 
     if (error) {
         release_flow(&p->key, 1);
         nat_placements_v1.delete(&p->key);
-        count_reason(WORKLOAD_CLOSED);
+        count_reason(REASON_WORKLOAD_CLOSED);
         return has_socket(skb, p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
     }
     flow->seen = bpf_ktime_get_coarse_ns();

@@ -49,7 +49,7 @@ BPF_TABLE_PINNED("array", __u32, struct config, config_v1, 1, PIN_DIR "/config_v
 BPF_TABLE_PINNED("array", __u32, struct news, news_v1, 1, PIN_DIR "/news_v1");
 
 /* reason code -> how many connects were refused (or candidates skipped) for it. */
-BPF_TABLE_PINNED("percpu_array", __u32, __u64, drops_v1, REASONS, PIN_DIR "/drops_v1");
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, drops_v1, MAX_REASONS, PIN_DIR "/drops_v1");
 
 /* socket -> its placement; socket -> its unconnected UDP flows. */
 PINNED_SK_STORAGE(struct placement, placements_v1, PIN_DIR "/placements_v1");

@@ -2,6 +2,8 @@
 #ifndef SKEDGE_PLACEMENT_H
 #define SKEDGE_PLACEMENT_H
 
+_Static_assert(MAX_REASONS <= 256, "a reason does not fit into bits 8..15 of a slot's flags");
+
 /* Give a workload's open connection back. @refused: the workload refused it or did not answer. */
 static __always_inline void uncount(__u64 word, int refused)
 {

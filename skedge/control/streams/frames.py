@@ -53,7 +53,11 @@ class BadFrame(PeerError, ValueError):
 
 
 class Wire(Struct, array_like=True):
-    """A msgpack array; fields are told apart by their place."""
+    """A msgpack array; fields are told apart by their place.
+
+    Each is the twin of a dataclass of the core: msgspec writes those as maps only, and the core knows no limits of the
+    wire. A key or a version inside of a message is no array of its own, so messages are converted field by field.
+    """
 
 
 class _Hello(Wire, tag="hello"):

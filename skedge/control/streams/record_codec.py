@@ -13,10 +13,8 @@ from skedge.core.model import (
     CAPACITY_MAX,
     SERVICES_MAX,
     LinksRecord,
-    LinkState,
     Protocol,
     ServicesRecord,
-    WorkloadState,
 )
 
 ADDRESS_MAX = 64
@@ -64,7 +62,7 @@ class _ServicesBody(Wire):
     listens: Annotated[list[Name], Meta(max_length=ENTRIES_MAX)]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(order="deterministic")  # of costs, which have no order of their own
 _links_body = msgspec.msgpack.Decoder(_LinksBody)
 _services_body = msgspec.msgpack.Decoder(_ServicesBody)
 
@@ -74,83 +72,17 @@ class BodyCodec:
 
     def encode(self, body: Body) -> bytes:
         """Return the body's bytes. Raises BadFrame for a body that other sites would refuse."""
-        encoded = _encoder.encode(_body_to_wire(body))
-        self.decode(Kind.LINKS if isinstance(body, LinksRecord) else Kind.SERVICES, encoded)
-        return encoded
+        twin = _LinksBody if isinstance(body, LinksRecord) else _ServicesBody
+        try:
+            return _encoder.encode(msgspec.convert(body, twin, from_attributes=True))
+        except FAILURES as error:
+            raise BadFrame(f"not the body of a record: {error}") from error
 
     def decode(self, kind: Kind, body: bytes) -> Body:
         """Return the body. Raises BadFrame (a ValueError)."""
         try:
             if kind is Kind.LINKS:
-                return _links_from_wire(_links_body.decode(body))
-            return _services_from_wire(_services_body.decode(body))
+                return msgspec.convert(_links_body.decode(body), LinksRecord, from_attributes=True)
+            return msgspec.convert(_services_body.decode(body), ServicesRecord, from_attributes=True)
         except FAILURES as error:
             raise BadFrame(f"not the body of a {kind} record: {error}") from error
-
-
-def _body_to_wire(body: Body) -> Wire:
-    if isinstance(body, ServicesRecord):
-        return _ServicesBody(body.site, [_workload_to_wire(load) for load in body.workloads], list(body.listens))
-    return _LinksBody(
-        body.site,
-        body.overlay4,
-        body.overlay6,
-        [_link_to_wire(link) for link in body.links],
-        body.overload,
-        body.drain,
-        list(body.prefixes),
-        body.software,
-        list(body.refused),
-    )
-
-
-def _link_to_wire(link: LinkState) -> _LinkState:
-    costs = dict(sorted(link.service_costs.items()))  # one order, so that equal bodies give equal bytes
-    return _LinkState(link.to, link.name, link.cost, link.up, link.rtt_us, costs)
-
-
-def _workload_to_wire(load: WorkloadState) -> _Workload:
-    return _Workload(
-        load.connector,
-        load.service,
-        load.port,
-        load.protocol,
-        load.capacity,
-        load.healthy,
-        load.drain,
-        load.ipv4,
-        load.ipv6,
-    )
-
-
-def _links_from_wire(wire: _LinksBody) -> LinksRecord:
-    links = tuple(LinkState(ln.to, ln.name, ln.cost, ln.up, ln.rtt_us, ln.service_costs) for ln in wire.links)
-    return LinksRecord(
-        site=wire.site,
-        overlay4=wire.overlay4,
-        overlay6=wire.overlay6,
-        links=links,
-        overload=wire.overload,
-        drain=wire.drain,
-        prefixes=tuple(wire.prefixes),
-        software=wire.software,
-        refused=tuple(wire.refused),
-    )
-
-
-def _services_from_wire(wire: _ServicesBody) -> ServicesRecord:
-    workloads = tuple(
-        WorkloadState(
-            connector=load.connector,
-            service=load.service,
-            port=load.port,
-            protocol=load.protocol,
-            capacity=load.capacity,
-            healthy=load.healthy,
-            drain=load.drain,
-            ipv4=load.ipv4,
-            ipv6=load.ipv6,
-        )
-        for load in wire.workloads
-    )
-    return ServicesRecord(wire.site, workloads, tuple(wire.listens))

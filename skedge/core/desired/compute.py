@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from skedge.core import names
-from skedge.core.linkstate.own_records import NO_RESOLVED, is_loopback, is_own, services_record, workload_target
+from skedge.core.abilities import ABILITIES, Abilities
+from skedge.core.linkstate.own_records import NO_RESOLVED, services_record, workload_target
 from skedge.core.model import (
     ANY_ADDRESS,
-    EngineKind,
     Link,
     LinkId,
     Listener,
@@ -32,8 +32,9 @@ from skedge.core.objects import (
     ServiceKey,
     ServiceTable,
 )
-from skedge.core.placement.candidates import View, offers, service_table
+from skedge.core.placement.candidates import offers, service_table
 from skedge.core.placement.policies import Suspended, Tables, dispatch, listened
+from skedge.core.placement.view import View, view
 from skedge.core.reasons import Reason
 from skedge.core.routing import lan_prefixes as prefixes
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, plain_address, site_addresses
@@ -101,14 +102,7 @@ def compute(
     hosts = tuple(host_addresses)
     lans = prefixes.judge(config, network_map, hosts)
     here = view(
-        config,
-        rib,
-        network_map,
-        addresses,
-        others=others,
-        suspended=suspended,
-        resolved=resolved,
-        host_addresses=hosts,
+        config, rib, network_map, addresses, others=others, suspended=suspended, resolved=resolved, host_addresses=hosts
     )
     own = services_record(config, health, endpoint_ports, resolved=resolved)
     by_service = offers(NetworkMap(network_map.links, {**network_map.services, config.site: own}))
@@ -138,41 +132,6 @@ def compute(
         ),
         skipped=tuple(skipped),
     )
-
-
-def view(
-    config: SiteConfig,
-    rib: Rib,
-    network_map: NetworkMap,
-    addresses: Mapping[str, SiteAddresses],
-    *,
-    others: Mapping[tuple[ServiceKey, WorkloadId], int],
-    suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
-    resolved: Mapping[str, str] = NO_RESOLVED,
-    host_addresses: Collection[str] = (),
-) -> View:
-    """Return what workloads are judged by at the RIB's site, which may be another one than this (explain)."""
-    drained = {site for site, record in network_map.links.items() if record.drain and site != config.site}
-    if config.drain:
-        drained.add(config.site)
-    local, elsewhere, keepers = None, frozenset[WorkloadId](), frozenset[str]()
-    if rib.site == config.site:
-        keepers = keeping(config, network_map)
-        targets = {connector.name: workload_target(connector, resolved) for connector in config.connectors}
-        local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
-        if host_addresses:  # else not known yet
-            elsewhere = frozenset(one for one, target in local.items() if not is_own(target, host_addresses))
-    unserved = frozenset[WorkloadId]()
-    if local is not None and config.engine is EngineKind.IPVS:
-        unserved = elsewhere | {one for one, target in local.items() if is_loopback(target)}
-    return View(rib, addresses, frozenset(drained), local, others, suspended, elsewhere, keepers, unserved)
-
-
-def keeping(config: SiteConfig, network_map: NetworkMap) -> frozenset[str]:
-    """Return the other sites that take this one's LAN clients under their own addresses."""
-    own = frozenset(prefixes.judge(config, network_map, ()).own)
-    records = network_map.links.items()
-    return frozenset(site for site, record in records if site != config.site and own and own.isdisjoint(record.refused))
 
 
 def link_devices(config: SiteConfig) -> Mapping[str, LinkDevice]:
@@ -274,17 +233,20 @@ def endpoints(
 
 
 def served_endpoints(config: SiteConfig, every: Mapping[EndpointKey, Endpoint]) -> Mapping[EndpointKey, Endpoint]:
-    """Return the endpoints that the site's engine can deliver to: ipvs neither to another machine nor to ``::1``."""
-    if config.engine is not EngineKind.IPVS:
-        return every
-    return {key: one for key, one in every.items() if not (one.elsewhere or one.host == LOOPBACK[1])}
+    """Return the endpoints that the site's engine can deliver to."""
+    can = ABILITIES[config.engine]
+    return {key: one for key, one in every.items() if _delivers(can, one.host, elsewhere=one.elsewhere)}
+
+
+def _delivers(can: Abilities, host: str, *, elsewhere: bool) -> bool:
+    """Return whether connections of other sites reach a workload at this address; ``elsewhere``: not on this host."""
+    return (can.off_host or not elsewhere) and (can.loopback6_endpoints or host != LOOPBACK[1])
 
 
 def _beyond_engine(config: SiteConfig, here: View, ports: Mapping[str, int]) -> Iterable[Skipped]:
     """Yield what is configured and the site's engine cannot serve."""
-    if config.engine is not EngineKind.IPVS:
-        return
-    for listener in config.listeners:
+    can = ABILITIES[config.engine]
+    for listener in () if can.loopback_listeners else config.listeners:
         address = plain_address(listener.address)
         if address is not None and address.is_loopback:
             yield Skipped("listener", f"{listener.address}:{listener.port}", Reason.ENGINE)
@@ -292,7 +254,7 @@ def _beyond_engine(config: SiteConfig, here: View, ports: Mapping[str, int]) -> 
     for connector in config.connectors:
         workload = WorkloadId(config.site, connector.name)
         target = (here.local or {}).get(workload)
-        nowhere = target is not None and (workload in here.elsewhere or target.address == LOOPBACK[1])
+        nowhere = target is not None and not _delivers(can, target.address, elsewhere=workload in here.elsewhere)
         if nowhere and connector.name in ports:
             yield Skipped("workload", str(workload), Reason.ENGINE)
         elif connector.service in offered and workload in here.unserved:
@@ -311,14 +273,15 @@ def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[List
     """Return the listener of every concrete address:port of this site; a given address goes before ``*``.
 
     ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
-    without a device, and every link device of ours has one. With the engine ipvs no listener is at loopback.
+    without a device, and every link device of ours has one. Loopback is left out where the engine cannot listen there.
     """
+    can = ABILITIES[config.engine]
     every = sorted({*LOOPBACK, *_usable(host_addresses)})
     found: dict[ListenerKey, Listener] = {}
     for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
         given = plain_address(listener.address)
         for address in every if listener.address == ANY_ADDRESS else [str(given or listener.address)]:
-            if config.engine is EngineKind.IPVS and ip_address(address).is_loopback:
+            if not can.loopback_listeners and ip_address(address).is_loopback:
                 continue
             found[ListenerKey(address, listener.port, listener.protocol)] = listener
     return found

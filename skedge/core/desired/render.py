@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from functools import singledispatch
 
+from skedge.core.names import address_port
 from skedge.core.objects import (
     Candidate,
     ChainGroup,
@@ -77,7 +78,7 @@ def _(value: Dispatch) -> str:
 
 @describe.register
 def _(value: ListenerKey) -> str:
-    return f"{_address_port(value.address, value.port)}/{value.protocol.value}"
+    return f"{address_port(value.address, value.port)}/{value.protocol.value}"
 
 
 @describe.register
@@ -87,12 +88,12 @@ def _(value: EndpointKey) -> str:
 
 @describe.register
 def _(value: Endpoint) -> str:
-    return f"{value.workload} at {_address_port(value.host, value.port)}{_NAT if value.elsewhere else ''}"
+    return f"{value.workload} at {address_port(value.host, value.port)}{_NAT if value.elsewhere else ''}"
 
 
 @describe.register
 def _(value: Target) -> str:
-    return _address_port(value.address, value.port)
+    return address_port(value.address, value.port)
 
 
 @describe.register
@@ -126,7 +127,3 @@ def _(value: ChainGroup) -> str:
     if value.counters:
         parts.append(f"{len(value.counters)} counters")
     return "; ".join(parts)
-
-
-def _address_port(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

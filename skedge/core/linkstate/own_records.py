@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from skedge.core.abilities import ABILITIES
 from skedge.core.errors import ConfigError
 from skedge.core.model import (
     Connector,
-    EngineKind,
     HealthType,
     Link,
     LinkId,
@@ -130,14 +130,22 @@ def services_record(
         ports: as returned by `endpoint_ports`.
         resolved: host name -> address literal.
         own_addresses: this host's addresses, loopback included; a server elsewhere is then offered to other sites
-            only where the site has LAN devices and the engine ebpf. None: every address counts as this host's.
+            only where the site has LAN devices and its engine delivers off the host. None: every address counts
+            as this host's.
     """
-    ipvs = config.engine is EngineKind.IPVS
-    reachable = None if config.lan.devices and not ipvs else own_addresses
+    can = ABILITIES[config.engine]
+    reachable = None if config.lan.devices and can.off_host else own_addresses
     return ServicesRecord(
         site=config.site,
         workloads=tuple(
-            _workload_state(connector, is_healthy(connector, health), ports, resolved, reachable, loopback6=not ipvs)
+            _workload_state(
+                connector,
+                is_healthy(connector, health),
+                ports,
+                resolved,
+                reachable,
+                loopback6=can.loopback6_endpoints,
+            )
             for connector in sorted(config.connectors, key=lambda connector: connector.name)
             if connector.name in ports
         ),

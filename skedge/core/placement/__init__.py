@@ -1,1 +1,1 @@
-"""Who gets a new connection: the balancing rule, its candidates, policies among services, weights for IPVS. Pure."""
+"""Who gets a new connection, and why: the rule, its candidates, policies among services, weights for IPVS. Pure."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from skedge.core.linkstate.own_records import is_ipv4
 from skedge.core.model import WORKLOADS_PER_SERVICE_MAX, NetworkMap, WorkloadId, WorkloadState
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
+from skedge.core.placement.view import View
 from skedge.core.reasons import Reason
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped
-from skedge.core.routing.rib import Rib
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +25,6 @@ class Offer:
     def workload(self) -> WorkloadId:
         """Return its network-wide identity."""
         return WorkloadId(self.site, self.state.connector)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What one entering site judges workloads by.
-
-    ``local`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
-    this one; ``elsewhere`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
-    cannot lead its own clients to. ``keepers`` are the other sites that take that site's LAN clients under their own
-    addresses. ``others`` are open connections as the other sites last reported them; ``suspended`` is this site's.
-    """
-
-    rib: Rib
-    addresses: Mapping[str, SiteAddresses]
-    drained_sites: frozenset[str] = frozenset()
-    local: Mapping[WorkloadId, Target] | None = None
-    others: Mapping[tuple[ServiceKey, WorkloadId], int] = field(default_factory=dict)
-    suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset()
-    elsewhere: frozenset[WorkloadId] = frozenset()
-    keepers: frozenset[str] = frozenset()
-    unserved: frozenset[WorkloadId] = frozenset()
 
 
 def offers(network_map: NetworkMap) -> Mapping[ServiceKey, Sequence[Offer]]:

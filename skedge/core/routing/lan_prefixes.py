@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
-from skedge.core.model import EngineKind, NetworkMap, SiteConfig
+from skedge.core.abilities import ABILITIES
+from skedge.core.model import NetworkMap, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
 from skedge.core.routing.overlay_addresses import Skipped
@@ -75,7 +76,7 @@ def judge(config: SiteConfig, network_map: NetworkMap, host_addresses: Iterable[
         connected.add(ip_interface(text.partition("%")[0]).network)
     refused = frozenset(prefix for prefix in others if connected.overlap(ip_network(prefix)))
     news = tuple(Skipped(KIND, f"{others[prefix]}: {prefix}", Reason.OVERLAPPING_PREFIX) for prefix in sorted(refused))
-    if config.engine is EngineKind.IPVS:  # its default deny knows sites only
+    if not ABILITIES[config.engine].preserves_src:
         news += tuple(Skipped(KIND, f"{others[one]}: {one}", Reason.ENGINE) for one in sorted(others.keys() - refused))
         refused = frozenset(others)
     return Prefixes(own, others, refused, (*skipped, *news))

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import replace
 
-from skedge.core.api.documents import Answer, Explain, LinkRow, ListenerRow, PlanReport, Request, Rows, Status, Sync
+from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Request, Rows, Status, Sync
 from skedge.core.errors import ApiError, SkedgeError
-from skedge.core.model import Protocol
-from skedge.core.objects import ServiceKey
+from skedge.core.placement.explain import explain, find_service
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.api.problems import Problems
-from skedge.daemon.controller import SOFTWARE, Controller
+from skedge.daemon.api.view import View
+from skedge.daemon.state import SOFTWARE
 
 LIMIT_MAX = 10_000
 LOOK_S = 5.0
@@ -24,8 +23,8 @@ LOOK_S = 5.0
 class Answers:
     """Answers requests about one controller; ``answer`` is the API's handler."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._at = controller
+    def __init__(self, at: View) -> None:
+        self._at = at
         self._problems = Problems()
 
     async def watch(self) -> None:
@@ -65,26 +64,26 @@ class Answers:
             applied=at.applied,
             link_rows=self.link_rows(),
             refusals=at.refusals.recent(),
-            synced=at.synced,
+            synced=at.life.synced,
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
-            stream_causes=at.wires.stream_causes(),
+            stream_causes=at.control.stream_causes(),
         )
         problems = self._problems.update(now, findings.findings(look))
-        return Status(at.state.config.site, True, at.ready, at.synced and not at.applied.failed, problems)
+        return Status(at.state.config.site, True, at.life.ready, at.life.synced and not at.applied.failed, problems)
 
     def link_rows(self) -> list[LinkRow]:
         """Return one row a configured link."""
         at, now = self._at, time.monotonic()
-        facts = link_status.facts(at.wires.link_stats(), at.flooder.adjacencies(now))
+        facts = link_status.facts(at.control.link_stats(), at.flooder.adjacencies(now))
         return rows.links(at.state, facts, now, at.tunnels.facts)
 
     def _sync(self) -> Sync:
         at, now = self._at, time.monotonic()
-        waiting = link_status.waiting(at.state.configured_links(), at.wires.link_stats(), at.flooder.adjacencies(now))
+        waiting = link_status.waiting(at.state.configured_links(), at.control.link_stats(), at.flooder.adjacencies(now))
         return Sync(
-            synced=at.synced,
+            synced=at.life.synced,
             records=len(at.flooder.database),
             waiting_for=tuple(sorted(str(link) for link in waiting)),
             reconcile_runs=at.tally.reconcile_runs,
@@ -140,31 +139,18 @@ class Answers:
         return Rows(connections=tuple(found[:1]))
 
     def _explain(self, request: Request) -> Explain:
-        state = self._at.state
-        site = request.site or state.config.site
-        if site != state.config.site and site not in state.network_map.links:
+        at, facts = self._at, self._at.state.facts()
+        site = request.site or facts.config.site
+        if site != facts.config.site and site not in facts.network_map.links:
             raise ApiError(f"site {site!r} is not known here; see: skedge show sites")
-        known = {(row.service, row.protocol) for row in rows.services(state, time.monotonic())}
-        for protocol in Protocol:
-            if (request.name, protocol.value) in known:
-                explained = rows.explain(state, ServiceKey(request.name, protocol), site, time.monotonic())
-                return replace(explained, listeners=self._listeners_of(request.name, protocol, site))
-        raise ApiError(f"no site offers or listens to service {request.name!r}; see: skedge show services")
-
-    def _listeners_of(self, service: str, protocol: Protocol, site: str) -> tuple[ListenerRow, ...]:
-        """Return this site's listeners that name a service; what another site's are set to is not known here."""
-        if site != self._at.state.config.site:
-            return ()
-        found = rows.listeners(self._at.state, self._at.desired)
-        return tuple(
-            row
-            for row in found
-            if row.protocol == protocol.value and service in (share.service for share in row.services)
-        )
+        key = find_service(facts, request.name)
+        if key is None:
+            raise ApiError(f"no site offers or listens to service {request.name!r}; see: skedge show services")
+        return explain(facts, key, site, time.monotonic(), rows.listeners(at.state, at.desired))
 
     async def _plan(self) -> PlanReport:
         at = self._at
-        steps = await at.worker.call(at.worker.kernel.plan, at.state.config, at.wanted(), allow_delete=at.deleting)
+        steps = await at.worker.call(at.worker.kernel.plan, at.state.config, at.wanted(), allow_delete=at.life.deleting)
         return PlanReport(steps)
 
 

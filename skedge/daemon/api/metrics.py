@@ -14,12 +14,12 @@ from skedge.core.model import Metrics
 from skedge.core.observed import FlowKind
 from skedge.core.reasons import Reason
 from skedge.daemon.api.answers import Answers
-from skedge.daemon.controller import Controller
+from skedge.daemon.api.view import View
 
 SCRAPE_S = 5.0
 
 
-def serve(controller: Controller, answers: Answers, where: Metrics) -> None:
+def serve(controller: View, answers: Answers, where: Metrics) -> None:
     """Serve /metrics from a thread of its own; port 0 serves nothing. Raises OSError when the port is taken."""
     if where.port:
         registry = CollectorRegistry()
@@ -30,7 +30,7 @@ def serve(controller: Controller, answers: Answers, where: Metrics) -> None:
 class _Collector(Collector):
     """Takes one look in the controller's loop, so that a scrape never sees half a change."""
 
-    def __init__(self, controller: Controller, answers: Answers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, controller: View, answers: Answers, loop: asyncio.AbstractEventLoop) -> None:
         self._controller, self._answers, self._loop = controller, answers, loop
 
     def describe(self) -> Iterable[Metric]:
@@ -60,7 +60,7 @@ def _counter(name: str, text: str, rows: Iterable[tuple[list[str], float]], labe
     return family
 
 
-def network(at: Controller) -> Iterator[Metric]:
+def network(at: View) -> Iterator[Metric]:
     """Yield metrics of sites and routes."""
     paths = at.state.rib.paths
     known = sorted({at.state.config.site, *at.state.network_map.links})
@@ -88,7 +88,7 @@ def link_metrics(rows: Iterable[LinkRow]) -> Iterator[Metric]:
     yield _counter("skedge_link_probes_answered", "Probes answered", ((at, row.received) for row, at in table), labels)
 
 
-def workloads(at: Controller) -> Iterator[Metric]:
+def workloads(at: View) -> Iterator[Metric]:
     """Yield metrics of every workload of the services listened to here."""
     labels = ["service", "protocol", "workload"]
     slots = [
@@ -115,11 +115,11 @@ def workloads(at: Controller) -> Iterator[Metric]:
     yield _gauge("skedge_workload_open_others", "Open connections of other sites, as reported", reported, labels)
 
 
-def controller(at: Controller) -> Iterator[Metric]:
+def controller(at: View) -> Iterator[Metric]:
     """Yield metrics of the controller itself."""
     tally = at.tally
-    yield _gauge("skedge_ready", "1 when forwarding and balancing", [([], at.ready)])
-    yield _gauge("skedge_synced", "1 when every neighbour was heard", [([], at.synced)])
+    yield _gauge("skedge_ready", "1 when forwarding and balancing", [([], at.life.ready)])
+    yield _gauge("skedge_synced", "1 when every neighbour was heard", [([], at.life.synced)])
     yield _gauge("skedge_config_error", "1 while the configuration file is refused", [([], bool(at.config_error))])
     yield _gauge("skedge_certificate_days_left", "Days the certificate is valid", [([], at.identity.days_left)])
     yield _gauge("skedge_database_records", "Records in the link-state database", [([], len(at.flooder.database))])

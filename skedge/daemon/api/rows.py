@@ -1,4 +1,4 @@
-"""From state to the rows of `core.api.documents`: what `skedge show` and `skedge explain` answer (pure)."""
+"""From state to the rows of `core.api.documents`: what `skedge show` answers (pure)."""
 
 from __future__ import annotations
 
@@ -6,36 +6,29 @@ from collections.abc import Iterable, Mapping
 
 from skedge.core import names
 from skedge.core.api.documents import (
-    CandidateRow,
     ConnectionRow,
     DropRow,
-    Explain,
     FlowRow,
     LinkRow,
     ListenerRow,
-    ListenerServiceRow,
     RouteRow,
     ServiceRow,
     SiteRow,
 )
-from skedge.core.desired.compute import Desired, link_id, view
+from skedge.core.desired.compute import Desired, link_id
 from skedge.core.desired.render import describe
 from skedge.core.linkstate.database import Database
 from skedge.core.linkstate.messages import Key, Kind
-from skedge.core.model import ANY_ADDRESS, Link, LinkId, Listener
-from skedge.core.objects import Candidate, KernelRoute, ServiceKey, ServiceTable
-from skedge.core.observed import Counts, Flow, Receipt, TunnelFacts
-from skedge.core.placement import rule
-from skedge.core.placement.candidates import offers, service_table
-from skedge.core.placement.policies import dispatch, service_keys
+from skedge.core.model import Link, LinkId
+from skedge.core.objects import KernelRoute
+from skedge.core.observed import Flow, Receipt, TunnelFacts
+from skedge.core.placement.explain import explain, known_services, listener_rows
 from skedge.core.reasons import Reason
-from skedge.core.routing import rib, spf
-from skedge.core.routing.overlay_addresses import site_addresses
+from skedge.core.routing import spf
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.link_status import LinkFacts
-from skedge.daemon.state import Slot, State
+from skedge.daemon.state import State
 
-NOTHING = Counts()
 EVERY = Filter()
 
 
@@ -133,137 +126,16 @@ def routes(state: State, desired: Desired, installed: Mapping[str, KernelRoute])
 
 def services(state: State, now: float) -> list[ServiceRow]:
     """Return one row a service that any site offers or this one listens to."""
-    found = offers(state.full_map())
-    listened = state.listened()
-    rows = []
-    for key in sorted({*found, *listened}):
-        explained = explain(state, key, state.config.site, now)
-        rows.append(ServiceRow(key.name, key.protocol.value, explained.candidates, key in listened))
-    return rows
-
-
-def explain(state: State, key: ServiceKey, site: str, now: float) -> Explain:
-    """Return where the next connection from ``site`` goes, and why.
-
-    For another entering site the split between its own and the others' open connections is as it last reported.
-    """
-    here = site == state.config.site
-    paths = state.rib if here else rib.compute(state.network_map, site)
-    addresses, _ = site_addresses(state.config, state.network_map)
-    judged = view(
-        state.config,
-        paths,
-        state.network_map,
-        addresses,
-        others=_others_of(state, key, site),
-        suspended=state.suspended if here else frozenset(),
-        resolved=state.resolved,
-        host_addresses=state.own_addresses(),
-    )
-    table, _ = service_table(key, offers(state.full_map()).get(key, ()), judged)
-    own = [_open_at(state, (key, one.workload), site) for one in table.candidates]
-    chosen = rule.choose(
-        table.candidates, own, [_last_chosen(state, (key, one.workload), here) for one in table.candidates]
-    )
-    rows = tuple(
-        _candidate(state, key, one, open_, index == chosen, now, paths)
-        for index, (one, open_) in enumerate(zip(table.candidates, own, strict=True))
-    )
-    winner = None if chosen is None else str(table.candidates[chosen].workload)
-    return Explain(key.name, site, rows, winner, (Reason.NONE if winner else Reason.NO_WORKLOAD).word)
-
-
-def _open_at(state: State, slot: Slot, site: str) -> int:
-    if site == state.config.site:
-        return state.counts.get(slot, NOTHING).open
-    heard = state.heard.get(site)
-    return heard.report.open.get(slot[1], 0) if heard else 0
-
-
-def _last_chosen(state: State, slot: Slot, here: bool) -> int:
-    """Return what breaks ties at this site; another site's choices are not known here."""
-    return state.counts.get(slot, NOTHING).last_chosen if here else 0
-
-
-def _others_of(state: State, key: ServiceKey, site: str) -> Mapping[Slot, int]:
-    """Return the open connections of all sites but ``site``."""
-    if site == state.config.site:
-        return state.others()
-    total: dict[Slot, int] = {slot: counts.open for slot, counts in state.counts.items() if slot[0] == key}
-    for heard in state.reporters():
-        if heard.report.site != site:
-            for workload, number in heard.report.open.items():
-                total[key, workload] = total.get((key, workload), 0) + number
-    return total
-
-
-def _candidate(
-    state: State, key: ServiceKey, one: Candidate, open_: int, winner: bool, now: float, paths: rib.Rib
-) -> CandidateRow:
-    numerator, denominator = rule.perceived(one, open_)
-    counts = state.counts.get((key, one.workload), NOTHING)
-    target = one.target4 or one.target6
-    return CandidateRow(
-        workload=str(one.workload),
-        site=one.workload.site,
-        path_cost=None if one.out is Reason.UNREACHABLE else one.path_cost,
-        capacity=one.capacity,
-        open=open_,
-        others=one.others,
-        others_age_s=state.others_age(one.workload, now),
-        perceived=f"{numerator}/{denominator}",
-        perceived_float=numerator / denominator,
-        reason=one.out.word,
-        winner=winner,
-        target=describe(target) if target else "",
-        chosen=counts.chosen,
-        refused=counts.refused,
-        path=paths.path(one.workload.site),
-    )
+    facts, here, listened = state.facts(), state.config.site, state.listened()
+    return [
+        ServiceRow(key.name, key.protocol.value, explain(facts, key, here, now).candidates, key in listened)
+        for key in sorted(known_services(facts))
+    ]
 
 
 def listeners(state: State, desired: Desired) -> list[ListenerRow]:
     """Return one row a configured listener."""
-    return [_listener(one, state, desired) for one in state.config.listeners]
-
-
-def _listener(one: Listener, state: State, desired: Desired) -> ListenerRow:
-    addresses = {
-        at.address: wish
-        for at, wish in desired.listeners.items()
-        if (at.port, at.protocol) == (one.port, one.protocol)
-        and one.address in (ANY_ADDRESS, at.address)
-        and wish.service in service_keys(one)
-    }
-    wish = next(iter(addresses.values()), dispatch(one, desired.services, state.suspended))
-    shares = {key: turns / sum(wish.services.values()) for key, turns in wish.services.items()}
-    services = tuple(
-        ListenerServiceRow(
-            share.service,
-            share.weight,
-            round(shares.get(key, 0.0), 4),
-            _healthy(desired.services.get(key, ServiceTable())),
-        )
-        for share, key in zip(one.shares, service_keys(one), strict=True)
-    )
-    healthy = sum(row.healthy_workloads for row in services if row.share)
-    return ListenerRow(
-        service=one.service,
-        address=one.address,
-        port=one.port,
-        protocol=one.protocol.value,
-        addresses=tuple(sorted(addresses)),
-        healthy_workloads=healthy,
-        reason=(Reason.NONE if healthy else Reason.NO_WORKLOAD).word,
-        services=services,
-        policy=one.policy.value,
-        affinity_s=wish.affinity_s,
-        preserve_client_ip=wish.keeps_client,
-    )
-
-
-def _healthy(table: ServiceTable) -> int:
-    return sum(one.out is Reason.NONE for one in table.candidates)
+    return listener_rows(state.config.listeners, desired.listeners, desired.services, state.suspended)
 
 
 def connections(

@@ -11,14 +11,13 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf import reason_counts, syscall
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.flow_table import FlowTable, read_iterator
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
 
 LISTENERS_PIN = "listeners_v2"
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
-_REASONS = 128
 _ZERO = bytes(4)
 _ID = struct.Struct("=I")
 _WORD = struct.Struct("=Q")
@@ -167,15 +166,7 @@ class Maps:
 
     def drops(self) -> Mapping[Reason, int]:
         """Return how many connects were refused (and candidates left out), by reason."""
-        blocks = syscall.possible_cpus()
-        found: dict[Reason, int] = {}
-        for reason in Reason:
-            if reason.code >= _REASONS:
-                continue
-            raw = syscall.map_lookup(self.fd("drops_v1"), _ID.pack(reason.code), 8 * blocks) or b""
-            if total := sum(count for (count,) in _WORD.iter_unpack(raw)):
-                found[reason] = total
-        return found
+        return reason_counts.read(self.fd("drops_v1"))
 
     def placements(self) -> Iterator[layout.PlacementRecord]:
         """Yield what is stored with every open connection, in sockets and in flows of the LAN; idle flows are ended."""

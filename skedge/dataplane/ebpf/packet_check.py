@@ -19,16 +19,15 @@ from skedge.core.model import Protocol, SiteConfig, Transport
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
-from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf import reason_counts, syscall
 from skedge.dataplane.bpf.attach import Hooks
 from skedge.dataplane.ebpf.link_table import TABLE_MAP, LinkTable, pack_entry
 from skedge.dataplane.host.netlink import Netlink
 
 CONFIG_MAP = "link_config_v2"
-DROPS_MAP = "link_drops_v1"
+DROPS_MAP = "link_drops_v2"
 PINS = {"ingress": "link_ingress_v1", "egress": "link_egress_v1"}
 _CONFIG = struct.Struct("=16s16s16s16s16s4HI")
-_REASONS = 64
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 L3 = 1
 SITE = "site"
@@ -219,15 +218,8 @@ class LinkFilter:
 
     def drops(self) -> Mapping[Reason, int]:
         """Return how many packets were refused, by reason, since the maps were made."""
-        counts: dict[Reason, int] = {}
-        blocks = syscall.possible_cpus()
         with self._map(DROPS_MAP) as fd:
-            for code in range(_REASONS):
-                value = syscall.map_lookup(fd, struct.pack("=I", code), 8 * blocks) or b""
-                total = sum(count for (count,) in struct.iter_unpack("=Q", value))
-                if total:
-                    counts[Reason.of_code(code)] = total
-        return counts
+            return reason_counts.read(fd)
 
 
 class PacketCheckDriver:

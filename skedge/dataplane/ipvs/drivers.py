@@ -4,28 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from threading import RLock
+from typing import Protocol
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
-from skedge.dataplane.ipvs.marks import Marks
-from skedge.dataplane.ipvs.names_file import Virtual
+from skedge.dataplane.ipvs.marks import IpvsRules, Marks
+from skedge.dataplane.ipvs.names_file import Memory, Virtual
 from skedge.dataplane.ipvs.procfs import Found, ident_of, mark_of
-from skedge.dataplane.ipvs.weight_loop import target_of
-
-if TYPE_CHECKING:
-    from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.table import Table
+from skedge.dataplane.ipvs.weight_loop import Balance, target_of
 
 _NOBODY = WorkloadId("", "")
 _STRANGER = "virtual service "  # what the name of one begins with that is ours, but of what service is not known
 
 
+class Parts(Protocol):
+    """What the drivers of one engine share."""
+
+    memory: Memory
+    rules: IpvsRules
+    services: ServiceDriver
+
+    @property
+    def lock(self) -> RLock:
+        """What every change of memory or kernel is made under."""
+        ...
+
+    @property
+    def table(self) -> Table:
+        """The kernel's table."""
+        ...
+
+    @property
+    def balance(self) -> Balance:
+        """Who follows the counters."""
+        ...
+
+    def remember(self) -> None:
+        """Write the memory down. Raises DataplaneError."""
+        ...
+
+    def look(self) -> None:
+        """Read the counters, and set weights where they have moved. Raises DataplaneError."""
+        ...
+
+
 class ServiceDriver:
     """Driver[ServiceKey, ServiceTable]: the virtual services of each service, with a real server a candidate."""
 
-    def __init__(self, engine: IpvsEngine) -> None:
-        self._at = engine
+    def __init__(self, parts: Parts) -> None:
+        self._at = parts
 
     def read(self) -> Mapping[ServiceKey, ServiceTable]:
         """Return the tables that the kernel serves; a candidate without its real server is left out."""
@@ -103,8 +133,8 @@ class ListenerDriver:
     by its mark, IPVS leaves the port as it is.
     """
 
-    def __init__(self, engine: IpvsEngine) -> None:
-        self._at = engine
+    def __init__(self, parts: Parts) -> None:
+        self._at = parts
 
     def read(self) -> Mapping[ListenerKey, Dispatch]:
         """Return the listeners; one that leads elsewhere than we know is to nothing."""
@@ -172,8 +202,8 @@ class ListenerDriver:
 class EndpointDriver:
     """Driver[EndpointKey, Endpoint]: what other sites reach, by translation to the workload's address."""
 
-    def __init__(self, engine: IpvsEngine) -> None:
-        self._at = engine
+    def __init__(self, parts: Parts) -> None:
+        self._at = parts
 
     def read(self) -> Mapping[EndpointKey, Endpoint]:
         """Return the published endpoints; one that leads elsewhere than we know is to nobody.

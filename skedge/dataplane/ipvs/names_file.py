@@ -77,6 +77,11 @@ def _free(virtual: Virtual, taken: Collection[int]) -> int:
 
 
 class _Row(msgspec.Struct, array_like=True):
+    """Twin of `Candidate`, an array as the versions before wrote it.
+
+    An upgrade must find the tables: without them the other sites' workloads are unknown until those sites are heard.
+    """
+
     site: str
     connector: str
     path_cost: int

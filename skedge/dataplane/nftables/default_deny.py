@@ -51,7 +51,7 @@ class OverlayGuard:
     def drops(self) -> Mapping[Reason, int]:
         """Return how many packets were refused, by reason, since the counters were made."""
         packets = self._table.packets(NAME)
-        return {reason: number for reason in _DENIED if (number := packets.get(COUNTER + reason.word, 0))}
+        return {reason: number for reason in Reason if (number := packets.get(COUNTER + reason.word, 0))}
 
     def protect(self, index: int, device: LinkDevice) -> None:
         """Tell who is at the far end of a device."""

@@ -23,7 +23,7 @@ from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame
-from tests.kit.rows import configure_engine, configure_nat, set_sources
+from tests.kit.rows import configure_engine, configure_nat, set_loop, set_sources
 
 UNSPEC, OK, SHOT, REDIRECT = 0xFFFFFFFF, 0, 2, 7
 HOST = {4: "10.55.0.1", 6: "fd55::1"}
@@ -162,6 +162,7 @@ def make_bench(site: Site) -> Bench:
     for lan, value in ns(site.lan.devices, ["lan0"]).items():
         ns(site.lan.put, lan, value)
     set_sources(site, {MACHINE[4]: HOST[4], MACHINE[6]: HOST[6]})
+    site.ns(set_loop)
     mac = bytes.fromhex(ns.sh("cat /sys/class/net/lan0/address").strip().replace(":", ""))
     return Bench(
         site,

@@ -133,7 +133,7 @@ def test_the_values_fit_the_maps(site: Site) -> None:
         "link_config_v2": (4, len(site.config.pack())),
         "link_table_v2": (4, link_table.ENTRY.size),
         "endpoint_marks_v1": (4, 4),
-        "link_drops_v1": (4, 8),
+        "link_drops_v2": (4, 8),
         "endpoints_v1": (4, 152),
         "endpoint_sources_v1": (20, 2),
     }

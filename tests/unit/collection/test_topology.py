@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.skedge.edge.plugins.plugin_utils import topology as topo
-from ansible_collections.skedge.edge.plugins.plugin_utils.topology import Host, build
+from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
+from ansible_collections.skedge.edge.plugins.plugin_utils.topology import build
 
 from skedge.config import from_dict
 

@@ -6,6 +6,7 @@ from skedge.core import names
 from skedge.core.desired import compute
 from skedge.core.model import Link, LinkId, Listener, NetworkMap, Protocol, Transport, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, ListenerKey, NextHop, ServiceKey, Target
+from skedge.core.placement.view import view
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import Skipped
@@ -207,7 +208,7 @@ def test_link_devices_hold_what_their_transport_uses() -> None:
 
 
 def test_the_view_of_another_site_has_no_local_targets() -> None:
-    other = compute.view(LINE["A"], rib.compute(MAP, "B"), MAP, {}, others={})
+    other = view(LINE["A"], rib.compute(MAP, "B"), MAP, {}, others={})
     assert other.local is None
-    mine = compute.view(LINE["A"], rib.compute(MAP, "A"), MAP, {}, others={})
+    mine = view(LINE["A"], rib.compute(MAP, "A"), MAP, {}, others={})
     assert mine.local == {WorkloadId("A", "web"): Target("127.0.0.1", 9090)}

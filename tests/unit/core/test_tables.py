@@ -6,7 +6,8 @@ import pytest
 
 from skedge.core.model import NetworkMap, Protocol, ServicesRecord, WorkloadId, WorkloadState
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
-from skedge.core.placement.candidates import Offer, View, candidate, keep_candidates, offers, service_table
+from skedge.core.placement.candidates import Offer, candidate, keep_candidates, offers, service_table
+from skedge.core.placement.view import View
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.daemon import controller
+from skedge.daemon import life
 from tests.unit.control.authority import Authority
-from tests.unit.daemon.kit import NETWORK, FakeWires
+from tests.unit.daemon.kit import NETWORK
 
 
 @pytest.fixture(scope="session")
@@ -14,10 +14,9 @@ def authority() -> Authority:
 
 @pytest.fixture
 def wireless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Controllers without sockets, in a hurry."""
-    monkeypatch.setattr(controller, "Wires", FakeWires)
-    monkeypatch.setattr(controller, "HEALTH_WAIT_S", 0.5)
-    monkeypatch.setattr(controller, "PROBE_WAIT_S", 0.3)
-    monkeypatch.setattr(controller, "UNSYNCED_LOOK_S", 0.01)
-    monkeypatch.setattr(controller, "DELETE_WAIT_S", 0.05)
-    monkeypatch.setattr(controller, "LOAD_WAIT_S", 0.05)
+    """Controllers in a hurry."""
+    monkeypatch.setattr(life, "HEALTH_WAIT_S", 0.5)
+    monkeypatch.setattr(life, "PROBE_WAIT_S", 0.3)
+    monkeypatch.setattr(life, "UNSYNCED_LOOK_S", 0.01)
+    monkeypatch.setattr(life, "DELETE_WAIT_S", 0.05)
+    monkeypatch.setattr(life, "LOAD_WAIT_S", 0.05)

@@ -1,4 +1,4 @@
-"""A whole controller without root: kernel and wires in memory, the real identity, flooding, config and state."""
+"""A whole controller without root: kernel and control plane in memory; identity, flooding, config, state are real."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadI
 from skedge.core.objects import ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
-from skedge.daemon import controller as module
 from skedge.daemon.controller import Controller
+from skedge.daemon.events import ControlEvents
 from skedge.daemon.kernel.kernel import Kernel
-from skedge.daemon.state import Slot
+from skedge.daemon.startup import assemble
+from skedge.daemon.state import Heard, Slot, State
+from skedge.daemon.systemd import Notifier
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.unit.control.authority import Authority
 
@@ -139,12 +141,11 @@ def fake_kernel() -> FakeKernel:
     return FakeKernel(kernel, engine, refused, host, drivers, log)
 
 
-# ---- the wires -------------------------------------------------------------------------------------------------
+# ---- the control plane -----------------------------------------------------------------------------------------------
 
 
 class FakeBus:
-    def __init__(self, controller: Controller) -> None:
-        self._at = controller
+    def __init__(self) -> None:
         self.neighbours: dict[LinkId, Neighbour] = {}
         self.resets: list[tuple[LinkId, Reason]] = []
 
@@ -160,19 +161,13 @@ class FakeLoads:
     def __init__(self) -> None:
         self.said: dict[str, LoadReport] = {}
 
-    def reports(self) -> Mapping[str, LoadReport]:
-        return self.said
 
-    def age(self, site: str) -> float | None:
-        return 0.25 if site in self.said else None
+class FakeControl:
+    """What `ControlPlane` is to the controller. Links are measured as ``measure`` says."""
 
-
-class FakeWires:
-    """What `Wires` is to the controller. Links are measured as ``measure`` says."""
-
-    def __init__(self, controller: Controller, identity: Identity) -> None:
-        self._at = controller
-        self.bus = FakeBus(controller)
+    def __init__(self, events: ControlEvents, state: State, flooder: Flooder, identity: Identity) -> None:
+        self._events = events
+        self.bus = FakeBus()
         self.loads = FakeLoads()
         self.measured: dict[LinkId, LinkStats] = {}
         self.configs: list[SiteConfig] = []
@@ -188,11 +183,20 @@ class FakeWires:
     def configure(self, config: SiteConfig) -> None:
         self.configs.append(config)
 
+    def wake(self, link: LinkId) -> None:
+        self.bus.wake(link)
+
+    def reset(self, link: LinkId, reason: Reason) -> None:
+        self.bus.reset(link, reason)
+
     def link_stats(self) -> Mapping[LinkId, LinkStats]:
         return dict(self.measured)
 
     def stream_causes(self) -> Mapping[str, str]:
         return {}
+
+    def heard(self, now: float) -> Mapping[str, Heard]:
+        return {site: Heard(report, now - 0.25) for site, report in self.loads.said.items()}
 
     def probe_now(self, workload: WorkloadId) -> None:
         self.probed.append(workload)
@@ -212,7 +216,7 @@ class FakeWires:
         self.measured[link] = LinkStats(
             up, verdict, time.monotonic(), 250 if up else 0, 250, 0.0, sent, sent if up else 0
         )
-        self._at.links_changed()
+        self._events.links_changed()
 
 
 class Neighbour:
@@ -249,7 +253,7 @@ class Neighbour:
     def connect(self) -> None:
         """Bring the stream up at both ends."""
         self.up = True
-        self.at.wires.bus.neighbours[self.link] = self  # type: ignore[attr-defined]
+        self.at.control.bus.neighbours[self.link] = self  # type: ignore[attr-defined]
         self.flooder.adjacency_up(time.monotonic(), self.link, self.link.far_end(self.config.site))
         self.at.stream_up(self.link)
         self.exchange()
@@ -320,10 +324,10 @@ def site(tmp_path: Path, name: str = "a", **changes: object) -> SiteConfig:
     return replace(loaded, hold_time_s=hold)  # type: ignore[arg-type]
 
 
-class FakeNotifier:
-    watchdog_s: float | None = 0.05
-
+class FakeNotifier(Notifier):
     def __init__(self) -> None:
+        super().__init__()
+        self.watchdog_s = 0.05
         self.said: list[str] = []
 
     def ready(self, status: str) -> None:
@@ -344,7 +348,7 @@ class Running:
     """One controller that runs, and all its doubles."""
 
     at: Controller
-    wires: FakeWires
+    control: FakeControl
     kernel: FakeKernel
     notifier: FakeNotifier
     path: Path
@@ -364,7 +368,7 @@ class Running:
     def healthy(self, connector: str = "web", good: bool = True) -> None:
         """Let the health check of an own workload say something."""
         workload = WorkloadId(self.at.state.config.site, connector)
-        self.at.inbox.post(self.at.health_changed, workload, good, "127.0.0.1")
+        self.at.health_changed(workload, good, "127.0.0.1")
 
     def candidates(self) -> dict[str, Reason]:
         """What the kernel may choose among, and why not."""
@@ -375,10 +379,10 @@ class Running:
         """Bring the network of a and b up as it normally comes."""
         neighbour = self.neighbours["b"]
         self.healthy()
-        self.wires.measure(LINK_AB, True)
+        self.control.measure(LINK_AB, True)
         neighbour.connect()
         neighbour.say()
-        await self.until(lambda: self.at.synced and self.at.ready)
+        await self.until(lambda: self.at.life.synced and self.at.life.ready)
         neighbour.exchange()
         await self.until(lambda: self.candidates() == {"a/web": Reason.NONE, "b/web": Reason.NONE})
         return neighbour
@@ -392,22 +396,22 @@ async def running(
     first: SiteConfig | None = None,
     kernel: FakeKernel | None = None,
 ) -> AsyncIterator[Running]:
-    """Run site a's controller. The module's `Wires` must be `FakeWires` (fixture ``wireless``)."""
-    assert module.Wires is FakeWires  # type: ignore[comparison-overlap]
+    """Run site a's controller; with the fixture ``wireless`` it is in a hurry."""
     first = first or site(tmp_path)
     identity = load_identity(directory(tmp_path, authority, first.site), NETWORK, first.site)
     (tmp_path / "state").mkdir(exist_ok=True)
     kernel, notifier = kernel or fake_kernel(), FakeNotifier()
     path = tmp_path / f"{first.site}.yaml"
-    controller = Controller(
+    controller = assemble(
         str(path),
         first,
         identity=identity,
         kernel=kernel.kernel,
         state_dir=tmp_path / "state",
-        notifier=notifier,  # type: ignore[arg-type]
+        notifier=notifier,
+        control=FakeControl,
     )
-    found = Running(controller, controller.wires, kernel, notifier, path)  # type: ignore[arg-type]
+    found = Running(controller, controller.control, kernel, notifier, path)  # type: ignore[arg-type]
     there = load_identity(directory(tmp_path, authority, "b"), NETWORK, "b")
     found.neighbours["b"] = Neighbour(controller, there, site(tmp_path, "b"), LINK_AB)
     task = found.task = asyncio.create_task(controller.run())

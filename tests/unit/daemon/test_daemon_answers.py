@@ -68,8 +68,8 @@ async def loaded(run: Running) -> Answers:
     run.kernel.engine.counted = {(WEB, A): Counts(3, 5, 1, 5), (WEB, B): Counts(0)}
     run.kernel.engine.receipts = [receipt(f"10.0.0.7:{port}") for port in range(1, 6)]
     run.kernel.engine.dropped = {Reason.NO_WORKLOAD: 2}
-    run.wires.loads.said["b"] = report("b", b=4)
-    run.at.inbox.post(run.at.load_reported)
+    run.control.loads.said["b"] = report("b", b=4)
+    run.at.load_reported()
     await run.until(lambda: run.at.state.counts and run.at.state.heard)
     return Answers(run.at)
 
@@ -109,7 +109,7 @@ def test_status_tells_what_is_wrong_and_since_when(tmp_path: Path, authority: Au
             assert status is not None
             assert (status.site, status.live, status.ready, status.synced) == ("a", True, True, True)
             assert status.problems == ()
-            run.wires.measure(LINK_AB, False)
+            run.control.measure(LINK_AB, False)
             await run.until(lambda: "site b" in {one.what for one in api.status().problems})
             await asyncio.sleep(0.05)
             found = {one.what: one for one in api.status().problems}
@@ -227,7 +227,7 @@ def test_problems_are_watched_without_being_asked(
         async with running(tmp_path, authority) as run:
             api = await loaded(run)
             task = asyncio.create_task(api.watch())
-            run.wires.measure(LINK_AB, False)
+            run.control.measure(LINK_AB, False)
             await asyncio.sleep(0.4)
             task.cancel()
             assert max(one.since_s for one in api.status().problems) > 0.2

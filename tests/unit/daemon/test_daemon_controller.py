@@ -60,9 +60,9 @@ def test_the_normal_way_up(tmp_path: Path, authority: Authority) -> None:
             routes = run.kernel.drivers.routes.objects
             assert len(routes) == 2
             assert "ready" in run.notifier.said
-            assert run.wires.opened
+            assert run.control.opened
             assert ListenerKey("10.0.0.1", 8080) in run.kernel.drivers.listeners.objects
-        assert run.wires.closed
+        assert run.control.closed
         assert run.kernel.did("delete") == [], "stopping changes nothing"
 
     asyncio.run(main())
@@ -73,11 +73,11 @@ def test_before_sync_nothing_is_deleted_and_nothing_is_said(tmp_path: Path, auth
         kernel = found_kernel()
         async with running(tmp_path, authority, kernel=kernel) as run:
             run.healthy()
-            run.wires.measure(LINK_AB, True)  # b's kernel answers, its controller was not heard
-            await run.until(lambda: run.at.ready)
+            run.control.measure(LINK_AB, True)  # b's kernel answers, its controller was not heard
+            await run.until(lambda: run.at.life.ready)
             await asyncio.sleep(0.5)
-            assert not run.at.synced
-            assert run.at.ready, "own workloads are balanced all the same"
+            assert not run.at.life.synced
+            assert run.at.life.ready, "own workloads are balanced all the same"
             assert kernel.did("delete") == []
             assert "100.64.9.9/32" in kernel.drivers.routes.objects
             assert run.candidates() == {"a/web": Reason.NONE, "b/web": Reason.NONE}, "unknown is not gone"
@@ -87,7 +87,7 @@ def test_before_sync_nothing_is_deleted_and_nothing_is_said(tmp_path: Path, auth
             neighbour = run.neighbours["b"]
             neighbour.connect()
             neighbour.say()
-            await run.until(lambda: run.at.synced)
+            await run.until(lambda: run.at.life.synced)
             neighbour.exchange()
             await run.until(lambda: set(kernel.did("delete")) >= {"100.64.9.9/32", LOST, ListenerKey("10.0.0.9", 99)})
             assert own_records(run.at) == 1
@@ -95,27 +95,31 @@ def test_before_sync_nothing_is_deleted_and_nothing_is_said(tmp_path: Path, auth
     asyncio.run(main())
 
 
-def test_the_next_life_adopts_what_it_finds_and_changes_nothing(tmp_path: Path, authority: Authority) -> None:
+@pytest.mark.parametrize("delete_wait_s", [0.05, 0.0])
+def test_the_next_life_adopts_what_it_finds_and_changes_nothing(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, delete_wait_s: float
+) -> None:
     """Also when the neighbour's records come in a burst, so that path computation is paced."""
+    monkeypatch.setattr("skedge.daemon.life.DELETE_WAIT_S", delete_wait_s)
 
     async def main() -> None:
         kernel = fake_kernel()
         async with running(tmp_path, authority, kernel=kernel) as run:
             await run.reach_sync()
-            await run.until(lambda: run.at.deleting)
+            await run.until(lambda: run.at.life.deleting)
         kernel.log.clear()
         async with running(tmp_path, authority, kernel=kernel) as run:
             neighbour = run.neighbours["b"]
             neighbour.config = replace(neighbour.config, overload=False)
             neighbour.say()
             neighbour.connect()
-            run.wires.measure(LINK_AB, True)
+            run.control.measure(LINK_AB, True)
             await asyncio.sleep(0.1)  # health is not known yet: the map is there, sync is not
             assert set(run.at.flooder.network_map().links) == {"b"}
             for _ in range(3):
-                run.at._spf.event(time.monotonic())
+                run.at._routing.spf.event(time.monotonic())
             run.healthy()
-            await run.until(lambda: run.at.deleting)
+            await run.until(lambda: run.at.life.deleting)
             await asyncio.sleep(0.3)
             assert kernel.log == []
 
@@ -129,9 +133,9 @@ def test_a_neighbour_that_never_speaks_is_waited_for_no_longer_than_the_hold_tim
         kernel = found_kernel()
         async with running(tmp_path, authority, first=site(tmp_path, hold_time_s=1.0), kernel=kernel) as run:
             run.healthy()
-            run.wires.measure(LINK_AB, True)
-            await run.until(lambda: run.at.synced)
-            assert time.monotonic() - run.at.started >= 1.0
+            run.control.measure(LINK_AB, True)
+            await run.until(lambda: run.at.life.synced)
+            assert time.monotonic() - run.at.life.started >= 1.0
             await run.until(lambda: "100.64.9.9/32" in kernel.did("delete"))
             assert run.candidates() == {"a/web": Reason.NONE}
 
@@ -142,9 +146,9 @@ def test_a_link_that_is_down_is_not_waited_for(tmp_path: Path, authority: Author
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             run.healthy()
-            run.wires.measure(LINK_AB, False)
-            await run.until(lambda: run.at.synced)
-            assert time.monotonic() - run.at.started < run.at.state.config.hold_time_s
+            run.control.measure(LINK_AB, False)
+            await run.until(lambda: run.at.life.synced)
+            assert time.monotonic() - run.at.life.started < run.at.state.config.hold_time_s
             assert [link.up for link in run.at.state.links_record("x").links] == [False]
 
     asyncio.run(main())
@@ -154,8 +158,8 @@ def test_a_link_without_a_verdict_is_waited_for_a_moment(tmp_path: Path, authori
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             run.healthy()
-            await run.until(lambda: run.at.synced)
-            assert 0.3 <= time.monotonic() - run.at.started < run.at.state.config.hold_time_s
+            await run.until(lambda: run.at.life.synced)
+            assert 0.3 <= time.monotonic() - run.at.life.started < run.at.state.config.hold_time_s
 
     asyncio.run(main())
 
@@ -164,14 +168,14 @@ def test_until_health_is_known_balancing_is_left_as_it_was_found(tmp_path: Path,
     async def main() -> None:
         kernel = found_kernel()
         async with running(tmp_path, authority, kernel=kernel) as run:
-            run.wires.measure(LINK_AB, False)
+            run.control.measure(LINK_AB, False)
             await run.until(lambda: "ready" in run.notifier.said)
             assert kernel.drivers.addresses.objects, "all else is applied"
             assert [key for kind, of, key in kernel.log if of in ("service", "listener")] == []
-            assert not run.at.ready
-            assert not run.at.synced
+            assert not run.at.life.ready
+            assert not run.at.life.synced
             run.healthy()
-            await run.until(lambda: run.at.ready and run.candidates().get("a/web") is Reason.NONE)
+            await run.until(lambda: run.at.life.ready and run.candidates().get("a/web") is Reason.NONE)
 
     asyncio.run(main())
 
@@ -179,9 +183,9 @@ def test_until_health_is_known_balancing_is_left_as_it_was_found(tmp_path: Path,
 def test_a_verdict_that_does_not_come_delays_only_so_long(tmp_path: Path, authority: Authority) -> None:
     async def main() -> None:
         async with running(tmp_path, authority) as run:
-            run.wires.measure(LINK_AB, False)
-            await run.until(lambda: run.at.synced and run.at.ready)
-            assert time.monotonic() - run.at.started >= 0.5
+            run.control.measure(LINK_AB, False)
+            await run.until(lambda: run.at.life.synced and run.at.life.ready)
+            assert time.monotonic() - run.at.life.started >= 0.5
             await run.until(lambda: run.candidates() == {"a/web": Reason.UNHEALTHY})
 
     asyncio.run(main())
@@ -215,7 +219,7 @@ def test_a_life_that_lost_its_memory_passes_what_its_neighbour_remembers(tmp_pat
             neighbour.flooder = memory
             memory.adjacency_down(0.0, LINK_AB)
             second.healthy()
-            second.wires.measure(LINK_AB, True)
+            second.control.measure(LINK_AB, True)
             neighbour.connect()
             await second.until(lambda: second.at.flooder.incarnation == 4)
             await second.until(lambda: state_file.load(tmp_path / "state").incarnation == 4)
@@ -227,7 +231,7 @@ def test_a_bad_configuration_keeps_the_last_good_one(tmp_path: Path, authority: 
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             await run.reach_sync()
-            before, configured = run.at.state.config, len(run.wires.configs)
+            before, configured = run.at.state.config, len(run.control.configs)
             run.kernel.log.clear()
             bad = document()
             bad["links"][0]["cost"] = 70000
@@ -235,7 +239,7 @@ def test_a_bad_configuration_keeps_the_last_good_one(tmp_path: Path, authority: 
             run.at.reload()
             assert "links[0].cost" in run.at.config_error
             assert run.at.state.config == before
-            assert len(run.wires.configs) == configured
+            assert len(run.control.configs) == configured
             await asyncio.sleep(0.1)
             assert run.kernel.log == []
             assert run.notifier.said[-1] == "ready" or "reloading" in run.notifier.said
@@ -333,12 +337,12 @@ def test_a_link_whose_probes_are_lost_is_out_at_once(tmp_path: Path, authority: 
         async with running(tmp_path, authority) as run:
             neighbour = await run.reach_sync()
             neighbour.disconnect()
-            run.wires.measure(LINK_AB, False)
+            run.control.measure(LINK_AB, False)
             lost = time.monotonic()
             await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
             assert time.monotonic() - lost < run.at.state.config.hold_time_s
             assert run.kernel.drivers.routes.objects == {}
-            run.wires.measure(LINK_AB, True)
+            run.control.measure(LINK_AB, True)
             neighbour.connect()
             await run.until(lambda: run.candidates()["b/web"] is Reason.NONE)
 
@@ -351,8 +355,8 @@ def test_load_of_others_reaches_the_kernel_and_ends_with_their_reachability(
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             neighbour = await run.reach_sync()
-            run.wires.loads.said["b"] = report("b", a=3, b=8)
-            run.at.inbox.post(run.at.load_reported)
+            run.control.loads.said["b"] = report("b", a=3, b=8)
+            run.at.load_reported()
             await run.until(
                 lambda: run.kernel.engine.others and run.kernel.engine.others[-1] == {(WEB, A): 3, (WEB, B): 8}
             )
@@ -360,7 +364,7 @@ def test_load_of_others_reaches_the_kernel_and_ends_with_their_reachability(
             await asyncio.sleep(0.05)
             assert run.kernel.did("put", "service") == [], "the fast path touches no table"
             neighbour.disconnect()
-            run.wires.measure(LINK_AB, False)
+            run.control.measure(LINK_AB, False)
             await run.until(lambda: run.kernel.engine.others[-1] == {(WEB, A): 0, (WEB, B): 0})
 
     asyncio.run(main())
@@ -369,7 +373,7 @@ def test_load_of_others_reaches_the_kernel_and_ends_with_their_reachability(
 def test_after_a_restart_the_kernels_load_of_others_holds_until_they_reported(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.daemon.controller.LOAD_WAIT_S", 0.6)
+    monkeypatch.setattr("skedge.daemon.life.LOAD_WAIT_S", 0.6)
 
     async def main() -> None:
         kernel = found_kernel()
@@ -385,8 +389,8 @@ def test_after_a_restart_the_kernels_load_of_others_holds_until_they_reported(
 
             for said, then in ((6, 6), (5, 5), (2, 4)):  # less than was found may lack a site that has yet to report
                 before = len(kernel.engine.others)
-                run.wires.loads.said["b"] = report("b", b=said)
-                run.at.inbox.post(run.at.load_reported)
+                run.control.loads.said["b"] = report("b", b=said)
+                run.at.load_reported()
                 await run.until(lambda before=before: len(kernel.engine.others) > before)
                 assert load("b/web") == then
             await run.until(lambda: load("b/web") == 2)
@@ -415,9 +419,9 @@ def test_a_workload_that_the_kernel_suspended_is_probed_and_resumed(tmp_path: Pa
         async with running(tmp_path, authority) as run:
             await run.reach_sync()
             run.kernel.engine.out = frozenset({(WEB, B)})
-            await run.until(lambda: B in run.wires.probed)
-            assert set(run.wires.suspensions) == {B}
-            assert run.wires.suspensions[B].port >= 61000
+            await run.until(lambda: B in run.control.probed)
+            assert set(run.control.suspensions) == {B}
+            assert run.control.suspensions[B].port >= 61000
             run.at.good_probe(B)
             await run.until(lambda: run.kernel.engine.resumed == [B])
             run.at.good_probe(A)
@@ -459,7 +463,7 @@ def test_counters_are_read_and_reported_and_an_engine_that_fails_is_asked_again(
             run.kernel.engine.counted = {(WEB, A): Counts(2, 5, 0)}
             await run.until(lambda: run.at.state.counts == {(WEB, A): Counts(2, 5, 0)})
             assert run.at.state.own_open() == {"web": {A: 2}}
-            assert run.wires.reports > 0
+            assert run.control.reports > 0
 
     asyncio.run(main())
     assert caplog.text.count("op=count") == 1, "once a minute at most"
@@ -481,7 +485,7 @@ def test_a_device_that_came_is_looked_at(tmp_path: Path, authority: Authority) -
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             await run.reach_sync()
-            await run.until(lambda: run.at.deleting)
+            await run.until(lambda: run.at.life.deleting)
             before = run.kernel.drivers.rules.reads
             run.at.look_at_devices()
             await run.until(lambda: run.kernel.drivers.rules.reads > before)
@@ -537,7 +541,7 @@ def test_what_ends_the_loop_ends_the_daemon(tmp_path: Path, authority: Authority
                 raise SkedgeError("the loop is broken")
 
             run.at.flooder.next_deadline = lambda _now: broken()  # type: ignore[method-assign]
-            run.at.inbox.post(lambda: None)
+            run.at.links_changed()
             await asyncio.sleep(0.2)
 
     with pytest.raises(SkedgeError, match="the loop is broken"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 import time
@@ -18,14 +17,13 @@ from skedge.core.linkstate.adjacency import AdjacencyView, State
 from skedge.core.model import FlowTimes, Lan, LinkId
 from skedge.core.observed import TunnelFacts
 from skedge.core.reasons import Reason
-from skedge.daemon import inbox as inbox_module
 from skedge.daemon import link_status, state_file
 from skedge.daemon import systemd as notify
 from skedge.daemon.api.problems import Finding, Problems
-from skedge.daemon.inbox import Inbox
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
+from skedge.daemon.wake import Wake
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from skedge.dataplane.registry import nat_config
 from tests.fakes.networks import site_config
@@ -64,72 +62,64 @@ def test_a_save_that_cannot_be_made_leaves_the_old_content(tmp_path: Path) -> No
     assert state_file.load(tmp_path).incarnation == 3
 
 
-# ---- inbox -----------------------------------------------------------------------------------------------------
+# ---- wake ------------------------------------------------------------------------------------------------------
 
 
-def test_steps_run_in_order_from_any_thread() -> None:
-    ran: list[tuple[int, str]] = []
+def test_an_event_ends_the_wait_and_several_are_one() -> None:
+    async def main() -> list[float]:
+        wake, took = Wake(), list[float]()
+        asyncio.get_running_loop().call_later(0.03, lambda: [wake.set() for _ in range(1000)])
+        for timeout in (5.0, 0.05):
+            start = time.monotonic()
+            await wake.wait(timeout)
+            took.append(time.monotonic() - start)
+        return took
 
-    async def main() -> None:
-        queue = Inbox(asyncio.get_running_loop())
-        queue.post(ran.append, (1, threading.current_thread().name))
-        await asyncio.to_thread(queue.post, lambda: ran.append((2, threading.current_thread().name)))
-        await asyncio.sleep(0.01)
-        await queue.run_some(1.0)
-
-    asyncio.run(main())
-    assert [number for number, _ in ran] == [1, 2]
-    assert {name for _, name in ran} == {threading.main_thread().name}
-
-
-def test_a_step_that_raises_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    ran: list[int] = []
-
-    async def main() -> None:
-        queue = Inbox(asyncio.get_running_loop())
-        queue.post(lambda: 1 / 0)
-        queue.post(ran.append, 2)
-        await queue.run_some(1.0)
-
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(main())
-    assert ran == [2]
-    assert "ZeroDivisionError" in caplog.text
+    first, second = asyncio.run(main())
+    assert 0.02 < first < 2.0
+    assert second > 0.04, "all of the thousand were answered"
 
 
-def test_a_flood_of_steps_is_handled_in_batches() -> None:
-    ran: list[int] = []
+def test_an_event_between_two_waits_is_not_lost() -> None:
+    async def main() -> float:
+        wake = Wake()
+        await wake.wait(0.0)
+        wake.set()
+        start = time.monotonic()
+        await wake.wait(5.0)
+        return time.monotonic() - start
 
-    async def main() -> None:
-        queue = Inbox(asyncio.get_running_loop())
-        for number in range(inbox_module.BATCH + 3):
-            queue.post(ran.append, number)
-        await queue.run_some(1.0)
-        assert len(ran) == inbox_module.BATCH, "consequences are drawn between batches"
-        await queue.run_some(1.0)
-
-    asyncio.run(main())
-    assert len(ran) == inbox_module.BATCH + 3
+    assert asyncio.run(main()) < 2.0
 
 
-def test_what_is_there_is_handled_even_when_there_is_no_time_to_wait() -> None:
-    ran: list[int] = []
+@pytest.mark.parametrize("timeout", [5.0, 0.0, -1.0])
+def test_a_flood_of_events_leaves_other_tasks_their_turn(timeout: float) -> None:
+    async def main() -> int:
+        wake, turns = Wake(), 0
 
-    async def main() -> None:
-        queue = Inbox(asyncio.get_running_loop())
-        queue.post(ran.append, 1)
-        await queue.run_some(-1.0)
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
 
-    asyncio.run(main())
-    assert ran == [1]
+        task = asyncio.create_task(other())
+        for _ in range(50):
+            if timeout > 0:
+                wake.set()
+            await wake.wait(timeout)
+        task.cancel()
+        return turns
+
+    assert asyncio.run(main()) >= 49
 
 
 def test_waiting_ends_when_the_time_is_over() -> None:
     async def main() -> float:
-        queue = Inbox(asyncio.get_running_loop())
+        wake = Wake()
         start = time.monotonic()
-        await queue.run_some(0.05)
-        await queue.run_some(-1.0)
+        await wake.wait(0.05)
+        await wake.wait(-1.0)
         return time.monotonic() - start
 
     assert 0.04 < asyncio.run(main()) < 1.0

@@ -30,12 +30,14 @@ from skedge.core.model import (
 )
 from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.observed import Counts, Receipt, TunnelFacts
+from skedge.core.placement.explain import explain
+from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.reasons import Reason
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.kernel.kernel import Applied
-from skedge.daemon.state import Heard, State, usable_targets
+from skedge.daemon.state import State, usable_targets
 from tests.fakes.networks import configs, connector, map_of
 
 WEB = ServiceKey("web")
@@ -85,8 +87,8 @@ def test_the_age_of_others_is_that_of_the_oldest_report_that_counts() -> None:
     state = state_of()
     hear(state, "B", {A: 3}, at=90.0)
     hear(state, "C", {A: 2, B: 0}, at=95.0)
-    assert state.others_age(A, 100.0) == 10.0
-    assert state.others_age(B, 100.0) is None
+    assert oldest_age(state.reporters(), A, 100.0) == 10.0
+    assert oldest_age(state.reporters(), B, 100.0) is None
 
 
 def test_own_open_connections_are_reported_by_service() -> None:
@@ -147,7 +149,7 @@ def test_explain_gives_every_part_of_the_perceived_cost() -> None:
     state = state_of()
     state.counts = {(WEB, A): Counts(9, 20, 1, 7), (WEB, B): Counts(1)}
     hear(state, "C", {B: 4, C: 2})
-    found = rows.explain(state, WEB, "A", 100.0)
+    found = explain(state.facts(), WEB, "A", 100.0)
     by_site = {row.site: row for row in found.candidates}
     assert found.winner == "A/web"
     assert [row.site for row in found.candidates if row.winner] == ["A"]
@@ -161,9 +163,9 @@ def test_explain_gives_every_part_of_the_perceived_cost() -> None:
 def test_explain_breaks_ties_as_the_kernel_does() -> None:
     state = state_of(TWINS)
     state.counts = {(WEB, B): Counts(3, 3, 0, 8), (WEB, C): Counts(3, 3, 0, 5)}
-    assert rows.explain(state, WEB, "A", 1.0).winner == "C/web", "the least recently chosen"
+    assert explain(state.facts(), WEB, "A", 1.0).winner == "C/web", "the least recently chosen"
     state.counts = {(WEB, B): Counts(3, 3, 0, 8), (WEB, C): Counts(3, 3, 0, 9)}
-    assert rows.explain(state, WEB, "A", 1.0).winner == "B/web"
+    assert explain(state.facts(), WEB, "A", 1.0).winner == "B/web"
 
 
 def sharing(policy: Policy, **changes: object) -> State:
@@ -219,7 +221,7 @@ def test_explain_gives_the_reason_of_each_candidate_that_is_out() -> None:
     state = state_of(networks)
     state.recompute(map_of(networks, down=[LinkId("B", "C")]))
     state.health = {"web": False}
-    found = rows.explain(state, WEB, "A", 1.0)
+    found = explain(state.facts(), WEB, "A", 1.0)
     assert {row.site: row.reason for row in found.candidates} == {"A": "unhealthy", "B": "drained", "C": "unreachable"}
     assert {row.site: row.path_cost for row in found.candidates} == {"A": 0, "B": 10, "C": None}
     assert (found.winner, found.reason) == (None, "no-workload")
@@ -228,11 +230,11 @@ def test_explain_gives_the_reason_of_each_candidate_that_is_out() -> None:
 def test_explain_takes_a_suspended_workload_last() -> None:
     state = state_of()
     state.suspended = frozenset({(WEB, A)})
-    found = rows.explain(state, WEB, "A", 1.0)
+    found = explain(state.facts(), WEB, "A", 1.0)
     assert found.winner == "B/web"
     assert found.candidates[0].reason == "suspended"
     state.suspended = frozenset({(WEB, A), (WEB, B), (WEB, C)})
-    assert rows.explain(state, WEB, "A", 1.0).winner == "A/web", "all suspended: the suspension is ignored"
+    assert explain(state.facts(), WEB, "A", 1.0).winner == "A/web", "all suspended: the suspension is ignored"
 
 
 def test_explain_from_another_site_sees_it_with_that_sites_eyes() -> None:
@@ -240,7 +242,7 @@ def test_explain_from_another_site_sees_it_with_that_sites_eyes() -> None:
     state.counts = {(WEB, A): Counts(30)}
     hear(state, "C", {C: 5})
     state.suspended = frozenset({(WEB, C)})
-    found = rows.explain(state, WEB, "C", 100.0)
+    found = explain(state.facts(), WEB, "C", 100.0)
     by_site = {row.site: row for row in found.candidates}
     assert {site: row.path_cost for site, row in by_site.items()} == {"A": 30, "B": 20, "C": 0}
     assert (by_site["A"].open, by_site["A"].others) == (0, 30)

@@ -178,4 +178,5 @@ def test_what_was_refused_is_counted_by_reason() -> None:
     assert made.drops() == {}
     nft.objects["counter", "denied-not-published"]["packets"] = 3
     nft.objects["counter", "denied-not-neighbour"]["packets"] = 1
-    assert made.drops() == {Reason.NOT_PUBLISHED: 3, Reason.NOT_NEIGHBOUR: 1}
+    nft.objects["counter", "denied-overload"] = {"name": "denied-overload", "packets": 2}
+    assert made.drops() == {Reason.NOT_PUBLISHED: 3, Reason.NOT_NEIGHBOUR: 1, Reason.OVERLOAD: 2}

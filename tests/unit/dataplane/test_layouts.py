@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
-import skedge
 from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId, SiteConfig, Transport, WorkloadId
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice
-from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf import endpoints
 from skedge.dataplane.ebpf.packet_check import FilterConfig, address_bytes, link_mac
-
-BPF = Path(skedge.__file__).parent / "bpf"
-
-
-def test_reason_codes_of_the_programs_are_those_of_the_list() -> None:
-    text = (BPF / "common/link_reasons.h").read_text()
-    codes = dict(re.findall(r"^#define ([A-Z_]+) (\d+)$", text, re.MULTILINE))
-    assert len(codes) >= 8
-    for name, code in codes.items():
-        assert Reason[name].code == int(code)
-        assert Reason[name].code < 64, "the counter map ends there"
 
 
 def test_configuration_value() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
 from skedge.dataplane.ebpf import layout_flow as flows
 from skedge.dataplane.ebpf import layout_listener
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.loader import reasons_header
 from skedge.loader.loader import SOURCES, source_text
 
 TYPES: dict[str, type] = {
@@ -30,7 +32,9 @@ TYPES: dict[str, type] = {
 CONSTANTS = {
     name: value
     for header in ("common/limits.h", "common/reasons.h")
-    for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)u?\b", (SOURCES / header).read_text(), re.M)
+    for name, value in re.findall(
+        r"^(?:#define | +(?=REASON_))(\w+) (?:= )?(0x[0-9a-f]+|\d+)u?\b", (SOURCES / header).read_text(), re.M
+    )
 }
 
 
@@ -226,11 +230,23 @@ def test_constants_of_flows_are_those_of_the_headers() -> None:
 
 def test_reasons_are_those_of_the_core() -> None:
     codes = {name[7:]: number(value) for name, value in CONSTANTS.items() if name.startswith("REASON_")}
-    assert codes.pop("NONE") == 0
-    assert len(codes) > 5
-    for name, code in codes.items():
-        assert Reason[name].code == code
-    assert all(reason.code < number("REASONS") for reason in Reason)
+    assert codes == {reason.name: reason.code for reason in Reason}
+    assert all(reason.code < number("MAX_REASONS") for reason in Reason)
+
+
+def test_the_header_of_reasons_is_up_to_date() -> None:
+    header = SOURCES / "common/reasons.h"
+    command = "python -m skedge.loader.reasons_header > skedge/bpf/common/reasons.h"
+    if os.environ.get("UPDATE_GOLDEN"):
+        header.write_text(reasons_header.text())
+    assert header.read_text() == reasons_header.text(), f"run: {command}"
+
+
+def test_every_array_of_reasons_has_the_one_size() -> None:
+    """No place of its own size for a count by reason, in any program (it would lose the codes behind it)."""
+    texts = "".join(path.read_text() for path in SOURCES.rglob("*.[ch]"))
+    sizes = dict(re.findall(r'BPF_TABLE_PINNED\("percpu_array", __u32, __u64, (\w+), (\w+),', texts))
+    assert sizes == {"drops_v1": "MAX_REASONS", "link_drops_v2": "MAX_REASONS"}
 
 
 @pytest.mark.parametrize(

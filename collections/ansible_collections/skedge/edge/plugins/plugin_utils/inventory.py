@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from ansible_collections.skedge.edge.plugins.plugin_utils.topology import PREFIX, Host
+from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
+from ansible_collections.skedge.edge.plugins.plugin_utils.topology import PREFIX
 
 try:  # ansible-core 2.19 and later tag every value with the place that it was read from
     from ansible._internal._datatag._tags import Origin

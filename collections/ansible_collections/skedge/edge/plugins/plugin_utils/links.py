@@ -7,12 +7,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
 
 from skedge.core.model import LinkId
-
-if TYPE_CHECKING:
-    from ansible_collections.skedge.edge.plugins.plugin_utils.topology import Host
 
 # What both ends of a link must agree on, and so needs to be written at one of them only.
 COMMON = ("transport", "port", "mtu", "probe")

@@ -12,10 +12,11 @@ import copy
 import difflib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address
 from typing import Any
 
+from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
 from ansible_collections.skedge.edge.plugins.plugin_utils.links import complete, own_links
 
 from skedge.config import from_dict, problems
@@ -42,33 +43,6 @@ DEPLOY_KEYS = (
 )  # fmt: skip
 # Values that must be the same at every site of a network.
 SHARED_KEYS = ("network", "overlay_cidr", "control_port", "load_port")
-
-
-@dataclass(frozen=True)
-class Host:
-    """One host of the inventory: its ``skedge_*`` variables as plain values, and the file each was written in.
-
-    ``address`` is where its neighbours reach it, ``endpoint`` the same or a host name; ``local`` is set where its own
-    interface has another one (NAT). One that is not ``reachable`` calls its neighbours.
-    """
-
-    name: str
-    values: Mapping[str, Any]
-    files: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""
-    local: str = ""
-    endpoint: str = ""
-    reachable: bool = True
-
-    @property
-    def site(self) -> str:
-        """Return the name of the host's site: the host's own, unless skedge_site says another."""
-        given = self.values.get("skedge_site")
-        return given if isinstance(given, str) and given else self.name
-
-    def where(self, variable: str) -> str:
-        """Return the file that holds a variable, as an error names it."""
-        return self.files.get(variable) or self.files.get("") or f"inventory host {self.name}"
 
 
 @dataclass(frozen=True)

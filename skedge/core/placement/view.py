@@ -1,0 +1,84 @@
+"""What one entering site judges workloads by: its paths, its drained sites, its own workloads, the others' load."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from skedge.core.abilities import ABILITIES, Abilities
+from skedge.core.linkstate.own_records import NO_RESOLVED, is_loopback, is_own, workload_target
+from skedge.core.model import NetworkMap, SiteConfig, WorkloadId
+from skedge.core.objects import ServiceKey, Target
+from skedge.core.routing.lan_prefixes import judge
+from skedge.core.routing.overlay_addresses import SiteAddresses
+from skedge.core.routing.rib import Rib
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one entering site judges workloads by.
+
+    ``local`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
+    this one; ``elsewhere`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
+    cannot lead its own clients to. ``keepers`` are the other sites that take that site's LAN clients under their own
+    addresses. ``others`` are open connections as the other sites last reported them; ``suspended`` is this site's.
+    """
+
+    rib: Rib
+    addresses: Mapping[str, SiteAddresses]
+    drained_sites: frozenset[str] = frozenset()
+    local: Mapping[WorkloadId, Target] | None = None
+    others: Mapping[tuple[ServiceKey, WorkloadId], int] = field(default_factory=dict)
+    suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset()
+    elsewhere: frozenset[WorkloadId] = frozenset()
+    keepers: frozenset[str] = frozenset()
+    unserved: frozenset[WorkloadId] = frozenset()
+
+
+def view(
+    config: SiteConfig,
+    rib: Rib,
+    network_map: NetworkMap,
+    addresses: Mapping[str, SiteAddresses],
+    *,
+    others: Mapping[tuple[ServiceKey, WorkloadId], int],
+    suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
+    resolved: Mapping[str, str] = NO_RESOLVED,
+    host_addresses: Collection[str] = (),
+) -> View:
+    """Return what workloads are judged by at the RIB's site, which may be another one than this (explain)."""
+    drained = {site for site, record in network_map.links.items() if record.drain and site != config.site}
+    if config.drain:
+        drained.add(config.site)
+    seen = View(rib, addresses, frozenset(drained), others=others, suspended=suspended)
+    if rib.site != config.site:
+        return seen
+    targets = {connector.name: workload_target(connector, resolved) for connector in config.connectors}
+    local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
+    elsewhere = frozenset[WorkloadId]()
+    if host_addresses:  # else not known yet
+        elsewhere = frozenset(one for one, target in local.items() if not is_own(target, host_addresses))
+    return replace(
+        seen,
+        local=local,
+        elsewhere=elsewhere,
+        keepers=keeping(config, network_map),
+        unserved=_unserved(ABILITIES[config.engine], local, elsewhere),
+    )
+
+
+def _unserved(
+    can: Abilities, local: Mapping[WorkloadId, Target], elsewhere: frozenset[WorkloadId]
+) -> frozenset[WorkloadId]:
+    """Return the own workloads that an engine with these abilities cannot lead clients of this site to."""
+    unserved = frozenset[WorkloadId]() if can.off_host else elsewhere
+    if not can.loopback_workloads:
+        unserved |= {one for one, target in local.items() if is_loopback(target)}
+    return unserved
+
+
+def keeping(config: SiteConfig, network_map: NetworkMap) -> frozenset[str]:
+    """Return the other sites that take this one's LAN clients under their own addresses."""
+    own = frozenset(judge(config, network_map, ()).own)
+    records = network_map.links.items()
+    return frozenset(site for site, record in records if site != config.site and own and own.isdisjoint(record.refused))
