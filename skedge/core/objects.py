@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
@@ -155,3 +155,44 @@ class Endpoint:
     host: str
     port: int
     elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NftRule:
+    """One nftables rule. ``comment`` stands for what it does, by a digest; ``text`` is the driver's own."""
+
+    comment: str
+    text: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NftChain:
+    """One nftables chain with its rules in order; without ``hook``, one that other chains lead to."""
+
+    name: str
+    rules: tuple[NftRule, ...] = ()
+    kind: str = ""
+    hook: str = ""
+    priority: int = 0
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NftSet:
+    """One named set or map. ``elements`` are added when the set is written; other drivers keep them."""
+
+    name: str
+    type: str
+    elements: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainGroup:
+    """The nftables chains that serve one purpose, written in one change (key: the group's name).
+
+    Equal values mean nothing to do. What is damaged reads as another value than what was written.
+    """
+
+    chains: tuple[NftChain, ...] = ()
+    sets: tuple[NftSet, ...] = ()
+    counters: tuple[str, ...] = ()

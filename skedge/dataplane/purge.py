@@ -13,8 +13,9 @@ from skedge.dataplane.ebpf import lan_devices
 from skedge.dataplane.host.netlink import Netlink, kernel_errors
 from skedge.dataplane.ipvs import purge as ipvs_purge
 from skedge.dataplane.links.device import is_ours
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
-from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
+from skedge.dataplane.nftables import forward_guard
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
 from skedge.dataplane.routing.routes import RouteDriver
@@ -49,7 +50,8 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_D
                 failed.append(str(error))
 
     routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
-    guard, switch = TunnelGuard(), Forwarding(netlink, ForwardGuard(), state / MEMORY)
+    table = NftTable()
+    switch = Forwarding(netlink, ChainGroupDriver(table, forward_guard.OWNED), state / MEMORY)
     each("route", lambda: list(routes.read()), routes.delete)
     each("rule", lambda: list(rules.read()), rules.delete)
     each("lan", lambda: lan_devices.attached(netlink), lambda name: lan_devices.detach(netlink, name))
@@ -57,7 +59,7 @@ def purge(netlink: Netlink, overlay: tuple[str, ...] = (), state: Path = STATE_D
     each("address", lambda: list(addresses.read()), addresses.delete)
     each("forwarding", lambda: ["ipv6"] if switch.undo() else [], lambda _: None)  # while the guard is there
     each("engine ipvs", lambda: ipvs_purge.found(state), lambda key: ipvs_purge.remove(key, state))
-    each("table", guard.tables, lambda _: guard.purge())
+    each("table", table.names, lambda _: table.remove())
     if failed:
         raise DataplaneError("; ".join(failed))
     return removed

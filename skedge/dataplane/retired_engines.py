@@ -7,7 +7,7 @@ there is any chain that does so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -26,19 +26,19 @@ from skedge.dataplane.ebpf.maps import Maps
 from skedge.dataplane.ebpf.packet_check import LEFT, LinkFilter
 from skedge.dataplane.host import sock_diag
 from skedge.dataplane.host.netlink import Netlink
-from skedge.dataplane.ipvs import marks, names_file, purge
+from skedge.dataplane.ipvs import chains, marks, names_file, purge
 from skedge.dataplane.ipvs.procfs import PROC, Found
 from skedge.dataplane.ipvs.table import KernelTable
 from skedge.dataplane.ipvs.weight_loop import FAMILIES, target_of
-from skedge.dataplane.nftables import default_deny, syntax
-from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.nftables import default_deny, notrack, syntax
+from skedge.dataplane.nftables.chain_groups import adding, base
 from skedge.dataplane.nftables.syntax import ACCEPT, match
-from skedge.dataplane.nftables.tunnel_guard import run_nft
+from skedge.dataplane.nftables.table import NftTable
 
-Run = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 _ESTABLISHED_TO_CLOSING = sum(
     1 << state for state in range(1, 12) if state not in (6, 7, 10)
 )  # no TIME_WAIT, no LISTEN
+_NAME = "engine ipvs"
 _PARTS = ("map", "chain", "set", "counter")  # in the order in which they may go: referring ones first
 
 
@@ -106,35 +106,37 @@ class IpvsLeftover:
 
     name = "ipvs"
 
-    def __init__(self, state: Path, overlays: Iterable[str], check: LinkFilter, run: Run = run_nft) -> None:
-        self._state, self._check, self._run = state, check, run
+    def __init__(self, state: Path, overlays: Iterable[str], check: LinkFilter, table: NftTable | None = None) -> None:
+        self._state, self._check, self._nft = state, check, table or NftTable()
         self._overlays = [ip_network(one) for one in overlays]
         check.beside = LEFT
 
     @staticmethod
-    def found(state: Path, run: Run = run_nft) -> bool:
+    def found(state: Path, table: NftTable | None = None) -> bool:
         """Return whether there is anything."""
         with suppress(DataplaneError):  # what cannot even be looked at serves nobody
-            items = run(None).get("nftables", [])
-            chained = any(one.get("chain", {}).get("name") == default_deny.CHAIN for one in items)
+            items = (table or NftTable()).items(_NAME)
+            chained = any(kind == "chain" and value["name"] == default_deny.CHAIN for kind, value in items)
             return chained or bool(purge.found(state))
         return False
 
     def hand_over(self, listeners: Iterable[ListenerKey]) -> None:
-        """Empty the chains, in one step with leaving packets that open a connection untracked (see `Untracked`).
+        """Empty the chains, in one step with leaving packets that open a connection untracked (see `notrack`).
 
         The chains stay, with one rule that changes nothing: the kernel translates only where there is a chain of type
         nat, and tracks only where a rule asks for it.
         """
         asking = [match({"ct": {"key": "state"}}, "established", "in"), ACCEPT]
+        items = self._nft.fresh(_NAME)
         emptied = [
-            _command("flush", kind, name)
+            _flush(kind, name)
             for kind, name in self._ours()
             if kind == "map" or (kind == "chain" and not name.startswith(marks.TO))
         ]
-        chain = syntax.base_chain(marks.SOURCES, "nat", "postrouting", marks.SOURCES_PRIORITY)
-        asks = syntax.rule(marks.SOURCES, asking)
-        self._run(syntax.script(*emptied, chain, asks, *Untracked.commands(listeners, opening=True)))
+        sources = adding(base(chains.SOURCES, "nat", "postrouting", chains.SOURCES_PRIORITY))
+        asks = syntax.rule(chains.SOURCES, asking)
+        untracked = notrack.OWNED.writing(notrack.OWNED.find(items), notrack.group(listeners, opening=True))
+        self._nft.change(_NAME, [*emptied, sources, asks, *untracked])
         self._weaken()
 
     def _weaken(self) -> None:
@@ -177,24 +179,19 @@ class IpvsLeftover:
     def remove(self) -> None:
         """Take services, chains and settings away, and the memory of them last."""
         ours = sorted(self._ours(), key=lambda one: _PARTS.index(one[0]))
-        emptied = [_command("flush", *one) for one in ours if one[0] in ("chain", "map")]
-        if ours:
-            self._run(syntax.script(*emptied, *(_command("delete", *one) for one in ours)))
+        emptied = [_flush(*one) for one in ours if one[0] in ("chain", "map")]
+        self._nft.change(_NAME, [*emptied, *(syntax.delete(*one) for one in ours)])
         for key in purge.found(self._state):
             purge.remove(key, self._state)
         self._check.beside = 0
 
     def _ours(self) -> list[tuple[str, str]]:
         """Return kind and name of what this engine has in our table."""
-        names = {
-            *(*marks.CHAINS, marks.ENDPOINTS, default_deny.CHAIN, default_deny.NEIGHBOURS_CHAIN),
-            *(*marks.LISTENERS.values(), *default_deny.PUBLISHED.values()),
-            *(default_deny.NEIGHBOURS, default_deny.SENDERS),
-        }
-        found = [next(iter(one.items())) for one in self._run(None).get("nftables", [])]
+        owned = (chains.OWNED, default_deny.OWNED)
+        names = {name for one in owned for name in (*one.chains, *one.sets)}
         return [
             (kind, str(value["name"]))
-            for kind, value in found
+            for kind, value in self._nft.fresh(_NAME)
             if kind in _PARTS
             and (
                 value["name"] in names
@@ -204,5 +201,5 @@ class IpvsLeftover:
         ]
 
 
-def _command(verb: str, kind: str, name: str) -> dict[str, Any]:
-    return {verb: {kind: {**syntax.PLACE, "name": name}}}
+def _flush(kind: str, name: str) -> dict[str, Any]:
+    return {"flush": {kind: {**syntax.PLACE, "name": name}}}

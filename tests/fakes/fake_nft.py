@@ -10,7 +10,7 @@ from skedge.core.errors import DataplaneError
 
 
 class FakeNft:
-    """Callable as `tunnel_guard.run_nft`. ``scripts`` counts those that were run; ``broken`` refuses the next ones."""
+    """Callable as `table.run_nft`. ``scripts`` counts those that were run; ``broken`` refuses the next ones."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
@@ -23,7 +23,7 @@ class FakeNft:
         if script is None:
             return self._listing()
         if self.broken:
-            raise DataplaneError("tunnel guard: nft: refused")
+            raise DataplaneError("nft: refused")
         before = copy.deepcopy((self.objects, self.rules))
         try:
             for command in script["nftables"]:
@@ -70,9 +70,19 @@ class FakeNft:
                     raise DataplaneError(f"chain {value['name']} is in use")
                 self.rules = [rule for rule in self.rules if rule["chain"] != value["name"]]
                 del self.objects["chain", value["name"]]
+            case "delete", "table":
+                self.objects, self.rules = {}, []
+            case "delete", ("set" | "map" | "counter"):
+                self._need(kind, value["name"])
+                if f"'{value['name']}'" in str(self.rules) or f"@{value['name']}" in str(self.rules):
+                    raise DataplaneError(f"{kind} {value['name']} is in use")
+                del self.objects[kind, value["name"]]
             case "add", ("table" | "chain" | "set" | "map" | "counter"):
                 extra = {"elem": []} if kind in ("set", "map") else {"packets": 0} if kind == "counter" else {}
-                self.objects.setdefault((kind, value["name"]), {**value, **extra})
+                one = self.objects.setdefault((kind, value["name"]), {**value, **extra})
+                if kind == "chain" and value.get("hook") != one.get("hook"):
+                    raise DataplaneError(f"chain {value['name']} is at another hook")
+                one |= {"policy": value["policy"]} if "policy" in value else {}
             case _:
                 raise AssertionError(f"{verb} {kind} is not known to this fake")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import singledispatch
 
 from skedge.core.objects import (
     Candidate,
+    ChainGroup,
     Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
     LinkDevice,
     ListenerKey,
+    NftChain,
     RouteUse,
     ServiceKey,
     ServiceTable,
@@ -106,6 +109,23 @@ def _(value: Candidate) -> str:
 @describe.register
 def _(value: ServiceTable) -> str:
     return "; ".join(describe(candidate) for candidate in value.candidates) or "no workloads"
+
+
+@describe.register
+def _(value: NftChain) -> str:
+    where = f" at {value.hook} {value.priority}" if value.hook else ""
+    other = f", policy {value.policy}" if value.policy not in ("", "accept") else ""
+    comments = "\n".join(rule.comment for rule in value.rules)
+    return f"{value.name}{where}{other}: {len(value.rules)} rules {zlib.crc32(comments.encode()):08x}"
+
+
+@describe.register
+def _(value: ChainGroup) -> str:
+    parts = [describe(chain) for chain in value.chains]
+    parts += [f"{one.name} {{{one.type}}}" for one in value.sets]
+    if value.counters:
+        parts.append(f"{len(value.counters)} counters")
+    return "; ".join(parts)
 
 
 def _address_port(address: str, port: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from skedge.core.desired.compute import Desired
-from skedge.core.desired.reconcile import Drivers, reconcile
+from skedge.core.desired.reconcile import Drivers
 from skedge.core.errors import DataplaneError
 from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.names import overlay_prefix6
@@ -16,21 +16,24 @@ from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.ipvs import IpvsSide
 from skedge.daemon.kernel.kernel import Fixture, Kernel
 from skedge.daemon.kernel.lan import LanSide
+from skedge.daemon.kernel.matching import match
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
 from skedge.dataplane.ebpf.prefix_table import PrefixTable
 from skedge.dataplane.host import host_addresses, sock_diag
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.marks import IpvsRules
 from skedge.dataplane.ipvs.names_file import FILE as IPVS_MEMORY
 from skedge.dataplane.links.driver import LinkDriver
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.nftables import forward_guard, notrack
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import OverlayGuard
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
-from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.retired_engines import EbpfLeftover, IpvsLeftover
 from skedge.dataplane.routing import rules
@@ -50,12 +53,13 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
     """
     if config.engine is EngineKind.IPVS:
         return _with_ipvs(config, pin_dir, state_dir, identity, why)
-    netlink = Netlink()
-    check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard()
+    netlink, table = Netlink(), NftTable()
+    check, guard = LinkFilter(str(pin_dir), netlink), TunnelGuard(table)
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
     engine = EbpfEngine(str(pin_dir))
     overlays = config.overlay_cidr, overlay_prefix6(config.network)
-    handover = Handover(IpvsLeftover(state_dir, overlays, check) if IpvsLeftover.found(state_dir) else None)
+    left = IpvsLeftover(state_dir, overlays, check, table) if IpvsLeftover.found(state_dir, table) else None
+    handover = Handover(left)
     drivers = Drivers(
         links=LinkDriver(netlink, check, guard, wireguard),
         addresses=AddressDriver(netlink, overlays),
@@ -68,8 +72,8 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
         _Rules(netlink),
         _Check(check),
         _Guard(guard),
-        _Forwarding(netlink, state_dir / MEMORY),
-        _Tracking(handover),
+        _Forwarding(netlink, table, state_dir / MEMORY),
+        _Tracking(table, handover),
         _Sources(engine),
         LanSide(pin_dir, netlink),
     ]
@@ -77,10 +81,10 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
 
 
 def _with_ipvs(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path, why: str) -> Kernel:
-    netlink = Netlink()
-    check, guard = OverlayGuard(), TunnelGuard()
+    netlink, table = Netlink(), NftTable()
+    check, guard = OverlayGuard(table), TunnelGuard(table)
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
-    engine = IpvsEngine(state_dir / IPVS_MEMORY)
+    engine = IpvsEngine(state_dir / IPVS_MEMORY, rules=IpvsRules(table))
     drivers = Drivers(
         links=LinkDriver(netlink, check, guard, wireguard),
         addresses=AddressDriver(netlink, [config.overlay_cidr, overlay_prefix6(config.network)]),
@@ -89,12 +93,13 @@ def _with_ipvs(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Pat
         services=engine.services,
         listeners=engine.listeners,
     )
-    side = IpvsSide(engine, check, EbpfLeftover(pin_dir, netlink) if EbpfLeftover.found(pin_dir) else None)
+    left = EbpfLeftover(pin_dir, netlink) if EbpfLeftover.found(pin_dir) else None
+    side = IpvsSide(engine, check, table, left)
     fixtures: list[Fixture] = [
         _Rules(netlink),
         side,
         _Guard(guard),
-        _Forwarding(netlink, state_dir / MEMORY),
+        _Forwarding(netlink, table, state_dir / MEMORY),
     ]
     return Kernel(drivers, engine, fixtures, _Host(netlink), wireguard, why, side.handover)
 
@@ -125,12 +130,7 @@ class _Rules:
         wanted = dict(rules.wanted(*networks))
         if desired.announced or rules.for_lans(self._driver.read()):
             wanted |= rules.wanted_for_lans(*networks, desired.answering)
-        report = reconcile(self._driver, wanted)
-        if report.unread is not None:
-            raise report.unread
-        for error in report.failed.values():
-            raise error
-        return bool(report.changed)
+        return match(self._driver, wanted)
 
     def drops(self) -> Mapping[Reason, int]:
         return {}
@@ -178,9 +178,9 @@ class _Forwarding:
 
     name = "forwarding"
 
-    def __init__(self, netlink: Netlink, memory: Path) -> None:
-        self._guard = ForwardGuard()
-        self._forwarding = Forwarding(netlink, self._guard, memory)
+    def __init__(self, netlink: Netlink, table: NftTable, memory: Path) -> None:
+        self._table = table
+        self._forwarding = Forwarding(netlink, ChainGroupDriver(table, forward_guard.OWNED), memory)
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:  # noqa: ARG002  (one shape for all fixtures)
         transit = len({link.to for link in config.links}) > 1 and not config.overload
@@ -189,7 +189,7 @@ class _Forwarding:
 
     def drops(self) -> Mapping[Reason, int]:
         try:
-            return {Reason.NOT_FORWARDED: self._guard.dropped()}
+            return {Reason.NOT_FORWARDED: self._table.packets(self.name).get(forward_guard.COUNTER, 0)}
         except DataplaneError:
             return {}
 
@@ -199,8 +199,8 @@ class _Tracking:
 
     name = "untracked packets"
 
-    def __init__(self, handover: Handover) -> None:
-        self._untracked, self._handover = Untracked(), handover
+    def __init__(self, table: NftTable, handover: Handover) -> None:
+        self._chains, self._handover = ChainGroupDriver(table, notrack.OWNED), handover
 
     def ensure(self, config: SiteConfig, desired: Desired) -> bool:
         if config.lan.devices and config.listeners and not desired.listeners:
@@ -208,7 +208,8 @@ class _Tracking:
         if self._handover.waiting:
             return False  # the other engine needs all to be tracked
         listeners = desired.listeners if config.lan.devices else ()
-        return self._untracked.ensure(listeners, opening=self._handover.draining)
+        opening, tracked = self._handover.draining, notrack.tracks()
+        return match(self._chains, notrack.wanted(self._chains.read(), listeners, opening=opening, tracked=tracked))
 
     def drops(self) -> Mapping[Reason, int]:
         return {}

@@ -108,7 +108,7 @@ class ListenerDriver:
             found = {}
             for key, chain in held.listeners.items():
                 known = self._at.memory.listeners.get(key)
-                right = known is not None and chain in held.chains and chain == self._marks(known).chain
+                right = known is not None and chain in held.whole and chain == self._marks(known).chain
                 found[key] = known if right and known is not None and not known.affinity_s else nothing
             return self._keeping() | found
 
@@ -170,15 +170,19 @@ class EndpointDriver:
         self._at = engine
 
     def read(self) -> Mapping[EndpointKey, Endpoint]:
-        """Return the published endpoints; one that leads elsewhere than we know is to nobody."""
+        """Return the published endpoints; one that leads elsewhere than we know is to nobody.
+
+        So is a port that is let in without a rule, and every endpoint while a rule among theirs is not ours.
+        """
         with self._at.lock:
             held, memory = self._at.rules.read(), self._at.memory
-            found = {}
+            found = {key: Endpoint(_NOBODY, "", 0) for _, key in held.published}
             for key, (target, _) in held.endpoints.items():
                 known = memory.endpoints.get(key)
+                families = {family for family, published in held.published if published == key}
                 if known is None or (_canonical(known.host), known.port) != (target.address, target.port):
                     found[key] = Endpoint(_NOBODY, target.address, target.port)
-                elif (ip_address(known.host).version, key) in held.published:
+                elif families == {ip_address(known.host).version} and not held.strange:
                     found[key] = known
             return found
 

@@ -1,41 +1,32 @@
-"""The nftables part of the engine `ipvs`: which connections get which mark, endpoints, and source addresses.
+"""Listeners and endpoints of the engine `ipvs` in nftables; `chains` has the rules that lead to them.
 
 * A listener is one element of a map: address, protocol and port lead to a chain that marks the packet for a virtual
   service (several in turn, by a counter, for a listener with several services).
 * An endpoint is one rule: its port is translated to the workload's address and port. IPVS would have to choose among
   one server, and refuses 127.0.0.1 for what comes from outside; this does neither. (Rules, not a map: nft 1.0.6 makes
   no map to address and port. A rule is looked at once a connection.)
-* What leaves over a link from an address that is not of the overlay gets the site's own.
 
-All is in our table; elements and chains are recognised by their names alone.
+All is in our table; elements are recognised by their keys, chains that mark by their names, which have a digest of
+their rules.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
 from skedge.core.model import Protocol
-from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, Target
-from skedge.dataplane.ebpf.packet_check import FilterConfig
-from skedge.dataplane.ipvs.procfs import MARK, MARK_MASK
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, NftRule, Target
+from skedge.dataplane.ipvs.chains import ENDPOINTS, LISTENERS, MAPS, NAME, PORT, set_mark
 from skedge.dataplane.nftables import syntax
+from skedge.dataplane.nftables.chain_groups import rules_in
 from skedge.dataplane.nftables.default_deny import PUBLISHED
-from skedge.dataplane.nftables.syntax import DPORT, FROM_LINK, L4PROTO, OPENS, TO_LINK, Expression, field, match
-from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S, run_nft
+from skedge.dataplane.nftables.syntax import Expression, field, match, meant, named_set
+from skedge.dataplane.nftables.table import Item, NftTable
 
-LISTENERS = {4: "listeners4", 6: "listeners6"}
-MARKING = {"listeners-in": "prerouting", "listeners-out": "output"}
-DELIVERY, ENDPOINTS, SOURCES = "endpoints-in", "endpoints", "sources"
-CHAINS = (*MARKING, DELIVERY, SOURCES)
-TO = "to-"  # chains that mark, by a digest of the marks
-_MARK_PRIORITY = -150  # behind conntrack, before IPVS
-SOURCES_PRIORITY = 100
-_SOURCE_PORTS = (1024, 60999)
-_TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
+TO = "to-"  # chains that mark, by a digest of their rules
 _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
 _NEW = match({"ct": {"key": "state"}}, "new", "in")
 
@@ -49,67 +40,47 @@ class Marks:
     @property
     def chain(self) -> str:
         """Return the name of the chain that sets them."""
-        return TO + syntax.digest(self.turns)
+        return TO + syntax.digest([rule.comment for _, rule in _with_comments(self.turns)])
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the kernel has: chain by listener, target and rule by endpoint, chains that mark, base rules' digest."""
+    """What the kernel has: chain by listener, target and rule by endpoint, ports let in, chains that mark.
+
+    ``whole`` are the chains that mark as they were written, ``strange`` the rules among endpoints that are not ours.
+    """
 
     listeners: Mapping[ListenerKey, str]
     endpoints: Mapping[EndpointKey, tuple[Target, int]]
     published: frozenset[tuple[int, EndpointKey]]
     chains: frozenset[str]
-    base: str
+    whole: frozenset[str]
+    strange: tuple[int, ...]
 
 
 class IpvsRules:
-    """Reads and writes our rules; what the kernel has is read again every `READ_EVERY_S` seconds."""
+    """Reads and writes listeners and endpoints."""
 
-    def __init__(
-        self,
-        run: Callable[[Mapping[str, Any] | None], Mapping[str, Any]] = run_nft,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._run, self._clock = run, clock
-        self._known: Held | None = None
-        self._read_at = float("-inf")
+    def __init__(self, table: NftTable | None = None) -> None:
+        self._table = table or NftTable()
 
     def read(self) -> Held:
         """Return what the kernel has. Raises DataplaneError."""
-        if self._known is None or self._clock() - self._read_at > READ_EVERY_S:
-            self._known = _held(self._run(None))
-            self._read_at = self._clock()
-        return self._known
+        return _held(self._table.items(NAME))
 
-    def configure(self, config: FilterConfig, also: Sequence[Mapping[str, Any]] = ()) -> bool:
-        """Write the chains that lead to the maps, with other commands in one step; return whether that was needed."""
-        rules = _base_rules(config)
-        wanted = syntax.digest(rules)
-        if self.read().base == f"{wanted}*{len(rules)}":
-            return False
-        self._write(
-            *_objects(),
-            *(syntax.base_chain(chain, "filter", hook, _MARK_PRIORITY) for chain, hook in MARKING.items()),
-            syntax.add("chain", ENDPOINTS),
-            syntax.base_chain(DELIVERY, "nat", "prerouting", -100),
-            syntax.base_chain(SOURCES, "nat", "postrouting", SOURCES_PRIORITY),
-            *(syntax.flush(chain) for chain in CHAINS),
-            *(syntax.rule(chain, expressions, wanted) for chain, expressions in rules),
-            *also,
-        )
-        return True
+    def _fresh(self) -> Held:
+        return _held(self._table.fresh(NAME))
 
     def put_listener(self, key: ListenerKey, marks: Marks) -> None:
         """Lead a listener's connections to these marks, in one change from those before."""
-        held = self.read()
+        held = self._fresh()
         before = held.listeners.get(key)
         gone = [syntax.element("delete", _listeners(key), [_listener(key, before)])] if before else []
         self._write(
             *_objects(),
             syntax.add("chain", marks.chain),
             syntax.flush(marks.chain),
-            *(syntax.rule(marks.chain, expressions) for expressions in _marking(marks)),
+            *(syntax.rule(marks.chain, parts, rule.comment) for parts, rule in _with_comments(marks.turns)),
             *gone,
             syntax.element("add", _listeners(key), [_listener(key, marks.chain)]),
             *_unused(held, {**held.listeners, key: marks.chain}),
@@ -117,14 +88,14 @@ class IpvsRules:
 
     def delete_listener(self, key: ListenerKey) -> None:
         """Take a listener away; one that is gone is success."""
-        held = self.read()
+        held = self._fresh()
         before = held.listeners.get(key)
         if before is not None:
             rest = {one: chain for one, chain in held.listeners.items() if one != key}
             self._write(syntax.element("delete", _listeners(key), [_listener(key, before)]), *_unused(held, rest))
 
     def put_endpoint(self, key: EndpointKey, endpoint: Endpoint) -> None:
-        """Publish an endpoint, in one change from what it was."""
+        """Publish an endpoint, in one change from what it was; rules among endpoints that are not ours go."""
         target = Target(endpoint.host, endpoint.port)
         family = ip_address(endpoint.host).version
         self._write(
@@ -141,19 +112,20 @@ class IpvsRules:
             self._write(*commands)
 
     def _unpublish(self, key: EndpointKey) -> list[dict[str, Any]]:
-        held, commands = self.read(), []
-        if (before := held.endpoints.get(key)) is not None:
-            commands.append({"delete": {"rule": {**syntax.PLACE, "chain": ENDPOINTS, "handle": before[1]}}})
-        commands += [
-            syntax.element("delete", PUBLISHED[family], [_port(key)])
-            for family, published in sorted(held.published, key=str)
-            if published == key
+        held = self._fresh()
+        before = held.endpoints.get(key)
+        handles = [*held.strange, *([] if before is None else [before[1]])]
+        return [
+            *(syntax.delete_rule(ENDPOINTS, handle) for handle in handles),
+            *(
+                syntax.element("delete", PUBLISHED[family], [_port(key)])
+                for family, published in sorted(held.published, key=str)
+                if published == key
+            ),
         ]
-        return commands
 
     def _write(self, *commands: Mapping[str, Any]) -> None:
-        self._known = None
-        self._run(syntax.script(*commands))
+        self._table.change(NAME, commands)
 
 
 # ---- what is written ---------------------------------------------------------------------------------------------
@@ -161,61 +133,31 @@ class IpvsRules:
 
 def _objects() -> list[dict[str, Any]]:
     """Return the commands that make maps and sets (no change when they are there)."""
-    port = ["inet_proto", "inet_service"]
-    return [
-        *(syntax.add("map", LISTENERS[family], type=[_TYPES[family], *port], map="verdict") for family in (4, 6)),
-        *(syntax.add("set", PUBLISHED[family], type=port) for family in (4, 6)),
-    ]
+    return [syntax.add_set(one) for one in (*MAPS, *(named_set(name, *PORT) for name in PUBLISHED.values()))]
 
 
-def _base_rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
-    """Return chain and expressions of every rule that is not a listener's."""
-    made: list[tuple[str, list[Expression]]] = []
-    for chain in MARKING:
-        # A tunnel's packet carries the mark of the one inside it; by that IPVS would lead it on, and again, for ever.
-        made.append((chain, [match({"&": [{"meta": {"key": "mark"}}, MARK_MASK]}, MARK), _mark(0)]))
-        for family in (4, 6):
-            key = {"concat": [field(syntax.ip(family), "daddr"), L4PROTO, DPORT]}
-            made.append((chain, [{"vmap": {"key": key, "data": f"@{LISTENERS[family]}"}}]))
-    for family, overlay, own in ((4, config.network4, config.overlay4), (6, config.network6, config.overlay6)):
-        ip = syntax.ip(family)
-        here = [FROM_LINK, match(field(ip, "daddr"), own)]
-        for opens in ([OPENS], [match(L4PROTO, "udp")]):
-            made.append((DELIVERY, [*here, *opens, {"jump": {"target": ENDPOINTS}}]))
-        net = syntax.prefix(overlay)  # what is from another site is transit, and stays as it is
-        away = [TO_LINK, match(field(ip, "daddr"), net), match(field(ip, "saddr"), net, "!=")]
-        source = {"snat": {"family": ip, "addr": own, "port": {"range": list(_SOURCE_PORTS)}}}
-        size = {"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": {"rt": {"key": "mtu"}}}}
-        made.append((SOURCES, [*away, OPENS, size]))
-        made.append((SOURCES, [*away, match(L4PROTO, syntax.either(["tcp", "udp"])), source]))
-    return made
+def _with_comments(turns: Sequence[int]) -> list[tuple[list[Expression], NftRule]]:
+    return [(parts, meant(parts)) for parts in _marking(turns)]
 
 
-def _marking(marks: Marks) -> list[list[Expression]]:
+def _marking(marks: Sequence[int]) -> list[list[Expression]]:
     """Return the rules of a listener's chain. A schedule moves on with each connection, not with each packet."""
     rules: list[list[Expression]] = []
     for offset, family in ((0, 4), (1, 6)):
         nfproto = match({"meta": {"key": "nfproto"}}, f"ipv{family}")
-        turns = [mark + offset for mark in marks.turns]
+        turns = [mark + offset for mark in marks]
         if len(turns) == 1:
-            rules.append([nfproto, _mark(turns[0])])
+            rules.append([nfproto, set_mark(turns[0])])
         else:
             counter = {"numgen": {"mode": "inc", "mod": len(turns), "offset": 0}}
             chosen = {"map": {"key": counter, "data": {"set": [[turn, mark] for turn, mark in enumerate(turns)]}}}
-            rules.append([nfproto, _NEW, _mark(chosen)])
+            rules.append([nfproto, _NEW, set_mark(chosen)])
     return rules
-
-
-def _mark(value: Any) -> Expression:
-    return {"mangle": {"key": {"meta": {"key": "mark"}}, "value": value}}
 
 
 def _unused(held: Held, listeners: Mapping[ListenerKey, str]) -> list[dict[str, Any]]:
     """Return the commands that remove chains which no listener leads to any more."""
-    return [
-        {"delete": {"chain": {**syntax.PLACE, "name": chain}}}
-        for chain in sorted(held.chains - set(listeners.values()))
-    ]
+    return [syntax.delete("chain", chain) for chain in sorted(held.chains - set(listeners.values()))]
 
 
 def _listeners(key: ListenerKey) -> str:
@@ -239,37 +181,54 @@ def _endpoint(key: EndpointKey, target: Target) -> list[Expression]:
 # ---- what is read ------------------------------------------------------------------------------------------------
 
 
-def _held(listing: Mapping[str, Any]) -> Held:
-    items: Sequence[Mapping[str, Any]] = listing.get("nftables", [])
+def _held(items: Sequence[Item]) -> Held:
     listeners: dict[ListenerKey, str] = {}
-    endpoints: dict[EndpointKey, tuple[Target, int]] = {}
     published: set[tuple[int, EndpointKey]] = set()
-    chains, base = set(), []
-    for item in items:
-        name = next(iter(item.values())).get("name", "")
-        if "map" in item and name in LISTENERS.values():
-            for element, verdict in item["map"].get("elem", []):
+    for kind, value in items:
+        name = value.get("name", "")
+        if kind == "map" and name in LISTENERS.values():
+            for element, verdict in value.get("elem", []):
                 address, protocol, port = element["concat"]
                 listeners[ListenerKey(str(address), int(port), Protocol(protocol))] = verdict["goto"]["target"]
-        elif "set" in item and name in PUBLISHED.values():
+        elif kind == "set" and name in PUBLISHED.values():
             family = next(family for family, one in PUBLISHED.items() if one == name)
-            published |= {(family, _endpoint_key(element)) for element in item["set"].get("elem", [])}
-        elif "chain" in item and name.startswith(TO):
-            chains.add(name)
-        elif "rule" in item and item["rule"]["chain"] == ENDPOINTS:
-            key, target = _endpoint_of(item["rule"]["expr"])
-            endpoints[key] = (target, int(item["rule"]["handle"]))
-        elif "rule" in item and item["rule"]["chain"] in CHAINS:
-            base.append(str(item["rule"].get("comment")))
-    digest = f"{base[0]}*{len(base)}" if len(set(base)) == 1 else ""
-    return Held(listeners, endpoints, frozenset(published), frozenset(chains), digest)
+            published |= {(family, _endpoint_key(element)) for element in value.get("elem", [])}
+    chains = {str(value["name"]) for kind, value in items if kind == "chain" and value["name"].startswith(TO)}
+    whole = {chain for chain in chains if _is_whole(chain, rules_in(items, chain))}
+    endpoints, strange = _endpoints(rules_in(items, ENDPOINTS))
+    return Held(listeners, endpoints, frozenset(published), frozenset(chains), frozenset(whole), strange)
 
 
-def _endpoint_of(expressions: Sequence[Mapping[str, Any]]) -> tuple[EndpointKey, Target]:
-    port = next(part["match"] for part in expressions if "payload" in part.get("match", {}).get("left", {}))
-    to = next(part["dnat"] for part in expressions if "dnat" in part)
-    protocol = Protocol(port["left"]["payload"]["protocol"])
-    return EndpointKey(int(port["right"]), protocol), Target(str(to["addr"]), int(to["port"]))
+def _is_whole(chain: str, rules: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a chain that marks has the rules that it was written with: their digest is in its name."""
+    return chain == TO + syntax.digest([rule.get("comment") for rule in rules])
+
+
+def _endpoints(
+    rules: Iterable[Mapping[str, Any]],
+) -> tuple[dict[EndpointKey, tuple[Target, int]], tuple[int, ...]]:
+    """Return target and rule by endpoint, and the rules that are none's."""
+    found: dict[EndpointKey, tuple[Target, int]] = {}
+    strange = []
+    for rule in rules:
+        known = _endpoint_of(rule["expr"])
+        if known is None or known[0] in found:
+            strange.append(int(rule["handle"]))
+        else:
+            found[known[0]] = known[1], int(rule["handle"])
+    return found, tuple(strange)
+
+
+def _endpoint_of(expressions: Sequence[Mapping[str, Any]]) -> tuple[EndpointKey, Target] | None:
+    """Return what a rule publishes; None for one that is not as we write it."""
+    if [next(iter(part)) for part in expressions] != ["match", "match", "dnat"]:
+        return None
+    port, to = expressions[1]["match"], expressions[2]["dnat"]
+    try:
+        key = EndpointKey(int(port["right"]), Protocol(port["left"]["payload"]["protocol"]))
+        return key, Target(str(to["addr"]), int(to["port"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _endpoint_key(element: Mapping[str, Any]) -> EndpointKey:

@@ -8,19 +8,20 @@ The chain holds for every device with our prefix, also before its neighbour is k
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from skedge.core.objects import LinkDevice
+from skedge.core.objects import ChainGroup, LinkDevice, NftChain, NftSet
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.packet_check import FilterConfig, link_mac
 from skedge.dataplane.nftables import syntax
-from skedge.dataplane.nftables.syntax import ACCEPT, DROP, FROM_LINK, Expression, field, match
-from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S, run_nft
+from skedge.dataplane.nftables.chain_groups import Owned, base, rules_in
+from skedge.dataplane.nftables.syntax import ACCEPT, DROP, FROM_LINK, Expression, field, match, meant, named_set
+from skedge.dataplane.nftables.table import Item, NftTable
 
-CHAIN, NEIGHBOURS_CHAIN = "overlay-in", "from-neighbour"
-NEIGHBOURS, SENDERS = "neighbours", "senders"
+NAME = "default-deny"
+CHAINS = NEIGHBOURS_CHAIN, CHAIN = "from-neighbour", "overlay-in"
+ENDS = NEIGHBOURS, SENDERS = "neighbours", "senders"
 PUBLISHED = {4: "published4", 6: "published6"}
 PRIORITY = -140  # behind conntrack, before the translation of endpoints
 COUNTER = "denied-"
@@ -31,6 +32,8 @@ _DENIED = (
     Reason.NOT_NEIGHBOUR,
     Reason.WRONG_TUNNEL_PEER,
 )
+COUNTERS = tuple(COUNTER + reason.word for reason in _DENIED)
+OWNED = Owned(NAME, CHAINS, (*ENDS, *PUBLISHED.values()), COUNTERS)
 _ERRORS = ["destination-unreachable", "packet-too-big", "time-exceeded", "parameter-problem"]
 _NOISE = ["mld-listener-query", "mld-listener-report", "mld2-listener-report", "nd-router-solicit"]
 _IFNAME: Expression = {"meta": {"key": "iifname"}}
@@ -39,66 +42,25 @@ _FLAGS: Expression = {"&": [field("tcp", "flags"), ["syn", "ack"]]}
 
 
 class OverlayGuard:
-    """The check of one host (`links.Check`). What the kernel has is read again every `READ_EVERY_S` seconds."""
+    """Who is at the far end of each device (`links.Check`), and what was refused."""
 
-    def __init__(
-        self,
-        run: Callable[[Mapping[str, Any] | None], Mapping[str, Any]] = run_nft,
-        clock: Callable[[], float] = time.monotonic,
-        name_of: Callable[[int], str] = socket.if_indextoname,
-    ) -> None:
-        self._run, self._clock, self._name_of = run, clock, name_of
+    def __init__(self, table: NftTable, name_of: Callable[[int], str] = socket.if_indextoname) -> None:
+        self._table, self._name_of = table, name_of
         self._names: dict[int, str] = {}
-        self._known: Mapping[str, Any] = {}
-        self._read_at = float("-inf")
-
-    # ---- the chain ----
-
-    def configure(self, config: FilterConfig, devices: Mapping[str, LinkDevice] | None = None) -> bool:
-        """Write the chains, unless they are there as they should be; return whether that changed anything.
-
-        ``devices``: links that may be up already. Who is at their far ends is told in the same step, or they would be
-        cut off until `protect` tells it.
-        """
-        rules = _rules(config)
-        mark = syntax.digest(rules)
-        found = [item["rule"] for item in self._listing() if "rule" in item]
-        there = [rule for rule in found if rule["chain"] in (CHAIN, NEIGHBOURS_CHAIN)]
-        if len(there) == len(rules) and all(rule.get("comment") == mark for rule in there):
-            return False
-        self._write(
-            *_objects(),
-            syntax.add("chain", NEIGHBOURS_CHAIN),
-            syntax.base_chain(CHAIN, "filter", "prerouting", PRIORITY),
-            syntax.flush(CHAIN),
-            syntax.flush(NEIGHBOURS_CHAIN),
-            *(syntax.rule(chain, expressions, mark) for chain, expressions in rules),
-            *(
-                syntax.element("add", set_, [element])
-                for name, device in (devices or {}).items()
-                for set_, element in _ends(name, device).items()
-            ),
-        )
-        return True
 
     def drops(self) -> Mapping[Reason, int]:
         """Return how many packets were refused, by reason, since the counters were made."""
-        packets = {
-            str(item["counter"]["name"]): int(item["counter"]["packets"])
-            for item in self._run(None).get("nftables", [])
-            if "counter" in item
-        }
+        packets = self._table.packets(NAME)
         return {reason: number for reason in _DENIED if (number := packets.get(COUNTER + reason.word, 0))}
-
-    # ---- devices ----
 
     def protect(self, index: int, device: LinkDevice) -> None:
         """Tell who is at the far end of a device."""
         name = self._names[index] = self._name_of(index)
-        stale = {set_: self._of_device(set_, name) for set_ in (NEIGHBOURS, SENDERS)}
+        items = self._table.fresh(NAME)
+        stale = {set_: _of_device(items, set_, name) for set_ in ENDS}
         gone = [syntax.element("delete", set_, elements) for set_, elements in stale.items() if elements]
-        wanted = [syntax.element("add", set_, [element]) for set_, element in _ends(name, device).items()]
-        self._write(*_objects(), *gone, *wanted)
+        told = [syntax.element("add", set_, [element]) for set_, element in _ends(name, device).items()]
+        self._table.change(NAME, [*(syntax.add_set(one) for one in _sets({})), *gone, *told])
 
     def protected(self, index: int, device: LinkDevice) -> bool:
         """Return whether the kernel knows who is at the far end, and the chain is there."""
@@ -106,49 +68,57 @@ class OverlayGuard:
             name = self._names[index] = self._name_of(index)
         except OSError:
             return False
-        chained = any(item.get("rule", {}).get("chain") == CHAIN for item in self._listing())
-        return chained and all(self._of_device(set_, name) == [end] for set_, end in _ends(name, device).items())
+        items = self._table.items(NAME)
+        chained = bool(rules_in(items, CHAIN))
+        return chained and all(_of_device(items, set_, name) == [end] for set_, end in _ends(name, device).items())
 
     def forget(self, index: int) -> None:
         """Take a device's far end out: it then lets nothing link-local in."""
         name = self._names.pop(index, "")
-        found = {set_: self._of_device(set_, name) for set_ in (NEIGHBOURS, SENDERS)} if name else {}
-        gone = [syntax.element("delete", set_, elements) for set_, elements in found.items() if elements]
-        if gone:
-            self._write(*gone)
+        items = self._table.fresh(NAME) if name else []
+        found = {set_: _of_device(items, set_, name) for set_ in ENDS}
+        self._table.change(
+            NAME, [syntax.element("delete", set_, elements) for set_, elements in found.items() if elements]
+        )
 
-    def _of_device(self, set_: str, name: str) -> list[Any]:
-        for item in self._listing():
-            if item.get("set", {}).get("name") == set_:
-                return [element for element in item["set"].get("elem", []) if element["concat"][0] == name]
-        return []
 
-    def _listing(self) -> Sequence[Mapping[str, Any]]:
-        if self._clock() - self._read_at > READ_EVERY_S:
-            self._known = self._run(None)
-            self._read_at = self._clock()
-        found: Sequence[Mapping[str, Any]] = self._known.get("nftables", [])
-        return found
+def group(config: FilterConfig, devices: Mapping[str, LinkDevice] | None = None) -> ChainGroup:
+    """Return the chains, sets and counters as they should be.
 
-    def _write(self, *commands: Mapping[str, Any]) -> None:
-        self._read_at = float("-inf")
-        self._run(syntax.script(*commands))
+    ``devices``: links that may be up already. Who is at their far ends is told in the same step, or they would be cut
+    off until `OverlayGuard.protect` tells it.
+    """
+    rules = {chain: [meant(parts) for of, parts in _rules(config) if of == chain] for chain in CHAINS}
+    return ChainGroup(
+        (
+            NftChain(NEIGHBOURS_CHAIN, tuple(rules[NEIGHBOURS_CHAIN])),
+            base(CHAIN, "filter", "prerouting", PRIORITY, rules[CHAIN]),
+        ),
+        _sets(devices or {}),
+        COUNTERS,
+    )
+
+
+def _sets(devices: Mapping[str, LinkDevice]) -> tuple[NftSet, ...]:
+    """Return what rules refer to, with the far ends of these devices."""
+    ends = [_ends(name, device) for name, device in devices.items()]
+    return (
+        named_set(NEIGHBOURS, "ifname", "ipv6_addr", elements=[one[NEIGHBOURS] for one in ends]),
+        named_set(SENDERS, "ifname", "ether_addr", elements=[one[SENDERS] for one in ends]),
+        *(named_set(name, "inet_proto", "inet_service") for name in PUBLISHED.values()),
+    )
+
+
+def _of_device(items: Iterable[Item], set_: str, name: str) -> list[Any]:
+    """Return the elements of a set that are of a device."""
+    elements = [value.get("elem", []) for kind, value in items if kind == "set" and value["name"] == set_]
+    return [element for found in elements for element in found if element["concat"][0] == name]
 
 
 def _ends(name: str, device: LinkDevice) -> Mapping[str, Any]:
     """Return the elements that say who may send over a device."""
     mac = link_mac(device, device.peer_link_local).hex(":")
     return {NEIGHBOURS: {"concat": [name, device.peer_link_local]}, SENDERS: {"concat": [name, mac]}}
-
-
-def _objects() -> list[dict[str, Any]]:
-    """Return the commands that make what rules refer to."""
-    return [
-        syntax.add("set", NEIGHBOURS, type=["ifname", "ipv6_addr"]),
-        syntax.add("set", SENDERS, type=["ifname", "ether_addr"]),
-        *(syntax.add("set", name, type=["inet_proto", "inet_service"]) for name in PUBLISHED.values()),
-        *(syntax.add("counter", COUNTER + reason.word) for reason in _DENIED),
-    ]
 
 
 def _deny(reason: Reason) -> list[Expression]:

@@ -1,4 +1,4 @@
-"""Parts of nftables scripts in JSON, as `tunnel_guard.run_nft` takes them: what our chains have in common."""
+"""Parts of nftables scripts in JSON, as `table.run_nft` takes them: what our chains have in common."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from ipaddress import ip_network
 from typing import Any
 
 from skedge.core.names import PREFIX
-from skedge.dataplane.nftables.tunnel_guard import FAMILY, TABLE
+from skedge.core.objects import NftRule, NftSet
 
+TABLE, FAMILY = "skedge", "inet"
 PLACE = {"family": FAMILY, "table": TABLE}
 Expression = dict[str, Any]
 FROM_LINK: Expression = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": f"{PREFIX}*"}}
@@ -59,23 +60,25 @@ def add(kind: str, name: str, **values: Any) -> dict[str, Any]:
     return {"add": {kind: {**PLACE, "name": name, **values}}}
 
 
-def base_chain(name: str, kind: str, hook: str, priority: int) -> dict[str, Any]:
-    """Return the command that makes a chain at a hook, whose policy is to accept."""
-    return add("chain", name, type=kind, hook=hook, prio=priority, policy="accept")
-
-
 def flush(chain: str) -> dict[str, Any]:
     """Return the command that empties a chain."""
     return {"flush": {"chain": {**PLACE, "name": chain}}}
 
 
+def delete(kind: str, name: str) -> dict[str, Any]:
+    """Return the command that removes a named object, which nothing may refer to."""
+    return {"delete": {kind: {**PLACE, "name": name}}}
+
+
 def rule(chain: str, expressions: Sequence[Expression], comment: str = "") -> dict[str, Any]:
     """Return the command that appends a rule."""
-    return {
-        "add": {
-            "rule": {**PLACE, "chain": chain, "expr": list(expressions), **({"comment": comment} if comment else {})}
-        }
-    }
+    said = {"comment": comment} if comment else {}
+    return {"add": {"rule": {**PLACE, "chain": chain, "expr": list(expressions), **said}}}
+
+
+def delete_rule(chain: str, handle: int) -> dict[str, Any]:
+    """Return the command that removes a rule."""
+    return {"delete": {"rule": {**PLACE, "chain": chain, "handle": handle}}}
 
 
 def element(action: str, name: str, elements: Sequence[Any]) -> dict[str, Any]:
@@ -86,6 +89,31 @@ def element(action: str, name: str, elements: Sequence[Any]) -> dict[str, Any]:
 def script(*commands: Mapping[str, Any]) -> dict[str, Any]:
     """Return commands as one script, carried out as one change; the table is made first."""
     return {"nftables": [{"add": {"table": {"family": FAMILY, "name": TABLE}}}, *commands]}
+
+
+def meant(expressions: Sequence[Expression], label: str = "") -> NftRule:
+    """Return the rule that has these expressions; its comment is the label and their digest."""
+    return NftRule(f"{label} {digest(ordered(expressions))}".strip(), json.dumps(list(expressions)))
+
+
+def named_set(name: str, *types: str, verdicts: bool = False, elements: Sequence[Any] = ()) -> NftSet:
+    """Return a set of tuples of these types, or the map from them to verdicts."""
+    return NftSet(name, " . ".join(types) + (" : verdict" if verdicts else ""), json.dumps(list(elements)))
+
+
+def add_set(one: NftSet) -> dict[str, Any]:
+    """Return the command that makes a set or map."""
+    types, _, verdict = one.type.partition(" : ")
+    said = {"type": types.split(" . ")}
+    return add("map", one.name, **said, map=verdict) if verdict else add("set", one.name, **said)
+
+
+def ordered(part: Any) -> Any:
+    """Return an expression with the elements of its sets in an order of ours: nft prints them in one of its own."""
+    if isinstance(part, Mapping):
+        made = {key: ordered(value) for key, value in part.items()}
+        return made | {"set": sorted(made["set"], key=json.dumps)} if isinstance(made.get("set"), list) else made
+    return [ordered(one) for one in part] if isinstance(part, list | tuple) else part
 
 
 def digest(value: object) -> str:

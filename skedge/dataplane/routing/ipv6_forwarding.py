@@ -6,7 +6,7 @@ on needs ``net.ipv6.conf.all.forwarding=1``, which would make the host a router 
 to router advertisements. So where it was off, and only there:
 
 * every device that listens to advertisements goes on listening (``accept_ra=2``), set before the switch;
-* the devices that nothing was forwarded between are closed to each other by `ForwardGuard`, before the switch. Bridges
+* the devices that nothing was forwarded between are closed to each other by `forward_guard`, before the switch. Bridges
   of container and virtual machine software are left out, and so are devices of theirs that come later: that software
   throws the switch itself when it needs it, and must find that it works.
 
@@ -17,30 +17,23 @@ operator has the switch on already is not touched and not guarded.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from skedge.core.engine import Driver
 from skedge.core.errors import DataplaneError
 from skedge.core.names import PREFIX
+from skedge.core.objects import ChainGroup
 from skedge.dataplane.host.netlink import Netlink, per_device_forwarding6, read_sysctl6, set_sysctl6, sysctl6_devices
 from skedge.dataplane.host.state_file import where
 from skedge.dataplane.links.device import kind
+from skedge.dataplane.nftables import forward_guard
 
 MEMORY = "forwarding.json"
 _IFF_LOOPBACK = 0x8
 _LASTING = ("", "vlan", "bond", "team")  # hardware and what stands on it; others may be a container's
-
-
-class Guard(Protocol):
-    """The chain that closes devices (`forward_guard.ForwardGuard`)."""
-
-    def read(self) -> frozenset[str] | None:
-        """Return the closed devices, None when the chain must be written."""
-
-    def put(self, closed: Set[str]) -> None:
-        """Write the chain."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +47,19 @@ class Switched:
 
 
 class Forwarding:
-    """The switch of one host and its guard. ``memory`` is the file that says what was changed."""
+    """The switch of one host and its guard, one of ``chains``. ``memory`` is the file that says what was changed."""
 
-    def __init__(self, netlink: Netlink, guard: Guard, memory: Path) -> None:
+    def __init__(self, netlink: Netlink, chains: Driver[str, ChainGroup], memory: Path) -> None:
         self._netlink = netlink
-        self._guard = guard
+        self._chains = chains
         self._memory = memory
+
+    def wanted(self, *, transit: bool) -> Mapping[str, ChainGroup]:
+        """Return the guard as `ensure` would write it; nothing is changed."""
+        known = self._remembered()
+        if _switches(transit=transit):
+            known = self._changing(known)
+        return {forward_guard.NAME: forward_guard.group(self._closed(known))}
 
     def ensure(self, *, transit: bool) -> bool:
         """Write the guard and, for a site that passes packets on, see that the kernel forwards; return if it changed.
@@ -68,13 +68,13 @@ class Forwarding:
             DataplaneError: the kernel or the file's directory refused.
         """
         known = self._remembered()
-        switch = transit and not per_device_forwarding6() and read_sysctl6("all", "forwarding") == "0"
+        switch = _switches(transit=transit)
         if switch:
             known = self._remember(known)
-        closed = self._closed(known)
-        guard = self._guard.read() != closed
+        chain = forward_guard.group(self._closed(known))
+        guard = self._chains.read().get(forward_guard.NAME) != chain
         if guard:
-            self._guard.put(closed)
+            self._chains.put(forward_guard.NAME, chain)
         if switch and known is not None:
             for device in known.listening:
                 _set_if_there(device, "accept_ra", 2)
@@ -116,18 +116,21 @@ class Forwarding:
             return None  # damaged: as if the operator had thrown the switch
         return found if found.where == where() else None
 
-    def _remember(self, known: Switched | None) -> Switched:
-        """Write down what is about to be changed, together with what was (the switch may have been thrown back)."""
+    def _changing(self, known: Switched | None) -> Switched:
+        """Return what is about to be changed, together with what was (the switch may have been thrown back)."""
         before = known or Switched("")
         links = self._netlink.dump("links")
         listening = {d for d in _host_devices() if _says(d, accept_ra="1", forwarding="0")}
         forwarding = {d for d in _host_devices() if _says(d, forwarding="1")}
-        made = Switched(
+        return Switched(
             where(),
             tuple(sorted({*before.closed, *outward(links)})),
             tuple(sorted({*before.listening, *listening})),
             before.forwarding if known else tuple(sorted(forwarding)),
         )
+
+    def _remember(self, known: Switched | None) -> Switched:
+        made = self._changing(known)
         new = self._memory.with_suffix(".new")
         try:
             new.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
@@ -135,6 +138,11 @@ class Forwarding:
         except OSError as error:
             raise DataplaneError(f"write {self._memory}: {error.strerror}; IPv6 is not passed on") from error
         return made
+
+
+def _switches(*, transit: bool) -> bool:
+    """Return whether the host's switch is off and must be on."""
+    return transit and not per_device_forwarding6() and read_sysctl6("all", "forwarding") == "0"
 
 
 def outward(links: Sequence[Any]) -> frozenset[str]:

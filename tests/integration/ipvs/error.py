@@ -18,8 +18,11 @@ from tempfile import TemporaryDirectory
 from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
 from skedge.core.placement.rule import fill
 from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import PACE_S, IpvsEngine
 from skedge.dataplane.ipvs.marks import IpvsRules
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import NftTable
 from tests.integration.links.kit import CIDR, CONTROL_PORT, ENDPOINT_PORTS, LOAD_PORT, Namespace, veth
 from tests.sim.ipvs_error import ROWS, Measured, candidates
 
@@ -89,7 +92,7 @@ class Bench:
         with TemporaryDirectory(prefix="ipvserror-") as directory:
             engine = self.host(IpvsEngine, Path(directory) / "ipvs.json", rules=IpvsRules(), pace_s=pace_s)
             try:
-                self.host(engine.rules.configure, CONFIG)
+                self.host(ChainGroupDriver(NftTable(), chains.OWNED).put, chains.NAME, chains.group(CONFIG))
                 self.runs += 1
                 key = ServiceKey(f"run{self.runs}")  # a new one: servers keep their counts
                 self.host(engine.services.put, key, ServiceTable(rows))

@@ -27,15 +27,19 @@ from skedge.core.objects import (
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.packet_check import FilterConfig
 from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
+from skedge.dataplane.ipvs.marks import IpvsRules
 from skedge.dataplane.ipvs.names_file import FILE
 from skedge.dataplane.links.driver import LinkDriver
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
+from skedge.dataplane.nftables import default_deny, forward_guard
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import OverlayGuard
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
@@ -73,12 +77,14 @@ class Site:
         self.prefix6 = names.overlay_prefix6(NETWORK)
         self.link_local = str(names.link_local(NETWORK, name))
         self.state = Path(mkdtemp(prefix="ipvstest-"))
-        self.netlink, self.check = Netlink(), OverlayGuard()
+        self.netlink, self.nft = Netlink(), NftTable()
+        self.check = OverlayGuard(self.nft)
+        self.chains = ChainGroupDriver(self.nft, default_deny.OWNED, chains.OWNED, forward_guard.OWNED)
         wireguard = WireGuardLinks(OwnKey(self.state / "wireguard.key"), KernelWireGuard(), WireGuardGo())
-        self.links = LinkDriver(self.netlink, self.check, TunnelGuard(), wireguard)
+        self.links = LinkDriver(self.netlink, self.check, TunnelGuard(self.nft), wireguard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.routes, self.rules = RouteDriver(self.netlink), RuleDriver(self.netlink)
-        self.forwarding = Forwarding(self.netlink, ForwardGuard(), self.state / MEMORY)
+        self.forwarding = Forwarding(self.netlink, self.chains, self.state / MEMORY)
         self.config = FilterConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
@@ -87,20 +93,23 @@ class Site:
 
     def start(self, pace_s: float = 0.02) -> IpvsEngine:
         """Start an engine, as a controller does."""
-        self.engine = self.ns(IpvsEngine, self.state / FILE, pace_s=pace_s)
+        self.engine = self.ns(IpvsEngine, self.state / FILE, rules=IpvsRules(self.nft), pace_s=pace_s)
         return self.engine
 
     def put_base(self) -> None:
-        self.ns(self.check.configure, self.config)
+        self.ns(self.chains.put, default_deny.NAME, default_deny.group(self.config))
         if self.engine is not None:
             self.ns(self.engine.settle)
-            self.ns(self.engine.rules.configure, self.config)
+            self.put_chains()
         for address in (f"{self.overlay4}/32", f"{self.overlay6}/128"):
             self.ns(self.addresses.put, address, "lo")
         for key, value in wanted(CIDR, self.prefix6).items():
             self.ns(self.rules.put, key, value)
         self.ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0")
         self.ns(self.forwarding.ensure, transit=True)
+
+    def put_chains(self) -> None:
+        self.ns(self.chains.put, chains.NAME, chains.group(self.config))
 
     def publish(self, host: str, port: int = ENDPOINT, protocol: Protocol = Protocol.TCP) -> None:
         endpoint = Endpoint(WorkloadId(self.name, protocol.value), host, WORKLOAD)

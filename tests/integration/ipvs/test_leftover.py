@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey
 from skedge.dataplane.ebpf.packet_check import LEFT
+from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.marks import IpvsRules, Marks
-from skedge.dataplane.nftables.notrack import Untracked
+from skedge.dataplane.nftables import notrack
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.retired_engines import IpvsLeftover
 
 from .kit import ENDPOINT, WORKLOAD, Site
@@ -29,8 +32,8 @@ class Check:
 def site() -> Iterator[Site]:
     made = Site("left", engine=False)
     made.put_base()
-    rules = IpvsRules()
-    made.ns(rules.configure, made.config)
+    rules = IpvsRules(made.nft)
+    made.put_chains()
     made.ns(rules.put_listener, LISTENER, Marks((0x5CED0002,)))
     made.ns(rules.put_endpoint, EndpointKey(ENDPOINT), Endpoint(WorkloadId("left", "w"), "127.0.0.1", WORKLOAD))
     yield made
@@ -61,7 +64,11 @@ def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are
         ]
         assert elements == []
     assert "nat" in {value.get("type") for kind, value in items(site) if kind == "chain"}, "the kernel translates on"
-    assert site.ns(IpvsRules().configure, site.config), "it can come back"
+    site.nft.forget()
+    wanted = {chains.NAME: chains.group(site.config)}
+    marks = ChainGroupDriver(site.nft, chains.OWNED)
+    assert site.ns(reconcile, marks, wanted).changed == [chains.NAME], "it can come back"
+    assert site.ns(marks.read) == wanted
     site.ns(left.remove)
     names = {value["name"] for kind, value in items(site) if kind in ("chain", "map", "set", "counter")}
     assert {one for one in names if not one.startswith(("untracked", "forward"))} <= {"not-forwarded"}
@@ -72,7 +79,9 @@ def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are
 
 
 def test_the_new_engines_first_step_takes_the_untracked_chains_away(site: Site) -> None:
-    site.ns(Untracked(tracks=lambda: True).ensure, [LISTENER])
+    both = ChainGroupDriver(site.nft, chains.OWNED, notrack.OWNED)
+    site.ns(both.put, notrack.NAME, notrack.group([LISTENER]))
     site.ns(IpvsLeftover(site.state, (), Check()).hand_over, [LISTENER])  # type: ignore[arg-type]
-    assert site.ns(IpvsRules().configure, site.config, Untracked.removal())
+    assert "untracked-in" in rules_of(site)
+    site.ns(both.change, {chains.NAME: chains.group(site.config)}, [notrack.NAME])
     assert not [chain for chain in rules_of(site) if chain.startswith("untracked")]

@@ -29,10 +29,10 @@ class Pair:
             stack.callback(site.close)
         veth(self.x.ns, self.y.ns, "u0", "u0", "10.92.1.1/24", "10.92.1.2/24")
         self.x.ns.ip("addr", "add", f"{LAN}/32", "dev", "u0")
-        self.rules = IpvsRules()
+        self.rules = IpvsRules(self.y.nft)
         for site in (self.x, self.y):
             site.put_base()
-            site.ns(IpvsRules().configure, site.config)
+            site.put_chains()
         for one, other, own, far in (
             (self.x, self.y, "10.92.1.1", "10.92.1.2"),
             (self.y, self.x, "10.92.1.2", "10.92.1.1"),

@@ -30,7 +30,9 @@ from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables import forward_guard
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, Forwarding
@@ -136,10 +138,11 @@ class Site:
         self.link_local = str(names.link_local(NETWORK, name))
         self.netlink = Netlink()
         self.filter = LinkFilter(self.pin_dir, self.netlink)
-        self.guard = TunnelGuard()
+        self.nft = NftTable()
+        self.guard = TunnelGuard(self.nft)
         self.state = Path(mkdtemp(prefix="linktest-"))
-        self.forward_guard = ForwardGuard()
-        self.forwarding = Forwarding(self.netlink, self.forward_guard, self.state / MEMORY)
+        self.chains = ChainGroupDriver(self.nft, forward_guard.OWNED)
+        self.forwarding = Forwarding(self.netlink, self.chains, self.state / MEMORY)
         self.sockets = self.state / "wireguard"
         self.public_key = make_key(self.state / "wireguard.key")
         self.kernel_wireguard = KernelWireGuard()

@@ -216,7 +216,7 @@ def test_damage_is_seen_and_repaired(base: Site, damage: str) -> None:
 def test_a_missing_guard_is_seen_and_repaired(base: Site) -> None:
     key, value = _put_vxlan(base)
     base.ns.sh("nft flush chain inet skedge tunnels")
-    base.guard._read_at = float("-inf")  # as after READ_EVERY_S
+    base.nft.forget()  # as after READ_EVERY_S
     assert base.ns(base.links.read)[key] != value
     base.ns(base.links.put, key, value)
     assert base.ns(base.links.read)[key] == value

@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from skedge.core import names
+from skedge.core.objects import ChainGroup
 from skedge.dataplane.host import host_addresses
 from skedge.dataplane.links import driver
+from skedge.dataplane.nftables import forward_guard
 from skedge.dataplane.purge import purge
 from skedge.dataplane.routing import ipv6_forwarding
 
@@ -99,8 +101,16 @@ def fresh(site: Site) -> None:
     for setting in OPERATOR.values():
         site.ns.sh(f"sysctl -qw {setting}=0")
     site.ns.sh("nft delete table inet skedge 2>/dev/null; true")
-    site.forward_guard._read_at = site.guard._read_at = float("-inf")
+    site.nft.forget()
     repair(site)
+
+
+def closing(*devices: str) -> dict[str, ChainGroup]:
+    return {forward_guard.NAME: forward_guard.group(set(devices))}
+
+
+def not_forwarded(site: Site) -> int:
+    return site.nft.packets("test").get(forward_guard.COUNTER, 0)
 
 
 def repair(site: Site) -> bool:
@@ -154,9 +164,9 @@ def test_a_router_of_the_operators_goes_on_routing_but_not_into_links(built: Hou
     repair(b)
     assert b.ns.sh(f"sysctl -n {OPERATOR[v]}").strip() == "1"
     assert built.reaches(UNDERLAY[v])
-    refused, arrived = b.ns(b.forward_guard.dropped), c.drops().get("NOT_OVERLAY", 0)
+    refused, arrived = b.ns(not_forwarded, b), c.drops().get("NOT_OVERLAY", 0)
     assert not built.reaches(overlay(c, v))
-    assert b.ns(b.forward_guard.dropped) == refused + 3
+    assert b.ns(not_forwarded, b) == refused + 3
     assert c.drops().get("NOT_OVERLAY", 0) == arrived
     transits(built, v)
     b.ns(b.forwarding.undo)
@@ -193,9 +203,9 @@ def test_closed_devices_are_those_of_the_host_and_not_a_container_bridge(one_swi
     try:
         bridge(b, boxes[0], "docker0", "fd96::")
         b.ns(b.forwarding.ensure, transit=True)
-        assert b.ns(b.forward_guard.read) == {"u0", "u1", "lan0", "docker0p"}
+        assert b.ns(b.chains.read) == closing("u0", "u1", "lan0", "docker0p")
         bridge(b, boxes[1], "later", "fd97::")
-        b.forward_guard._read_at = float("-inf")
+        b.nft.forget()
         assert not b.ns(b.forwarding.ensure, transit=True)
         assert one_switch.reaches("fd96::2", at=boxes[0])
         assert one_switch.reaches("fd97::2", at=boxes[1])
@@ -219,12 +229,12 @@ def bridge(site: Site, box: Namespace, name: str, network: str) -> None:
 def test_a_guard_that_was_flushed_comes_back_as_it_was(one_switch: House) -> None:
     b = one_switch.b
     b.ns(b.forwarding.ensure, transit=True)
-    closed = b.ns(b.forward_guard.read)
-    assert closed == {"u0", "u1", "lan0"}
+    closed = b.ns(b.chains.read)
+    assert closed == closing("u0", "u1", "lan0")
     b.ns.sh("nft flush ruleset")
-    b.forward_guard._read_at = float("-inf")
+    b.nft.forget()
     assert b.ns(b.forwarding.ensure, transit=True)
-    assert b.ns(b.forward_guard.read) == closed
+    assert b.ns(b.chains.read) == closed
     assert not one_switch.reaches(UNDERLAY[6])
 
 
@@ -280,7 +290,7 @@ def test_a_site_that_passes_nothing_on_needs_no_switch(one_switch: House) -> Non
     before = b.ns.sh(SETTINGS)
     assert b.ns(b.forwarding.ensure, transit=False)
     assert b.ns.sh(SETTINGS) == before
-    assert b.ns(b.forward_guard.read) == frozenset()
+    assert b.ns(b.chains.read) == closing()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +301,7 @@ def test_the_memory_of_another_boot_is_not_believed(one_switch: House, text: str
     (b.state / ipv6_forwarding.MEMORY).write_text(text)
     b.ns.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")
     b.ns(b.forwarding.ensure, transit=True)
-    assert b.ns(b.forward_guard.read) == frozenset()
+    assert b.ns(b.chains.read) == closing()
     assert not b.ns(b.forwarding.undo)
     (b.state / ipv6_forwarding.MEMORY).unlink()
 

@@ -131,8 +131,10 @@ def test_a_route_is_replaced_without_a_gap(pair: Pair) -> None:
 UNPRIVILEGED = """
 import os, sys, pickle, tempfile
 from pathlib import Path
-from skedge.dataplane import forwarding
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
+from skedge.dataplane.nftables import forward_guard
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import NftTable
+from skedge.dataplane.routing import ipv6_forwarding as forwarding
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ebpf.packet_check import LinkFilter
 from skedge.dataplane.links.driver import LinkDriver
@@ -144,7 +146,8 @@ from skedge.core.objects import Target
 pin_dir, links, routes, rules = pickle.loads(bytes.fromhex(sys.argv[1]))
 assert os.geteuid() != 0
 netlink = Netlink()
-guard = TunnelGuard()
+table = NftTable()
+guard = TunnelGuard(table)
 driver = LinkDriver(netlink, LinkFilter(pin_dir, netlink), guard, None)
 for kind, wanted in ((driver, links), (RuleDriver(netlink), rules), (RouteDriver(netlink), routes)):
     for key in wanted:
@@ -154,7 +157,7 @@ for kind, wanted in ((driver, links), (RuleDriver(netlink), rules), (RouteDriver
 guard.dropped()
 forwarding.per_device_forwarding6 = lambda: False  # the larger right: to throw the host's switch
 with tempfile.TemporaryDirectory() as directory:
-    switch = forwarding.Forwarding(netlink, ForwardGuard(), Path(directory) / "memory")
+    switch = forwarding.Forwarding(netlink, ChainGroupDriver(table, forward_guard.OWNED), Path(directory) / "memory")
     switch.ensure(transit=True)
     assert forwarding.read_sysctl6("all", "forwarding") == "1"
     assert switch.undo()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind, LinkId, Transport
 from skedge.core.objects import LinkDevice
@@ -14,8 +15,10 @@ from skedge.dataplane import engine_choice
 from skedge.dataplane.ebpf.packet_check import FilterConfig
 from skedge.dataplane.engine_choice import Verdict, decide
 from skedge.dataplane.ipvs import sysctls
+from skedge.dataplane.nftables import default_deny
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import NEIGHBOURS, OverlayGuard
-from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S
+from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable
 from tests.fakes.fake_nft import FakeNft
 
 AUTO, EBPF, IPVS = EngineKind.AUTO, EngineKind.EBPF, EngineKind.IPVS
@@ -114,10 +117,21 @@ CONFIG = FilterConfig("100.64.0.1", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/
 DEVICE = LinkDevice(LinkId("a", "b"), Transport.VXLAN, "fe80::1", "fe80::2")
 
 
-def guard() -> tuple[OverlayGuard, FakeNft, list[float]]:
+class Guard(OverlayGuard):
+    """With its chains, as the controller keeps them."""
+
+    def __init__(self, table: NftTable, names: dict[int, str]) -> None:
+        super().__init__(table, lambda index: names[index])
+        self.chains = ChainGroupDriver(table, default_deny.OWNED)
+
+    def configure(self, config: FilterConfig) -> bool:
+        return bool(reconcile(self.chains, {default_deny.NAME: default_deny.group(config)}).changed)
+
+
+def guard() -> tuple[Guard, FakeNft, list[float]]:
     nft, now = FakeNft(), [0.0]
     names = {3: "sk-ab", 4: "sk-ac"}
-    return OverlayGuard(nft, lambda: now[0], lambda index: names[index]), nft, now
+    return Guard(NftTable(nft, lambda: now[0]), names), nft, now
 
 
 def test_the_chain_is_written_once_and_again_when_somebody_changed_it() -> None:

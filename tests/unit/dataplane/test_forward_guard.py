@@ -2,81 +2,82 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from skedge.dataplane.nftables.forward_guard import ForwardGuard
-from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S
+from skedge.dataplane.nftables import forward_guard
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable
 from skedge.dataplane.routing.ipv6_forwarding import lasting, outward
+from tests.fakes.fake_nft import FakeNft
 
 
-class FakeNft:
-    """Executes our scripts as nft would, and prints sets in an order of its own."""
+class Nft(FakeNft):
+    """Prints sets in an order of its own."""
 
-    def __init__(self) -> None:
-        self.rules: dict[str, list[dict[str, Any]]] = {}
-        self.calls = 0
+    calls = 0
 
     def __call__(self, script: Mapping[str, Any] | None) -> Mapping[str, Any]:
         self.calls += 1
-        for command in (script or {}).get("nftables", []):
-            ((verb, what),) = command.items()
-            if (verb, *what) == ("add", "chain"):
-                self.rules.setdefault(what["chain"]["name"], [])
-            elif (verb, *what) == ("flush", "chain"):
-                self.rules[what["chain"]["name"]].clear()
-            elif (verb, *what) == ("add", "rule"):
-                self.rules[what["rule"]["chain"]].append(json.loads(json.dumps(what["rule"])))
-        listed = [{"rule": self._printed(rule)} for rules in self.rules.values() for rule in rules]
-        counter = {"counter": {"name": "not-forwarded", "packets": 7}}
-        return {"nftables": [counter, *listed]} if self.rules else {}
-
-    @staticmethod
-    def _printed(rule: dict[str, Any]) -> dict[str, Any]:
-        printed = copy.deepcopy(rule)
-        for part in printed["expr"]:
-            right = part.get("match", {}).get("right")
-            if isinstance(right, dict):
-                right["set"].reverse()
-        return printed
+        listed = super().__call__(script)
+        for item in listed.get("nftables", []):
+            for part in item.get("rule", {}).get("expr", []):
+                if isinstance(right := part.get("match", {}).get("right"), dict):
+                    right["set"].reverse()
+        return listed
 
 
-def guard() -> tuple[ForwardGuard, FakeNft, list[float]]:
-    nft, now = FakeNft(), [0.0]
-    return ForwardGuard(nft, lambda: now[0]), nft, now
+class Guard:
+    """The chain as the controller keeps it."""
+
+    def __init__(self) -> None:
+        self.nft, self.now = Nft(), 0.0
+        self.table = NftTable(self.nft, lambda: self.now)
+        self.chains = ChainGroupDriver(self.table, forward_guard.OWNED)
+
+    def put(self, closed: set[str]) -> None:
+        self.chains.put(forward_guard.NAME, forward_guard.group(closed))
+
+    def closes(self, closed: set[str]) -> bool:
+        return self.chains.read() == {forward_guard.NAME: forward_guard.group(closed)}
+
+    def dropped(self) -> int:
+        return self.table.packets("test").get(forward_guard.COUNTER, 0)
 
 
 @pytest.mark.parametrize("closed", [set(), {"eth0"}, {"eth1", "eth0", "wlan0"}])
 def test_what_is_written_is_read(closed: set[str]) -> None:
-    made, nft, _ = guard()
-    assert made.read() is None
+    made = Guard()
+    assert made.chains.read() == {}
     assert made.dropped() == 0
     made.put(closed)
-    assert made.read() == closed
-    assert len(nft.rules["forwarding"]) == 1 + bool(closed)
+    assert made.closes(closed)
+    assert len(made.nft.chain("forwarding")) == 1 + bool(closed)
+    made.nft.objects["counter", "not-forwarded"]["packets"] = 7
     made.put({"eth7"})
-    assert made.read() == {"eth7"}
-    assert made.dropped() == 7
+    assert made.closes({"eth7"})
+    assert made.dropped() == 7, "it goes on counting"
 
 
 def test_nothing_but_links_packets_goes_into_links_and_all_families_are_meant() -> None:
-    made, nft, _ = guard()
+    made = Guard()
     made.put(set())
-    (rule,) = nft.rules["forwarding"]
-    said = [(m["match"]["left"]["meta"]["key"], m["match"]["op"], m["match"]["right"]) for m in rule["expr"][:2]]
+    (rule,) = made.nft.chain("forwarding")
+    said = [(m["match"]["left"]["meta"]["key"], m["match"]["op"], m["match"]["right"]) for m in rule[:2]]
     assert said == [("iifname", "!=", "sk-*"), ("oifname", "==", "sk-*")]
-    assert rule["expr"][2:] == [{"counter": "not-forwarded"}, {"drop": None}]
+    assert rule[2:] == [{"counter": "not-forwarded"}, {"drop": None}]
 
 
-@pytest.mark.parametrize("damage", ["rule gone", "rule twice", "condition gone", "one way open", "all gone"])
+@pytest.mark.parametrize(
+    "damage", ["rule gone", "rule twice", "condition gone", "one way open", "all gone", "policy", "hook"]
+)
 def test_a_chain_that_somebody_changed_is_seen(damage: str) -> None:
-    made, nft, now = guard()
-    made.put({"eth0", "eth1"})
-    rules = nft.rules["forwarding"]
+    made = Guard()
+    closed = {"eth0", "eth1"}
+    made.put(closed)
+    rules, chain = made.nft.rules, made.nft.objects["chain", "forwarding"]
     if damage == "rule gone":
         del rules[0]
     elif damage == "rule twice":
@@ -85,17 +86,20 @@ def test_a_chain_that_somebody_changed_is_seen(damage: str) -> None:
         del rules[1]["expr"][0]
     elif damage == "one way open":
         rules[1]["expr"][1]["match"]["right"]["set"].remove("eth1")
-    else:
+    elif damage == "all gone":
         rules.clear()
-    assert made.read() is None
-    made.put({"eth0", "eth1"})
-    assert made.read() == {"eth0", "eth1"}
-    calls = nft.calls
-    made.read()
-    assert nft.calls == calls
-    now[0] += READ_EVERY_S + 1
-    made.read()
-    assert nft.calls == calls + 1
+    else:
+        chain |= {"policy": "drop"} if damage == "policy" else {"hook": "input"}
+    assert not made.closes(closed)
+    assert made.chains.read() != {}, "there, but not whole"
+    made.put(closed)
+    assert made.closes(closed)
+    calls = made.nft.calls
+    made.chains.read()
+    assert made.nft.calls == calls
+    made.now += READ_EVERY_S + 1
+    made.chains.read()
+    assert made.nft.calls == calls + 1
 
 
 # ---- devices ---------------------------------------------------------------------------------------------------

@@ -25,11 +25,14 @@ from skedge.core.objects import (
 from skedge.core.placement.rule import fill
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
 from skedge.dataplane.ipvs.marks import IpvsRules
 from skedge.dataplane.ipvs.names_file import Virtual
 from skedge.dataplane.ipvs.procfs import MARK, Found, RealServer, mark_of, marks_at, parse, parse_connections
 from skedge.dataplane.ipvs.weight_loop import DRAIN_S, SWEEP_S
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.table import NftTable
 from tests.fakes.fake_ipvs import FakeIpvs
 from tests.fakes.fake_nft import FakeNft
 from tests.unit.dataplane import contract
@@ -58,10 +61,11 @@ class House:
     nft: FakeNft
     now: float = 100.0
 
+    def rules(self) -> NftTable:
+        return NftTable(self.nft, lambda: self.now)
+
     def engine(self) -> IpvsEngine:
-        return IpvsEngine(
-            self.path, table=self.table, rules=IpvsRules(self.nft, lambda: self.now), clock=lambda: self.now, pace_s=0
-        )
+        return IpvsEngine(self.path, table=self.table, rules=IpvsRules(self.rules()), clock=lambda: self.now, pace_s=0)
 
 
 @pytest.fixture
@@ -341,9 +345,9 @@ def test_a_listener_that_keeps_clients_leads_elsewhere_and_what_is_open_still_co
 
 def test_a_mark_that_a_packet_brings_along_is_taken_off_before_listeners_are_looked_at(house: House) -> None:
     """The outer packet of a tunnel inherits it; IPVS would lead that into the tunnel again, until the stack is full."""
-    engine = house.engine()
     overlay = ("100.64.0.1", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48")
-    engine.rules.configure(FilterConfig(*overlay, 7401, 7402, (61000, 62999)))
+    group = chains.group(FilterConfig(*overlay, 7401, 7402, (61000, 62999)))
+    ChainGroupDriver(house.rules(), chains.OWNED).put(chains.NAME, group)
     for chain in ("listeners-in", "listeners-out"):
         test, reset = house.nft.chain(chain)[0]
         assert test["match"]["right"] == MARK

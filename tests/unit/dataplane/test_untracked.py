@@ -2,87 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from skedge.core.desired.reconcile import reconcile
 from skedge.core.model import Protocol
 from skedge.core.objects import ListenerKey
-from skedge.dataplane.nftables.notrack import Untracked, tracks
-from skedge.dataplane.nftables.tunnel_guard import READ_EVERY_S
-
-
-class FakeNft:
-    """Our table with the rules of each chain."""
-
-    def __init__(self) -> None:
-        self.chains: dict[str, list[dict[str, Any]]] = {}
-        self.writes = 0
-
-    def __call__(self, script: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        self.writes += script is not None
-        for command in (script or {}).get("nftables", []):
-            ((verb, what),) = command.items()
-            ((kind, item),) = what.items()
-            if (verb, kind) == ("add", "chain"):
-                self.chains.setdefault(item["name"], [])
-            elif (verb, kind) == ("flush", "chain"):
-                self.chains[item["name"]].clear()
-            elif (verb, kind) == ("add", "rule"):
-                self.chains[item["chain"]].append(item)
-        return {"nftables": [{"rule": rule} for rules in self.chains.values() for rule in rules]}
-
+from skedge.dataplane.nftables import notrack
+from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
+from skedge.dataplane.nftables.notrack import tracks
+from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable
+from tests.fakes.fake_nft import FakeNft
 
 LISTENERS = [
     ListenerKey("10.0.0.1", 80), ListenerKey("10.0.0.1", 443), ListenerKey("fd00::1", 80),
     ListenerKey("127.0.0.1", 80), ListenerKey("::1", 80), ListenerKey("10.0.0.1", 53, Protocol.UDP),
 ]  # fmt: skip
+CHAINS = ("untracked-in", "untracked-out")
 
 
-def made(tracked: bool = True) -> tuple[Untracked, FakeNft, list[Any]]:
-    nft, world = FakeNft(), [0.0, tracked]
-    return Untracked(nft, lambda: world[0], lambda: world[1]), nft, world
+class Untracked:
+    """The chains as the controller keeps them."""
+
+    def __init__(self, tracked: bool = True) -> None:
+        self.nft, self.now, self.tracked = FakeNft(), 0.0, tracked
+        self.chains = ChainGroupDriver(NftTable(self.nft, lambda: self.now), notrack.OWNED)
+
+    def ensure(self, listeners: Iterable[ListenerKey], *, opening: bool = False) -> bool:
+        found = self.chains.read()
+        wanted = notrack.wanted(found, listeners, opening=opening, tracked=self.tracked)
+        return bool(reconcile(self.chains, wanted).changed)
+
+    def all(self) -> list[Any]:
+        return [parts for chain in CHAINS for parts in self.nft.chain(chain)]
 
 
 def test_nothing_is_written_where_nothing_is_tracked_until_it_is() -> None:
-    untracked, nft, world = made(tracked=False)
+    untracked = Untracked(tracked=False)
     assert not untracked.ensure(LISTENERS)
-    assert nft.chains == {}
-    world[1] = True
+    assert untracked.nft.objects == {}
+    untracked.tracked = True
     assert untracked.ensure(LISTENERS)
-    assert set(nft.chains) == {"untracked-in", "untracked-out"}
-    world[:] = [READ_EVERY_S + 1, False]
+    assert {name for kind, name in untracked.nft.objects if kind == "chain"} == set(CHAINS)
+    untracked.now, untracked.tracked = READ_EVERY_S + 1, False
     assert not untracked.ensure(LISTENERS)
     assert untracked.ensure([]), "once there, it is kept as it should be"
 
 
 def test_links_and_the_listeners_that_the_lan_reaches_over_tcp() -> None:
-    untracked, nft, _ = made()
+    untracked = Untracked()
     untracked.ensure(LISTENERS)
-    links, four, six = nft.chains["untracked-in"]
-    assert links["expr"][0]["match"] == {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "sk-*"}
-    places = [[place["concat"] for place in rule["expr"][0]["match"]["right"]["set"]] for rule in (four, six)]
+    links, four, six = untracked.nft.chain("untracked-in")
+    assert links[0]["match"] == {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "sk-*"}
+    places = [[place["concat"] for place in rule[0]["match"]["right"]["set"]] for rule in (four, six)]
     assert places == [[["10.0.0.1", 80], ["10.0.0.1", 443]], [["fd00::1", 80]]]
-    assert all(rule["expr"][-1] == {"notrack": None} for rules in nft.chains.values() for rule in rules)
-    back = nft.chains["untracked-out"][1]["expr"][0]["match"]["left"]["concat"]
+    assert all(rule[-1] == {"notrack": None} for rule in untracked.all())
+    back = untracked.nft.chain("untracked-out")[1][0]["match"]["left"]["concat"]
     assert [part["payload"]["field"] for part in back] == ["saddr", "sport"]
 
 
 def test_it_is_written_again_only_when_it_differs() -> None:
-    untracked, nft, world = made()
+    untracked = Untracked()
+    nft = untracked.nft
     assert untracked.ensure(LISTENERS)
     assert not untracked.ensure(reversed(LISTENERS))
     assert untracked.ensure(LISTENERS[1:])
-    assert [len(rules) for rules in nft.chains.values()] == [3, 3]
+    assert [len(nft.chain(chain)) for chain in CHAINS] == [3, 3]
     assert untracked.ensure(LISTENERS)
     assert not untracked.ensure(LISTENERS)
-    nft.chains["untracked-in"].pop()  # somebody else
+    nft.rules.pop()  # somebody else
     assert not untracked.ensure(LISTENERS)
-    world[0] = READ_EVERY_S + 1
+    untracked.now = READ_EVERY_S + 1
     assert untracked.ensure(LISTENERS)
-    assert nft.writes == 4
+    assert nft.scripts == 4
 
 
 @pytest.mark.parametrize(("text", "answer"), [("0\n", False), ("7\n", True), ("", False), (None, False)])
@@ -94,10 +89,9 @@ def test_whether_anything_is_tracked(tmp_path: Path, text: str | None, answer: b
 
 
 def test_while_another_engines_connections_go_on_only_openings_are_untracked() -> None:
-    untracked, nft, _ = made()
+    untracked = Untracked()
     assert untracked.ensure(LISTENERS, opening=True)
-    assert all("flags" in str(rule["expr"][0]) for rules in nft.chains.values() for rule in rules)
+    assert all("flags" in str(rule[0]) for rule in untracked.all())
     assert not untracked.ensure(LISTENERS, opening=True)
-    nft({"nftables": Untracked.commands(LISTENERS, opening=True)})
     assert untracked.ensure(LISTENERS), "and everything afterwards"
-    assert not any("flags" in str(rule["expr"]) for rules in nft.chains.values() for rule in rules)
+    assert not any("flags" in str(rule) for rule in untracked.all())
