@@ -147,7 +147,7 @@ def test_foreign_objects_are_untouched(base: Site) -> None:
             case.delete(key)
     for name in ("sk-theirs", "sk-vxlan"):
         site.ns(site.links.delete, name)
-    site.ns(site.guard.purge)
+    site.ns(site.nft.remove)
     assert _picture(site) == before
     assert purged(site) == []
     assert _picture(site) == before
