@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from skedge.core.model import LinkId
 
+NFT_TABLE = "skedge"  # in the family inet
 PREFIX = "sk-"
 DEVICE_NAME_MAX = 15  # IFNAMSIZ - 1
 GATEWAY4 = "169.254.74.1"  # next hop of IPv4 routes on each of our devices: it only stands for the one neighbour

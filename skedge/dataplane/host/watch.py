@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from skedge.core.names import PREFIX
+from skedge.core.names import NFT_TABLE, PREFIX
 from skedge.dataplane.host.host_addresses import running
 from skedge.dataplane.host.netlink import PROTOCOL, attributes, kernel_errors, split_messages
-from skedge.dataplane.nftables.syntax import TABLE as NFT_TABLE
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_NETFILTER = 270, 1, 12
 # RTNLGRP_*: LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, the NETCONFs

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any
 
-from skedge.core.names import PREFIX
+from skedge.core.names import NFT_TABLE, PREFIX
 from skedge.core.objects import NftRule, NftSet
 
-TABLE, FAMILY = "skedge", "inet"
+TABLE, FAMILY = NFT_TABLE, "inet"
 PLACE = {"family": FAMILY, "table": TABLE}
 Expression = dict[str, Any]
 FROM_LINK: Expression = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": f"{PREFIX}*"}}
