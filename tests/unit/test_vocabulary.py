@@ -42,12 +42,12 @@ ALLOWED: Mapping[str, str] = {
 }
 
 # The object comes first: `flow_create`, not `create_flow`.
-VERBS = frozenset(
-    "assign check choose copy count create delete deliver do end fill find get is load look make may parse put read"
-    " release rewrite send set store take to track translate write".split()
+VERB_FIRST = re.compile(
+    "(assign|check|choose|copy|count|create|delete|deliver|do|end|fill|find|get|is|load|look|make|may|parse|put|read"
+    "|release|rewrite|send|set|store|take|to|track|translate|write)_"
 )
 FUNCTION = re.compile(r"^(?:INLINE|static __always_inline) [^;{}=()]*?\b(\w+)\(", re.M)
-VERB_FIRST = frozenset({"count_reason"})
+AS_IT_IS = frozenset({"count_reason"})
 
 
 def c_identifiers(text: str) -> Iterator[tuple[int, str]]:
@@ -101,9 +101,8 @@ def test_no_retired_word_in_c(path: Path) -> None:
 @pytest.mark.parametrize("path", C_SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_c_functions_name_the_object_first(path: Path) -> None:
     for name in FUNCTION.findall(path.read_text()):
-        first, *rest = name.split("_")
-        assert rest, f"{name}: object and verb, as flow_create"
-        assert first not in VERBS or name in VERB_FIRST, f"{name}: the object first, then the verb, as flow_create"
+        assert "_" in name, f"{name}: object and verb, as flow_create"
+        assert name in AS_IT_IS or not VERB_FIRST.match(name), f"{name}: the object first, as flow_create"
 
 
 @pytest.mark.parametrize("path", PYTHON_SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
