@@ -261,7 +261,7 @@ class SiteConfig:
     engine_drain_s: float = 300.0
 
 
-# ---- records that sites exchange (bodies; the signed envelope is in linkstate/database.py) ---
+# ---- records that sites exchange (bodies; the signed envelope is in core/linkstate/database.py) ---
 
 
 @dataclass(frozen=True, slots=True, order=True)

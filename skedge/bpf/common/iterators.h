@@ -1,6 +1,6 @@
 /* What every iterator gets, as the kernel has it. */
-#ifndef SKEDGE_ITERATE_H
-#define SKEDGE_ITERATE_H
+#ifndef SKEDGE_COMMON_ITERATORS_H
+#define SKEDGE_COMMON_ITERATORS_H
 
 struct bpf_iter_meta;
 struct seq_file;

@@ -1,6 +1,6 @@
-/* LAN prefixes of sites: where the clients are that keep their address on the way to another site. */
-#ifndef SKEDGE_PREFIXES_H
-#define SKEDGE_PREFIXES_H
+/* LAN prefixes of sites: the clients whose source address is preserved on the way to another site are in them. */
+#ifndef SKEDGE_COMMON_LAN_PREFIXES_H
+#define SKEDGE_COMMON_LAN_PREFIXES_H
 
 #ifndef MAX_PREFIXES
 #define MAX_PREFIXES 4096
@@ -21,7 +21,7 @@ struct prefix {
 #define WHOLE_ADDRESS 128
 #define MAPPED_WORD 0xffff0000u /* third word of ::ffff:a.b.c.d on a little-endian machine */
 
-/* What this site announces itself, read where a client of a listener that keeps addresses connects. */
+/* What this site announces itself, read where a client connects to a listener that preserves source addresses. */
 BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, lan_prefixes_v1, MAX_PREFIXES,
                  PIN_DIR "/lan_prefixes_v1", BPF_F_NO_PREALLOC);
 /* What the others announce, while there is a route to it. */

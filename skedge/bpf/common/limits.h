@@ -1,6 +1,6 @@
 /* Limits, flags and penalties of the connect-time programs; each with the reason for its value. */
-#ifndef SKEDGE_CONSTS_H
-#define SKEDGE_CONSTS_H
+#ifndef SKEDGE_COMMON_LIMITS_H
+#define SKEDGE_COMMON_LIMITS_H
 
 #define MAX_SERVICES 1024
 #define MAX_WORKLOADS 256
@@ -9,11 +9,11 @@
 #define CLASS_MEDIUM 32
 
 #define MAX_LISTENERS 16384
-#define KEEPS_CLIENT 1u /* struct listener.flags: LAN clients keep their address on the way to another site */
+#define LISTENER_PRESERVES_SRC 1u /* struct listener.flags: preserves LAN clients' addresses to other sites */
 #define MAX_PREFIXES 4096
 #define SCHEDULE_SIZE 128 /* turns of a listener that shares its connections out by weight; a power of two */
 #define MEMBER_WORDS 16   /* MAX_SERVICES bits */
-#define MAX_AFFINITIES 65536 /* clients remembered, about 7 MiB; the least recently placed is forgotten first */
+#define MAX_AFFINITIES 65536 /* clients with affinity, about 7 MiB; the least recently placed one is evicted first */
 #define PORT_WORDS 2048 /* 65536 bits for TCP, then 65536 for UDP, in 64-bit words */
 #define NAME_SIZE 64
 #define UDP_FLOWS 8 /* listeners that one unconnected UDP socket may talk to at the same time */
@@ -29,10 +29,10 @@
 #define SLOT_T4 0x04u    /* has an IPv4 target */
 #define SLOT_T6 0x08u    /* has an IPv6 target */
 #define SLOT_ANY 0x10u   /* has a target of either family */
-#define SLOT_LOCAL 0x20u /* a workload of this site */
-#define SLOT_ELSEWHERE 0x40u /* of this site, but at an address that is not this host's: a LAN machine, a container */
-#define SLOT_KEEPS_BIT 7
-#define SLOT_KEEPS 0x80u /* of another site, which takes LAN clients of this one under their own addresses */
+#define SLOT_OWN_SITE 0x20u /* a workload of this site */
+#define SLOT_OFF_HOST 0x40u /* of this site, but at an address that is not this host's: a LAN machine, a container */
+#define SLOT_PRESERVES_SRC_BIT 7
+#define SLOT_PRESERVES_SRC 0x80u /* of another site, which preserves the source address of this site's LAN clients */
 #define SLOT_OUT_SHIFT 8 /* bits 8..15: the Reason code why it is out */
 
 /* Added to the path cost, so that the one comparison ranks usable < suspended < out and keeps the exact order within
@@ -58,8 +58,8 @@
 #define PLACED_SERVICE_SHIFT 8
 #define PLACED_GENERATION_SHIFT 32
 #define PLACED_NAT (1ull << 31) /* holds a NAT port towards the workload */
-#define PLACED_LAN (1ull << 30) /* at a workload of this site that is elsewhere */
-#define PLACED_KEPT (1ull << 29) /* at another site, under the client's own address: no NAT port */
+#define PLACED_LAN (1ull << 30) /* at a workload of this site, off this host */
+#define PLACED_PRESERVES_SRC (1ull << 29) /* at another site, with the client's address preserved: no NAT port */
 #define GENERATION_MASK 0x7fffffffu
 
 #define OWN_MARK 0x736bu /* SO_MARK of skedge's own sockets, which are never placed */

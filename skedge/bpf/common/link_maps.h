@@ -1,7 +1,8 @@
-/* Structs and pinned maps of the packet programs on link devices; written by skedge/dataplane/ebpf/{packet_check,endpoints}.py.
+/* Structs and pinned maps of the packet programs on link devices. skedge/dataplane/ebpf/{packet_check,endpoints}.py
+ * writes the maps.
  * NBO = network byte order, HBO = host byte order. A layout change takes a new versioned name. */
-#ifndef SKEDGE_LINK_MAPS_H
-#define SKEDGE_LINK_MAPS_H
+#ifndef SKEDGE_COMMON_LINK_MAPS_H
+#define SKEDGE_COMMON_LINK_MAPS_H
 
 #ifndef PIN_DIR
 #define PIN_DIR "/sys/fs/bpf/skedge"
@@ -38,12 +39,12 @@ struct link_entry {
 	struct address peer; /* link-local addresses of this site and of the neighbour */
 	__u8 peer_mac[6];
 	__u16 flags;
-	__u32 ifindex; /* 0: the slot is free */
+	__u32 ifindex; /* 0: the entry is free */
 	__u32 programs[2]; /* the controller's memory: ids of what is attached, ingress and egress (0: nothing) */
 };
 
-/* An entry lies in the slot of its interface index, or in one of the next ones: an array costs no hash and no call. */
-#define LINK_SLOTS 1024
+/* An entry lies at its interface index, or at one of the next ones: an array costs no hash and no call. */
+#define LINK_TABLE_SIZE 1024
 #define LINK_PROBES 4
 
 struct endpoint_key {
@@ -54,7 +55,7 @@ struct endpoint_key {
 
 #define NAME_SIZE 64
 
-#define ENDPOINT_ELSEWHERE 1 /* the workload is a LAN machine or container, not on this host */
+#define ENDPOINT_OFF_HOST 1 /* the workload is a LAN machine or container, not on this host */
 
 /* The workload behind a published endpoint. The names are for people and for the controller's restart. */
 struct endpoint {
@@ -88,8 +89,8 @@ struct udp_client {
 };
 
 BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v2, 1, PIN_DIR "/link_config_v2");
-/* slot -> the link, see find_link() */
-BPF_TABLE_PINNED("array", __u32, struct link_entry, link_table_v2, LINK_SLOTS, PIN_DIR "/link_table_v2");
+/* interface index (modulo the size) -> the link, see link_lookup() */
+BPF_TABLE_PINNED("array", __u32, struct link_entry, link_table_v2, LINK_TABLE_SIZE, PIN_DIR "/link_table_v2");
 /* reason code -> packets */
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v2, MAX_REASONS, PIN_DIR "/link_drops_v2");
 /* published endpoint -> workload */

@@ -1,6 +1,6 @@
 /* Parsing of packets on link devices into one form for both address families, and the rewriting of their addresses. */
-#ifndef SKEDGE_LINK_PACKET_H
-#define SKEDGE_LINK_PACKET_H
+#ifndef SKEDGE_COMMON_PACKET_H
+#define SKEDGE_COMMON_PACKET_H
 
 #ifndef INLINE
 #define INLINE static __attribute__((always_inline)) inline
@@ -33,29 +33,29 @@ struct packet {
 	__u8 tcp_flags;
 };
 
-INLINE int same(const struct address *a, const struct address *b)
+INLINE int address_equals(const struct address *a, const struct address *b)
 {
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
 }
 
-INLINE int is_loopback(const struct address *a, int v6)
+INLINE int address_is_loopback(const struct address *a, int v6)
 {
 	if (v6)
 		return !a->word[0] && !a->word[1] && !a->word[2] && a->word[3] == bpf_htonl(1);
 	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
 }
 
-INLINE int is_link_local(const struct address *a)
+INLINE int address_is_link_local(const struct address *a)
 {
 	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
-INLINE int is_multicast6(const struct address *a)
+INLINE int address_is_multicast6(const struct address *a)
 {
 	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
 }
 
-INLINE int in_overlay(const struct link_config *config, const struct address *a, int v6)
+INLINE int address_in_overlay(const struct link_config *config, const struct address *a, int v6)
 {
 	if (v6)
 		return a->word[0] == config->prefix6.word[0] &&
@@ -63,19 +63,19 @@ INLINE int in_overlay(const struct link_config *config, const struct address *a,
 	return (a->word[0] & config->mask4.word[0]) == config->prefix4.word[0];
 }
 
-INLINE int is_own(const struct link_config *config, const struct address *a, int v6)
+INLINE int address_is_own_site(const struct link_config *config, const struct address *a, int v6)
 {
-	return v6 ? same(a, &config->overlay6) : a->word[0] == config->overlay4.word[0];
+	return v6 ? address_equals(a, &config->overlay6) : a->word[0] == config->overlay4.word[0];
 }
 
-INLINE int in_endpoint_range(const struct link_config *config, __u16 port)
+INLINE int port_is_endpoint(const struct link_config *config, __u16 port)
 {
 	return port >= config->endpoint_low && port <= config->endpoint_high;
 }
 
 /* Read bytes of the headers: straight where they lie in the linear part, as they nearly always do. ``size`` is a
  * constant; the mask only tells the verifier that an offset is small. */
-INLINE int load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
+INLINE int packet_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
 {
 	void *packet = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
@@ -87,11 +87,11 @@ INLINE int load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
 }
 
 /* Read an IPv4 header at ``offset``. Options are refused: they can name another destination. */
-INLINE int parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
+INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
 	__u8 ip[IP4_LENGTH];
 
-	if (load(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
+	if (packet_load(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
 		return REASON_MALFORMED;
 	p->v6 = 0;
 	p->l3 = offset;
@@ -107,11 +107,11 @@ INLINE int parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 
 /* Read an IPv6 header at ``offset``. Routing headers can name another destination; hop-by-hop options come only with
  * multicast listener reports, which nobody here needs. */
-INLINE int parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
+INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
 	__u8 ip[IP6_LENGTH];
 
-	if (load(skb, offset, ip, sizeof(ip)) || (ip[0] >> 4) != 6 || ip[6] == NEXT_ROUTING)
+	if (packet_load(skb, offset, ip, sizeof(ip)) || (ip[0] >> 4) != 6 || ip[6] == NEXT_ROUTING)
 		return REASON_MALFORMED;
 	p->v6 = 1;
 	p->l3 = offset;
@@ -125,11 +125,11 @@ INLINE int parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 }
 
 /* Read the ports of a TCP or UDP packet. */
-INLINE int parse_ports(struct __sk_buff *skb, struct packet *p)
+INLINE int packet_parse_ports(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 ports[4];
 
-	if (load(skb, p->l4, ports, sizeof(ports)))
+	if (packet_load(skb, p->l4, ports, sizeof(ports)))
 		return REASON_MALFORMED;
 	p->from_port = (__u16)ports[0] << 8 | ports[1];
 	p->to_port = (__u16)ports[2] << 8 | ports[3];
@@ -137,31 +137,31 @@ INLINE int parse_ports(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Read ports and flags of a TCP packet. */
-INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
+INLINE int packet_parse_tcp(struct __sk_buff *skb, struct packet *p)
 {
-	if (load(skb, p->l4 + 13, &p->tcp_flags, 1))
+	if (packet_load(skb, p->l4 + 13, &p->tcp_flags, 1))
 		return REASON_MALFORMED;
-	return parse_ports(skb, p);
+	return packet_parse_ports(skb, p);
 }
 
 /* Change of a checksum when ``from`` becomes ``to``, both on the stack. There is no error for these sizes, and none may
  * be looked for in the sign: Linux 6.1 returns large sums negative. */
-INLINE __u32 checksum_change(struct address *from, struct address *to, __u32 size)
+INLINE __u32 checksum_diff(struct address *from, struct address *to, __u32 size)
 {
 	return (__u32)bpf_csum_diff((void *)from, size, (void *)to, size, 0);
 }
 
 /* Replace one address and port of a TCP or UDP packet: ``at``/``port_at`` are their offsets, ``old`` their values.
  * Returns 0, or negative when the kernel refused. */
-INLINE int rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u32 port_at, const struct address *old,
-		   const struct address *new, __u16 old_port, __u16 new_port)
+INLINE int packet_rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u32 port_at,
+			  const struct address *old, const struct address *new, __u16 old_port, __u16 new_port)
 {
 	__u32 sum_at = p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
 	__u64 sum_flags = p->protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
 	struct address from = *old, to = *new; /* on the stack, where the helpers may read them */
 	__u16 from_port = bpf_htons(old_port), to_port = bpf_htons(new_port);
 	__u32 size = p->v6 ? 16 : 4;
-	__u32 diff = checksum_change(&from, &to, size);
+	__u32 diff = checksum_diff(&from, &to, size);
 
 	if (bpf_l4_csum_replace(skb, sum_at, 0, diff, sum_flags | BPF_F_PSEUDO_HDR))
 		return -1;
@@ -175,12 +175,12 @@ INLINE int rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u3
 }
 
 /* Return the link that an interface is, 0 for none. */
-INLINE struct link_entry *find_link(__u32 ifindex)
+INLINE struct link_entry *link_lookup(__u32 ifindex)
 {
 #pragma unroll
 	for (__u32 i = 0; i < LINK_PROBES; i++) {
-		__u32 slot = (ifindex + i) & (LINK_SLOTS - 1);
-		struct link_entry *link = link_table_v2.lookup(&slot);
+		__u32 index = (ifindex + i) & (LINK_TABLE_SIZE - 1);
+		struct link_entry *link = link_table_v2.lookup(&index);
 
 		if (link && link->ifindex == ifindex)
 			return link;
@@ -188,7 +188,7 @@ INLINE struct link_entry *find_link(__u32 ifindex)
 	return 0;
 }
 
-INLINE void count_reason(__u32 reason)
+INLINE void drop_count(__u32 reason)
 {
 	__u64 *packets = link_drops_v2.lookup(&reason);
 

@@ -1,6 +1,6 @@
 /* How the packet programs of LAN devices and link devices call one another, and the configuration of NAT. */
-#ifndef SKEDGE_LAN_CALLS_H
-#define SKEDGE_LAN_CALLS_H
+#ifndef SKEDGE_COMMON_TAIL_CALLS_H
+#define SKEDGE_COMMON_TAIL_CALLS_H
 
 #ifndef INLINE
 #define INLINE static __attribute__((always_inline)) inline
@@ -22,7 +22,7 @@ struct nat_config {
 BPF_TABLE_PINNED("array", __u32, struct nat_config, nat_config_v1, 1, PIN_DIR "/nat_config_v1");
 
 /* Whether a port (NBO) is one of those that NAT uses. */
-INLINE int nat_port(const struct nat_config *config, __u16 port)
+INLINE int nat_config_has_port(const struct nat_config *config, __u16 port)
 {
     port = bpf_ntohs(port);
     return port >= config->low && port <= config->high;
@@ -30,7 +30,7 @@ INLINE int nat_port(const struct nat_config *config, __u16 port)
 
 /* The parts that are called from one another; each is one program. */
 #define NAT_OPEN 0    /* a packet to a listener that has no flow (any more) */
-#define NAT_OVERLAY 1 /* from a link device: to a NAT port, or to an endpoint that is elsewhere */
+#define NAT_OVERLAY 1 /* from a link device: to a NAT port, or to an endpoint off this host */
 #define NAT_ERROR 2   /* an ICMP error about a flow */
 #define NAT_TOO_BIG 3 /* a packet that is too big for the way ahead */
 #define NAT_ODD 4     /* options, extension headers, fragments */

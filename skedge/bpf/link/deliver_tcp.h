@@ -1,11 +1,11 @@
-/* Delivery of TCP to local sockets: which packets of the overlay have one, and how an endpoint's reach the workload's.
+/* Delivery of TCP to sockets of this host: which packets have one, and how an endpoint's reach the workload's.
  *
  * A new connection is handed to the workload's listening socket as it is (bpf_sk_assign): the socket that comes of it
  * has the endpoint's own address, and the kernel finds it by itself from then on. SO_REUSEPORT sockets before Linux 6.6
  * cannot be assigned: for them destination address and port are rewritten without any state, and link_egress writes the
  * endpoint back as the source. Their endpoint is marked, so that link/fast_path.h leaves its packets to the checks here. */
-#ifndef SKEDGE_LINK_DELIVER_H
-#define SKEDGE_LINK_DELIVER_H
+#ifndef SKEDGE_LINK_DELIVER_TCP_H
+#define SKEDGE_LINK_DELIVER_TCP_H
 
 #define ESOCKTNOSUPPORT 94
 #define RECYCLED_MARK 0x736b7477u /* skb->mark of a SYN that comes in for the second time */
@@ -15,7 +15,7 @@
 #error "the loader defines OFF_TIME_WAIT_NEXT, OFF_HALF_OPEN and OFF_MAX_ACK_BACKLOG"
 #endif
 
-INLINE __u32 mark_of(__u32 port)
+INLINE __u32 endpoint_mark_lookup(__u32 port)
 {
 	__u32 *mark = endpoint_marks_v1.lookup(&port);
 
@@ -23,7 +23,7 @@ INLINE __u32 mark_of(__u32 port)
 }
 
 /* Let the checks see all packets to an endpoint from now on. */
-INLINE void mark_for_lookup(__u32 port, __u32 how)
+INLINE void endpoint_mark_set(__u32 port, __u32 how)
 {
 	__u32 *mark = endpoint_marks_v1.lookup(&port);
 
@@ -33,7 +33,7 @@ INLINE void mark_for_lookup(__u32 port, __u32 how)
 
 /* Whether the listener may answer this SYN, or one that comes at the same time, with a cookie: its queue of half open
  * connections fills up. Then the last packet of the handshake finds no socket. */
-INLINE int may_send_cookie(const struct link_config *config, struct bpf_sock *listener)
+INLINE int listener_may_send_cookie(const struct link_config *config, struct bpf_sock *listener)
 {
 	void *sk = bpf_skc_to_tcp_sock(listener);
 	__u32 limit;
@@ -45,7 +45,7 @@ INLINE int may_send_cookie(const struct link_config *config, struct bpf_sock *li
 }
 
 /* Hand a SYN to the workload's listening socket. Returns 0, -1 when there is none, or why the kernel refused. */
-INLINE int assign_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
+INLINE int tcp_assign(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
 		      const struct endpoint *e)
 {
 	struct bpf_sock_tuple t = {};
@@ -53,19 +53,19 @@ INLINE int assign_tcp(struct __sk_buff *skb, const struct link_config *config, c
 	struct bpf_sock *sk;
 	int error;
 
-	workload_address(e, p->v6, &to);
-	sk = bpf_skc_lookup_tcp(skb, &t, tuple(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
+	endpoint_workload_address(e, p->v6, &to);
+	sk = bpf_skc_lookup_tcp(skb, &t, tuple_fill(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return -1;
 	error = sk->state == STATE_LISTEN ? bpf_sk_assign(skb, sk, 0) : -1;
-	if (!error && may_send_cookie(config, sk))
-		mark_for_lookup(p->to_port, 0);
+	if (!error && listener_may_send_cookie(config, sk))
+		endpoint_mark_set(p->to_port, 0);
 	bpf_sk_release(sk);
 	return error;
 }
 
 /* The last packet of a handshake has no socket yet when the listener answered with a SYN cookie: hand it over too. */
-INLINE int assign_cookie(struct __sk_buff *skb, const struct packet *p, const struct endpoint *e)
+INLINE int tcp_assign_cookie(struct __sk_buff *skb, const struct packet *p, const struct endpoint *e)
 {
 	struct bpf_sock_tuple t = {};
 	struct address to;
@@ -79,8 +79,8 @@ INLINE int assign_cookie(struct __sk_buff *skb, const struct packet *p, const st
 		return -1;
 	if (p->v6 ? bpf_skb_load_bytes(skb, p->l3, ip, IP6_LENGTH) : bpf_skb_load_bytes(skb, p->l3, ip, IP4_LENGTH))
 		return -1;
-	workload_address(e, p->v6, &to);
-	sk = bpf_skc_lookup_tcp(skb, &t, tuple(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
+	endpoint_workload_address(e, p->v6, &to);
+	sk = bpf_skc_lookup_tcp(skb, &t, tuple_fill(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return -1;
 	if (sk->state == STATE_LISTEN && !bpf_tcp_check_syncookie(sk, ip, p->v6 ? IP6_LENGTH : IP4_LENGTH, tcp, sizeof(tcp)))
@@ -90,10 +90,10 @@ INLINE int assign_cookie(struct __sk_buff *skb, const struct packet *p, const st
 }
 
 /* The sequence number that an old connection in TIME_WAIT would take next; 0 with *found unset when there is none. */
-INLINE __u32 old_sequence(struct __sk_buff *skb, const struct packet *p, int *found)
+INLINE __u32 tcp_old_sequence(struct __sk_buff *skb, const struct packet *p, int *found)
 {
 	struct bpf_sock_tuple t = {};
-	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, &t, tuple(&t, p, &p->to, p->to_port), BPF_F_CURRENT_NETNS, 0);
+	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, &t, tuple_fill(&t, p, &p->to, p->to_port), BPF_F_CURRENT_NETNS, 0);
 	__u32 next = 0;
 	void *old;
 
@@ -113,7 +113,7 @@ INLINE __u32 old_sequence(struct __sk_buff *skb, const struct packet *p, int *fo
  * itself made into the reset that ends the old connection (RFC 1337 names the hazard). The reset has no options: two
  * clients of a LAN that get the same NAT port one after the other have nothing in common in their time stamps, by which
  * the kernel would take it for an old one. What is still in TIME_WAIT then is left to the kernel. */
-INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
+INLINE int tcp_recycle(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 sequence = 0, next, mark = skb->mark;
 	__u16 flags = 0, reset, option = 0, none;
@@ -121,7 +121,7 @@ INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
 
 	if (mark == RECYCLED_MARK)
 		return 0;
-	next = bpf_htonl(old_sequence(skb, p, &found));
+	next = bpf_htonl(tcp_old_sequence(skb, p, &found));
 	if (!found || bpf_skb_load_bytes(skb, p->l4 + 4, &sequence, 4) || bpf_skb_load_bytes(skb, p->l4 + 12, &flags, 2))
 		return 0;
 	skb->mark = RECYCLED_MARK;
@@ -142,74 +142,75 @@ INLINE int recycle(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* A TCP packet to a port of this site's overlay address that is no endpoint. */
-INLINE int stray_tcp(const struct link_config *config, const struct packet *p, int state, int fresh)
+INLINE int tcp_check_stray(const struct link_config *config, const struct packet *p, int state, int fresh)
 {
 	if (fresh)
 		return REASON_NOT_PUBLISHED;
 	if (state == STATE_TIME_WAIT)
 		return 0;
 	/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. */
-	return !state && in_endpoint_range(config, p->from_port) ? REFUSED | REASON_NO_SOCKET : REASON_NO_SOCKET;
+	return !state && port_is_endpoint(config, p->from_port) ? REFUSED | REASON_NO_SOCKET : REASON_NO_SOCKET;
 }
 
 /* Whether packets of connections are to be looked for under the workload's own address. While another engine's
  * connections go on, only where this one is known to rewrite: to those the kernel's connection tracking leads. */
-INLINE int is_rewritten(const struct link_config *config, __u32 mark)
+INLINE int endpoint_is_rewritten(const struct link_config *config, __u32 mark)
 {
 	return mark & (config->flags & LINK_LEFT ? MARK_REWRITTEN : MARK_LOOKUP);
 }
 
 /* Give a packet to the workload by rewriting, if a socket is there under its own address: a listening one, or one that
  * is not. Returns -1 when there is none. */
-INLINE int rewrite_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
+INLINE int tcp_rewrite(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
 		       const struct endpoint *e, int listening)
 {
 	struct address to;
 	int state;
 
-	rewritten_address(config, e, p->v6, &to);
-	state = tcp_state(skb, p, &to, e->port);
+	endpoint_rewrite_address(config, e, p->v6, &to);
+	state = tcp_socket_state(skb, p, &to, e->port);
 	if (!state || (state == STATE_LISTEN) != listening)
 		return -1;
-	return rewritten(skb, p, &to, e->port);
+	return packet_deliver_rewritten(skb, p, &to, e->port);
 }
 
 /* A TCP packet to this site's overlay address that link/fast_path.h did not let pass. */
-INLINE int deliver_tcp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+INLINE int tcp_deliver(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
 	int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN, error, through;
-	int state = tcp_state(skb, p, &p->to, p->to_port);
+	int state = tcp_socket_state(skb, p, &p->to, p->to_port);
 	struct endpoint *e;
 
 	if (state && state != STATE_LISTEN && state != STATE_TIME_WAIT)
 		return 0;
-	e = find_endpoint(p->to_port, IPPROTO_TCP);
+	e = endpoint_lookup(p->to_port, IPPROTO_TCP);
 	if (!e)
-		return stray_tcp(config, p, state, fresh);
-	if (e->flags & ENDPOINT_ELSEWHERE)
+		return tcp_check_stray(config, p, state, fresh);
+	if (e->flags & ENDPOINT_OFF_HOST)
 		return TO_NAT;
 	if (config->flags & LINK_YIELDS && fresh)
 		return 0;
-	if (is_rewritten(config, mark_of(p->to_port))) {
-		through = rewrite_tcp(skb, config, p, e, 0);
+	if (endpoint_is_rewritten(config, endpoint_mark_lookup(p->to_port))) {
+		through = tcp_rewrite(skb, config, p, e, 0);
 		if (through >= 0)
 			return through;
 	}
 	if (state == STATE_TIME_WAIT)
-		return fresh ? recycle(skb, p) : 0;
+		return fresh ? tcp_recycle(skb, p) : 0;
 	if (!fresh)
-		return assign_cookie(skb, p, e) ? REFUSED | REASON_NO_SOCKET : 0;
+		return tcp_assign_cookie(skb, p, e) ? REFUSED | REASON_NO_SOCKET : 0;
 	skb->mark = skb->mark == RECYCLED_MARK ? 0 : skb->mark;
-	error = assign_tcp(skb, config, p, e);
+	error = tcp_assign(skb, config, p, e);
 	if (!error)
 		return 0;
 	if (error == -ESOCKTNOSUPPORT) {
-		mark_for_lookup(p->to_port, MARK_REWRITTEN);
-		through = rewrite_tcp(skb, config, p, e, 1);
+		endpoint_mark_set(p->to_port, MARK_REWRITTEN);
+		through = tcp_rewrite(skb, config, p, e, 1);
 		if (through >= 0)
 			return through;
 	}
-	return state ? REASON_NOT_PUBLISHED : REFUSED | REASON_WORKLOAD_CLOSED; /* never to a stranger who bound the endpoint's port */
+	/* never to a stranger who bound the endpoint's port */
+	return state ? REASON_NOT_PUBLISHED : REFUSED | REASON_WORKLOAD_CLOSED;
 }
 
 #endif

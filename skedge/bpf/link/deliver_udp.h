@@ -1,18 +1,18 @@
-/* Delivery of UDP to local sockets. */
-#ifndef SKEDGE_LINK_UDP_H
-#define SKEDGE_LINK_UDP_H
+/* Delivery of UDP to sockets of this host. */
+#ifndef SKEDGE_LINK_DELIVER_UDP_H
+#define SKEDGE_LINK_DELIVER_UDP_H
 
-/* Hand a datagram to the workload's socket, as assign_tcp() does. (Twins: one call site with either helper becomes an
+/* Hand a datagram to the workload's socket, as tcp_assign() does. (Twins: one call site with either helper becomes an
  * indirect call, which BPF has not.) */
-INLINE int assign_udp(struct __sk_buff *skb, const struct packet *p, const struct endpoint *e)
+INLINE int udp_assign(struct __sk_buff *skb, const struct packet *p, const struct endpoint *e)
 {
 	struct bpf_sock_tuple t = {};
 	struct address to;
 	struct bpf_sock *sk;
 	int error;
 
-	workload_address(e, p->v6, &to);
-	sk = bpf_sk_lookup_udp(skb, &t, tuple(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
+	endpoint_workload_address(e, p->v6, &to);
+	sk = bpf_sk_lookup_udp(skb, &t, tuple_fill(&t, p, &to, e->port), BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return -1;
 	error = bpf_sk_assign(skb, sk, 0);
@@ -23,48 +23,48 @@ INLINE int assign_udp(struct __sk_buff *skb, const struct packet *p, const struc
 /* Whether a UDP packet reaches a socket that may have it: one connected to the sender, or one that has sent to an
  * endpoint before and gets this from the endpoint range. A mere bound socket is some other service of the host.
  * -1: there is no socket at all. */
-INLINE int udp_client(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+INLINE int udp_client_lookup(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
 	struct bpf_sock_tuple t = {};
-	__u32 size = tuple(&t, p, &p->to, p->to_port);
+	__u32 size = tuple_fill(&t, p, &p->to, p->to_port);
 	struct bpf_sock *sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	int known;
 
 	if (!sk)
 		return -1;
 	known = sk->dst_port != 0;
-	if (!known && in_endpoint_range(config, p->from_port))
+	if (!known && port_is_endpoint(config, p->from_port))
 		known = link_udp_clients_v1.sk_storage_get(sk, 0, 0) != 0;
 	bpf_sk_release(sk);
 	return known;
 }
 
 /* A UDP packet to this site's overlay address. */
-INLINE int deliver_udp(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+INLINE int udp_deliver(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
-	struct endpoint *e = find_endpoint(p->to_port, IPPROTO_UDP);
+	struct endpoint *e = endpoint_lookup(p->to_port, IPPROTO_UDP);
 	struct address to;
 	int error, known;
 
 	if (e) {
-		if (e->flags & ENDPOINT_ELSEWHERE)
+		if (e->flags & ENDPOINT_OFF_HOST)
 			return TO_NAT;
 		if (config->flags & LINK_YIELDS)
 			return 0;
-		error = assign_udp(skb, p, e);
+		error = udp_assign(skb, p, e);
 		if (!error)
 			return 0;
 		if (error != -ESOCKTNOSUPPORT)
 			return REFUSED | REASON_WORKLOAD_CLOSED;
-		rewritten_address(config, e, p->v6, &to);
-		return rewritten(skb, p, &to, e->port);
+		endpoint_rewrite_address(config, e, p->v6, &to);
+		return packet_deliver_rewritten(skb, p, &to, e->port);
 	}
 	if (p->to_port == config->load_port)
 		return 0;
-	known = udp_client(skb, config, p);
-	if (known > 0 || (known < 0 && config->flags & LINK_LEFT && in_endpoint_range(config, p->from_port)))
+	known = udp_client_lookup(skb, config, p);
+	if (known > 0 || (known < 0 && config->flags & LINK_LEFT && port_is_endpoint(config, p->from_port)))
 		return 0;
-	return in_endpoint_range(config, p->from_port) ? REASON_NO_SOCKET : REASON_NOT_PUBLISHED;
+	return port_is_endpoint(config, p->from_port) ? REASON_NO_SOCKET : REASON_NOT_PUBLISHED;
 }
 
 #endif

@@ -5,13 +5,13 @@
 /* Give the packet that an ICMP error quotes the workload's own address and port as its source: under the endpoint's
  * the kernel would find no socket. The quoted IPv4 header's checksum takes up the change of the address, so the ICMP
  * checksum sees only the port; over IPv6 it sees both. */
-INLINE int translate_quoted(struct __sk_buff *skb, const struct packet *p, const struct packet *quoted,
-			    const struct address *workload, __u16 workload_port)
+INLINE int icmp_translate_quoted(struct __sk_buff *skb, const struct packet *p, const struct packet *quoted,
+				 const struct address *workload, __u16 workload_port)
 {
 	struct address from = quoted->from, to = *workload;
 	__u16 old_port = bpf_htons(quoted->from_port), new_port = bpf_htons(workload_port);
 	__u32 size = p->v6 ? 16 : 4, sum_at = p->l4 + 2;
-	__u32 diff = checksum_change(&from, &to, size);
+	__u32 diff = checksum_diff(&from, &to, size);
 
 	if (bpf_l4_csum_replace(skb, sum_at, old_port, new_port, 2))
 		return REASON_MALFORMED;
@@ -24,8 +24,8 @@ INLINE int translate_quoted(struct __sk_buff *skb, const struct packet *p, const
 
 /* ``quoted`` is the packet that an ICMP error is about: it must be from a socket of ours, or of a workload that is
  * reached by rewriting (or by UDP). */
-INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
-			const struct packet *quoted)
+INLINE int icmp_check_quoted(struct __sk_buff *skb, const struct link_config *config, const struct packet *p,
+			     const struct packet *quoted)
 {
 	struct packet back = {.v6 = quoted->v6, .from = quoted->to, .to = quoted->from};
 	struct endpoint *e;
@@ -35,30 +35,30 @@ INLINE int check_quoted(struct __sk_buff *skb, const struct link_config *config,
 	back.from_port = quoted->to_port;
 	back.to_port = quoted->from_port;
 	if (quoted->protocol == IPPROTO_TCP) {
-		state = tcp_state(skb, &back, &back.to, back.to_port);
+		state = tcp_socket_state(skb, &back, &back.to, back.to_port);
 		if (state && state != STATE_LISTEN)
 			return 0;
-	} else if (udp_client(skb, config, &back) > 0) {
+	} else if (udp_client_lookup(skb, config, &back) > 0) {
 		return 0;
 	}
-	e = find_endpoint(quoted->from_port, quoted->protocol);
-	if (!e || e->flags & ENDPOINT_ELSEWHERE)
+	e = endpoint_lookup(quoted->from_port, quoted->protocol);
+	if (!e || e->flags & ENDPOINT_OFF_HOST)
 		return REASON_NO_SOCKET;
-	workload_address(e, p->v6, &to);
+	endpoint_workload_address(e, p->v6, &to);
 	if (quoted->protocol == IPPROTO_TCP) {
-		rewritten_address(config, e, p->v6, &to);
-		state = tcp_state(skb, &back, &to, e->port);
+		endpoint_rewrite_address(config, e, p->v6, &to);
+		state = tcp_socket_state(skb, &back, &to, e->port);
 		if (!state || state == STATE_LISTEN)
 			return REASON_NO_SOCKET;
 	} else if (!to.word[0] && !to.word[3]) {
 		to = quoted->from; /* bound to every address */
 	}
-	return translate_quoted(skb, p, quoted, &to, e->port);
+	return icmp_translate_quoted(skb, p, quoted, &to, e->port);
 }
 
 /* ICMP errors pass when the packet that they quote is from a socket of ours or of a flow. Anything else is not for the
  * overlay. */
-INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+INLINE int icmp_check(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	struct packet quoted = {};
 	__u8 type = 0;
@@ -69,13 +69,14 @@ INLINE int check_icmp(struct __sk_buff *skb, const struct link_config *config, s
 	error = p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
 	if (!error)
 		return REASON_NOT_PUBLISHED;
-	if (p->v6 ? parse6(skb, &quoted, p->l4 + 8) : parse4(skb, &quoted, p->l4 + 8))
+	if (p->v6 ? packet_parse6(skb, &quoted, p->l4 + 8) : packet_parse4(skb, &quoted, p->l4 + 8))
 		return REASON_MALFORMED;
-	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_own(config, &quoted.from, p->v6))
+	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) ||
+	    !address_is_own_site(config, &quoted.from, p->v6))
 		return REASON_NO_SOCKET;
-	if (parse_ports(skb, &quoted))
+	if (packet_parse_ports(skb, &quoted))
 		return REASON_MALFORMED;
-	error = check_quoted(skb, config, p, &quoted);
+	error = icmp_check_quoted(skb, config, p, &quoted);
 	return error == REASON_NO_SOCKET ? TO_NAT_ERROR : error;
 }
 

@@ -30,7 +30,7 @@
 #define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
 
 /* Frames of another sender are not the link's. On a shared segment other hosts' broadcasts arrive too: no news. */
-INLINE int check_sender(struct __sk_buff *skb, const struct link_entry *link)
+INLINE int sender_check(struct __sk_buff *skb, const struct link_entry *link)
 {
 	__u8 mac[6];
 
@@ -43,14 +43,14 @@ INLINE int check_sender(struct __sk_buff *skb, const struct link_entry *link)
 }
 
 /* Link-local traffic: probes, neighbour discovery, the control stream; from the neighbour, to us. */
-INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link,
+INLINE int neighbour_check(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link,
 			   struct packet *p)
 {
 	__u8 type = 0;
 
-	if (!same(&p->from, &link->peer))
+	if (!address_equals(&p->from, &link->peer))
 		return REASON_NOT_NEIGHBOUR;
-	if (p->protocol == NEXT_HOP_BY_HOP && is_multicast6(&p->to))
+	if (p->protocol == NEXT_HOP_BY_HOP && address_is_multicast6(&p->to))
 		return SILENT; /* a multicast listener report, sent by every kernel when a device comes up */
 	if (p->protocol == IPPROTO_ICMPV6) {
 		if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
@@ -59,13 +59,14 @@ INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *conf
 			return p->hops == 255 ? 0 : REASON_NOT_NEIGHBOUR;
 		if (type == ICMP6_ROUTER_SOLICITATION)
 			return SILENT;
-		if (same(&p->to, &link->own) && (type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY || (type >= 1 && type <= 4)))
+		if (address_equals(&p->to, &link->own) &&
+		    (type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY || (type >= 1 && type <= 4)))
 			return 0;
 		return REASON_NOT_NEIGHBOUR;
 	}
-	if (p->protocol != IPPROTO_TCP || !same(&p->to, &link->own))
+	if (p->protocol != IPPROTO_TCP || !address_equals(&p->to, &link->own))
 		return REASON_NOT_NEIGHBOUR;
-	if (parse_tcp(skb, p))
+	if (packet_parse_tcp(skb, p))
 		return REASON_MALFORMED;
 	if (p->to_port == config->control_port)
 		return 0;
@@ -76,72 +77,72 @@ INLINE int check_neighbour(struct __sk_buff *skb, const struct link_config *conf
 }
 
 /* Traffic between overlay addresses, or with a client of some LAN at one end. */
-INLINE int check_overlay(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
-	int kept = !in_overlay(config, &p->from, p->v6), reason;
+	int preserves_src = !address_in_overlay(config, &p->from, p->v6), reason;
 
-	if (is_own(config, &p->from, p->v6))
+	if (address_is_own_site(config, &p->from, p->v6))
 		return REASON_NOT_OVERLAY;
-	if (!in_overlay(config, &p->to, p->v6))
-		return kept ? REASON_NOT_OVERLAY : check_to_client(p);
-	if (kept) {
-		reason = check_client(config, p);
+	if (!address_in_overlay(config, &p->to, p->v6))
+		return preserves_src ? REASON_NOT_OVERLAY : client_check_to(p);
+	if (preserves_src) {
+		reason = client_check_from(config, p);
 		if (reason)
 			return reason;
 	}
 	if (p->v6 && p->protocol == NEXT_HOP_BY_HOP)
 		return REASON_MALFORMED;
-	if (!is_own(config, &p->to, p->v6))
-		return kept ? check_size(skb, config, p) : 0; /* transit */
+	if (!address_is_own_site(config, &p->to, p->v6))
+		return preserves_src ? packet_check_size(skb, config, p) : 0; /* transit */
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return check_icmp(skb, config, p);
+		return icmp_check(skb, config, p);
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return REASON_NOT_PUBLISHED;
-	if (p->protocol == IPPROTO_TCP ? parse_tcp(skb, p) : parse_ports(skb, p))
+	if (p->protocol == IPPROTO_TCP ? packet_parse_tcp(skb, p) : packet_parse_ports(skb, p))
 		return REASON_MALFORMED;
-	if (kept && p->to_port == config->load_port)
+	if (preserves_src && p->to_port == config->load_port)
 		return REASON_NOT_PUBLISHED; /* that is for sites */
-	if (is_nat_port(bpf_htons(p->to_port)))
+	if (port_is_nat(bpf_htons(p->to_port)))
 		return TO_NAT;
-	return p->protocol == IPPROTO_TCP ? deliver_tcp(skb, config, p) : deliver_udp(skb, config, p);
+	return p->protocol == IPPROTO_TCP ? tcp_deliver(skb, config, p) : udp_deliver(skb, config, p);
 }
 
-INLINE int check(struct __sk_buff *skb)
+INLINE int link_check(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	__u32 zero = 0, ifindex = skb->ifindex, offset = 0;
 	struct link_config *config = link_config_v2.lookup(&zero);
-	struct link_entry *link = find_link(ifindex);
+	struct link_entry *link = link_lookup(ifindex);
 	int reason;
 
 	if (!config || !link)
 		return REASON_NOT_NEIGHBOUR; /* nothing comes in before the controller said who is there */
-	reason = may_pass(skb, config, link);
+	reason = packet_may_pass(skb, config, link);
 	if (reason)
 		return reason == TO_NAT ? TO_NAT : 0;
 	if (!(link->flags & LINK_L3)) {
-		reason = check_sender(skb, link);
+		reason = sender_check(skb, link);
 		if (reason)
 			return reason;
 		offset = ETH_LENGTH;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		reason = parse4(skb, &p, offset);
+		reason = packet_parse4(skb, &p, offset);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		reason = parse6(skb, &p, offset);
+		reason = packet_parse6(skb, &p, offset);
 	else
 		return REASON_NOT_OVERLAY;
 	if (reason)
 		return reason;
-	if (p.v6 && (is_link_local(&p.from) || is_link_local(&p.to) || is_multicast6(&p.to)))
-		return check_neighbour(skb, config, link, &p);
-	return check_overlay(skb, config, &p);
+	if (p.v6 && (address_is_link_local(&p.from) || address_is_link_local(&p.to) || address_is_multicast6(&p.to)))
+		return neighbour_check(skb, config, link, &p);
+	return overlay_check(skb, config, &p);
 }
 
 /* Whether another engine's check decides on what this one refuses. */
-INLINE int yields(void)
+INLINE int link_yields(void)
 {
 	__u32 zero = 0;
 	struct link_config *config = link_config_v2.lookup(&zero);
@@ -151,7 +152,7 @@ INLINE int yields(void)
 
 int link_ingress(struct __sk_buff *skb)
 {
-	int reason = check(skb);
+	int reason = link_check(skb);
 
 	if (reason == 0)
 		return TC_ACT_OK;
@@ -159,7 +160,7 @@ int link_ingress(struct __sk_buff *skb)
 		struct link_entry *link;
 		__u32 ifindex = skb->ifindex;
 
-		link = find_link(ifindex);
+		link = link_lookup(ifindex);
 		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
 		skb->cb[CB_DENY] = 1;
 		if (reason == TO_NAT)
@@ -170,9 +171,9 @@ int link_ingress(struct __sk_buff *skb)
 			nat_programs_v1.call(skb, NAT_TOO_BIG);
 		reason = REASON_NO_SOCKET; /* NAT is not loaded */
 	}
-	if (yields())
+	if (link_yields())
 		return TC_ACT_OK;
 	if (reason != SILENT)
-		count_reason(reason & REASON_MASK);
+		drop_count(reason & REASON_MASK);
 	return reason & REFUSED ? TC_ACT_OK : TC_ACT_SHOT;
 }

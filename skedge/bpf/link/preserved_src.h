@@ -1,12 +1,12 @@
-/* Clients of LANs that keep their own address: from a prefix that some site announces, to a workload of another one, and
- * back. Reverse path: only prefixes that this site has a route to over a link are in the table. */
-#ifndef SKEDGE_LINK_KEPT_H
-#define SKEDGE_LINK_KEPT_H
+/* Clients of LANs whose source address is preserved: from a prefix that some site announces, to a workload of another
+ * one, and back. Reverse path: only prefixes that this site has a route to over a link are in the table. */
+#ifndef SKEDGE_LINK_PRESERVED_SRC_H
+#define SKEDGE_LINK_PRESERVED_SRC_H
 
 #define FAMILY4 2 /* AF_INET */
 #define FAMILY6 10
 
-INLINE void prefix_key_of(const struct address *a, int v6, struct prefix_key *key)
+INLINE void prefix_key_fill(const struct address *a, int v6, struct prefix_key *key)
 {
 	key->length = WHOLE_ADDRESS;
 	if (v6) {
@@ -20,24 +20,24 @@ INLINE void prefix_key_of(const struct address *a, int v6, struct prefix_key *ke
 
 /* A sender outside of the overlay: it must be in a prefix of another site, and for a workload of this site in one that
  * this site takes. */
-INLINE int check_client(const struct link_config *config, const struct packet *p)
+INLINE int client_check_from(const struct link_config *config, const struct packet *p)
 {
 	struct prefix_key key;
 	struct prefix *prefix;
 
-	prefix_key_of(&p->from, p->v6, &key);
+	prefix_key_fill(&p->from, p->v6, &key);
 	prefix = link_prefixes_v1.lookup(&key);
 	if (!prefix)
 		return REASON_NOT_OVERLAY;
-	return is_own(config, &p->to, p->v6) && !(prefix->flags & PREFIX_HERE) ? REASON_OVERLAPPING_PREFIX : 0;
+	return address_is_own_site(config, &p->to, p->v6) && !(prefix->flags & PREFIX_HERE) ? REASON_OVERLAPPING_PREFIX : 0;
 }
 
 /* From a site to a client: it passes through, or belongs to a flow of this site's LAN. */
-INLINE int check_to_client(const struct packet *p)
+INLINE int client_check_to(const struct packet *p)
 {
 	struct prefix_key key;
 
-	prefix_key_of(&p->to, p->v6, &key);
+	prefix_key_fill(&p->to, p->v6, &key);
 	if (link_prefixes_v1.lookup(&key))
 		return p->v6 && p->protocol == NEXT_HOP_BY_HOP ? REASON_MALFORMED : 0;
 	if (!lan_prefixes_v1.lookup(&key))
@@ -50,21 +50,21 @@ INLINE int check_to_client(const struct packet *p)
 }
 
 /* The size of the packet on the wire, from the IP header on: of one segment where it is many. */
-INLINE __u32 size_of(struct __sk_buff *skb, const struct packet *p)
+INLINE __u32 packet_size(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 segment = skb->gso_size, header = 8;
 	__u8 words = 0;
 
 	if (!segment)
 		return skb->len - p->l3;
-	if (p->protocol == IPPROTO_TCP && !load(skb, p->l4 + 12, &words, 1))
+	if (p->protocol == IPPROTO_TCP && !packet_load(skb, p->l4 + 12, &words, 1))
 		header = (words >> 4) * 4;
 	return p->l4 - p->l3 + header + segment;
 }
 
 /* Whether a packet on its way through fits. The kernel would tell its sender by the host's own routes, where the LAN of
  * another site is not (see dataplane/routing/rules.py): so it is told from here, over the link that the packet came by. */
-INLINE int check_size(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+INLINE int packet_check_size(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
 {
 	__u32 zero = 0;
 	struct nat_config *nat = nat_config_v1.lookup(&zero);
@@ -74,7 +74,7 @@ INLINE int check_size(struct __sk_buff *skb, const struct link_config *config, c
 		return 0;
 	fib.family = p->v6 ? FAMILY6 : FAMILY4;
 	fib.ifindex = nat && nat->device ? nat->device : skb->ifindex; /* one whose forwarding flag is set */
-	fib.tot_len = size_of(skb, p);
+	fib.tot_len = packet_size(skb, p);
 	if (p->v6) {
 		__builtin_memcpy(fib.ipv6_src, &p->from, 16);
 		__builtin_memcpy(fib.ipv6_dst, &p->to, 16);

@@ -1,12 +1,12 @@
 /* Looking sockets up for packets of the overlay: own sockets, and the workload behind an endpoint. */
-#ifndef SKEDGE_LINK_SOCKETS_H
-#define SKEDGE_LINK_SOCKETS_H
+#ifndef SKEDGE_LINK_SK_LOOKUP_H
+#define SKEDGE_LINK_SK_LOOKUP_H
 
 #define STATE_LISTEN 10
 #define STATE_TIME_WAIT 6
 
 /* Fill the tuple that a socket is looked up by, towards ``to``:``to_port``; returns its size. */
-INLINE __u32 tuple(struct bpf_sock_tuple *t, const struct packet *p, const struct address *to, __u16 to_port)
+INLINE __u32 tuple_fill(struct bpf_sock_tuple *t, const struct packet *p, const struct address *to, __u16 to_port)
 {
 	if (p->v6) {
 		__builtin_memcpy(t->ipv6.saddr, &p->from, 16);
@@ -23,10 +23,10 @@ INLINE __u32 tuple(struct bpf_sock_tuple *t, const struct packet *p, const struc
 }
 
 /* State of the TCP socket that packets to ``to``:``to_port`` reach, 0 for none. */
-INLINE int tcp_state(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 to_port)
+INLINE int tcp_socket_state(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 to_port)
 {
 	struct bpf_sock_tuple t = {};
-	__u32 size = tuple(&t, p, to, to_port);
+	__u32 size = tuple_fill(&t, p, to, to_port);
 	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	int state;
 
@@ -37,7 +37,7 @@ INLINE int tcp_state(struct __sk_buff *skb, const struct packet *p, const struct
 	return state;
 }
 
-INLINE struct endpoint *find_endpoint(__u16 port, __u8 protocol)
+INLINE struct endpoint *endpoint_lookup(__u16 port, __u8 protocol)
 {
 	struct endpoint_key key = {.port = port, .protocol = protocol};
 
@@ -46,12 +46,12 @@ INLINE struct endpoint *find_endpoint(__u16 port, __u8 protocol)
 
 /* Where a packet for an endpoint is looked up: the workload's host, or, for a packet of the other family, that
  * family's loopback (a workload on loopback) or no address (finds only sockets bound to every address). */
-INLINE void workload_address(const struct endpoint *e, int v6, struct address *to)
+INLINE void endpoint_workload_address(const struct endpoint *e, int v6, struct address *to)
 {
 	__builtin_memset(to, 0, sizeof(*to));
 	if (e->v6 == v6)
 		*to = e->host;
-	else if (is_loopback(&e->host, e->v6)) {
+	else if (address_is_loopback(&e->host, e->v6)) {
 		if (v6)
 			to->word[3] = bpf_htonl(1);
 		else
@@ -61,23 +61,25 @@ INLINE void workload_address(const struct endpoint *e, int v6, struct address *t
 
 /* Where a packet for an endpoint is sent by rewriting. No device but lo takes ::1, so there only sockets bound to
  * every address are reached, under the overlay address. */
-INLINE void rewritten_address(const struct link_config *config, const struct endpoint *e, int v6, struct address *to)
+INLINE void endpoint_rewrite_address(const struct link_config *config, const struct endpoint *e, int v6,
+				     struct address *to)
 {
-	workload_address(e, v6, to);
-	if (v6 && (is_loopback(to, 1) || !to->word[0]))
+	endpoint_workload_address(e, v6, to);
+	if (v6 && (address_is_loopback(to, 1) || !to->word[0]))
 		*to = config->overlay6;
 	else if (!v6 && !to->word[0])
 		*to = config->overlay4;
 }
 
-INLINE int rewrite_destination(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 port)
+INLINE int packet_rewrite_destination(struct __sk_buff *skb, const struct packet *p, const struct address *to,
+				      __u16 port)
 {
-	return rewrite(skb, p, p->l3 + (p->v6 ? 24 : 16), p->l4 + 2, &p->to, to, p->to_port, port);
+	return packet_rewrite(skb, p, p->l3 + (p->v6 ? 24 : 16), p->l4 + 2, &p->to, to, p->to_port, port);
 }
 
-INLINE int rewritten(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 port)
+INLINE int packet_deliver_rewritten(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 port)
 {
-	return rewrite_destination(skb, p, to, port) ? REASON_MALFORMED : 0;
+	return packet_rewrite_destination(skb, p, to, port) ? REASON_MALFORMED : 0;
 }
 
 #endif

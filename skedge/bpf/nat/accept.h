@@ -1,10 +1,10 @@
 /* The hand-over of a LAN client's connection from the flow table to the socket of this host that accepted it: from then on
  * the connection is counted as one at connect time is, by what is stored with its socket. */
-#ifndef SKEDGE_LAN_ACCEPT_H
-#define SKEDGE_LAN_ACCEPT_H
+#ifndef SKEDGE_NAT_ACCEPT_H
+#define SKEDGE_NAT_ACCEPT_H
 
 /* The key of the packets that the socket receives. */
-static __always_inline void received_key(struct bpf_sock_ops *ops, struct nat_key *key)
+static __always_inline void nat_key_from_sock(struct bpf_sock_ops *ops, struct nat_key *key)
 {
     __u32 from4 = ops->remote_ip4, to4 = ops->local_ip4;
 
@@ -31,7 +31,7 @@ static __always_inline void received_key(struct bpf_sock_ops *ops, struct nat_ke
 }
 
 /* A socket that was accepted: when it is a LAN client's, its placement moves to it. Returns whether it did. */
-static __always_inline int take_over(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __always_inline int placement_take_over(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
     __u32 port = ops->local_port, word = port >> 6 & (PORT_WORDS / 2 - 1);
     __u64 *ports = ports_v1.lookup(&word), placed;
@@ -40,11 +40,11 @@ static __always_inline int take_over(struct bpf_sock_ops *ops, struct bpf_sock *
 
     if (!ports || !(*ports >> (port & 63) & 1))
         return 0;
-    received_key(ops, &key);
+    nat_key_from_sock(ops, &key);
     from = nat_placements_v1.lookup(&key);
     if (!from || !from->placed)
         return 0;
-    to = room(sk);
+    to = placement_create(sk);
     if (!to)
         return 0;
     __builtin_memcpy(to, from, sizeof(*to));

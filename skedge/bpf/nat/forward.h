@@ -1,6 +1,6 @@
 /* Forwarding of a flow's packets: the way ahead, the rewriting, and the redirection past the host's stack. */
-#ifndef SKEDGE_LAN_FORWARD_H
-#define SKEDGE_LAN_FORWARD_H
+#ifndef SKEDGE_NAT_FORWARD_H
+#define SKEDGE_NAT_FORWARD_H
 
 #define MSS_KIND 2
 #define OPTIONS_MAX 40
@@ -12,8 +12,8 @@ static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int si
 
 /* Return the route to where the flow's packets go. Looked up as from our own device (lo): so the host is no router for
  * its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
-INLINE long look_up_route(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                          const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
 {
     __builtin_memset(fib, 0, sizeof(*fib));
     fib->family = p->v6 ? AF_INET6_ : AF_INET_;
@@ -23,8 +23,8 @@ INLINE long look_up_route(struct __sk_buff *skb, const struct nat_config *config
     fib->tot_len = length;
     fib->ifindex = config->device;
     if (p->v6) {
-        copy_address(fib->ipv6_src, flow->from);
-        copy_address(fib->ipv6_dst, flow->to);
+        address_copy(fib->ipv6_src, flow->from);
+        address_copy(fib->ipv6_dst, flow->to);
     } else {
         fib->ipv4_src = flow->from[3];
         fib->ipv4_dst = flow->to[3];
@@ -33,7 +33,7 @@ INLINE long look_up_route(struct __sk_buff *skb, const struct nat_config *config
 }
 
 /* Return where the TCP option for the segment size is, as an offset in the packet; 0 where there is none. */
-INLINE __u32 find_mss(struct __sk_buff *skb, const struct lan_packet *p)
+INLINE __u32 mss_lookup(struct __sk_buff *skb, const struct lan_packet *p)
 {
     __u32 at = 0, end;
     __u8 byte = 0, option[2];
@@ -55,9 +55,9 @@ INLINE __u32 find_mss(struct __sk_buff *skb, const struct lan_packet *p)
 }
 
 /* Make the segment size of a SYN fit @mtu. At an odd offset the bytes have changed places in the checksum. */
-INLINE int clamp_mss(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu)
+INLINE int mss_clamp(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu)
 {
-    __u32 at = find_mss(skb, p), largest = mtu - (p->v6 ? IP6_LENGTH : IP4_LENGTH) - TCP_OPTIONS;
+    __u32 at = mss_lookup(skb, p), largest = mtu - (p->v6 ? IP6_LENGTH : IP4_LENGTH) - TCP_OPTIONS;
     __u16 old, new;
 
     if (!at || mtu < 576 || bpf_skb_load_bytes(skb, at + 2, &old, sizeof(old)) || bpf_ntohs(old) <= largest)
@@ -74,13 +74,13 @@ INLINE int clamp_mss(struct __sk_buff *skb, const struct lan_packet *p, __u32 mt
 
 /* The smallest MTU that a connection meets at this host: that of the route ahead (told by a lookup of a packet that
  * nothing carries), and that of the device which the answers leave by. */
-INLINE __u32 path_mtu(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                      const struct nat_flow *flow)
+INLINE __u32 route_mtu(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                       const struct nat_flow *flow)
 {
     struct bpf_fib_lookup fib;
     __u32 behind = 0;
 
-    if (look_up_route(skb, config, p, flow, 0xffff, &fib) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+    if (route_lookup(skb, config, p, flow, 0xffff, &fib) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
         return 0;
     bpf_check_mtu(skb, 0, &behind, 0, 0);
     return behind && behind < fib.mtu_result ? behind : fib.mtu_result;
@@ -89,7 +89,7 @@ INLINE __u32 path_mtu(struct __sk_buff *skb, const struct nat_config *config, co
 /* How the sum over a whole IPv6 packet, where a device has made one (CHECKSUM_COMPLETE), differs from what the kernel
  * takes it for after an address changed: the changes of address and transport checksum cancel out, as there is no
  * checksum in the IPv6 header; and the hop limit falls. */
-INLINE __u32 sum_of6(__u32 addresses)
+INLINE __u32 checksum_diff6(__u32 addresses)
 {
     __u64 sum = (__u64)addresses + (__u32)~0x100;
 
@@ -97,7 +97,7 @@ INLINE __u32 sum_of6(__u32 addresses)
 }
 
 /* Change addresses and ports, the hop limit, and all checksums by the difference. */
-INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
+INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
 {
     __u32 sum_at = p->l4 + (p->key.protocol == IPPROTO_TCP ? 16 : 6), sum;
     __u64 zero_is_none = p->key.protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
@@ -110,15 +110,15 @@ INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const st
     if (bpf_l4_csum_replace(skb, sum_at, old_ports, new_ports, zero_is_none | 4))
         return REASON_MALFORMED;
     if (p->v6)
-        bpf_csum_update(skb, sum_of6(flow->sum));
+        bpf_csum_update(skb, checksum_diff6(flow->sum));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
         if (ip + IP6_LENGTH + 4 > end)
             return REASON_MALFORMED;
         ip[7] = p->hops - 1;
-        copy_address((__u32 *)(ip + 8), flow->from);
-        copy_address((__u32 *)(ip + 24), flow->to);
+        address_copy((__u32 *)(ip + 8), flow->from);
+        address_copy((__u32 *)(ip + 24), flow->to);
         *(__u32 *)(ip + IP6_LENGTH) = new_ports;
         return 0;
     }
@@ -137,71 +137,73 @@ INLINE int translate(struct __sk_buff *skb, const struct lan_packet *p, const st
 
 /* Send the packet to the next hop. Without a link-layer header (WireGuard, TUN) it first gets room for one: the kernel
  * takes it off again, and refuses packets that never had one. */
-INLINE int send(struct __sk_buff *skb, const struct lan_packet *p, const struct bpf_fib_lookup *fib)
+INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const struct bpf_fib_lookup *fib)
 {
     struct bpf_redir_neigh next = {.nh_family = fib->family};
 
-    copy_address(next.ipv6_nh, fib->ipv6_dst);
+    address_copy(next.ipv6_nh, fib->ipv6_dst);
     if (!p->l3 && bpf_skb_change_head(skb, ETH_LENGTH, 0))
         return TC_ACT_SHOT;
     return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 
 /* Give the packet to a socket of this host over lo, whose only address is all zeros. */
-INLINE int send_home(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_config *config)
+INLINE int packet_send_to_lo(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_config *config)
 {
-    __u8 nobody[6] = {};
+    __u8 zeros[6] = {};
 
     if (!p->l3) {
         __u16 type = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 
-        if (bpf_skb_change_head(skb, ETH_LENGTH, 0) || bpf_skb_store_bytes(skb, 12, &type, sizeof(type), BPF_F_RECOMPUTE_CSUM))
+        if (bpf_skb_change_head(skb, ETH_LENGTH, 0) ||
+            bpf_skb_store_bytes(skb, 12, &type, sizeof(type), BPF_F_RECOMPUTE_CSUM))
             return TC_ACT_SHOT;
     }
-    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), BPF_F_RECOMPUTE_CSUM))
+    if (bpf_skb_store_bytes(skb, 0, zeros, sizeof(zeros), BPF_F_RECOMPUTE_CSUM))
         return TC_ACT_SHOT;
     return bpf_redirect(config->device, BPF_F_INGRESS);
 }
 
 /* Forward one packet of a flow. Returns the verdict. */
-INLINE int forward(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                   const struct nat_flow *flow)
+INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                        const struct nat_flow *flow)
 {
     struct bpf_fib_lookup fib;
     long found;
 
     if ((flow->state & FLOW_REPLY) == 0 && KIND_OF(flow->state) == KIND_LOOP)
-        return translate(skb, p, flow) ? refuse_packet(REASON_MALFORMED) : send_home(skb, p, config);
+        return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : packet_send_to_lo(skb, p, config);
     if (p->hops <= 1)
-        return refuse_packet(REASON_HOP_LIMIT);
-    found = look_up_route(skb, config, p, flow, p->length, &fib);
+        return packet_refuse(REASON_HOP_LIMIT);
+    found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         skb->cb[CB_LINK] = p->l3;
         skb->cb[CB_MTU] = fib.mtu_result;
         nat_programs_v1.call(skb, NAT_TOO_BIG);
-        return refuse_packet(REASON_TOO_BIG);
+        return packet_refuse(REASON_TOO_BIG);
     }
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
-        return refuse_packet(REASON_NO_ROUTE);
-    if ((p->tcp_flags & TCP_SYN) && clamp_mss(skb, p, path_mtu(skb, config, p, flow)))
-        return refuse_packet(REASON_MALFORMED);
-    if (translate(skb, p, flow))
-        return refuse_packet(REASON_MALFORMED);
-    return send(skb, p, &fib);
+        return packet_refuse(REASON_NO_ROUTE);
+    if ((p->tcp_flags & TCP_SYN) && mss_clamp(skb, p, route_mtu(skb, config, p, flow)))
+        return packet_refuse(REASON_MALFORMED);
+    if (packet_translate(skb, p, flow))
+        return packet_refuse(REASON_MALFORMED);
+    return packet_send(skb, p, &fib);
 }
 
-/* Forward a packet of a flow that exists, and keep what it says about the connection. */
-INLINE int carry(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p, struct nat_flow *flow)
+/* Forward a packet of a flow that exists, and store what it says about the connection. */
+INLINE int flow_carry(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
+                      struct nat_flow *flow)
 {
     __u64 now = bpf_ktime_get_coarse_ns();
 
     if (flow->seen != now)
         flow->seen = now;
     if (p->tcp_flags & TCP_TURNS)
-        track(&p->key, flow, p->tcp_flags);
+        flow_track(&p->key, flow, p->tcp_flags);
     else if (!(flow->state & FLOW_ACK))
         __sync_fetch_and_or(&flow->state, FLOW_ACK);
-    return forward(skb, config, p, flow);
+    return flow_forward(skb, config, p, flow);
 }
 
 #endif

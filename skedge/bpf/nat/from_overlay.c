@@ -1,6 +1,6 @@
 /* From a link device: the answers to NATed connections of this site's LAN, and new connections to an endpoint whose
- * workload is a LAN machine or container. link_ingress has checked sender and receiver: overlay addresses of sites, but for
- * LAN clients that keep their own. */
+ * workload is a LAN machine or container. link_ingress has checked sender and receiver: overlay addresses of sites,
+ * or LAN clients whose own address is preserved. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -21,28 +21,28 @@
 #include "nat/port_alloc.h"
 
 /* Make the flow of a connection that another site placed at our endpoint. It is counted there, not here. */
-INLINE int admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpoint *endpoint, struct making *m)
+INLINE int flow_admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpoint *endpoint, struct scratch *m)
 {
     struct nat_flow *flow = &m->flow;
     struct placement *placement = 0;
-    int reason = reserve(&p->key, &placement);
+    int reason = flow_reserve(&p->key, &placement);
 
     if (reason < 0 || (!reason && !placement))
         return TC_ACT_SHOT;
     if (reason || !placement)
-        return refuse_packet(REASON_TABLE_FULL);
+        return packet_refuse(REASON_TABLE_FULL);
     if (endpoint->v6) {
-        copy_address(flow->to, endpoint->host.word);
+        address_copy(flow->to, endpoint->host.word);
     } else {
         flow->to[0] = flow->to[1] = 0;
         flow->to[2] = MAPPED_PREFIX;
         flow->to[3] = endpoint->host.word[0];
     }
     flow->to_port = bpf_htons(endpoint->port);
-    copy_address(placement->listener, p->key.to);
+    address_copy(placement->listener, p->key.to);
     placement->listener_port = p->key.to_port;
     placement->protocol = p->key.protocol;
-    copy_address(placement->target, flow->to);
+    address_copy(placement->target, flow->to);
     placement->target_port = flow->to_port;
     m->kind = KIND_OVERLAY;
     nat_programs_v1.call(skb, NAT_BEGIN);
@@ -51,7 +51,7 @@ INLINE int admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpo
 
 int lan_overlay(struct __sk_buff *skb)
 {
-    struct making *making = make_room();
+    struct scratch *scratch = scratch_reset();
     struct nat_flow *flow;
     struct lan_packet p;
     int fresh;
@@ -61,20 +61,20 @@ int lan_overlay(struct __sk_buff *skb)
     struct endpoint *endpoint;
     struct link_config *link = link_config_v2.lookup(&zero);
 
-    if (!link || !config || !config->device || !making || lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
-        return refuse_packet(REASON_MALFORMED);
+    if (!link || !config || !config->device || !scratch || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
+        return packet_refuse(REASON_MALFORMED);
     fresh = p.key.protocol == IPPROTO_UDP || (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
     flow = nat_flows_v1.lookup(&p.key);
     if (flow && ((flow->state & FLOW_REPLY) || !(flow->state & FLOW_ENDED) || !fresh))
-        return carry(skb, config, &p, flow);
-    if (flow && forget(&p.key, flow, 0))
+        return flow_carry(skb, config, &p, flow);
+    if (flow && flow_delete(&p.key, flow, 0))
         return TC_ACT_SHOT;
     key.port = bpf_ntohs(p.key.to_port);
     key.protocol = p.key.protocol;
     endpoint = endpoints_v1.lookup(&key);
-    if (!fresh || !key_in_overlay(link, p.key.to, p.v6))
-        return refuse_packet(REASON_NO_SOCKET);
-    if (!endpoint || !(endpoint->flags & ENDPOINT_ELSEWHERE) || endpoint->v6 != p.v6)
-        return refuse_packet(REASON_NOT_PUBLISHED);
-    return admit(skb, &p, endpoint, making);
+    if (!fresh || !nat_address_in_overlay(link, p.key.to, p.v6))
+        return packet_refuse(REASON_NO_SOCKET);
+    if (!endpoint || !(endpoint->flags & ENDPOINT_OFF_HOST) || endpoint->v6 != p.v6)
+        return packet_refuse(REASON_NOT_PUBLISHED);
+    return flow_admit(skb, &p, endpoint, scratch);
 }

@@ -25,7 +25,7 @@ struct quote {
 };
 
 /* A checksum when what it covers changes by @diff (as a sum) and a pair of ports. */
-INLINE __u16 summed(__u16 check, __u32 diff, __u32 old_ports, __u32 new_ports)
+INLINE __u16 checksum_update(__u16 check, __u32 diff, __u32 old_ports, __u32 new_ports)
 {
     __u64 sum = (__u16)~check;
 
@@ -37,13 +37,13 @@ INLINE __u16 summed(__u16 check, __u32 diff, __u32 old_ports, __u32 new_ports)
     return ~sum;
 }
 
-INLINE __u32 ports_of(const struct nat_flow *flow, int back)
+INLINE __u32 flow_ports(const struct nat_flow *flow, int back)
 {
     return back ? flow->to_port | (__u32)flow->from_port << 16 : flow->from_port | (__u32)flow->to_port << 16;
 }
 
 /* The key of the flow that the quoted packet is an answer in: whoever sent it is where the error goes. */
-INLINE int quoted_key(const struct quote *q, int v6, struct nat_key *key)
+INLINE int quote_key(const struct quote *q, int v6, struct nat_key *key)
 {
     const __u8 *l4 = q->ip + (v6 ? IP6_LENGTH : IP4_LENGTH);
 
@@ -51,8 +51,8 @@ INLINE int quoted_key(const struct quote *q, int v6, struct nat_key *key)
         if (q->ip[0] >> 4 != 6)
             return -1;
         key->protocol = q->ip[6];
-        copy_address(key->to, (__u32 *)(q->ip + 8));
-        copy_address(key->from, (__u32 *)(q->ip + 24));
+        address_copy(key->to, (__u32 *)(q->ip + 8));
+        address_copy(key->from, (__u32 *)(q->ip + 24));
     } else {
         if (q->ip[0] != 0x45 || ((q->ip[6] & 0x1f) | q->ip[7]))
             return -1;
@@ -71,27 +71,27 @@ INLINE int quoted_key(const struct quote *q, int v6, struct nat_key *key)
 
 /* Make the quoted packet the one that the receiver had sent. The sum of its addresses changes as in any packet of the
  * flow, so the same difference serves. */
-INLINE void translate_quote(struct quote *q, int v6, const struct nat_key *key, const struct nat_flow *flow)
+INLINE void quote_translate(struct quote *q, int v6, const struct nat_key *key, const struct nat_flow *flow)
 {
     __u8 *l4 = q->ip + (v6 ? IP6_LENGTH : IP4_LENGTH);
     __u32 old_ports = key->from_port | (__u32)key->to_port << 16;
 
     if (v6) {
-        copy_address((__u32 *)(q->ip + 8), flow->to);
-        copy_address((__u32 *)(q->ip + 24), flow->from);
+        address_copy((__u32 *)(q->ip + 8), flow->to);
+        address_copy((__u32 *)(q->ip + 24), flow->from);
     } else {
-        *(__u16 *)(q->ip + 10) = summed(*(__u16 *)(q->ip + 10), flow->sum, 0xffffffff, 0xffffffff);
+        *(__u16 *)(q->ip + 10) = checksum_update(*(__u16 *)(q->ip + 10), flow->sum, 0xffffffff, 0xffffffff);
         *(__u32 *)(q->ip + 12) = flow->to[3];
         *(__u32 *)(q->ip + 16) = flow->from[3];
     }
-    *(__u32 *)l4 = ports_of(flow, 1);
+    *(__u32 *)l4 = flow_ports(flow, 1);
     if (key->protocol == IPPROTO_UDP && *(__u16 *)(l4 + 6))
-        *(__u16 *)(l4 + 6) = summed(*(__u16 *)(l4 + 6), flow->sum, old_ports, ports_of(flow, 0));
+        *(__u16 *)(l4 + 6) = checksum_update(*(__u16 *)(l4 + 6), flow->sum, old_ports, flow_ports(flow, 0));
 }
 
 /* Put the translated quote and the flow's addresses into the packet. Returns 0 or REASON_MALFORMED. */
-INLINE int rewrite_error(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
-                         const struct nat_flow *flow)
+INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
+                        const struct nat_flow *flow)
 {
     __u32 at = p->l4 + 8, size = (p->v6 ? IP6_LENGTH : IP4_LENGTH) + QUOTED_PORTS, diff;
     struct nat_flow addresses;
@@ -103,8 +103,8 @@ INLINE int rewrite_error(struct __sk_buff *skb, const struct lan_packet *p, stru
         diff = (__u32)bpf_csum_diff((void *)old, IP4_LENGTH + QUOTED_PORTS, (void *)new, IP4_LENGTH + QUOTED_PORTS, 0);
     if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) || bpf_skb_store_bytes(skb, at, new, size, 0))
         return REASON_MALFORMED;
-    copy_address(addresses.from, flow->from);
-    copy_address(addresses.to, flow->to);
+    address_copy(addresses.from, flow->from);
+    address_copy(addresses.to, flow->to);
     diff = (__u32)bpf_csum_diff((void *)outer.from, 32, (void *)addresses.from, 32, 0);
     if (p->v6) {
         if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, BPF_F_PSEUDO_HDR))
@@ -117,7 +117,7 @@ INLINE int rewrite_error(struct __sk_buff *skb, const struct lan_packet *p, stru
     return bpf_skb_store_bytes(skb, p->l3 + 16, &addresses.to[3], 4, 0) ? REASON_MALFORMED : 0;
 }
 
-INLINE int is_error(struct __sk_buff *skb, const struct lan_packet *p)
+INLINE int icmp_is_error(struct __sk_buff *skb, const struct lan_packet *p)
 {
     __u8 type = 0;
 
@@ -126,19 +126,20 @@ INLINE int is_error(struct __sk_buff *skb, const struct lan_packet *p)
     return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
 }
 
-INLINE int load_quote(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q)
+INLINE int quote_load(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q)
 {
     if (p->v6)
         return bpf_skb_load_bytes(skb, p->l4 + 8, q, IP6_LENGTH + QUOTED_PORTS);
     return bpf_skb_load_bytes(skb, p->l4 + 8, q, IP4_LENGTH + QUOTED_PORTS);
 }
 
-/* Find the flow of the error. Returns 0 where there is none (or a local socket gets it from the stack). */
-INLINE struct nat_flow *flow_of(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q, struct nat_key *key)
+/* Find the flow of the error. Returns 0 where there is none (or a socket of this host gets it from the stack). */
+INLINE struct nat_flow *quote_lookup_flow(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q,
+                                          struct nat_key *key)
 {
     struct nat_flow *flow;
 
-    if (!is_icmp(p) || !is_error(skb, p) || load_quote(skb, p, q) || quoted_key(q, p->v6, key))
+    if (!lan_packet_is_icmp(p) || !icmp_is_error(skb, p) || quote_load(skb, p, q) || quote_key(q, p->v6, key))
         return 0;
     if (key->to[0] != p->key.to[0] || key->to[1] != p->key.to[1] || key->to[2] != p->key.to[2] ||
         key->to[3] != p->key.to[3])
@@ -147,13 +148,13 @@ INLINE struct nat_flow *flow_of(struct __sk_buff *skb, const struct lan_packet *
     return flow && KIND_OF(flow->state) != KIND_LOCAL ? flow : 0;
 }
 
-/* Whether an error from a link may be about the packet that it quotes: one that went over links, not one within the LAN. */
-INLINE int about_overlay(const struct lan_packet *p, const struct nat_key *key)
+/* Whether an error from a link may be about the packet that it quotes: one that went over links, not within the LAN. */
+INLINE int quote_is_of_overlay(const struct lan_packet *p, const struct nat_key *key)
 {
     __u32 zero = 0;
     struct link_config *link = link_config_v2.lookup(&zero);
 
-    return link && (key_in_overlay(link, key->from, p->v6) || key_in_overlay(link, key->to, p->v6));
+    return link && (nat_address_in_overlay(link, key->from, p->v6) || nat_address_in_overlay(link, key->to, p->v6));
 }
 
 int lan_error(struct __sk_buff *skb)
@@ -167,19 +168,20 @@ int lan_error(struct __sk_buff *skb)
     struct nat_flow *flow;
     long found;
 
-    if (!config || lan_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
+    if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
         return TC_ACT_UNSPEC;
-    flow = flow_of(skb, &p, &old, &key);
-    if (!flow || (skb->cb[CB_DENY] && !about_overlay(&p, &key)))
-        return skb->cb[CB_DENY] ? refuse_packet(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
+    flow = quote_lookup_flow(skb, &p, &old, &key);
+    if (!flow || (skb->cb[CB_DENY] && !quote_is_of_overlay(&p, &key)))
+        return skb->cb[CB_DENY] ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
-    translate_quote(&new, p.v6, &key, flow);
+    quote_translate(&new, p.v6, &key, flow);
     if (!(flow->state & FLOW_REPLY) && KIND_OF(flow->state) == KIND_LOOP)
-        return rewrite_error(skb, &p, &old, &new, flow) ? refuse_packet(REASON_MALFORMED) : send_home(skb, &p, config);
-    found = look_up_route(skb, config, &p, flow, 0, &fib);
+        return icmp_rewrite(skb, &p, &old, &new, flow) ? packet_refuse(REASON_MALFORMED)
+                                                       : packet_send_to_lo(skb, &p, config);
+    found = route_lookup(skb, config, &p, flow, 0, &fib);
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
-        return refuse_packet(REASON_NO_ROUTE);
-    if (rewrite_error(skb, &p, &old, &new, flow))
-        return refuse_packet(REASON_MALFORMED);
-    return send(skb, &p, &fib);
+        return packet_refuse(REASON_NO_ROUTE);
+    if (icmp_rewrite(skb, &p, &old, &new, flow))
+        return packet_refuse(REASON_MALFORMED);
+    return packet_send(skb, &p, &fib);
 }

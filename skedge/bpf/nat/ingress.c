@@ -19,7 +19,7 @@
 #include "nat/forward.h"
 
 /* Go on in another program; only when it is not loaded does the call return. */
-INLINE int go_on(struct __sk_buff *skb, int link_header, int program, int otherwise)
+INLINE int program_call(struct __sk_buff *skb, int link_header, int program, int otherwise)
 {
     skb->cb[CB_LINK] = link_header;
     skb->cb[CB_DENY] = 0;
@@ -29,29 +29,29 @@ INLINE int go_on(struct __sk_buff *skb, int link_header, int program, int otherw
 
 /* A packet of a flow. The first SYN after the end of a connection makes a new one; so does a datagram whose workload
  * is gone. */
-INLINE int in_flow(struct __sk_buff *skb, int link_header, const struct nat_config *config, struct lan_packet *p,
-                   struct nat_flow *flow)
+INLINE int flow_ingress(struct __sk_buff *skb, int link_header, const struct nat_config *config, struct lan_packet *p,
+                        struct nat_flow *flow)
 {
     __u64 state = flow->state;
     int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
     if (!(state & FLOW_REPLY)) {
         if (fresh && (state & FLOW_ENDED))
-            return go_on(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
-        if (p->key.protocol == IPPROTO_UDP && flow->placed && !goes_on(flow->placed))
-            return go_on(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
+            return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
+        if (p->key.protocol == IPPROTO_UDP && flow->placed && !placement_goes_on(flow->placed))
+            return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
         if (KIND_OF(state) == KIND_LOCAL) {
             if (p->tcp_flags & TCP_RST) {
-                track(&p->key, flow, p->tcp_flags);
+                flow_track(&p->key, flow, p->tcp_flags);
                 return TC_ACT_UNSPEC;
             }
-            return go_on(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
+            return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
         }
     }
-    return carry(skb, config, p, flow);
+    return flow_carry(skb, config, p, flow);
 }
 
-INLINE int look(struct __sk_buff *skb, int link_header)
+INLINE int lan_packet_ingress(struct __sk_buff *skb, int link_header)
 {
     struct lan_packet p;
     __u32 zero = 0;
@@ -62,35 +62,36 @@ INLINE int look(struct __sk_buff *skb, int link_header)
 
     if (skb->pkt_type != PACKET_HOST || !config || !config->device || !link || !link->mask4.word[0])
         return TC_ACT_UNSPEC;
-    odd = lan_parse(skb, &p, link_header);
-    if (odd == REASON_MALFORMED || (odd == NOT_OURS && skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
+    odd = lan_packet_parse(skb, &p, link_header);
+    if (odd == REASON_MALFORMED ||
+        (odd == NOT_OURS && skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
         return TC_ACT_UNSPEC;
     /* The overlay is not the LAN's: neither may its addresses be claimed there nor be reached from there. */
-    if (key_in_overlay(link, p.key.to, p.v6) || key_in_overlay(link, p.key.from, p.v6))
-        return refuse_packet(REASON_NOT_OVERLAY);
+    if (nat_address_in_overlay(link, p.key.to, p.v6) || nat_address_in_overlay(link, p.key.from, p.v6))
+        return packet_refuse(REASON_NOT_OVERLAY);
     if (odd == ODD)
-        return go_on(skb, link_header, NAT_ODD, TC_ACT_UNSPEC);
-    if (odd && is_icmp(&p))
-        return go_on(skb, link_header, NAT_ERROR, TC_ACT_UNSPEC);
+        return program_call(skb, link_header, NAT_ODD, TC_ACT_UNSPEC);
+    if (odd && lan_packet_is_icmp(&p))
+        return program_call(skb, link_header, NAT_ERROR, TC_ACT_UNSPEC);
     if (odd)
         return TC_ACT_UNSPEC;
-    listened = listened_port(&p.key);
-    if (!listened && !nat_port(config, p.key.to_port))
+    listened = port_is_listened(&p.key);
+    if (!listened && !nat_config_has_port(config, p.key.to_port))
         return TC_ACT_UNSPEC;
     flow = nat_flows_v1.lookup(&p.key);
     if (flow)
-        return in_flow(skb, link_header, config, &p, flow);
+        return flow_ingress(skb, link_header, config, &p, flow);
     if (!listened || (p.key.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN))
         return TC_ACT_UNSPEC; /* the host's own socket has it, or the stack refuses it */
-    return find_listener(&p.key) ? go_on(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
+    return listener_lookup(&p.key) ? program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
 }
 
 int lan_ingress(struct __sk_buff *skb)
 {
-    return look(skb, ETH_LENGTH);
+    return lan_packet_ingress(skb, ETH_LENGTH);
 }
 
 int lan_ingress_l3(struct __sk_buff *skb)
 {
-    return look(skb, 0);
+    return lan_packet_ingress(skb, 0);
 }

@@ -21,7 +21,7 @@
 #define HEADERS_MAX 6
 
 /* Find protocol and transport header behind IPv4 options. Returns 0 for none, else the reason to refuse it. */
-INLINE int behind4(struct __sk_buff *skb, struct lan_packet *p)
+INLINE int options_skip4(struct __sk_buff *skb, struct lan_packet *p)
 {
     __u8 ip[IP4_LENGTH];
 
@@ -32,7 +32,7 @@ INLINE int behind4(struct __sk_buff *skb, struct lan_packet *p)
 }
 
 /* The same behind IPv6 extension headers. */
-INLINE int behind6(struct __sk_buff *skb, struct lan_packet *p)
+INLINE int options_skip6(struct __sk_buff *skb, struct lan_packet *p)
 {
     __u32 at = p->l4, next = p->key.protocol;
     int reason = REASON_MALFORMED;
@@ -67,16 +67,17 @@ int lan_odd(struct __sk_buff *skb)
     __u16 ports[2];
     int reason;
 
-    if (!config || lan_parse(skb, &p, skb->cb[CB_LINK] & 15) != ODD)
+    if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != ODD)
         return TC_ACT_UNSPEC;
-    reason = p.v6 ? behind6(skb, &p) : behind4(skb, &p);
+    reason = p.v6 ? options_skip6(skb, &p) : options_skip4(skb, &p);
     if (!reason || (p.key.protocol != IPPROTO_TCP && p.key.protocol != IPPROTO_UDP))
         return TC_ACT_UNSPEC;
     if (bpf_skb_load_bytes(skb, p.l4, ports, sizeof(ports)))
         return TC_ACT_UNSPEC;
     p.key.from_port = ports[0];
     p.key.to_port = ports[1];
-    if (listened_port(&p.key) && find_listener(&p.key))
-        return refuse_packet(reason);
-    return nat_port(config, p.key.to_port) && nat_flows_v1.lookup(&p.key) ? refuse_packet(reason) : TC_ACT_UNSPEC;
+    if (port_is_listened(&p.key) && listener_lookup(&p.key))
+        return packet_refuse(reason);
+    return nat_config_has_port(config, p.key.to_port) && nat_flows_v1.lookup(&p.key) ? packet_refuse(reason)
+                                                                                     : TC_ACT_UNSPEC;
 }

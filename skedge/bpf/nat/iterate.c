@@ -16,8 +16,8 @@
 #include "nat/conntrack.h"
 #include "common/iterators.h"
 
-#define REMEMBERED_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
-#define UNFINISHED_NS 1000000000ull /* a flow whose making never came to its end */
+#define TIME_WAIT_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
+#define UNFINISHED_NS 1000000000ull /* a flow whose creation never came to its end */
 
 /* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
 struct bpf_iter__bpf_map_elem {
@@ -28,13 +28,13 @@ struct bpf_iter__bpf_map_elem {
 };
 
 /* How long the flow may be idle as it is now. */
-INLINE __u64 patience(const struct nat_config *config, const struct nat_key *key, __u64 said, __u64 answered)
+INLINE __u64 flow_timeout(const struct nat_config *config, const struct nat_key *key, __u64 said, __u64 answered)
 {
     if (key->protocol == IPPROTO_UDP)
         return config->udp;
-    if (said & FLOW_ENDED) /* another site's host takes a port that it remembers, a machine of a LAN may not */
+    if (said & FLOW_ENDED) /* another site's host takes a port in TIME_WAIT, a machine of a LAN may not */
         return (answered & FLOW_PASSIVE) && KIND_OF(said) != KIND_REMOTE && config->closed &&
-                       config->closed < REMEMBERED_NS ? REMEMBERED_NS : config->closed;
+                       config->closed < TIME_WAIT_NS ? TIME_WAIT_NS : config->closed;
     if ((said | answered) & FLOW_FIN)
         return config->fin;
     return (said & FLOW_ACK) && (answered & FLOW_SYN) ? config->established : config->syn;
@@ -56,12 +56,12 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     if (!flow) {
         seen = placement->placed_at;
         if (seen && now > seen + UNFINISHED_NS) {
-            release(placement, 0);
+            placement_release(placement, 0);
             nat_placements_v1.delete(&key);
         }
         return 0;
     }
-    answer_key(flow, key.protocol, &answer);
+    flow_reply_key(flow, key.protocol, &answer);
     if (KIND_OF(flow->state) != KIND_LOCAL)
         reply = nat_flows_v1.lookup(&answer);
     said = flow->state;
@@ -69,9 +69,10 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     seen = flow->seen;
     if (reply && reply->seen > seen)
         seen = reply->seen;
-    if (now > seen && now - seen > patience(config, &key, said, answered)) {
+    if (now > seen && now - seen > flow_timeout(config, &key, said, answered)) {
         /* A SYN that nobody answered says the same of the workload as at connect time. */
-        forget(&key, flow, key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));
+        flow_delete(&key, flow,
+                    key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));
         return 0;
     }
 #ifndef SECOND
@@ -82,7 +83,7 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     if (reply)
         bpf_probe_read_kernel(&record.reply, sizeof(record.reply), reply);
     bpf_probe_read_kernel(&record.placed.placement, sizeof(record.placed.placement), placement);
-    copy_address(record.placed.client, key.from);
+    address_copy(record.placed.client, key.from);
     record.placed.client_port = bpf_ntohs(key.from_port);
     bpf_seq_write(((struct iter_meta *)ctx->meta)->seq, &record, sizeof(record));
 #endif

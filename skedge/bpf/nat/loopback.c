@@ -18,17 +18,17 @@
 #include "nat/forward.h"
 
 /* Everything on lo comes through here: whether it is to a NAT port must be known at once. */
-INLINE int to_nat_port(struct __sk_buff *skb, const struct nat_config *config)
+INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *config)
 {
     const __u8 *ip = (const __u8 *)(long)skb->data + ETH_LENGTH, *end = (const __u8 *)(long)skb->data_end;
 
     if (ip + IP4_LENGTH + 4 > end)
         return 0;
     if (skb->protocol == bpf_htons(ETH_P_IP))
-        return nat_port(config, *(__u16 *)(ip + IP4_LENGTH + 2));
+        return nat_config_has_port(config, *(__u16 *)(ip + IP4_LENGTH + 2));
     if (ip + IP6_LENGTH + 4 > end)
         return 0;
-    return nat_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
+    return nat_config_has_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
 }
 
 int lan_loop(struct __sk_buff *skb)
@@ -39,13 +39,13 @@ int lan_loop(struct __sk_buff *skb)
     struct nat_flow *flow;
     __u64 state;
 
-    if (!config || !config->device || !to_nat_port(skb, config))
+    if (!config || !config->device || !packet_is_to_nat(skb, config))
         return TC_ACT_UNSPEC;
-    if (lan_parse(skb, &p, ETH_LENGTH))
+    if (lan_packet_parse(skb, &p, ETH_LENGTH))
         return TC_ACT_UNSPEC;
     flow = nat_flows_v1.lookup(&p.key);
     if (!flow)
         return TC_ACT_UNSPEC;
     state = flow->state;
-    return state & FLOW_REPLY && KIND_OF(state) == KIND_LOOP ? carry(skb, config, &p, flow) : TC_ACT_UNSPEC;
+    return state & FLOW_REPLY && KIND_OF(state) == KIND_LOOP ? flow_carry(skb, config, &p, flow) : TC_ACT_UNSPEC;
 }

@@ -22,7 +22,7 @@ int lan_place(struct __sk_buff *skb)
 {
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
-    struct making *m = made_before();
+    struct scratch *m = scratch_lookup();
     struct placement *placement;
     __u64 word;
 
@@ -31,11 +31,11 @@ int lan_place(struct __sk_buff *skb)
     placement = nat_placements_v1.lookup(&m->key);
     if (!placement)
         return TC_ACT_SHOT;
-    word = pick(m->service, port_room(config), FOR_PACKET, placement);
+    word = workload_pick(m->service, nat_config_port_limit(config), FOR_PACKET, placement);
     if (word)
-        put(placement, word);
-    if (word && m->keeps)
-        remember_at(&m->client, word);
+        placement_store(placement, word);
+    if (word && m->has_affinity)
+        affinity_update(&m->client, word);
     m->flow.placed = word;
     nat_programs_v1.call(skb, NAT_BEGIN);
     return TC_ACT_SHOT;

@@ -21,17 +21,17 @@
 #include "nat/sk_assign.h"
 
 /* Take back what was reserved and counted. */
-INLINE int give_up(struct __sk_buff *skb, struct lan_packet *p, int kind, int reason)
+INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, int kind, int reason)
 {
-    release_flow(&p->key, 0);
+    flow_release(&p->key, 0);
     nat_placements_v1.delete(&p->key);
     if (reason == REASON_NO_ROUTE || kind == KIND_OVERLAY)
-        return refuse_packet(reason);
-    return refuse(skb, p, reason);
+        return packet_refuse(reason);
+    return connection_refuse(skb, p, reason);
 }
 
 /* Say where the placement leads. Returns 0, or the reason why there is none. */
-INLINE int choose(const struct config *site, const struct lan_packet *p, struct making *m)
+INLINE int flow_set_target(const struct config *site, const struct lan_packet *p, struct scratch *m)
 {
     struct placement *placement = nat_placements_v1.lookup(&m->key);
 
@@ -39,42 +39,42 @@ INLINE int choose(const struct config *site, const struct lan_packet *p, struct 
         return REASON_TABLE_FULL;
     if (!m->flow.placed)
         return placement->reason;
-    copy_address(m->flow.to, placement->target);
+    address_copy(m->flow.to, placement->target);
     m->flow.to_port = placement->target_port;
-    if (m->flow.placed & PLACED_KEPT) {
-        copy_address(m->flow.from, p->key.from);
-        m->kept = 1;
+    if (m->flow.placed & PLACED_PRESERVES_SRC) {
+        address_copy(m->flow.from, p->key.from);
+        m->preserves_src = 1;
         m->kind = KIND_REMOTE;
         return 0;
     }
-    own_overlay(site, p->v6, &m->flow);
+    flow_set_overlay_source(site, p->v6, &m->flow);
     m->kind = !(m->flow.placed & PLACED_NAT) ? KIND_LOOP : m->flow.placed & PLACED_LAN ? KIND_LAN : KIND_REMOTE;
     return 0;
 }
 
 int lan_begin(struct __sk_buff *skb)
 {
-    struct making *making = made_before();
+    struct scratch *scratch = scratch_lookup();
     struct lan_packet p;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct config *site = config_v1.lookup(&zero);
     int reason = 0, verdict;
 
-    if (!config || !site || !making || lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!config || !site || !scratch || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_SHOT;
-    if (making->kind != KIND_OVERLAY)
-        reason = choose(site, &p, making);
-    if (!reason && making->kind == KIND_LOOP && p.key.protocol == IPPROTO_TCP) {
-        verdict = deliver(skb, &p, &making->flow);
+    if (scratch->kind != KIND_OVERLAY)
+        reason = flow_set_target(site, &p, scratch);
+    if (!reason && scratch->kind == KIND_LOOP && p.key.protocol == IPPROTO_TCP) {
+        verdict = tcp_deliver(skb, &p, &scratch->flow);
         if (verdict != NOT_ASSIGNABLE)
             return verdict;
     }
-    if (!reason && (making->kind == KIND_LAN || making->kind == KIND_OVERLAY))
-        reason = find_lan_source(making->flow.to, &making->flow);
+    if (!reason && (scratch->kind == KIND_LAN || scratch->kind == KIND_OVERLAY))
+        reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
     if (!reason)
-        reason = make_flow(config, &p.key, making);
+        reason = flow_create(config, &p.key, scratch);
     if (reason)
-        return give_up(skb, &p, making->kind, reason);
-    return forward(skb, config, &p, &making->flow);
+        return flow_abandon(skb, &p, scratch->kind, reason);
+    return flow_forward(skb, config, &p, &scratch->flow);
 }

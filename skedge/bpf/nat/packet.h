@@ -1,6 +1,6 @@
 /* Parsing of packets by direct access, into the key that flows are found by. */
-#ifndef SKEDGE_LAN_PACKET_H
-#define SKEDGE_LAN_PACKET_H
+#ifndef SKEDGE_NAT_PACKET_H
+#define SKEDGE_NAT_PACKET_H
 
 /* Verdict of a parse beside the reasons: options, extension headers or a fragment; see nat/ip_options.c. */
 #define ODD 0x400
@@ -21,13 +21,13 @@ struct lan_packet {
     __u8 tcp_flags; /* 0 for UDP */
 };
 
-INLINE int is_icmp(const struct lan_packet *p)
+INLINE int lan_packet_is_icmp(const struct lan_packet *p)
 {
     return p->key.protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
 /* Read the IPv4 header; @ip is checked to be there. */
-INLINE int lan_parse4(struct lan_packet *p, const __u8 *ip)
+INLINE int lan_packet_parse4(struct lan_packet *p, const __u8 *ip)
 {
     if (ip[0] >> 4 != 4)
         return NOT_OURS;
@@ -44,7 +44,7 @@ INLINE int lan_parse4(struct lan_packet *p, const __u8 *ip)
     return ip[0] != 0x45 || ((ip[6] & 0x3f) | ip[7]) ? ODD : 0;
 }
 
-INLINE int lan_parse6(struct lan_packet *p, const __u8 *ip)
+INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
 {
     if (ip[0] >> 4 != 6)
         return NOT_OURS;
@@ -67,20 +67,21 @@ INLINE int lan_parse6(struct lan_packet *p, const __u8 *ip)
 }
 
 /* Make the headers linear, where they may not be. */
-INLINE void make_linear(struct __sk_buff *skb)
+INLINE void skb_make_linear(struct __sk_buff *skb)
 {
     if ((void *)(long)skb->data + DEEPEST > (void *)(long)skb->data_end)
         bpf_skb_pull_data(skb, skb->len < DEEPEST ? skb->len : DEEPEST);
 }
 
-/* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD, REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see is_icmp). */
-INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
+/* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD,
+ * REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see lan_packet_is_icmp()). */
+INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
 {
     __u32 segment = skb->gso_size, header = UDP_LENGTH;
     const __u8 *ip, *l4, *end;
     int odd;
 
-    make_linear(skb);
+    skb_make_linear(skb);
     ip = (const __u8 *)(long)skb->data + link;
     end = (const __u8 *)(long)skb->data_end;
     p->l3 = link;
@@ -88,12 +89,12 @@ INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         if (ip + IP4_LENGTH > end)
             return REASON_MALFORMED;
-        odd = lan_parse4(p, ip);
+        odd = lan_packet_parse4(p, ip);
         l4 = ip + IP4_LENGTH;
     } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
         if (ip + IP6_LENGTH > end)
             return REASON_MALFORMED;
-        odd = lan_parse6(p, ip);
+        odd = lan_packet_parse6(p, ip);
         l4 = ip + IP6_LENGTH;
     } else {
         return NOT_OURS;
@@ -126,7 +127,7 @@ INLINE int lan_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
 }
 
 /* Whether an address of a key is in the overlay. */
-INLINE int key_in_overlay(const struct link_config *config, const __u32 *word, int v6)
+INLINE int nat_address_in_overlay(const struct link_config *config, const __u32 *word, int v6)
 {
     if (v6)
         return word[0] == config->prefix6.word[0] && ((word[1] ^ config->prefix6.word[1]) & bpf_htonl(0xffff0000)) == 0;
@@ -134,7 +135,7 @@ INLINE int key_in_overlay(const struct link_config *config, const __u32 *word, i
 }
 
 /* Whether any listener has this port. */
-INLINE int listened_port(const struct nat_key *key)
+INLINE int port_is_listened(const struct nat_key *key)
 {
     __u16 port = bpf_ntohs(key->to_port);
     __u32 word = port >> 6 | (key->protocol == IPPROTO_UDP ? PORT_WORDS / 2 : 0);
@@ -143,7 +144,7 @@ INLINE int listened_port(const struct nat_key *key)
     return ports && *ports >> (port & 63) & 1;
 }
 
-INLINE struct listener *find_listener(const struct nat_key *key)
+INLINE struct listener *listener_lookup(const struct nat_key *key)
 {
     struct listener_key at = {.port = key->to_port, .protocol = key->protocol};
 
@@ -154,9 +155,9 @@ INLINE struct listener *find_listener(const struct nat_key *key)
     return listeners_v2.lookup(&at);
 }
 
-INLINE int refuse_packet(__u32 reason)
+INLINE int packet_refuse(__u32 reason)
 {
-    count_reason(reason);
+    drop_count(reason);
     return TC_ACT_SHOT;
 }
 

@@ -25,7 +25,7 @@
 
 /* Whether the transport checksum is left to the device. The helper changes only checksums that are not; so a change is
  * tried, and taken back. */
-INLINE int sum_is_partial(struct __sk_buff *skb, __u32 at)
+INLINE int checksum_is_partial(struct __sk_buff *skb, __u32 at)
 {
     __u16 before = 0, after = 0;
 
@@ -38,7 +38,7 @@ INLINE int sum_is_partial(struct __sk_buff *skb, __u32 at)
     return 0;
 }
 
-INLINE __u16 fold(__u64 sum)
+INLINE __u16 checksum_fold(__u64 sum)
 {
     sum = (sum & 0xffffffff) + (sum >> 32);
     sum = (sum & 0xffff) + (sum >> 16);
@@ -64,7 +64,7 @@ struct answer6 {
 /* The sum of the quote: all of it, or only its IP header, where the rest will sum up to nothing (see lan_too_big). */
 #define SUM_OF(bytes, size) ((__u32)bpf_csum_diff(0, 0, (void *)(bytes), size, 0))
 
-INLINE int answer4(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
+INLINE int icmp_answer4(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
 {
     int tcp = p->key.protocol == IPPROTO_TCP;
     __u32 quoted = IP4_LENGTH + (tcp ? TCP_HEADER : UDP_HEADER);
@@ -80,20 +80,20 @@ INLINE int answer4(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu,
     a.ip[9] = IPPROTO_ICMP;
     *(__u32 *)(a.ip + 12) = p->key.to[3];
     *(__u32 *)(a.ip + 16) = p->key.from[3];
-    *(__u16 *)(a.ip + 10) = fold(SUM_OF(a.ip, IP4_LENGTH));
+    *(__u16 *)(a.ip + 10) = checksum_fold(SUM_OF(a.ip, IP4_LENGTH));
     a.icmp[0] = 3;
     a.icmp[1] = 4;
     *(__u16 *)(a.icmp + 6) = bpf_htons(mtu);
     sum = SUM_OF(a.icmp, ICMP_LENGTH);
     sum += partial ? SUM_OF(a.quote, IP4_LENGTH) : SUM_OF(a.quote, IP4_LENGTH + TCP_HEADER);
-    *(__u16 *)(a.icmp + 2) = fold(sum);
+    *(__u16 *)(a.icmp + 2) = checksum_fold(sum);
     if (bpf_skb_change_tail(skb, p->l3 + quoted, 0) ||
         bpf_skb_adjust_room(skb, IP4_LENGTH + ICMP_LENGTH, BPF_ADJ_ROOM_MAC, 0))
         return -1;
     return bpf_skb_store_bytes(skb, p->l3, &a, IP4_LENGTH + ICMP_LENGTH, BPF_F_RECOMPUTE_CSUM);
 }
 
-INLINE int answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
+INLINE int icmp_answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
 {
     int tcp = p->key.protocol == IPPROTO_TCP;
     __u32 quoted = IP6_LENGTH + (tcp ? TCP_HEADER : UDP_HEADER);
@@ -107,8 +107,8 @@ INLINE int answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu,
     a.ip[5] = ICMP_LENGTH + quoted;
     a.ip[6] = IPPROTO_ICMPV6;
     a.ip[7] = HOPS;
-    copy_address((__u32 *)(a.ip + 8), p->key.to);
-    copy_address((__u32 *)(a.ip + 24), p->key.from);
+    address_copy((__u32 *)(a.ip + 8), p->key.to);
+    address_copy((__u32 *)(a.ip + 24), p->key.from);
     a.icmp[0] = 2;
     *(__u32 *)(a.icmp + 4) = bpf_htonl(mtu);
     a.pseudo[0] = bpf_htonl(ICMP_LENGTH + quoted);
@@ -116,7 +116,7 @@ INLINE int answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu,
     sum = (__u64)SUM_OF(a.ip + 8, 32) + SUM_OF(a.pseudo, 8);
     sum += SUM_OF(a.icmp, ICMP_LENGTH);
     sum += partial ? SUM_OF(a.quote, IP6_LENGTH) : SUM_OF(a.quote, IP6_LENGTH + TCP_HEADER);
-    *(__u16 *)(a.icmp + 2) = fold(sum);
+    *(__u16 *)(a.icmp + 2) = checksum_fold(sum);
     if (bpf_skb_change_tail(skb, p->l3 + quoted, 0) ||
         bpf_skb_adjust_room(skb, IP6_LENGTH + ICMP_LENGTH, BPF_ADJ_ROOM_MAC, 0))
         return -1;
@@ -124,7 +124,7 @@ INLINE int answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu,
 }
 
 /* Send the packet back where it came from. */
-INLINE int send_back(struct __sk_buff *skb, const struct lan_packet *p)
+INLINE int packet_send_back(struct __sk_buff *skb, const struct lan_packet *p)
 {
     __u8 macs[12], swapped[12];
 
@@ -146,18 +146,18 @@ int lan_too_big(struct __sk_buff *skb)
     __u16 none = 0;
     int partial;
 
-    if (lan_parse(skb, &p, skb->cb[CB_LINK] & 15))
-        return refuse_packet(REASON_MALFORMED);
-    count_reason(REASON_TOO_BIG);
+    if (lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
+        return packet_refuse(REASON_MALFORMED);
+    drop_count(REASON_TOO_BIG);
     if (!p.whole)
         return TC_ACT_SHOT; /* may be cut up, but translating fragments is not done: lost, and counted */
     /* A checksum that the device shall put into the quote makes the quoted segment sum up to nothing, provided that the
      * field is 0 before; so the ICMP checksum can be known already. */
     sum_at = p.l4 + (p.key.protocol == IPPROTO_TCP ? 16 : 6);
-    partial = sum_is_partial(skb, sum_at);
+    partial = checksum_is_partial(skb, sum_at);
     if (partial && bpf_skb_store_bytes(skb, sum_at, &none, sizeof(none), 0))
         return TC_ACT_SHOT;
-    if (p.v6 ? answer6(skb, &p, mtu, partial) : answer4(skb, &p, mtu, partial))
+    if (p.v6 ? icmp_answer6(skb, &p, mtu, partial) : icmp_answer4(skb, &p, mtu, partial))
         return TC_ACT_SHOT;
-    return send_back(skb, &p);
+    return packet_send_back(skb, &p);
 }

@@ -1,18 +1,18 @@
 /* How a flow comes into being: a NAT port, and an entry for each direction. */
-#ifndef SKEDGE_LAN_NEW_H
-#define SKEDGE_LAN_NEW_H
+#ifndef SKEDGE_NAT_PORT_ALLOC_H
+#define SKEDGE_NAT_PORT_ALLOC_H
 
 #include "nat/scratch.h"
 
 #define PORT_TRIES 64
-#define PASSIVE_TRIES 48 /* until here, ports that the workload may remember (TIME_WAIT) are left alone */
+#define PASSIVE_TRIES 48 /* until here, ports that the workload may have in TIME_WAIT are left alone */
 #define PASSIVE_TRIES_REMOTE 4 /* other sites' hosts take such a port, at about the cost of as many tries */
 
 /* A placement of nothing. */
 BPF_ARRAY(nat_nothing, struct placement, 1);
 
 /* What an exchange of all addresses of a packet changes in a checksum. The prefixes of mapped addresses are equal. */
-INLINE __u32 address_sum(struct nat_key *key, struct nat_flow *flow)
+INLINE __u32 flow_checksum_diff(struct nat_key *key, struct nat_flow *flow)
 {
     return (__u32)bpf_csum_diff((void *)key->from, 32, (void *)flow->from, 32, 0);
 }
@@ -20,9 +20,9 @@ INLINE __u32 address_sum(struct nat_key *key, struct nat_flow *flow)
 #define TRY_ANOTHER 0x100ull
 
 /* Put the reply entry under one port (@own: the client's) that is free, or that of a flow which has ended (@passive:
- * even if the workload may remember that one). The port becomes flow.from_port. Returns 0, TRY_ANOTHER or
+ * even if the workload may have that one in TIME_WAIT). The port becomes flow.from_port. Returns 0, TRY_ANOTHER or
  * REASON_TABLE_FULL. */
-INLINE __u64 try_port(const struct nat_config *config, struct making *m, int own, int passive)
+INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int own, int passive)
 {
     __u32 range = (__u32)config->high - config->low + 1;
     struct nat_flow *old;
@@ -36,9 +36,9 @@ INLINE __u64 try_port(const struct nat_config *config, struct making *m, int own
     if (!old)
         return REASON_TABLE_FULL;
     state = old->state;
-    if (!(state & FLOW_ENDED) || ((state & FLOW_PASSIVE) && !passive) || !claim(old))
+    if (!(state & FLOW_ENDED) || ((state & FLOW_PASSIVE) && !passive) || !flow_claim(old))
         return TRY_ANOTHER;
-    answer_key(old, m->answer.protocol, &m->ended);
+    flow_reply_key(old, m->answer.protocol, &m->ended);
     nat_flows_v1.delete(&m->ended);
     nat_placements_v1.delete(&m->ended);
     if (!nat_flows_v1.update(&m->answer, &m->reply))
@@ -47,17 +47,17 @@ INLINE __u64 try_port(const struct nat_config *config, struct making *m, int own
     return REASON_TABLE_FULL;
 }
 
-/* Find a port; a client that keeps its address keeps its port, unless it has it in use to the same workload by another
+/* Find a port; with the client's address its port is preserved, unless it has that in use to the same workload by another
  * listener. Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. The result of a try is hidden from the compiler: Linux 6.1
  * refuses the loop that it would make of it otherwise ("back-edge"). */
-INLINE int take_port(const struct nat_config *config, struct making *m)
+INLINE int port_allocate(const struct nat_config *config, struct scratch *m)
 {
     int spared = m->kind == KIND_REMOTE ? PASSIVE_TRIES_REMOTE : PASSIVE_TRIES;
     __u64 result;
 
 #pragma clang loop unroll(disable)
     for (int i = 0; i < PORT_TRIES; i++) {
-        result = try_port(config, m, m->kept && !i, i >= spared);
+        result = port_try(config, m, m->preserves_src && !i, i >= spared);
         OPAQUE(result);
         if (result != TRY_ANOTHER)
             return result;
@@ -66,7 +66,7 @@ INLINE int take_port(const struct nat_config *config, struct making *m)
 }
 
 /* Make the flow of packets like @key. Returns 0 or the reason why not. */
-INLINE int make_flow(const struct nat_config *config, struct nat_key *key, struct making *m)
+INLINE int flow_create(const struct nat_config *config, struct nat_key *key, struct scratch *m)
 {
     __u64 kind = m->kind;
     int reason;
@@ -74,14 +74,14 @@ INLINE int make_flow(const struct nat_config *config, struct nat_key *key, struc
     m->flow.seen = m->reply.seen = bpf_ktime_get_coarse_ns();
     m->flow.state = kind << FLOW_KIND_SHIFT | (key->protocol == IPPROTO_TCP ? FLOW_SYN : 0);
     m->reply.state = kind << FLOW_KIND_SHIFT | FLOW_REPLY;
-    copy_address(m->reply.from, key->to);
-    copy_address(m->reply.to, key->from);
+    address_copy(m->reply.from, key->to);
+    address_copy(m->reply.to, key->from);
     m->reply.from_port = key->to_port;
     m->reply.to_port = key->from_port;
-    answer_key(&m->flow, key->protocol, &m->answer);
-    m->reply.sum = address_sum(&m->answer, &m->reply);
-    m->flow.sum = address_sum(key, &m->flow);
-    reason = take_port(config, m);
+    flow_reply_key(&m->flow, key->protocol, &m->answer);
+    m->reply.sum = flow_checksum_diff(&m->answer, &m->reply);
+    m->flow.sum = flow_checksum_diff(key, &m->flow);
+    reason = port_allocate(config, m);
     if (reason)
         return reason;
     if (!nat_flows_v1.update(key, &m->flow))
@@ -92,7 +92,7 @@ INLINE int make_flow(const struct nat_config *config, struct nat_key *key, struc
 
 /* Reserve the flow's place, before anything is counted: only one processor gets it. Returns 0 with the room for the
  * placement in *room, or the reason why there is none, or -1 while another processor makes this very flow. */
-INLINE int reserve(struct nat_key *key, struct placement **room)
+INLINE int flow_reserve(struct nat_key *key, struct placement **room)
 {
     __u32 zero = 0;
     struct placement *nothing = nat_nothing.lookup(&zero);
@@ -109,38 +109,39 @@ INLINE int reserve(struct nat_key *key, struct placement **room)
 }
 
 /* This host's own address that a workload of this site sees as its client. */
-INLINE int find_lan_source(const __u32 *target, struct nat_flow *flow)
+INLINE int lan_source_lookup(const __u32 *target, struct nat_flow *flow)
 {
     struct nat_address to = {};
     struct nat_address *from;
 
-    copy_address(to.word, target);
+    address_copy(to.word, target);
     from = nat_sources_v1.lookup(&to);
     if (!from)
         return REASON_NO_ROUTE;
-    copy_address(flow->from, from->word);
+    address_copy(flow->from, from->word);
     return 0;
 }
 
 /* Whether the client can be answered: its address is no one's of this host, no group, not loopback. */
-INLINE int answerable(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p)
+INLINE int client_is_answerable(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p)
 {
     struct nat_flow back = {};
     struct bpf_fib_lookup fib;
     long found;
 
-    copy_address(back.from, p->key.to);
-    copy_address(back.to, p->key.from);
-    if (p->v6 ? is_link_local((struct address *)back.to) || !(back.to[0] | back.to[1] | back.to[2] | back.to[3]) : !back.to[3])
+    address_copy(back.from, p->key.to);
+    address_copy(back.to, p->key.from);
+    if (p->v6 ? address_is_link_local((struct address *)back.to) || !(back.to[0] | back.to[1] | back.to[2] | back.to[3])
+              : !back.to[3])
         return 0;
-    found = look_up_route(skb, config, p, &back, 0, &fib);
+    found = route_lookup(skb, config, p, &back, 0, &fib);
     return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
-INLINE void own_overlay(const struct config *config, int v6, struct nat_flow *flow)
+INLINE void flow_set_overlay_source(const struct config *config, int v6, struct nat_flow *flow)
 {
     if (v6) {
-        copy_address(flow->from, config->overlay6);
+        address_copy(flow->from, config->overlay6);
     } else {
         flow->from[0] = flow->from[1] = 0;
         flow->from[2] = MAPPED_PREFIX;

@@ -1,45 +1,45 @@
-/* A flow in the making: what the programs that make it hand to one another. */
-#ifndef SKEDGE_LAN_MAKING_H
-#define SKEDGE_LAN_MAKING_H
+/* Scratch memory of flow creation: what the programs that create a flow hand to one another. */
+#ifndef SKEDGE_NAT_SCRATCH_H
+#define SKEDGE_NAT_SCRATCH_H
 
 /* How many flows towards one workload find a port within the tries: an eighth of the range stays unused. */
-INLINE __u64 port_room(const struct nat_config *config)
+INLINE __u64 nat_config_port_limit(const struct nat_config *config)
 {
     __u32 range = (__u32)config->high - config->low + 1;
 
     return range - range / 8;
 }
 
-/* Room for a flow in the making, one a processor: the stack is too small, and it is made by programs that call one
+/* The flow that is being created, one a processor: the stack is too small, and the programs that create it call one
  * another, as the verifier has not the patience for all ways through them together. */
-struct making {
+struct scratch {
     struct nat_flow flow; /* forward; flow.from and flow.to are chosen by the caller */
     struct nat_flow reply;
     struct nat_key answer; /* reply's key */
     struct nat_key ended;
     struct nat_key key; /* flow's key */
-    struct affinity_key client; /* as aim() left it, for remember_at() */
-    __u32 keeps;                /* the listener has affinity */
+    struct affinity_key client; /* as listener_choose_service() left it, for affinity_update() */
+    __u32 has_affinity;         /* the listener has affinity */
     __u32 service;
     __u32 kind;
-    __u32 kept; /* the client's address stays, and its port too where that is free */
+    __u32 preserves_src;        /* the client's address stays, and its port too where that is free */
 };
-BPF_TABLE_PINNED("percpu_array", __u32, struct making, nat_making_v1, 1, PIN_DIR "/nat_making_v1");
+BPF_TABLE_PINNED("percpu_array", __u32, struct scratch, nat_making_v1, 1, PIN_DIR "/nat_making_v1");
 
-INLINE struct making *made_before(void)
+INLINE struct scratch *scratch_lookup(void)
 {
     __u32 zero = 0;
 
     return nat_making_v1.lookup(&zero);
 }
 
-INLINE struct making *make_room(void)
+INLINE struct scratch *scratch_reset(void)
 {
-    struct making *making = made_before();
+    struct scratch *scratch = scratch_lookup();
 
-    if (making)
-        __builtin_memset(making, 0, sizeof(*making));
-    return making;
+    if (scratch)
+        __builtin_memset(scratch, 0, sizeof(*scratch));
+    return scratch;
 }
 
 #endif

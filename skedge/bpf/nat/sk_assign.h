@@ -1,19 +1,19 @@
 /* Delivery of a LAN client's connection to a listening socket of this host: it gets the SYN as it is, and the socket
  * that comes of it has the listener's address; sock_ops then takes the placement over (socket/connect.c). */
-#ifndef SKEDGE_LAN_LOCAL_H
-#define SKEDGE_LAN_LOCAL_H
+#ifndef SKEDGE_NAT_SK_ASSIGN_H
+#define SKEDGE_NAT_SK_ASSIGN_H
 
-#define LISTENING 10
-#define REMEMBERED 6 /* TIME_WAIT */
-#define NO_SUCH_SOCKET_TYPE 94 /* ESOCKTNOSUPPORT: SO_REUSEPORT, before Linux 6.6 */
+#define STATE_LISTEN 10
+#define STATE_TIME_WAIT 6
+#define ESOCKTNOSUPPORT 94 /* SO_REUSEPORT, before Linux 6.6 */
 #define NOT_ASSIGNABLE 0x1000
 
 /* Fill the tuple that a socket is looked up by. Returns its size. */
-INLINE __u32 socket_tuple(struct bpf_sock_tuple *t, const struct lan_packet *p, const __u32 *to, __u16 to_port)
+INLINE __u32 tuple_fill(struct bpf_sock_tuple *t, const struct lan_packet *p, const __u32 *to, __u16 to_port)
 {
     if (p->v6) {
-        copy_address(t->ipv6.saddr, p->key.from);
-        copy_address(t->ipv6.daddr, to);
+        address_copy(t->ipv6.saddr, p->key.from);
+        address_copy(t->ipv6.daddr, to);
         t->ipv6.sport = p->key.from_port;
         t->ipv6.dport = to_port;
         return sizeof(t->ipv6);
@@ -26,10 +26,10 @@ INLINE __u32 socket_tuple(struct bpf_sock_tuple *t, const struct lan_packet *p, 
 }
 
 /* Whether some socket of this host would take the packet as it is. */
-INLINE int has_socket(struct __sk_buff *skb, const struct lan_packet *p)
+INLINE int socket_exists(struct __sk_buff *skb, const struct lan_packet *p)
 {
     struct bpf_sock_tuple t = {};
-    __u32 size = socket_tuple(&t, p, p->key.to, p->key.to_port);
+    __u32 size = tuple_fill(&t, p, p->key.to, p->key.to_port);
     struct bpf_sock *sk;
 
     if (p->key.protocol == IPPROTO_TCP)
@@ -43,14 +43,14 @@ INLINE int has_socket(struct __sk_buff *skb, const struct lan_packet *p)
 }
 
 /* Refuse a connection. The stack answers it (RST, port unreachable), unless some socket would take it. */
-INLINE int refuse(struct __sk_buff *skb, const struct lan_packet *p, __u32 reason)
+INLINE int connection_refuse(struct __sk_buff *skb, const struct lan_packet *p, __u32 reason)
 {
     drops_v1.increment(reason);
-    return has_socket(skb, p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+    return socket_exists(skb, p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Whether the last packet of a handshake answers a SYN cookie of the listener, which then has no request for it. */
-INLINE int answers_cookie(struct __sk_buff *skb, const struct lan_packet *p, struct bpf_sock *sk)
+INLINE int tcp_answers_cookie(struct __sk_buff *skb, const struct lan_packet *p, struct bpf_sock *sk)
 {
     __u8 ip[IP6_LENGTH] = {}, tcp[20];
 
@@ -62,29 +62,29 @@ INLINE int answers_cookie(struct __sk_buff *skb, const struct lan_packet *p, str
 }
 
 /* Hand the packet to the workload's listening socket. Returns 0, -1 when there is none, or why the kernel refused. */
-INLINE int assign(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
+INLINE int tcp_assign(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
 {
     int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN, error = -1;
     struct bpf_sock_tuple t = {};
     struct bpf_sock *sk;
 
-    sk = bpf_skc_lookup_tcp(skb, &t, socket_tuple(&t, p, flow->to, flow->to_port), BPF_F_CURRENT_NETNS, 0);
+    sk = bpf_skc_lookup_tcp(skb, &t, tuple_fill(&t, p, flow->to, flow->to_port), BPF_F_CURRENT_NETNS, 0);
     if (!sk)
         return -1;
-    if (sk->state == LISTENING && (fresh || answers_cookie(skb, p, sk)))
+    if (sk->state == STATE_LISTEN && (fresh || tcp_answers_cookie(skb, p, sk)))
         error = bpf_sk_assign(skb, sk, 0);
     bpf_sk_release(sk);
     return error;
 }
 
 /* The state of the TCP socket that the packet would reach as it is, 0 for none. */
-INLINE int state_of_socket(struct __sk_buff *skb, const struct lan_packet *p)
+INLINE int tcp_socket_state(struct __sk_buff *skb, const struct lan_packet *p)
 {
     struct bpf_sock_tuple t = {};
     struct bpf_sock *sk;
     int state;
 
-    sk = bpf_skc_lookup_tcp(skb, &t, socket_tuple(&t, p, p->key.to, p->key.to_port), BPF_F_CURRENT_NETNS, 0);
+    sk = bpf_skc_lookup_tcp(skb, &t, tuple_fill(&t, p, p->key.to, p->key.to_port), BPF_F_CURRENT_NETNS, 0);
     if (!sk)
         return 0;
     state = sk->state;
@@ -92,28 +92,28 @@ INLINE int state_of_socket(struct __sk_buff *skb, const struct lan_packet *p)
     return state;
 }
 
-/* The first SYN of a connection. While the kernel remembers an old connection of the same ports, no listener can have it:
- * then, too, it goes over lo, from another port. Returns the verdict, or NOT_ASSIGNABLE. Where nobody listens, the workload is
- * suspended and the stack refuses the client, as a connect of this host would be. */
-INLINE int deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
+/* The first SYN of a connection. While the kernel has an old connection of the same ports in TIME_WAIT, no listener can
+ * have it: then, too, it goes over lo, from another port. Returns the verdict, or NOT_ASSIGNABLE. Where nobody listens,
+ * the workload is suspended and the stack refuses the client, as a connect of this host would be. */
+INLINE int tcp_deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
 {
     int error;
 
-    if (state_of_socket(skb, p) == REMEMBERED)
+    if (tcp_socket_state(skb, p) == STATE_TIME_WAIT)
         return NOT_ASSIGNABLE;
-    error = assign(skb, p, flow);
-    if (error == -NO_SUCH_SOCKET_TYPE)
+    error = tcp_assign(skb, p, flow);
+    if (error == -ESOCKTNOSUPPORT)
         return NOT_ASSIGNABLE;
     if (error) {
-        release_flow(&p->key, 1);
+        flow_release(&p->key, 1);
         nat_placements_v1.delete(&p->key);
-        count_reason(REASON_WORKLOAD_CLOSED);
-        return has_socket(skb, p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+        drop_count(REASON_WORKLOAD_CLOSED);
+        return socket_exists(skb, p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
     }
     flow->seen = bpf_ktime_get_coarse_ns();
     flow->state = KIND_LOCAL << FLOW_KIND_SHIFT | FLOW_SYN;
     if (nat_flows_v1.update(&p->key, flow)) {
-        release_flow(&p->key, 0);
+        flow_release(&p->key, 0);
         nat_placements_v1.delete(&p->key);
         drops_v1.increment(REASON_TABLE_FULL);
         return TC_ACT_SHOT;
@@ -122,12 +122,12 @@ INLINE int deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow 
 }
 
 /* A packet of a handshake that goes on: a SYN sent again, or the answer to a SYN cookie. */
-INLINE int deliver_again(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
+INLINE int tcp_deliver_again(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
 {
-    int state = state_of_socket(skb, p);
+    int state = tcp_socket_state(skb, p);
 
-    if (!state || state == LISTENING)
-        assign(skb, p, flow);
+    if (!state || state == STATE_LISTEN)
+        tcp_assign(skb, p, flow);
     return TC_ACT_UNSPEC;
 }
 

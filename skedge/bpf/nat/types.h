@@ -1,7 +1,7 @@
 /* The flow table of packet-time NAT: structs and pinned maps. dataplane/ebpf/layout_flow.py mirrors the layouts; a test
  * compares them. Addresses are those of placement/types.h: network byte order, IPv4 as ::ffff:a.b.c.d. */
-#ifndef SKEDGE_LAN_MAPS_H
-#define SKEDGE_LAN_MAPS_H
+#ifndef SKEDGE_NAT_TYPES_H
+#define SKEDGE_NAT_TYPES_H
 
 #include "common/tail_calls.h"
 
@@ -38,7 +38,7 @@ struct nat_flow {
 #define FLOW_ACK 0x10ull        /* it goes on after the handshake */
 #define FLOW_REPLY 0x100ull     /* this is the workload's direction */
 #define FLOW_ENDED 0x200ull     /* the connection is over, the count given back; the entry waits for late packets */
-#define FLOW_PASSIVE 0x400ull   /* reply: the workload closed first, and remembers the connection (TIME_WAIT) */
+#define FLOW_PASSIVE 0x400ull   /* reply: the workload closed first, and has the connection in TIME_WAIT */
 #define FLOW_TAKEN 0x800ull     /* reply: another flow is taking the port over */
 #define FLOW_KIND_SHIFT 16
 #define KIND_LOCAL 1ull   /* to a socket of this host, which gets the SYN as it is */
@@ -48,7 +48,7 @@ struct nat_flow {
 #define KIND_OVERLAY 4ull /* from another site to one of our endpoints that is a LAN machine or container */
 #define KIND_OF(state) ((state) >> FLOW_KIND_SHIFT & 0xf)
 
-/* An address of a workload elsewhere -> this host's address on the way to it. */
+/* An address of a workload off this host -> this host's address on the way to it. */
 struct nat_address {
     __u32 word[4];
 };

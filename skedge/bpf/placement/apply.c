@@ -7,7 +7,7 @@
 #include "placement/maps.h"
 
 /* All ones where the flag is set. */
-static __always_inline __u64 mask_of(__u32 apply, __u32 flag)
+static __always_inline __u64 apply_mask(__u32 apply, __u32 flag)
 {
     __u64 mask = 0 - (__u64)((apply & flag) != 0);
 
@@ -15,33 +15,33 @@ static __always_inline __u64 mask_of(__u32 apply, __u32 flag)
     return mask;
 }
 
-#define TAKE(field, value, mask) (field) ^= ((field) ^ (value)) & (mask)
+#define APPLY(field, value, mask) (field) ^= ((field) ^ (value)) & (mask)
 
-static __always_inline void take_slot(struct slot *to, const struct staged_slot *from)
+static __always_inline void slot_apply(struct slot *to, const struct staged_slot *from)
 {
-    __u64 control = mask_of(from->apply, APPLY_CONTROL), reset = mask_of(from->apply, APPLY_RESET);
+    __u64 control = apply_mask(from->apply, APPLY_CONTROL), reset = apply_mask(from->apply, APPLY_RESET);
     __u64 never = (to->last - FIRST_CHOICE) >> 63, more;
 
-    TAKE(to->path_cost, from->path_cost, control);
-    TAKE(to->capacity, from->capacity, control);
-    TAKE(to->flags, from->flags, control);
-    TAKE(to->addr4, from->addr4, control);
-    TAKE(to->port4, from->port4, control);
-    TAKE(to->port6, from->port6, control);
-    TAKE(to->addr6[0], from->addr6[0], control);
-    TAKE(to->addr6[1], from->addr6[1], control);
-    TAKE(to->addr6[2], from->addr6[2], control);
-    TAKE(to->addr6[3], from->addr6[3], control);
-    TAKE(to->generation, from->generation, control);
-    TAKE(to->others, from->others, mask_of(from->apply, APPLY_OTHERS));
-    TAKE(to->chosen, 0, reset);
-    TAKE(to->refused, 0, reset);
-    TAKE(to->suspended, 0, reset | mask_of(from->apply, APPLY_RESUME));
-    TAKE(to->last, (__u64)from->rank, reset | (control & (0 - never)));
-    to->mine += (__s64)from->delta & mask_of(from->apply, APPLY_DELTA);
+    APPLY(to->path_cost, from->path_cost, control);
+    APPLY(to->capacity, from->capacity, control);
+    APPLY(to->flags, from->flags, control);
+    APPLY(to->addr4, from->addr4, control);
+    APPLY(to->port4, from->port4, control);
+    APPLY(to->port6, from->port6, control);
+    APPLY(to->addr6[0], from->addr6[0], control);
+    APPLY(to->addr6[1], from->addr6[1], control);
+    APPLY(to->addr6[2], from->addr6[2], control);
+    APPLY(to->addr6[3], from->addr6[3], control);
+    APPLY(to->generation, from->generation, control);
+    APPLY(to->others, from->others, apply_mask(from->apply, APPLY_OTHERS));
+    APPLY(to->chosen, 0, reset);
+    APPLY(to->refused, 0, reset);
+    APPLY(to->suspended, 0, reset | apply_mask(from->apply, APPLY_RESUME));
+    APPLY(to->last, (__u64)from->rank, reset | (control & (0 - never)));
+    to->mine += (__s64)from->delta & apply_mask(from->apply, APPLY_DELTA);
     more = (to->mine - to->nat) >> 63; /* more NAT ports than connections: what was corrected held ports too */
     OPAQUE(more);
-    TAKE(to->nat, to->mine, 0 - more);
+    APPLY(to->nat, to->mine, 0 - more);
 }
 
 int skedge_apply(struct __sk_buff *skb)
@@ -63,7 +63,7 @@ int skedge_apply(struct __sk_buff *skb)
     }
 #pragma clang loop unroll(disable)
     for (__u64 i = 0; i < MAX_WORKLOADS; i++)
-        take_slot(&service->slots[i], &staged->slots[i]);
+        slot_apply(&service->slots[i], &staged->slots[i]);
     service->epoch++;
     bpf_spin_unlock(&service->lock);
     return 0;

@@ -21,8 +21,8 @@ struct bpf_iter__bpf_sk_storage_map {
 static __u64 (*socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
 
 /* Write one record: the client is the socket, or its peer where the socket is the workload's. */
-static __always_inline void emit(struct seq_file *seq, struct sock *sk, struct placement *placement,
-                        struct placement_record *record)
+static __always_inline void placement_record_write(struct seq_file *seq, struct sock *sk, struct placement *placement,
+                                                   struct placement_record *record)
 {
     struct { __u32 daddr; __u32 saddr; __u32 hash; __u16 dport; __u16 port; __u16 family; } head = {};
 
@@ -47,7 +47,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
     struct sock *sk = ctx->sk;
 
     if (placement && sk && placement->placed)
-        emit(((struct iter_meta *)ctx->meta)->seq, sk, placement, &record);
+        placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, placement, &record);
     return 0;
 }
 #else
@@ -55,7 +55,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
     struct placement_record record = {};
-    struct flows *flows = ctx->value;
+    struct udp_flows *flows = ctx->value;
     struct sock *sk = ctx->sk;
     __u32 zero = 0;
     struct config *config = config_v1.lookup(&zero);
@@ -67,9 +67,9 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
         struct placement *flow = &flows->flow[i];
 
         if (flow->placed && flow->seen < config->sweep_before)
-            release(flow, 0);
+            placement_release(flow, 0);
         if (flow->placed)
-            emit(((struct iter_meta *)ctx->meta)->seq, sk, flow, &record);
+            placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, flow, &record);
     }
     return 0;
 }

@@ -1,6 +1,6 @@
 /* The maps. All are pinned under PIN_DIR with a version in the name; a layout change takes a new name. */
-#ifndef SKEDGE_MAPS_H
-#define SKEDGE_MAPS_H
+#ifndef SKEDGE_PLACEMENT_MAPS_H
+#define SKEDGE_PLACEMENT_MAPS_H
 
 /* bcc has a macro for a pinned table and one for socket storage, but none for both. */
 #define PINNED_SK_STORAGE(_leaf_type, _name, _pinned) \
@@ -37,8 +37,8 @@ BPF_TABLE_PINNED("array", __u32, __u64, ports_v1, PORT_WORDS, PIN_DIR "/ports_v1
 BPF_TABLE_PINNED("hash", struct listener_key, struct listener, listeners_v2, MAX_LISTENERS, PIN_DIR "/listeners_v2",
                  BPF_F_NO_PREALLOC);
 
-/* client -> the workload that it keeps. An LRU map, not a hash with a sweep: full, it forgets the client that was away
- * longest, where a hash would remember nobody new; and an entry that is too old is seen to be so when it is read. */
+/* client -> the workload that it has affinity to. An LRU map, not a hash with a sweep: a full one evicts the client that
+ * was away longest, where a hash would take nobody new; an entry that is too old is seen to be so when it is read. */
 BPF_TABLE_PINNED("lru_hash", struct affinity_key, struct affinity, affinities_v1, MAX_AFFINITIES,
                  PIN_DIR "/affinities_v1");
 
@@ -53,7 +53,7 @@ BPF_TABLE_PINNED("percpu_array", __u32, __u64, drops_v1, MAX_REASONS, PIN_DIR "/
 
 /* socket -> its placement; socket -> its unconnected UDP flows. */
 PINNED_SK_STORAGE(struct placement, placements_v1, PIN_DIR "/placements_v1");
-PINNED_SK_STORAGE(struct flows, flows_v1, PIN_DIR "/flows_v1");
+PINNED_SK_STORAGE(struct udp_flows, flows_v1, PIN_DIR "/flows_v1");
 
 /* position -> a pick with everything it was decided on. */
 BPF_TABLE_PINNED("array", __u32, struct logged_pick, pick_log_v2, PICK_LOG_ENTRIES, PIN_DIR "/pick_log_v2");

@@ -1,10 +1,11 @@
 /* The pick log: each pick with everything that it is decided on, for tests and replays (see struct logged_pick). */
-#ifndef SKEDGE_PICK_LOG_H
-#define SKEDGE_PICK_LOG_H
+#ifndef SKEDGE_PLACEMENT_PICK_LOG_H
+#define SKEDGE_PLACEMENT_PICK_LOG_H
 
 #if PICK_LOG_ENTRIES > 1
 /* Copy what the pick is decided on; the entry is ours alone, its position was taken before. */
-static __always_inline void log_pick(const struct service *service, const struct scan *scan, struct logged_pick *entry)
+static __always_inline void pick_log_store(const struct service *service, const struct scan *scan,
+                                           struct logged_pick *entry)
 {
     entry->version = service->version;
     entry->choice = service->choices;
@@ -27,7 +28,7 @@ static __always_inline void log_pick(const struct service *service, const struct
 }
 
 /* Take the next entry of the pick log. */
-static __always_inline struct logged_pick *next_logged(__u64 limit, __u32 id, __u32 need, __u64 sticky)
+static __always_inline struct logged_pick *pick_log_next(__u64 limit, __u32 id, __u32 need, __u64 affinity)
 {
     __u32 index = 0;
     struct news *news = news_v1.lookup(&index);
@@ -44,7 +45,7 @@ static __always_inline struct logged_pick *next_logged(__u64 limit, __u32 id, __
         entry->limit = limit;
         entry->service = id;
         entry->need = need;
-        entry->sticky = sticky;
+        entry->affinity = affinity;
     }
     return entry;
 }

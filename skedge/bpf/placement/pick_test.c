@@ -1,5 +1,5 @@
 /* The pick as a packet program, so that a test can ask it without a socket (BPF_PROG_TEST_RUN).
- * Packet bytes from 14: service id, needed flags, prefer IPv6 (0, 1), the placement word to keep, then room for the
+ * Packet bytes from 14: service id, needed flags, prefer IPv6 (0, 1), the placement word of affinity, then room for the
  * answer: the placement word and the struct placement. Never attached anywhere. */
 #include <uapi/linux/bpf.h>
 #include "common/limits.h"
@@ -13,7 +13,7 @@ struct question {
     __u32 need;
     __u32 prefer6;
     __u32 spare;
-    __u64 sticky;
+    __u64 affinity;
 };
 
 int skedge_pick_test(struct __sk_buff *skb)
@@ -29,8 +29,8 @@ int skedge_pick_test(struct __sk_buff *skb)
         return 2;
     placement.need = question.need;
     placement.prefer6 = question.prefer6;
-    placement.sticky = question.sticky;
-    word = pick(question.service, config->port_limit, FOR_SOCKET, &placement);
+    placement.affinity = question.affinity;
+    word = workload_pick(question.service, config->port_limit, FOR_SOCKET, &placement);
     bpf_skb_store_bytes(skb, 38, &word, sizeof(word), 0);
     bpf_skb_store_bytes(skb, 46, &placement, sizeof(placement), 0);
     return word ? 0 : 1;

@@ -1,11 +1,11 @@
 /* The store of placements: put, find and release on sk_storage. Nothing else may know where a placement lies. */
-#ifndef SKEDGE_PLACEMENT_H
-#define SKEDGE_PLACEMENT_H
+#ifndef SKEDGE_PLACEMENT_STORE_H
+#define SKEDGE_PLACEMENT_STORE_H
 
 _Static_assert(MAX_REASONS <= 256, "a reason does not fit into bits 8..15 of a slot's flags");
 
 /* Give a workload's open connection back. @refused: the workload refused it or did not answer. */
-static __always_inline void uncount(__u64 word, int refused)
+static __always_inline void workload_uncount(__u64 word, int refused)
 {
     __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0;
     __u32 generation = (word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
@@ -35,17 +35,17 @@ static __always_inline void uncount(__u64 word, int refused)
 }
 
 /* Take a placement away; whoever exchanges the word first gives the count back, all others do nothing. */
-static __always_inline void release(struct placement *placement, int refused)
+static __always_inline void placement_release(struct placement *placement, int refused)
 {
     __u64 word = placement->placed ? __sync_lock_test_and_set(&placement->placed, 0) : 0;
 
     if (word)
-        uncount(word, refused);
+        workload_uncount(word, refused);
 }
 
 /* Whether a flow stays where it is: its workload is usable, or drained (what is open goes on). Read without the
  * lock: a change that comes a moment later moves the flow at its next datagram. */
-static __always_inline int goes_on(__u64 word)
+static __always_inline int placement_goes_on(__u64 word)
 {
     __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1);
     struct service *service = services_v1.lookup(&id);
@@ -60,26 +60,26 @@ static __always_inline int goes_on(__u64 word)
 }
 
 /* Return the socket's placement, 0 where it never had one. */
-static __always_inline struct placement *find(struct bpf_sock *sk)
+static __always_inline struct placement *placement_lookup(struct bpf_sock *sk)
 {
     return placements_v1.sk_storage_get(sk, 0, 0);
 }
 
 /* Return room for the socket's placement, 0 when there is no memory. */
-static __always_inline struct placement *room(struct bpf_sock *sk)
+static __always_inline struct placement *placement_create(struct bpf_sock *sk)
 {
     return placements_v1.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
 /* Make a counted pick the socket's placement. */
-static __always_inline void put(struct placement *placement, __u64 word)
+static __always_inline void placement_store(struct placement *placement, __u64 word)
 {
     __u64 old;
 
     placement->placed_at = placement->seen = bpf_ktime_get_ns();
     old = __sync_lock_test_and_set(&placement->placed, word);
     if (old)
-        uncount(old, 0);
+        workload_uncount(old, 0);
 }
 
 #endif

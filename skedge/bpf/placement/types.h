@@ -1,6 +1,6 @@
 /* What lies in the maps. dataplane/ebpf/layout_placement.py mirrors these layouts; a test compares the sizes and offsets. */
-#ifndef SKEDGE_STRUCTS_H
-#define SKEDGE_STRUCTS_H
+#ifndef SKEDGE_PLACEMENT_TYPES_H
+#define SKEDGE_PLACEMENT_TYPES_H
 
 /* One workload of a service. "control" is written by the controller (through the apply program, under the lock),
  * "kernel" is written by the programs only: an update by the controller can never lose a count in flight. */
@@ -30,8 +30,8 @@ struct service {
     __u64 choices;
     __u64 stale;      /* picks made on a changed count: stays 0 */
     __u64 underflow;  /* releases of something that was not counted: stays 0 */
-    __u64 winner;     /* of the pick that holds the lock, see slot_of() */
-    __u64 zero;       /* always, see scan_slots() */
+    __u64 winner;     /* of the pick that holds the lock, see service_slot() */
+    __u64 zero;       /* always, see service_scan() */
     struct slot slots[MAX_WORKLOADS];
 };
 
@@ -53,7 +53,7 @@ struct staged_slot {
 struct staged {
     __u32 service;
     __u32 size;
-    __u64 version; /* 0: keep */
+    __u64 version; /* 0: unchanged */
     struct staged_slot slots[MAX_WORKLOADS];
 };
 
@@ -64,11 +64,11 @@ struct listener_key {
 };
 /* Where a listener's new connections go: to one service, or (shares > 0) to the services of the schedule in turn. */
 struct listener {
-    __u32 service;    /* shared out: the first one, which the clients' affinity is kept under */
-    __u32 affinity_s; /* seconds for which a client keeps its workload after each connection; 0: not at all */
+    __u32 service;    /* shared out: the first one, which the clients' affinity is stored under */
+    __u32 affinity_s; /* seconds of affinity to a workload after each connection; 0: none */
     __u64 position;   /* kernel: turns taken */
     __u32 shares;     /* turns of the schedule that are in use */
-    __u32 flags;      /* KEEPS_CLIENT */
+    __u32 flags;      /* LISTENER_PRESERVES_SRC */
     __u64 members[MEMBER_WORDS]; /* bit a service: is it in the schedule */
     __u16 schedule[SCHEDULE_SIZE];
 };
@@ -76,7 +76,7 @@ struct listener {
 /* The workload that a client was last placed on; a process of this host counts as the host itself. */
 struct affinity_key {
     __u32 service;   /* of the listener, with AFFINITY_SHARED */
-    __u32 client[4]; /* IPv4 as ::ffff:a.b.c.d; zero for a local socket that is bound to no address */
+    __u32 client[4]; /* IPv4 as ::ffff:a.b.c.d; zero for a socket of this host that is bound to no address */
 };
 struct affinity {
     __u64 word; /* PLACED_* */
@@ -128,13 +128,13 @@ struct placement {
     struct weighed runner;
     __u32 need;    /* SLOT_*: what a workload had to have for this socket */
     __u32 prefer6;
-    __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see stay_mapped() */
-    __u64 sticky;  /* what pick() is asked to keep: the placement word that the client had before, 0: nothing */
+    __u64 mapped;  /* TCP: this socket was once sent to a mapped address, see request_stay_mapped() */
+    __u64 affinity; /* the placement word that the client had before, for workload_pick(); 0: nothing */
     __u32 passive; /* the socket is the workload's, accepted from a client of the LAN */
-    __u32 keeps;   /* 1: the client, of the LAN, keeps its address at a workload with SLOT_KEEPS */
+    __u32 preserves_src; /* 1: the LAN client's address is preserved to a workload with SLOT_PRESERVES_SRC */
 };
-struct flows {
-    __u64 index; /* of the flow in use, see place_flow() */
+struct udp_flows {
+    __u64 index; /* of the flow in use, see udp_flow_place() */
     struct placement flow[UDP_FLOWS];
 };
 
@@ -163,7 +163,7 @@ struct logged_pick {
     __u64 limit;
     __u64 version;
     __u64 choice;
-    __u64 sticky; /* as in struct placement */
+    __u64 affinity; /* as in struct placement */
     __u32 service;
     __u32 need;
     __u32 winner; /* slot, MAX_WORKLOADS when there was none */

@@ -16,7 +16,7 @@
 #define ALLOW 1
 #define REFUSE 0
 
-static __always_inline int refuse(int reason)
+static __always_inline int connect_refuse(int reason)
 {
     drops_v1.increment(reason);
     bpf_set_retval(-ERR_CONNREFUSED);
@@ -24,8 +24,8 @@ static __always_inline int refuse(int reason)
 }
 
 /* Return the listener that the destination is, 0 for none: also for sockets of another namespace and for our own. */
-static __always_inline struct listener *listener_of(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct config *config,
-                                           struct listener_key *to)
+static __always_inline struct listener *sock_lookup_listener(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                                             struct config *config, struct listener_key *to)
 {
     __u16 port = __builtin_bswap16(to->port);
     __u32 word = port >> 6 | (to->protocol == PROTO_UDP ? PORT_WORDS / 2 : 0);
@@ -42,30 +42,32 @@ static __always_inline struct listener *listener_of(struct bpf_sock_addr *ctx, s
 
 /* Undo the socket's old placement, before anything is known of the new destination: a connect(2) that failed and is
  * retried on the same socket, to anywhere, must not count twice. */
-static __always_inline struct placement *undo(struct bpf_sock *sk)
+static __always_inline struct placement *placement_release_old(struct bpf_sock *sk)
 {
-    struct placement *old = find(sk);
+    struct placement *old = placement_lookup(sk);
 
     if (old)
-        release(old, 0);
+        placement_release(old, 0);
     return old;
 }
 
 /* Place the socket. Returns 0 when it is placed (the target is in *placed), else the reason why it is not. */
-static __always_inline int place(struct bpf_sock *sk, struct config *config, struct listener *listener, struct wish *wish,
-                        struct placement **placed)
+static __always_inline int sock_place(struct bpf_sock *sk, struct config *config, struct listener *listener,
+                                      struct request *request, struct placement **placed)
 {
-    struct placement *placement = room(sk);
+    struct placement *placement = placement_create(sk);
+    __u32 service;
     __u64 word;
 
     if (!placement)
         return REASON_TABLE_FULL;
-    keep_wish(placement, wish);
-    word = pick(aim(listener, &wish->client, placement), config->port_limit, FOR_SOCKET, placement);
+    placement_set_request(placement, request);
+    service = listener_choose_service(listener, &request->client, placement);
+    word = workload_pick(service, config->port_limit, FOR_SOCKET, placement);
     if (!word)
-        return why_not(placement);
-    put(placement, word);
-    remember(listener, &wish->client, word);
+        return placement_failure(placement);
+    placement_store(placement, word);
+    affinity_store(listener, &request->client, word);
     *placed = placement;
     return 0;
 }
@@ -76,22 +78,22 @@ int skedge_connect4(struct bpf_sock_addr *ctx)
     struct bpf_sock *sk = ctx->sk;
     struct listener *listener;
     struct config *config;
-    struct wish wish;
+    struct request request;
     __u32 zero = 0;
     int reason;
 
     config = config_v1.lookup(&zero);
     if (!sk || !config)
         return ALLOW;
-    undo(sk);
-    key4(ctx, &wish.to);
-    listener = listener_of(ctx, sk, config, &wish.to);
+    placement_release_old(sk);
+    listener_key_read4(ctx, &request.to);
+    listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
         return ALLOW;
-    wish4(sk, config, &wish);
-    reason = place(sk, config, listener, &wish, &placement);
+    request_read4(sk, config, &request);
+    reason = sock_place(sk, config, listener, &request, &placement);
     if (reason || !placement)
-        return refuse(reason);
+        return connect_refuse(reason);
     ctx->user_ip4 = placement->target[3];
     ctx->user_port = placement->target_port;
     return ALLOW;
@@ -103,40 +105,40 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     struct bpf_sock *sk = ctx->sk;
     struct listener *listener;
     struct config *config;
-    struct wish wish;
+    struct request request;
     __u32 zero = 0;
     int mapped, reason;
 
     config = config_v1.lookup(&zero);
     if (!sk || !config)
         return ALLOW;
-    old = undo(sk);
-    key6(ctx, &wish.to);
-    listener = listener_of(ctx, sk, config, &wish.to);
+    old = placement_release_old(sk);
+    listener_key_read6(ctx, &request.to);
+    listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
         return ALLOW;
-    mapped = is_mapped(wish.to.addr);
-    if (mapped && v6only(sk))
+    mapped = address_is_mapped(request.to.addr);
+    if (mapped && sock_is_v6only(sk))
         return ALLOW; /* the kernel refuses it: such a socket has no IPv4 */
-    wish6(sk, config, mapped, 0, &wish);
+    request_read6(sk, config, mapped, 0, &request);
     if (old && old->mapped)
-        stay_mapped(&wish);
-    reason = place(sk, config, listener, &wish, &placement);
+        request_stay_mapped(&request);
+    reason = sock_place(sk, config, listener, &request, &placement);
     if (reason || !placement)
-        return refuse(reason);
+        return connect_refuse(reason);
     ctx->user_ip6[0] = placement->target[0];
     ctx->user_ip6[1] = placement->target[1];
     ctx->user_ip6[2] = placement->target[2];
     ctx->user_ip6[3] = placement->target[3];
     ctx->user_port = placement->target_port;
-    if (wish.to.protocol == PROTO_TCP && is_mapped(placement->target))
+    if (request.to.protocol == PROTO_TCP && address_is_mapped(placement->target))
         placement->mapped = 1;
     return ALLOW;
 }
 
 int skedge_getpeername4(struct bpf_sock_addr *ctx)
 {
-    struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
+    struct placement *placement = ctx->sk ? placement_lookup(ctx->sk) : 0;
 
     if (placement && placement->placed && !placement->passive) {
         ctx->user_ip4 = placement->listener[3];
@@ -147,7 +149,7 @@ int skedge_getpeername4(struct bpf_sock_addr *ctx)
 
 int skedge_getpeername6(struct bpf_sock_addr *ctx)
 {
-    struct placement *placement = ctx->sk ? find(ctx->sk) : 0;
+    struct placement *placement = ctx->sk ? placement_lookup(ctx->sk) : 0;
 
     if (placement && placement->placed && !placement->passive) {
         ctx->user_ip6[0] = placement->listener[0];
@@ -172,30 +174,30 @@ int skedge_sockops(struct bpf_sock_ops *ops)
     if (!sk)
         return 1;
     if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-        if (take_over(ops, sk))
+        if (placement_take_over(ops, sk))
             bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
         return 1;
     }
-    placement = find(sk);
+    placement = placement_lookup(sk);
     if (!placement || !placement->placed)
         return 1;
     if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
         bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
     else if (ops->args[1] == STATE_CLOSE)
-        release(placement, ops->args[0] == STATE_SYN_SENT && unanswered(sk));
+        placement_release(placement, ops->args[0] == STATE_SYN_SENT && sock_is_unanswered(sk));
     return 1;
 }
 
 /* The last close(2) of a socket: ends a TCP connection even while its FIN is on the way, and all UDP flows. */
 int skedge_release(struct bpf_sock *sk)
 {
-    struct placement *placement = find(sk);
+    struct placement *placement = placement_lookup(sk);
     int tcp = sk->protocol == PROTO_TCP;
 
     if (placement && placement->placed)
-        release(placement, tcp && sk->state == STATE_SYN_SENT && unanswered(sk));
+        placement_release(placement, tcp && sk->state == STATE_SYN_SENT && sock_is_unanswered(sk));
     if (!tcp)
-        release_flows(sk);
+        udp_flows_release(sk);
     return ALLOW;
 }
 
@@ -203,7 +205,7 @@ int skedge_sendmsg4(struct bpf_sock_addr *ctx)
 {
     struct placement *flow = 0;
     struct bpf_sock *sk = ctx->sk;
-    struct wish wish;
+    struct request request;
     __u32 zero = 0;
     struct config *config = config_v1.lookup(&zero);
     struct listener *listener;
@@ -211,17 +213,17 @@ int skedge_sendmsg4(struct bpf_sock_addr *ctx)
 
     if (!sk || !config)
         return ALLOW;
-    key4(ctx, &wish.to);
-    listener = listener_of(ctx, sk, config, &wish.to);
+    listener_key_read4(ctx, &request.to);
+    listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
         return ALLOW;
     if (sk->family == AF_INET6_)
-        wish_mapped(sk, config, &wish);
+        request_read_mapped(sk, config, &request);
     else
-        wish4(sk, config, &wish);
-    reason = place_flow(sk, config, listener, &wish, &flow);
+        request_read4(sk, config, &request);
+    reason = udp_flow_place(sk, config, listener, &request, &flow);
     if (reason || !flow)
-        return refuse(reason);
+        return connect_refuse(reason);
     ctx->user_ip4 = flow->target[3];
     ctx->user_port = flow->target_port;
     return ALLOW;
@@ -231,7 +233,7 @@ int skedge_sendmsg6(struct bpf_sock_addr *ctx)
 {
     struct placement *flow = 0;
     struct bpf_sock *sk = ctx->sk;
-    struct wish wish;
+    struct request request;
     __u32 zero = 0;
     struct config *config = config_v1.lookup(&zero);
     struct listener *listener;
@@ -239,14 +241,14 @@ int skedge_sendmsg6(struct bpf_sock_addr *ctx)
 
     if (!sk || !config)
         return ALLOW;
-    key6(ctx, &wish.to);
-    listener = listener_of(ctx, sk, config, &wish.to);
+    listener_key_read6(ctx, &request.to);
+    listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
         return ALLOW;
-    wish6(sk, config, 0, 1, &wish);
-    reason = place_flow(sk, config, listener, &wish, &flow);
+    request_read6(sk, config, 0, 1, &request);
+    reason = udp_flow_place(sk, config, listener, &request, &flow);
     if (reason || !flow)
-        return refuse(reason);
+        return connect_refuse(reason);
     ctx->user_ip6[0] = flow->target[0];
     ctx->user_ip6[1] = flow->target[1];
     ctx->user_ip6[2] = flow->target[2];
@@ -263,8 +265,8 @@ int skedge_recvmsg4(struct bpf_sock_addr *ctx)
 
     if (!sk)
         return ALLOW;
-    key4(ctx, &from);
-    flow = flow_from(sk, &from);
+    listener_key_read4(ctx, &from);
+    flow = udp_flow_lookup(sk, &from);
     if (flow) {
         ctx->user_ip4 = flow->listener[3];
         ctx->user_port = flow->listener_port;
@@ -280,8 +282,8 @@ int skedge_recvmsg6(struct bpf_sock_addr *ctx)
 
     if (!sk)
         return ALLOW;
-    key6(ctx, &from);
-    flow = flow_from(sk, &from);
+    listener_key_read6(ctx, &from);
+    flow = udp_flow_lookup(sk, &from);
     if (flow) {
         ctx->user_ip6[0] = flow->listener[0];
         ctx->user_ip6[1] = flow->listener[1];

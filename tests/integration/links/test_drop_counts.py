@@ -24,7 +24,7 @@ int count_code(struct __sk_buff *skb)
 	__u32 code = 0;
 
 	bpf_skb_load_bytes(skb, ETH_LENGTH, &code, sizeof(code));
-	count_reason(code);
+	drop_count(code);
 	return 0;
 }
 """

@@ -172,7 +172,7 @@ def test_a_listener_lies_where_the_programs_read_it() -> None:
     assert layout_listener.ListenerValue.unpack(bytes(raw)) == value
     assert value.services == {7, 1023}
     pick = STRUCTS["logged_pick"]()
-    pick.sequence, pick.limit, pick.version, pick.choice, pick.sticky = range(1, 6)
+    pick.sequence, pick.limit, pick.version, pick.choice, pick.affinity = range(1, 6)
     pick.service, pick.need, pick.winner, pick.runner = range(6, 10)
     read = layout.LoggedPick.unpack(bytes(pick))
     assert (read.sequence, read.limit, read.version, read.choice, read.sticky) == (1, 2, 3, 4, 5)
@@ -181,7 +181,8 @@ def test_a_listener_lies_where_the_programs_read_it() -> None:
 
 def test_constants_are_those_of_the_headers() -> None:
     flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
-    same = {"LOCAL": "SLOT_LOCAL", "ELSEWHERE": "SLOT_ELSEWHERE", "OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
+    same = {"LOCAL": "SLOT_OWN_SITE", "ELSEWHERE": "SLOT_OFF_HOST", "KEEPS": "SLOT_PRESERVES_SRC"}
+    same |= {"OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
     same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
     same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
     for ours, theirs in same.items():
