@@ -59,7 +59,7 @@ _SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1}
 
 
 class Check(Protocol):
-    """The packet check that each device is under (`linkfilter.LinkFilter`)."""
+    """The packet check that each device is under (`packet_check.LinkFilter`)."""
 
     def protect(self, index: int, device: LinkDevice) -> None:
         """Put the interface under the check."""
