@@ -244,7 +244,7 @@ class Explain:
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One change that a reconcile run would make: ``kind`` link, address, route, service, listener, endpoint."""
+    """One change that a reconcile run would make; ``kind`` as in docs/kernel-objects.md."""
 
     action: str
     kind: str

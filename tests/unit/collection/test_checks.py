@@ -187,6 +187,7 @@ def test_addresses_of_proc_net(text: str, address: str):
         ({"dst": "10.0.0.0/8", "dev": "eth0"}, False),
         ({"dst": "100.70.1.2", "dev": "sk-edge-b-1234", "table": "7400"}, False),
         ({"dst": "100.70.1.2", "dev": "lo", "table": "local"}, False),
+        ({"type": "unreachable", "dst": "100.64.0.0/10", "dev": "lo", "protocol": "74"}, False),
     ],
 )
 def test_routes_into_the_overlay(route: dict[str, str], found: bool):

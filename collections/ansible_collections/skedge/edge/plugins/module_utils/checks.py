@@ -13,6 +13,7 @@ import ipaddress
 SKEW_MAX_S = 300
 OUR_TABLE = 7400
 OUR_PREFIX = "sk-"
+OUR_PROTOCOL = 74  # of our routes, also of the last one in the main table
 OUR_WIREGUARD = "wireguard-go"
 OUR_PROGRAMS = ("skedged", "skedge")
 SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses", "takeover")
@@ -176,6 +177,7 @@ def routes(overlays, table):
     for route in table:
         device = route.get("dev", "")
         ours = device.startswith(OUR_PREFIX) or str(route.get("table", "")) == str(OUR_TABLE)
+        ours = ours or str(route.get("protocol", "")) == str(OUR_PROTOCOL)
         if ours or route.get("dst") in (None, "default") or (route.get("table") == "local" and device == "lo"):
             continue
         try:
