@@ -46,8 +46,8 @@ def configure_engine(engine: EbpfEngine, overlay4: str, overlay6: str) -> None:
     make(engine.settings, settings(overlay4, overlay6))
 
 
-def set_loop() -> None:
-    make(LoopSettingDriver(), loop_settings(), allow_delete=False)
+def set_loop(*, off: bool = False) -> bool:
+    return make(LoopSettingDriver(), {} if off else loop_settings())
 
 
 class Forwarding:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from skedge.dataplane.ebpf import lan_devices
 from skedge.dataplane.ebpf.lan_devices import LanDevice
+from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
+from tests.kit.rows import set_loop
 
 from .kit import HOST, MACHINE, Bench
 
@@ -39,12 +41,14 @@ def test_put_twice_read_and_taken_off(bench: Bench) -> None:
         assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["1"] * 4
         for name in wanted:
             ns(lan_devices.detach, bench.site.netlink, name)
+        ns(set_loop, off=True)
         assert ns(driver.read) == {}
         forwarding6 = ns.sh("cat /proc/sys/net/ipv6/conf/all/forwarding").strip()
         assert ns.sh(f"bash -c '{SETTINGS}'").split() == ["0", "0", "0", forwarding6]
         ns(driver.delete, "gone0")
         assert "clsact" not in ns.sh("tc qdisc show")
     finally:
+        ns(set_loop)
         for name, value in wanted.items():
             ns(driver.put, name, value)
 
@@ -62,14 +66,16 @@ def test_filters_of_others_stay(bench: Bench) -> None:
         ns(driver.put, "lan0", LanDevice())
 
 
-def test_lo_that_the_hosts_own_switches_changed_is_put_again(bench: Bench) -> None:
-    ns, driver = bench.site.ns, bench.site.lan
-    wanted = ns(driver.devices, ["lan0"])
+def test_lo_that_the_hosts_own_switches_changed_is_set_again(bench: Bench) -> None:
+    ns, driver = bench.site.ns, LoopSettingDriver()
+    wanted = ns(loop_settings)
+    assert ns(driver.read) == wanted
     for value in "10":  # a change of the host's switch is written to every device
         ns.sh(f"sysctl -qw net.ipv4.ip_forward={value}")
-    assert ns(driver.read).keys() == wanted.keys() - {"lo"}
-    ns(driver.put, "lo", LOOP)
+    assert ns(driver.read).keys() == wanted.keys() - {"net.ipv4.conf.lo.forwarding"}
+    assert ns(set_loop)
     assert ns(driver.read) == wanted
+    assert not ns(set_loop)
 
 
 def test_the_address_on_the_way_to_a_machine(bench: Bench) -> None:
