@@ -73,6 +73,9 @@ def test_a_transit_site_is_no_router_and_its_links_survive_the_operators_switch(
     finally:
         b.inside("sysctl", "-qw", f"{switch}=0")
     assert clients.open(100)["c"] == 16
+    told = {problem.what: problem.cause for problem in b.status().problems}
+    assert "was changed" in told["drift link"]
+    assert "by somebody else" in told["drift link"]
 
 
 def test_a_stopped_server_gets_no_more_connections(line: Line, clients: Clients) -> None:
