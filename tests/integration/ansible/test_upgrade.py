@@ -159,9 +159,11 @@ def test_an_upgrade_of_one_host_after_another_loses_and_refuses_nothing(network:
     finally:
         came = [network.stop_rate(host) for host in CLIENTS]
     held = [holder.ask("check") for holder in holders]
+    failures = [one.pop("failures") for one in came]
     print(network.told, f"upgrade began at {began:.0f}", *came, *held, sep="\n")
-    report = f"{came} {held}\n{network.journal()}"
-    assert [one["failures"] for one in came] == [[], []], report
+    few = [(len(some), some[:5], some[-5:]) for some in failures]
+    report = f"{few}\n{came} {held}\n{network.journal()}"
+    assert not any(failures), report
     assert [(one["alive"], one["dead"]) for one in held] == [(HELD, 0), (HELD, 0)], report
     for one in came:
         assert one["count"] > 0.6 * RATE * one["seconds"], report
