@@ -94,7 +94,9 @@ class Host:
 
     def entries(self, pin: str, sizes: tuple[int, int]) -> list[tuple[bytes, bytes]]:
         with syscall.Fd(syscall.obj_get(str(self.pins / pin))) as fd:
-            return [(key, value) for key, value in syscall.map_items(fd, *sizes) if any(value)]
+            items = list(syscall.map_items(fd, *sizes))
+        array = pin in ("services_v1", "ports_v1", "endpoint_marks_v1", "link_table_v2")
+        return [(key, value) for key, value in items if any(value) or not array]
 
     def poke(self, pin: str, key: bytes, value: bytes) -> None:
         with syscall.Fd(syscall.obj_get(str(self.pins / pin))) as fd:

@@ -61,7 +61,7 @@ def test_a_plan_is_all_that_changes_from_the_first_run_to_the_purge(host: Host) 
     bare = host.snapshot(pins=False)
     host.build(world)
     moment, total = step(host, World(), host.snapshot(), allow_delete=False)
-    moment, more = step(host, world, moment, allow_delete=False)
+    moment, _ = step(host, world, moment, allow_delete=False)
     for number in range(STEPS):
         said = [change(world, draw) for _ in range(draw.choice([1, 1, 2, 4]))]
         print(number, said)
