@@ -37,8 +37,8 @@ class Report(Generic[K]):
     """What one run did (or, as a dry run, would do) to one kind; ``failed`` keys stay different and are retried.
 
     ``kept`` would be deleted were it allowed. ``unread`` is set when the kernel could not be read at all. ``before``
-    is what the kernel had, ``wanted`` what it should have, merged with that while nothing may be deleted; ``fallen`` are
-    keys that went with a link made anew. ``rests_on``: see `Kind`.
+    is what the kernel had, ``wanted`` what it should have, merged with that while nothing may be deleted; ``fallen``
+    are keys that went with a link made anew. ``rests_on``: see `Kind`.
     """
 
     changed: list[K] = field(default_factory=list)

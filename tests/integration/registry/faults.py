@@ -171,6 +171,7 @@ def _maps() -> list[Fault]:
         Fault("listener added", _add_listener, "listener", "192.0.2.1:99/tcp"),
         Fault("port bit cleared", _poke("ports_v1", struct.pack("=I", 8083 // 64), 0, "=Q", 0), "listener",
               "10.95.0.5:8083/tcp", ("listener",)),
+        Fault("udp port bit cleared", _no_udp_mark, "listener", also=("listener",)),
         Fault("endpoint deleted", _pull("endpoints_v1"), *endpoint),
         Fault("endpoint changed", _poke("endpoints_v1", b"", 16, "=H", 77), *endpoint),
         Fault("endpoint mark cleared", _poke("endpoint_marks_v1", b"", 0, "=I", 0), *endpoint),
@@ -182,7 +183,9 @@ def _maps() -> list[Fault]:
         Fault("workload name changed", _poke("workload_names_v1", b"", 0, "=4s", b"evil"), "service"),
         Fault("slot's cost", _slot(0, "=I", 12345), "service"),
         Fault("slot's flags", _slot(12, "=I", 0), "service"),
-        Fault("slot's address", _slot(48, "=I", 3), "service"),
+        *(Fault(f"slot's flag {bit}", _flip_flag(bit), "service") for bit in (1, 2, 8, 16, 32, 64, 128, 1 << 8)),
+        Fault("slot's address", _slot(56, "=I", 3), "service"),
+        Fault("slot's capacity", _slot(4, "=I", 3), "service"),
         Fault("link table emptied", _of_link(lambda raw: bytes(len(raw))), *link),
         Fault("link table changed", _of_link(lambda raw: raw[:32] + bytes(6) + raw[38:]), *link),
         Fault("link config emptied", _poke("link_config_v2", b"", 0, "=92s", bytes(92)), "packet-check", "site"),
@@ -240,6 +243,19 @@ def _slot(at: int, form: str, value: int) -> Callable[[Host], None]:
     return do
 
 
+def _flip_flag(bit: int) -> Callable[[Host], None]:
+    """Change one flag of the first slot of the first service; one of its targets is IPv6."""
+    entries = KEPT["services_v1"]
+    at = entries.value.size + 12
+
+    def do(host: Host) -> None:
+        key, raw = host.entries("services_v1", (entries.key.size, entries.size))[0]
+        (flags,) = struct.unpack_from("=I", raw, at)
+        host.poke("services_v1", key, raw[:at] + struct.pack("=I", flags ^ bit) + raw[at + 4 :])
+
+    return do
+
+
 def _of_link(change: Callable[[bytes], bytes]) -> Callable[[Host], None]:
     def do(host: Host) -> None:
         index, at = host.indexes()[device("x")], 40
@@ -249,6 +265,11 @@ def _of_link(change: Callable[[bytes], bytes]) -> Callable[[Host], None]:
                 host.poke("link_table_v2", key, change(raw))
 
     return do
+
+
+def _no_udp_mark(host: Host) -> None:
+    """Take the mark of the only UDP listeners' port away."""
+    host.poke("ports_v1", struct.pack("=I", 1024 + 53 // 64), bytes(8))
 
 
 def _add_listener(host: Host) -> None:
