@@ -8,7 +8,7 @@ that WireGuard follows, idle flows that are swept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, p
             glance=loop.glance,
         ),
         Kind("lan-device", devices, lan_devices),
-        _link(links),
+        _link(links, rests_on=lambda: check.directions),
         _address(base),
         _route(base, others_prefixes),
         Kind(
@@ -236,8 +236,16 @@ def _notrack(
     return notrack.wanted(held, listeners, opening=base.other_drains(), tracked=notrack.tracks())
 
 
-def _link(links: LinkDriver) -> Kind[str, LinkDevice]:
-    return Kind("link", links, desired_field("links"), waits=True, remakes=links.remakes, glance=links.glance)
+def _link(links: LinkDriver, rests_on: Callable[[], Hashable] | None = None) -> Kind[str, LinkDevice]:
+    return Kind(
+        "link",
+        links,
+        desired_field("links"),
+        waits=True,
+        remakes=links.remakes,
+        rests_on=rests_on,
+        glance=links.glance,
+    )
 
 
 def _address(base: Base) -> Kind[str, str]:

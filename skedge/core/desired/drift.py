@@ -7,7 +7,7 @@ changed by somebody else. So was a key that nobody wanted, and that was not ther
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class DriftBook:
 
     totals: Counter[str] = field(default_factory=Counter)
     _right: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    _rests_on: dict[str, Hashable] = field(default_factory=dict)
     _left: dict[str, frozenset[Any]] = field(default_factory=dict)
     _recent: dict[str, deque[tuple[float, Drift]]] = field(default_factory=dict)
 
@@ -48,7 +49,9 @@ class DriftBook:
         for kind, report in reports.items():
             if report.unread is not None:
                 continue  # as it was
-            found += self._compare(kind, report)
+            if report.rests_on == self._rests_on.setdefault(kind, report.rests_on):
+                found += self._compare(kind, report)
+            self._rests_on[kind] = report.rests_on
             right = {key: value for key, value in report.wanted.items() if key not in report.failed}
             self._right[kind] = right
             self._left[kind] = frozenset({*right, *report.kept, *report.failed})

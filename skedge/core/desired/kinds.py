@@ -34,6 +34,7 @@ class Kind(Generic[K, V]):
         remakes: whether a put of this value takes the object away and makes it anew.
         fall: what the kernel leaves of these objects when those link devices are made anew.
         bound_s: seconds within which a change by somebody else is repaired.
+        rests_on: what the driver adds to the wanted values by itself; another value of it is no change by others.
         glance: a value that changes with every change of these objects that the kernel does not announce; cheap.
     """
 
@@ -45,6 +46,7 @@ class Kind(Generic[K, V]):
     remakes: Callable[[K, V], bool] | None = None
     fall: Callable[[Collection[str], Mapping[K, V]], Mapping[K, V]] | None = None
     bound_s: float = TRAFFIC_S
+    rests_on: Callable[[], Hashable] | None = None
     glance: Callable[[], Hashable] | None = None
 
 

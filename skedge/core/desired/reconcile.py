@@ -7,7 +7,7 @@ nor candidates. A plan is a run that changes nothing: there is one code for both
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic
@@ -37,7 +37,8 @@ class Report(Generic[K]):
     """What one run did (or, as a dry run, would do) to one kind; ``failed`` keys stay different and are retried.
 
     ``kept`` would be deleted were it allowed. ``unread`` is set when the kernel could not be read at all. ``before``
-    is what the kernel had, ``wanted`` what it should have; ``fallen`` are keys that went with a link made anew.
+    is what the kernel had, ``wanted`` what it should have, merged with that while nothing may be deleted; ``fallen``
+    are keys that went with a link made anew. ``rests_on``: see `Kind`.
     """
 
     changed: list[K] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Report(Generic[K]):
     before: Mapping[K, Any] = field(default_factory=dict)
     wanted: Mapping[K, Any] = field(default_factory=dict)
     fallen: frozenset[K] = frozenset()
+    rests_on: Hashable = None
     steps: list[PlanStep] = field(default_factory=list)
 
     @property
@@ -174,6 +176,9 @@ class _Run(Generic[K, V]):
             self.report.fallen = frozenset(key for key, value in wanted.items() if left.get(key) != value)
             held = kind.fall(remade, held) if self._dry_run else held
         self._delta = diff(wanted, held, merge=None if self._allow_delete else kind.merge)
+        if kind.merge is not None and not self._allow_delete:
+            self.report.wanted = {key: self._delta.put.get(key, held.get(key)) for key in wanted}
+        self.report.rests_on = None if kind.rests_on is None else kind.rests_on()
         self._held = held
         if kind.remakes is not None:
             changed = [(key, value) for key, value in self._delta.put.items() if key in held]

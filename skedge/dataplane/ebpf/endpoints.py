@@ -48,13 +48,15 @@ class EndpointDriver:
         """Return all published endpoints. One that lacks reply addresses or mark has port 0, so it is put again."""
         found = self._published()
         with self._map(SOURCE_MAP) as fd:
-            known = {key for key, _ in syscall.map_items(fd, _SOURCE.size, _PORT.size)}
+            known = dict(syscall.map_items(fd, _SOURCE.size, _PORT.size))
+        ports = _ports_by_source(found)
+        right = {source for source, port in known.items() if port in ports.get(source, ())}
         return {
-            key: value if self._whole(key, value, known) else replace(value, port=0) for key, value in found.items()
+            key: value if self._whole(key, value, right) else replace(value, port=0) for key, value in found.items()
         }
 
-    def _whole(self, key: EndpointKey, value: Endpoint, known: Set[bytes]) -> bool:
-        return _sources(key, value) <= known and (key.protocol is not Protocol.TCP or self._marked(key.port, value))
+    def _whole(self, key: EndpointKey, value: Endpoint, right: Set[bytes]) -> bool:
+        return _sources(key, value) <= right and (key.protocol is not Protocol.TCP or self._marked(key.port, value))
 
     def _marked(self, port: int, value: Endpoint) -> bool:
         mark = self._mark(port)
@@ -71,9 +73,10 @@ class EndpointDriver:
         self._refuse_shared(key, value, have)
         if key in have:
             self._forget_sources(key, have[key], value)
+        ports = _ports_by_source({**have, key: value})
         with self._map(SOURCE_MAP) as fd:
             for source in _sources(key, value):
-                if syscall.map_lookup(fd, source, _PORT.size) is None:
+                if syscall.map_lookup(fd, source, _PORT.size) not in ports[source]:
                     syscall.map_update(fd, source, _PORT.pack(key.port))
         if key.protocol is Protocol.TCP and not self._marked(key.port, value):
             # before the programs may mark it themselves
@@ -143,6 +146,15 @@ def _sources(key: EndpointKey, value: Endpoint) -> set[bytes]:
     if host.is_loopback:
         pairs |= {(address_bytes("127.0.0.1"), False), (address_bytes("::1"), True)}
     return {_SOURCE.pack(address, value.port, number, six) for address, six in pairs}
+
+
+def _ports_by_source(endpoints: Mapping[EndpointKey, Endpoint]) -> Mapping[bytes, Set[bytes]]:
+    """Return the values that each key of the source map may have: the port of any endpoint of that workload address."""
+    found: dict[bytes, set[bytes]] = {}
+    for key, value in endpoints.items():
+        for source in _sources(key, value):
+            found.setdefault(source, set()).add(_PORT.pack(key.port))
+    return found
 
 
 def _name(what: str, name: str) -> bytes:

@@ -22,19 +22,16 @@ class ListenerDriver:
         self._lock = lock
 
     def read(self) -> Mapping[ListenerKey, Dispatch]:
-        """Return all listeners whose services all have a table, and whose port is marked."""
+        """Return all listeners. One that is not whole (a service without a table, no mark) has a nameless service."""
         with self._lock:
             keys = {ident: key for key, ident in self._services.ids.items()}
-            return {
-                one: Dispatch(
-                    keys[value.service],
-                    tuple(keys[ident] for ident in value.schedule),
-                    value.affinity_s,
-                    value.keeps_client,
-                )
-                for one, value in self._maps.listeners().items()
-                if value.services <= keys.keys() and self._maps.has_port(one.port, one.protocol)
-            }
+            return {one: self._dispatch(one, value, keys) for one, value in self._maps.listeners().items()}
+
+    def _dispatch(self, key: ListenerKey, value: ListenerValue, keys: Mapping[int, ServiceKey]) -> Dispatch:
+        if not (value.services <= keys.keys() and self._maps.has_port(key.port, key.protocol)):
+            return Dispatch(ServiceKey("", key.protocol))
+        schedule = tuple(keys[ident] for ident in value.schedule)
+        return Dispatch(keys[value.service], schedule, value.affinity_s, value.keeps_client)
 
     def put(self, key: ListenerKey, value: Dispatch) -> None:
         """Place connects to this address, in one step.

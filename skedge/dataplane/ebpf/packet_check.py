@@ -153,7 +153,7 @@ class LinkFilter:
         self._pins = Path(pin_dir)
         self._hooks = Hooks(netlink, pin_dir, PINS)
         self._table = LinkTable(self._pins / TABLE_MAP)
-        self._directions = frozenset(PINS)
+        self.directions = frozenset(PINS)  # that need a program
         self.beside = 0  # LEFT while connections of the other engine go on
 
     def _map(self, name: str) -> syscall.Fd:
@@ -161,7 +161,7 @@ class LinkFilter:
 
     def wanted(self, config: FilterConfig) -> FilterConfig:
         """Return the configuration with what this host adds to it, and take note which directions need a program."""
-        self._directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
+        self.directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
         return replace(config, flags=_cookies() | self.beside, udp=True)
 
     def configuration(self) -> FilterConfig | None:
@@ -190,7 +190,7 @@ class LinkFilter:
         """Put a device under the check: its far end into the table, the programs onto the interface."""
         before = self._table.programs(index)
         self._table.put(index, _entry(device, index, before))
-        ids = self._hooks.attach(index, self._directions, before)
+        ids = self._hooks.attach(index, self.directions, before)
         self._table.put(index, _entry(device, index, [ids.get(direction, 0) for direction in PINS]))
 
     def protected(self, index: int, device: LinkDevice) -> bool:
@@ -198,7 +198,7 @@ class LinkFilter:
         programs = self._table.programs(index)
         if self._table.get(index) != _entry(device, index, programs):
             return False
-        return self._hooks.right(index, self._directions, programs)
+        return self._hooks.right(index, self.directions, programs)
 
     def attached(self, index: int) -> Mapping[str, tuple[int, ...]]:
         """Return the ids of our programs on an interface by direction."""

@@ -239,7 +239,14 @@ def _stage(candidate: Candidate, rank: int, generation: int, *, reset: bool) -> 
 
 
 def _candidate(workload: WorkloadId, slot: layout.Slot) -> Candidate:
-    """Return what a slot says, the reverse of `_stage`."""
+    """Return what a slot says, the reverse of `_stage`; flags that contradict each other are a reason that none has."""
+    found = _said(workload, slot)
+    if _stage(found, 0, 0, reset=False).flags == slot.flags:
+        return found
+    return replace(found, out=Reason.NOT_PUBLISHED)
+
+
+def _said(workload: WorkloadId, slot: layout.Slot) -> Candidate:
     return replace(
         Candidate(workload, slot.path_cost, slot.capacity),
         others=slot.others,

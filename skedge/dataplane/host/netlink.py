@@ -28,6 +28,8 @@ MAIN = 254
 PRIORITY = 7400
 LAN_TABLE = 7401  # LANs of other sites, for packets from the overlay alone
 ANSWER_TABLE = 7402  # those whose clients may come to this host, for answers of its UDP workloads
+TABLES = (TABLE, LAN_TABLE, ANSWER_TABLE)
+LAST_METRIC = 65535  # of the overlay's last routes, behind whatever else leads there
 
 _RTM_GETLINK, _RTM_SETLINK = 18, 19
 _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 
 from skedge.core.names import NFT_TABLE, PREFIX
 from skedge.dataplane.host.host_addresses import running
-from skedge.dataplane.host.netlink import PROTOCOL, attributes, kernel_errors, split_messages
+from skedge.dataplane.host.netlink import (
+    LAST_METRIC,
+    MAIN,
+    PROTOCOL,
+    TABLES,
+    attributes,
+    kernel_errors,
+    split_messages,
+)
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_NETFILTER = 270, 1, 12
 # RTNLGRP_*: LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, the NETCONFs
@@ -26,6 +34,7 @@ _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _NEWNETCONF = 16, 
 _NEIGH, _RULES, _TC = (28, 29), (32, 33), (36, 37, 44, 45, 100, 101, 102, 103)
 _IFLA_IFNAME, _IFLA_MASTER = 3, 10
 _NETCONFA_IFINDEX, _NETCONFA_FORWARDING = 1, 2
+_RTA_PRIORITY, _RTA_TABLE = 6, 15
 _ALL = -1  # NETCONFA_IFINDEX_ALL
 _NFTA_TABLE = 1  # the name of the table, whatever the message is about
 
@@ -140,13 +149,21 @@ def _waiting(source: socket.socket) -> tuple[list[tuple[int, bytes]], bool]:
 def _is_ours(kind: int, payload: bytes) -> bool:
     """Return whether a message is about a route of ours, a neighbour on a link device, or settings of one or of lo."""
     if kind in (_NEWROUTE, _DELROUTE):
-        return payload[5] == PROTOCOL  # rtm_protocol
+        return payload[5] == PROTOCOL or _replaces(payload)  # rtm_protocol
     if kind in _NEIGH:
         return _named(struct.unpack_from("=i", payload, 4)[0]).startswith(PREFIX)
     if kind == _NEWNETCONF:
         name = _named(struct.unpack("=i", attributes(payload, 4).get(_NETCONFA_IFINDEX, bytes(4)))[0])
         return name.startswith(PREFIX) or name == "lo"
     return False
+
+
+def _replaces(payload: bytes) -> bool:
+    """Return whether a route of somebody else has a place that is ours: of one that replaces, nothing else is told."""
+    found = attributes(payload, 12)
+    table = struct.unpack("=I", found.get(_RTA_TABLE, bytes(4)))[0]
+    metric = struct.unpack("=I", found.get(_RTA_PRIORITY, bytes(4)))[0]
+    return table in TABLES or (table == MAIN and metric == LAST_METRIC)
 
 
 def _named(index: int) -> str:

@@ -17,6 +17,7 @@ ALIAS = "skedge"
 KINDS = {Transport.VXLAN: ("vxlan",), Transport.DIRECT: ("macvlan",), Transport.WIREGUARD: ("wireguard", "tun")}
 _EVERY_KIND = {kind for kinds in KINDS.values() for kind in kinds}
 IFF_UP = 1
+ADDR_GEN_NONE = 1
 # IPV4_DEVCONF_*: transit without the host's global switch; asymmetric paths are normal with several links; replies of
 # workloads on 127.0.0.1 leave here (the check lets no packet to or from 127/8 through).
 DEVCONF4 = {"forwarding": (1, 1), "accept_redirects": (4, 0), "send_redirects": (6, 0), "rp_filter": (8, 2),
@@ -112,7 +113,9 @@ def is_ours(link: Any) -> bool:
 
 
 def devconf_right(link: Any) -> bool:
-    """Return whether the IPv4 settings of the device are ours."""
+    """Return whether the IPv4 settings of the device are ours, and the kernel makes it no address of its own."""
     spec = link.get_attr("IFLA_AF_SPEC")
-    conf = spec.get_attr("AF_INET") if spec else None
-    return conf is not None and all(conf[name] == value for name, (_, value) in DEVCONF4.items())
+    conf, six = (spec.get_attr("AF_INET"), spec.get_attr("AF_INET6")) if spec else (None, None)
+    if conf is None or (six is not None and six.get_attr("IFLA_INET6_ADDR_GEN_MODE") != ADDR_GEN_NONE):
+        return False
+    return all(conf[name] == value for name, (_, value) in DEVCONF4.items())

@@ -35,6 +35,7 @@ from skedge.dataplane.host.netlink import (
 )
 from skedge.dataplane.links.create import create
 from skedge.dataplane.links.device import (
+    ADDR_GEN_NONE,
     DEVCONF4,
     IFF_UP,
     KINDS,
@@ -53,7 +54,6 @@ from skedge.dataplane.nftables.tunnel_guard import TunnelPeer
 
 _NUD_PERMANENT = 0x80
 _NODAD = 0x02
-_ADDR_GEN_NONE = 1
 _SCOPE_LINK = 253
 _SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1}
 
@@ -167,11 +167,10 @@ class LinkDriver:
     def _dump(self) -> _Kernel:
         links = {str(link.get_attr("IFLA_IFNAME")): link for link in self._netlink.dump("links")}
         ours = {link["index"] for name, link in links.items() if is_ours(link)}
-        addresses = {
-            message["index"]: str(message.get_attr("IFA_ADDRESS"))
-            for message in self._netlink.dump("addr", family=socket.AF_INET6)
-            if message["index"] in ours and message["scope"] == _SCOPE_LINK and message["prefixlen"] == 64
-        }
+        addresses: dict[int, str] = {}
+        for message in self._netlink.dump("addr", family=socket.AF_INET6):
+            if (index := message["index"]) in ours and message["scope"] == _SCOPE_LINK:
+                addresses[index] = "" if index in addresses else _link_local(message)  # with another one it is not ours
         neighbours = self._neighbours(socket.AF_INET6, ours)
         gateways = self._neighbours(socket.AF_INET, ours)
         guarded = (
@@ -239,7 +238,7 @@ class LinkDriver:
                 f"link {want.link}: its MTU would be {mtu}, IPv6 needs {MTU_MIN}; raise the underlay's"
             )
         ipr.link("set", index=index, IFLA_IFALIAS=alias_of(want), **({} if mtu is None else {"mtu": mtu}))
-        none = [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE)]})]
+        none = [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_NONE)]})]
         ipr.link("set", index=index, IFLA_AF_SPEC={"attrs": none})
         set_devconf4(index, dict(DEVCONF4.values()))
         for setting, value in _settings6().items():
@@ -272,6 +271,10 @@ class LinkDriver:
             other = str(message.get_attr("NDA_DST"))
             if message["ifindex"] == index and message["state"] & _NUD_PERMANENT and other != want.peer_link_local:
                 ipr.neigh("del", family=socket.AF_INET6, ifindex=index, dst=other)
+
+
+def _link_local(message: Any) -> str:
+    return str(message.get_attr("IFA_ADDRESS")) if message["prefixlen"] == 64 else ""
 
 
 def _gateway(device: LinkDevice, peer: str) -> tuple[str, str] | None:

@@ -28,6 +28,7 @@ from skedge.core.errors import DataplaneError
 from skedge.dataplane.host.netlink import (
     ANSWER_TABLE,
     LAN_TABLE,
+    LAST_METRIC,
     MAIN,
     PRIORITY,
     PROTOCOL,
@@ -39,8 +40,10 @@ from skedge.dataplane.host.netlink import (
 _FAMILIES = {"inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
 _UNREACHABLE = 7
 _TO_TABLE = 1
-_LAST_METRIC = 65535
 _UDP = 17
+_INVERTED = 0x2  # FIB_RULE_INVERT
+_NARROWS = ("FRA_DST", "FRA_IIFNAME", "FRA_OIFNAME", "FRA_FWMARK", "FRA_TUN_ID", "FRA_UID_RANGE", "FRA_DPORT_RANGE")
+_OF_UDP = ("FRA_IP_PROTO", "FRA_SPORT_RANGE")
 RULE, ANSWERS, LOOPBACK, UDP, CLOSED = "rule", "answers", "loopback", "udp", "closed"
 LAST, GUARD = "unreachable", "guard"
 _LAST_TABLES = {LAST: TABLE, GUARD: MAIN}
@@ -137,16 +140,22 @@ class RuleDriver:
         self._netlink.ipr.rule(verb, family=family, **what)
 
     def _last_route(self, verb: str, kind: str, family: int, network: str) -> None:
-        where = {"table": _LAST_TABLES[kind], "priority": _LAST_METRIC}
+        where = {"table": _LAST_TABLES[kind], "priority": LAST_METRIC}
         self._netlink.ipr.route(verb, family=family, dst=network, proto=PROTOCOL, type="unreachable", **where)
 
 
 def _kind(rule: Any) -> str | None:
-    """Return what a rule message is of ours, by our priority, table and protocol number; None for another's."""
+    """Return what a rule message is of ours, by our priority, table and protocol number; None for another's.
+
+    One that asks for more than ours do is another's.
+    """
     if rule.get_attr("FRA_PROTOCOL") not in (None, PROTOCOL):
         return None
     found = (kind for kind, priority in _PRIORITIES.items() if rule.get_attr("FRA_PRIORITY") == priority)
     kind = next(found, None)
+    narrows = _NARROWS if kind == UDP else (*_NARROWS, *_OF_UDP)
+    if rule["tos"] or rule["flags"] & _INVERTED or any(rule.get_attr(name) is not None for name in narrows):
+        return None
     if kind == CLOSED:
         return kind if rule["action"] == _UNREACHABLE else None
     return kind if kind and rule.get_attr("FRA_TABLE") == _TABLES[kind] else None
