@@ -22,8 +22,8 @@ from skedge.core.model import (
     HealthType,
     Policy,
     Protocol,
-    Transport,
 )
+from skedge.core.transports import Transport
 
 DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"
 _LABEL_HELP = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"

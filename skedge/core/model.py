@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from skedge.core.transports import VXLAN_PORT, Transport
+
 COST_MAX = 65535
 CAPACITY_MAX = 65535
 WORKLOADS_PER_SERVICE_MAX = 256
@@ -18,8 +20,6 @@ SERVICES_MAX = 1024
 LISTENER_SERVICES_MAX = 16
 WEIGHT_MAX = 100
 AFFINITY_TIMEOUT_S = 10_800
-VXLAN_PORT = 4790
-WIREGUARD_PORT = 4791
 
 EMPTY: Mapping[str, int] = MappingProxyType({})
 
@@ -37,14 +37,6 @@ class Protocol(StrEnum):
 
     TCP = "tcp"
     UDP = "udp"
-
-
-class Transport(StrEnum):
-    """How a link crosses the underlay."""
-
-    WIREGUARD = "wireguard"
-    VXLAN = "vxlan"
-    DIRECT = "direct"
 
 
 @dataclass(frozen=True, slots=True, order=True)

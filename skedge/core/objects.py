@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
+from skedge.core.model import LinkId, Protocol, WorkloadId
 from skedge.core.reasons import Reason
+from skedge.core.transports import Transport
 
 
 @dataclass(frozen=True, slots=True)

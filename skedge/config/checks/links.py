@@ -9,8 +9,8 @@ from skedge.config.addresses import Address, parse_host
 from skedge.config.parsed import Draft, Problem
 from skedge.config.schema import LinkSpec
 from skedge.config.validation import shown
-from skedge.core.model import VXLAN_PORT, WIREGUARD_PORT, Transport
 from skedge.core.names import PREFIX
+from skedge.core.transports import VXLAN_PORT
 
 MTU_MIN = 1280  # RFC 8200: every link that carries IPv6
 KEYS_MAX = 2  # the far end's key, and the one that it changes to
@@ -19,13 +19,13 @@ _HOST_NAME = re.compile(r"(?!.*\.[0-9]+\Z)([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA
 
 
 def link_port(link: LinkSpec) -> int:
-    """Return the UDP port of a link at this end."""
-    return link.port or (WIREGUARD_PORT if link.transport is Transport.WIREGUARD else VXLAN_PORT)
+    """Return the UDP port of a link at this end; of a transport without UDP the default of `Link`, which none uses."""
+    return link.port or link.transport.facts.port or VXLAN_PORT
 
 
 def remote_port(link: LinkSpec) -> int:
     """Return the far end's UDP port of a wireguard link, 0 for others."""
-    return (link.remote_port or WIREGUARD_PORT) if link.transport is Transport.WIREGUARD else 0
+    return (link.remote_port or link.transport.facts.port) if link.transport.facts.roaming else 0
 
 
 def _links(draft: Draft) -> Iterator[Problem]:
@@ -37,46 +37,47 @@ def _links(draft: Draft) -> Iterator[Problem]:
                 f"{path}.mtu",
                 f"{link.mtu} is too small for IPv6; give {MTU_MIN} or more, or 0 for the underlay's own",
             )
-        if link.transport is Transport.DIRECT:
-            yield from _direct(path, link)
-        else:
-            yield from _tunnel(path, link)
-            if draft.good("load_port") and link_port(link) == draft.spec.load_port:
-                yield f"{path}.port", f"{link_port(link)} is already load_port; give another port"
-        if link.transport is Transport.WIREGUARD:
+        facts = link.transport.facts
+        yield from _underlay_device(path, link) if facts.device else _tunnel(path, link)
+        if facts.port and draft.good("load_port") and link_port(link) == draft.spec.load_port:
+            yield f"{path}.port", f"{link_port(link)} is already load_port; give another port"
+        if facts.encrypted:
             yield from _wireguard(draft, path, link)
         else:
             yield from _not_wireguard(path, link)
 
 
-def _direct(path: str, link: LinkSpec) -> Iterator[Problem]:
+def _underlay_device(path: str, link: LinkSpec) -> Iterator[Problem]:
     if not link.device:
-        yield f"{path}.device", "missing; a direct link needs the name of the network device to the neighbour"
+        yield (
+            f"{path}.device",
+            f"missing; a {link.transport} link needs the name of the network device to the neighbour",
+        )
     elif link.device in (".", "..", "lo") or link.device.startswith(PREFIX):
         yield f"{path}.device", f"{link.device} cannot carry a link; give the network device to the neighbour"
 
 
 def _tunnel(path: str, link: LinkSpec) -> Iterator[Problem]:
     ends: dict[str, Address] = {}
+    facts = link.transport.facts
     if link.device:
-        kind = link.transport.value
         yield (
             f"{path}.device",
-            f"{link.device}: a {kind} link takes no device; remove the key or give transport: direct",
+            f"{link.device}: a {link.transport} link takes no device; remove the key or give transport: direct",
         )
     for key, text in (("local", link.local), ("remote", link.remote)):
-        if not text or (key == "remote" and link.transport is Transport.WIREGUARD and is_host_name(text)):
+        if not text or (key == "remote" and facts.roaming and is_host_name(text)):
             continue
         address = parse_host(text)
         if isinstance(address, str):
-            or_name = " or a host name" if key == "remote" and link.transport is Transport.WIREGUARD else ""
+            or_name = " or a host name" if key == "remote" and facts.roaming else ""
             yield f"{path}.{key}", address.replace("an IP address", f"an IP address{or_name}")
         elif address.is_loopback:
             yield f"{path}.{key}", f"{text} stays inside this host; give the address that the other host sees"
         else:
             ends[key] = address
-    if not link.remote and link.transport is Transport.VXLAN:
-        yield f"{path}.remote", "missing; a vxlan link needs the neighbour's address in the network below"
+    if not link.remote and facts.remote:
+        yield f"{path}.remote", f"missing; a {link.transport} link needs the neighbour's address in the network below"
     if len(ends) == 2 and ends["local"].version != ends["remote"].version:
         yield f"{path}.local", f"{link.local} and remote {link.remote} are of two IP versions; give two of one version"
     elif len(ends) == 2 and ends["local"] == ends["remote"]:
@@ -121,12 +122,13 @@ def _links_as_set(draft: Draft) -> Iterator[Problem]:
 
 def _ports_as_set(draft: Draft) -> Iterator[Problem]:
     """Each wireguard link has a UDP port of its own; all vxlan links share theirs. An inventory may leave them open."""
-    seen = {link_port(link): (path, link) for path, link in draft.links if link.transport is Transport.VXLAN}
-    for path, link in draft.links:
-        if link.transport is Transport.WIREGUARD and (link.port or not draft.prefix):
+    ported = [(path, link, link.transport.facts.own_port) for path, link in draft.links if link.transport.facts.port]
+    seen = {link_port(link): (path, link) for path, link, own in ported if not own}
+    for path, link, own in ported:
+        if own and (link.port or not draft.prefix):
             first, other = seen.setdefault(link_port(link), (path, link))
             if (other.to, other.name) != (link.to, link.name):
-                way_out = "give each wireguard link its own"
+                way_out = f"give each {link.transport} link its own"
                 yield f"{path}.port", f"{link_port(link)} is already the port of {first}; {way_out}"
 
 

@@ -25,7 +25,6 @@ from skedge.core.model import (
     WORKLOADS_PER_SERVICE_MAX,
     HealthType,
     Protocol,
-    Transport,
 )
 from skedge.core.names import PREFIX, overlay_prefix6
 
@@ -125,7 +124,7 @@ def _endpoint_ports(draft: Draft) -> Iterator[Problem]:
 
 def _taken_ports(draft: Draft, path: str, first: int, last: int) -> Iterator[Problem]:
     taken = [(key, port) for key, port in _controller_ports(draft)]
-    tunnels = [(where, link) for where, link in draft.links if link.transport is not Transport.DIRECT]
+    tunnels = [(where, link) for where, link in draft.links if link.transport.facts.port]
     taken += [(f"{where}.port", link_port(link)) for where, link in tunnels]
     for key, port in taken:
         if first <= port <= last:

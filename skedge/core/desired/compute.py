@@ -17,7 +17,6 @@ from skedge.core.model import (
     NetworkMap,
     Protocol,
     SiteConfig,
-    Transport,
     WorkloadId,
 )
 from skedge.core.objects import (
@@ -148,22 +147,21 @@ def link_id(config: SiteConfig, link: Link) -> LinkId:
 
 
 def _device(config: SiteConfig, link: Link) -> LinkDevice:
-    tunnel = link.transport is not Transport.DIRECT
-    wireguard = link.transport is Transport.WIREGUARD
+    facts = link.transport.facts
     return LinkDevice(
         link=link_id(config, link),
         transport=link.transport,
         link_local=str(names.link_local(config.network, config.site)),
         peer_link_local=str(names.link_local(config.network, link.to)),
         mtu=link.mtu,
-        vni=names.vni(config.network, link_id(config, link)) if link.transport is Transport.VXLAN else 0,
-        local=link.local if link.transport is Transport.VXLAN else "",
-        remote=link.remote if tunnel else "",
-        port=link.port if tunnel else 0,
+        vni=names.vni(config.network, link_id(config, link)) if facts.vni else 0,
+        local=link.local if facts.local else "",
+        remote=link.remote if facts.tunnel else "",
+        port=link.port if facts.port else 0,
         underlay=link.device,
-        remote_port=link.remote_port if wireguard and link.remote else 0,
-        keepalive_s=link.keepalive_s if wireguard else 0,
-        keys=link.keys if wireguard else (),
+        remote_port=link.remote_port if facts.roaming and link.remote else 0,
+        keepalive_s=link.keepalive_s if facts.roaming else 0,
+        keys=link.keys if facts.encrypted else (),
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.desired.drift import REMEMBER_S
-from skedge.core.model import Transport
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
+from skedge.core.transports import Transport
 from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.state import State

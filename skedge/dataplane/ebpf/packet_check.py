@@ -15,7 +15,7 @@ from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import Protocol, SiteConfig, Transport
+from skedge.core.model import Protocol, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
@@ -140,7 +140,7 @@ def _entry(device: LinkDevice, index: int, programs: Sequence[int]) -> bytes:
         address_bytes(device.link_local),
         address_bytes(device.peer_link_local),
         link_mac(device, device.peer_link_local),
-        L3 if device.transport is Transport.WIREGUARD else 0,
+        L3 if device.transport.facts.layer3 else 0,
         index,
         programs,
     )

@@ -1,21 +1,18 @@
-"""What a link device's netlink message says: whether it is ours, which link it is, what it is made of."""
+"""What a link device's netlink message says: whether it is ours, which link it is, of which transport."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
-from skedge.core.model import LinkId, Transport
+from skedge.core.model import LinkId
 from skedge.core.names import PREFIX
 from skedge.core.objects import LinkDevice
+from skedge.core.transports import Transport
 from skedge.dataplane.ebpf.packet_check import link_mac
 
 ALIAS = "skedge"
-# The kind that is made, and, of wireguard, the one that wireguard-go makes.
-KINDS = {Transport.VXLAN: ("vxlan",), Transport.DIRECT: ("macvlan",), Transport.WIREGUARD: ("wireguard", "tun")}
-_EVERY_KIND = {kind for kinds in KINDS.values() for kind in kinds}
+_TRANSPORTS = {kind: transport for transport in Transport for kind in transport.facts.kinds}
 IFF_UP = 1
 ADDR_GEN_NONE = 1
 # IPV4_DEVCONF_*: transit without the host's global switch; asymmetric paths are normal with several links; replies of
@@ -24,44 +21,12 @@ DEVCONF4 = {"forwarding": (1, 1), "accept_redirects": (4, 0), "send_redirects": 
              "route_localnet": (26, 1)}  # fmt: skip
 
 
-def shape(link: Any, names: Mapping[int, str]) -> dict[str, Any]:
-    """Return what cannot be changed on a living device: its tunnel or underlay, and its MAC address."""
-    if kind(link) in KINDS[Transport.WIREGUARD]:
-        return {"mac": "", "model": {"transport": Transport.WIREGUARD, "underlay": ""}}
-    info = link.get_attr("IFLA_LINKINFO")
-    data = info.get_attr("IFLA_INFO_DATA")
-    underlay = names.get(link.get_attr("IFLA_LINK") or 0, "")
-    mac = str(link.get_attr("IFLA_ADDRESS"))
-    if kind(link) == "macvlan":
-        return {"mac": mac, "model": {"transport": Transport.DIRECT, "underlay": underlay}}
-    group = data.get_attr("IFLA_VXLAN_GROUP") or data.get_attr("IFLA_VXLAN_GROUP6") or ""
-    local = data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or ""
-    model = {
-        "transport": Transport.VXLAN,
-        "vni": int(data.get_attr("IFLA_VXLAN_ID")),
-        "port": int(data.get_attr("IFLA_VXLAN_PORT")),
-        "remote": str(group),
-        "local": str(local),
-        "underlay": underlay,
-    }
-    return {"mac": mac, "model": model}
-
-
-def wanted_shape(value: LinkDevice) -> dict[str, Any]:
-    """Return the shape that `shape` reads from a right device."""
-    model: dict[str, Any] = {"transport": value.transport, "underlay": value.underlay}
-    if value.transport is Transport.VXLAN:
-        local = str(ip_address(value.local)) if value.local else ""
-        model |= {"vni": value.vni, "port": value.port, "remote": str(ip_address(value.remote)), "local": local}
-    return {"mac": mac_text(value, value.link_local), "model": model}
-
-
 def mac_text(device: LinkDevice, link_local: str) -> str:
     """Return the MAC address of the site with this link-local address on the link, as text.
 
-    "" without an address, and on wireguard devices, which have none.
+    "" without an address, and on devices that have none (wireguard).
     """
-    if not link_local or device.transport is Transport.WIREGUARD:
+    if not link_local or device.transport.facts.layer3:
         return ""
     return link_mac(device, link_local).hex(":")
 
@@ -70,7 +35,7 @@ def alias_of(device: LinkDevice) -> str:
     """Return the alias that makes the device ours; `` auto`` at the end: the MTU follows the underlay."""
     link = device.link
     alias = f"{ALIAS} {link.a} {link.b} {link.name}" + ("" if device.mtu else " auto")
-    if device.transport is Transport.WIREGUARD and device.remote:
+    if device.transport.facts.roaming and device.remote:
         alias += f" at {device.remote} {device.remote_port}"  # as configured: the device itself knows where it is now
     return alias
 
@@ -104,9 +69,14 @@ def kind(link: Any) -> str:
     return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
 
 
+def transport_of(link: Any) -> Transport | None:
+    """Return the transport whose devices are of this kind, None for no link device."""
+    return _TRANSPORTS.get(kind(link))
+
+
 def is_ours(link: Any) -> bool:
     """Return whether a device is ours: by prefix, kind, alias (none on one that put did not finish, and left down)."""
-    if not str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX) or kind(link) not in _EVERY_KIND:
+    if not str(link.get_attr("IFLA_IFNAME")).startswith(PREFIX) or transport_of(link) is None:
         return False
     alias = link.get_attr("IFLA_IFALIAS")
     return str(alias).startswith(f"{ALIAS} ") if alias else not link["flags"] & IFF_UP

@@ -4,7 +4,8 @@ A direct link gets a device of its own (macvlan, mode private), never the operat
 check, addresses and neighbours of ours touch none of its other traffic, and ownership is seen by the name as with
 tunnels. Device MAC addresses follow from the link and the site, so both ends know both: neighbour entries are
 permanent, and several direct links on one segment do not answer for each other. WireGuard devices have none; their
-neighbour entries only stand for the one far end. What is WireGuard's own is in `wglinks`.
+neighbour entries only stand for the one far end. What is one
+transport's own is in `links.transports`.
 
 A device of ours is known by its name's prefix and its alias ``skedge <site> <site> <link name>``. It is under the
 packet check (`Check`) before it is up.
@@ -21,7 +22,6 @@ from typing import Any, Protocol
 from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import Transport
 from skedge.core.names import GATEWAY4, PREFIX
 from skedge.core.objects import LinkDevice
 from skedge.dataplane.host.netlink import (
@@ -33,23 +33,22 @@ from skedge.dataplane.host.netlink import (
     set_devconf4,
     set_sysctl6,
 )
-from skedge.dataplane.links.create import create
+from skedge.dataplane.links.create import create, shape, wanted_shape
 from skedge.dataplane.links.device import (
     ADDR_GEN_NONE,
     DEVCONF4,
     IFF_UP,
-    KINDS,
     alias_of,
     devconf_right,
     is_ours,
-    kind,
     mac_text,
     parse_alias,
-    shape,
-    wanted_shape,
+    transport_of,
 )
 from skedge.dataplane.links.mtu import MTU_MIN, mtu_of
-from skedge.dataplane.links.transports.wireguard import WireGuardLinks, refuse_keyless, used
+from skedge.dataplane.links.transports.strategies import strategies
+from skedge.dataplane.links.transports.strategy import used
+from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.nftables.tunnel_guard import TunnelPeer
 
 _NUD_PERMANENT = 0x80
@@ -106,7 +105,7 @@ class LinkDriver:
         self._netlink = netlink
         self._check = check
         self._guard = guard
-        self._wireguard = wireguard
+        self._transports = strategies(wireguard)
 
     def read(self) -> Mapping[str, LinkDevice]:
         """Return our devices. One that is not whole (down, unchecked, unguarded) has no ``link_local``."""
@@ -116,29 +115,33 @@ class LinkDriver:
     def put(self, key: str, value: LinkDevice) -> None:
         """Create the device or bring it in line; it is made anew only when what it is (its tunnel) changes."""
         _refuse(key, value)
+        self._transports[value.transport].refuse(value)
         what = f"link {value.link}: device {key}"
         with kernel_errors(what):
             link = self._find(key)
             if link is not None and not is_ours(link):
                 raise DataplaneError(f"{what} exists already and is not ours; rename or remove it")
-            if link is not None and shape(link, self._netlink.names()) != wanted_shape(value):
+            if link is not None and self._remade(link, value):
                 self.delete(key)
                 link = None
             if link is None:
-                create(self._netlink, key, value)
+                create(self._netlink, key, value, self._transports[value.transport])
             self._configure(key, value)
-        if value.transport is Transport.WIREGUARD:
-            self._wireguard.refuse_unresolved(value)
+        self._transports[value.transport].refuse_unresolved(value)
 
     def remakes(self, key: str, value: LinkDevice) -> bool:
         """Return whether `put` would take the device away first: its tunnel or its MAC address is another one."""
         link = self._find(key)
-        return link is not None and is_ours(link) and shape(link, self._netlink.names()) != wanted_shape(value)
+        return link is not None and is_ours(link) and self._remade(link, value)
+
+    def _remade(self, link: Any, value: LinkDevice) -> bool:
+        return shape(link, self._netlink.names(), self._transports) != wanted_shape(value, self._transports)
 
     def delete(self, key: str) -> None:
         """Remove the device and its guard, if it is ours."""
         link = self._find(key)
-        if link is not None and is_ours(link):
+        transport = None if link is None else transport_of(link)
+        if link is not None and transport is not None and is_ours(link):
             with kernel_errors(f"remove device {key}"):
                 try:
                     self._netlink.ipr.link("del", index=link["index"])
@@ -146,9 +149,8 @@ class LinkDriver:
                     if error.code != errno.ENODEV:
                         raise
             self._check.forget(link["index"])
-            if kind(link) in KINDS[Transport.WIREGUARD]:
-                self._wireguard.forget(key)
-        if key.startswith(PREFIX) and (link is None or kind(link) == "vxlan"):
+            self._transports[transport].forget(key)
+        if key.startswith(PREFIX) and (link is None or (transport is not None and transport.facts.guarded)):
             self._guard.delete(key)
 
     def glance(self) -> Hashable:
@@ -173,9 +175,8 @@ class LinkDriver:
                 addresses[index] = "" if index in addresses else _link_local(message)  # with another one it is not ours
         neighbours = self._neighbours(socket.AF_INET6, ours)
         gateways = self._neighbours(socket.AF_INET, ours)
-        guarded = (
-            self._guard.read() if any(kind(links[name]) == "vxlan" for name in links if is_ours(links[name])) else {}
-        )
+        transports = {transport_of(link) for link in links.values() if is_ours(link)}
+        guarded = self._guard.read() if any(one is not None and one.facts.guarded for one in transports) else {}
         names = {link["index"]: name for name, link in links.items()}
         return _Kernel(links, names, addresses, neighbours, gateways, guarded)
 
@@ -193,18 +194,16 @@ class LinkDriver:
         index = link["index"]
         peer, peer_mac = kernel.neighbours.get(index, ("", ""))
         alias = parse_alias(str(link.get_attr("IFLA_IFALIAS") or ""))
-        form = shape(link, kernel.names)
+        form = shape(link, kernel.names, self._transports)
         device = LinkDevice(
             link=alias.link, peer_link_local=peer, link_local=kernel.addresses.get(index, ""), **form["model"]
         )
-        keyed = True
-        if device.transport is Transport.WIREGUARD:
-            device, keyed = self._wireguard.read(name, link, device)
+        device, right = self._transports[device.transport].read(name, link, device)
         mtu = int(link.get_attr("IFLA_MTU"))
         device = replace(device, mtu=0 if alias.auto_mtu and self._mtu(name, device) in (None, mtu) else mtu)
         whole = (
             bool(link["flags"] & IFF_UP)
-            and keyed
+            and right
             and bool(device.link_local and peer)
             and peer_mac == mac_text(device, peer)
             and kernel.gateways.get(index) == _gateway(device, peer)
@@ -218,9 +217,8 @@ class LinkDriver:
 
     def _mtu(self, name: str, device: LinkDevice) -> int | None:
         """Return the MTU that the underlay leaves for the device, None while that is not known."""
-        if device.transport is Transport.WIREGUARD:
-            device = replace(device, remote=self._wireguard.underlay(name, device))
-        return mtu_of(self._netlink, device)
+        remote = self._transports[device.transport].underlay(name, device)
+        return mtu_of(self._netlink, replace(device, remote=remote))
 
     # ---- writing ------------------------------------------------------------------------------------------------
 
@@ -230,8 +228,7 @@ class LinkDriver:
         if link is None:
             raise DataplaneError(f"link {want.link}: device {name} went away")
         index, ipr = link["index"], self._netlink.ipr
-        if want.transport is Transport.WIREGUARD:
-            self._wireguard.put(name, link, want)
+        self._transports[want.transport].put(name, link, want)
         mtu = want.mtu or self._mtu(name, want)
         if mtu is not None and mtu < MTU_MIN:
             raise DataplaneError(
@@ -279,7 +276,7 @@ def _link_local(message: Any) -> str:
 
 def _gateway(device: LinkDevice, peer: str) -> tuple[str, str] | None:
     """Return the IPv4 neighbour of a device; one without MAC addresses has no use for it."""
-    return None if device.transport is Transport.WIREGUARD else (GATEWAY4, mac_text(device, peer))
+    return None if device.transport.facts.layer3 else (GATEWAY4, mac_text(device, peer))
 
 
 def _settings6() -> dict[str, int]:
@@ -291,9 +288,7 @@ def _refuse(key: str, value: LinkDevice) -> None:
     """Raise DataplaneError when the device cannot be made as it is asked for."""
     if not key.startswith(PREFIX):
         raise DataplaneError(f"link {value.link}: device {key} has not the prefix {PREFIX} of our devices")
-    if value.transport is Transport.DIRECT and not value.underlay:
-        raise DataplaneError(f"link {value.link}: a direct link needs its device")
-    if value.transport is Transport.VXLAN and not value.remote:
-        raise DataplaneError(f"link {value.link}: a vxlan link needs its remote address")
-    if value.transport is Transport.WIREGUARD:
-        refuse_keyless(value)
+    if value.transport.facts.device and not value.underlay:
+        raise DataplaneError(f"link {value.link}: a {value.transport} link needs its device")
+    if value.transport.facts.remote and not value.remote:
+        raise DataplaneError(f"link {value.link}: a {value.transport} link needs its remote address")

@@ -7,15 +7,9 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from skedge.core.model import Transport
 from skedge.core.objects import LinkDevice
 from skedge.dataplane.host.netlink import Netlink, kernel_errors
 
-# outer IP header, UDP, and VXLAN with the inner Ethernet header, or WireGuard's header and tag
-_OVERHEAD = {
-    Transport.VXLAN: {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14},
-    Transport.WIREGUARD: {4: 20 + 8 + 16 + 16, 6: 40 + 8 + 16 + 16},
-}
 MTU_MIN = 1280  # IPv6 is switched off on a device with less
 
 
@@ -25,7 +19,8 @@ def mtu_of(netlink: Netlink, device: LinkDevice) -> int | None:
     ``remote`` of the device must be an address. A wireguard link has at least what IPv6 needs: its own packets may be
     cut up below.
     """
-    if device.transport is Transport.DIRECT:
+    facts = device.transport.facts
+    if not facts.tunnel:
         return _device_mtu(netlink, netlink.index(device.underlay) if device.underlay else None)
     if not device.remote:
         return None
@@ -39,8 +34,8 @@ def mtu_of(netlink: Netlink, device: LinkDevice) -> int | None:
         mtu = min(mtu, configured)
     if mtu is None:
         return None
-    left = min(mtu, 65535) - _OVERHEAD[device.transport][remote.version]
-    return max(left, MTU_MIN) if device.transport is Transport.WIREGUARD else left
+    left = min(mtu, 65535) - facts.overhead[remote.version]
+    return max(left, MTU_MIN) if facts.fragments else left
 
 
 def _route_to(netlink: Netlink, device: LinkDevice) -> Any:

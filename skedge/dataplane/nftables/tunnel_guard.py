@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from skedge.core.model import Transport
 from skedge.core.objects import LinkDevice
 from skedge.dataplane.nftables import syntax
 from skedge.dataplane.nftables.chain_groups import adding, base, rules_in, shape
@@ -35,7 +34,7 @@ class TunnelPeer:
     @classmethod
     def of(cls, device: LinkDevice) -> TunnelPeer | None:
         """Return the peer of a device, None when its transport needs no guard (encrypted, or no tunnel)."""
-        if device.transport is not Transport.VXLAN:
+        if not device.transport.facts.guarded:
             return None
         return cls(device.vni, str(ip_address(device.remote)), device.port)
 

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from skedge.core import names
-from skedge.core.model import LinkId, Transport
+from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
+from skedge.core.transports import Transport
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
 from skedge.dataplane.ebpf.prefix_table import PrefixTable

@@ -15,7 +15,7 @@ from skedge.core.errors import DataplaneError, NotYet
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
 from skedge.dataplane.host.resolver import Resolver
-from skedge.dataplane.links import create
+from skedge.dataplane.links.transports import wireguard
 
 from .kit import CONTROL_PORT, Site, client, listen, make_key, run, veth
 from .wg import Go, kernel_has_wireguard
@@ -272,7 +272,7 @@ def test_without_wireguard_the_way_out_is_named(pair: Pair, monkeypatch: pytest.
     other = replace(pair.wanted(p), link=LinkId("p", "r", "main"), port=5099)
     with pytest.raises(DataplaneError, match=r"this kernel has no WireGuard, and wireguard-go does not run .*sk-r-0"):
         p.ns(p.links.put, "sk-r-0", other)
-    monkeypatch.setattr(create, "TUN", tmp_path / "tun")
+    monkeypatch.setattr(wireguard, "TUN", tmp_path / "tun")
     with pytest.raises(DataplaneError, match=r"wireguard-go needs .*/tun, which is not there; load or install"):
         p.ns(p.links.put, "sk-r-0", other)
     assert pair.ping(p)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from skedge.core.desired.reconcile import reconcile
-from skedge.core.model import LinkId, Transport, WorkloadId
+from skedge.core.model import LinkId, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice, ListenerKey
+from skedge.core.transports import Transport
 from skedge.dataplane.ebpf.packet_check import FilterConfig
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.marks import IpvsRules, Marks

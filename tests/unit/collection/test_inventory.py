@@ -40,6 +40,7 @@ def validate(inventory: Path, tmp_path: Path, *more: str, hosts: str = "skedge_e
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "PATH": "/usr/bin:/bin",
         "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),  # the package beside this collection, not one that is installed
         "ANSIBLE_NOCOLOR": "1",
     }
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env)

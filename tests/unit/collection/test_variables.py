@@ -16,6 +16,7 @@ from ansible_collections.skedge.edge.plugins.module_utils.checks import SKIPPABL
 from ansible_collections.skedge.edge.plugins.plugin_utils import topology
 
 from skedge.config import schema
+from skedge.core.transports import Transport
 
 ROOT = Path(__file__).parents[3]
 ROLE = ROOT / "roles/skedge"
@@ -121,6 +122,10 @@ def test_the_parser_has_the_same_keys_of_items(variable: str):
 def test_checks_that_can_be_skipped_are_the_ones_there_are():
     for entry in ("main", "preflight"):
         assert sorted(SKIPPABLE) == SPECS[entry]["options"]["skedge_preflight_skip"]["choices"]
+
+
+def test_the_role_takes_every_transport():
+    assert SPEC["skedge_links"]["options"]["transport"]["choices"] == list(Transport)
 
 
 def test_entries_may_leave_out_what_has_a_default():

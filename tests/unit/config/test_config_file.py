@@ -26,8 +26,8 @@ from skedge.core.model import (
     Protocol,
     Share,
     SiteConfig,
-    Transport,
 )
+from skedge.core.transports import Transport
 
 HERE = Path(__file__).parent
 MINIMAL = "network: demo\nsite: edge-a\n"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from skedge.core.desired.render import describe
-from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
+from skedge.core.model import LinkId, Protocol, WorkloadId
 from skedge.core.objects import (
     Candidate,
     Dispatch,
@@ -18,6 +18,7 @@ from skedge.core.objects import (
     Target,
 )
 from skedge.core.reasons import Reason
+from skedge.core.transports import Transport
 
 AB = LinkId("a", "b")
 WORKLOAD = WorkloadId("a", "web")

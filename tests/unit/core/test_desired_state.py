@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from skedge.core import names
 from skedge.core.desired import compute
-from skedge.core.model import Link, LinkId, Listener, NetworkMap, Protocol, Transport, WorkloadId
+from skedge.core.model import Link, LinkId, Listener, NetworkMap, Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, ListenerKey, NextHop, ServiceKey, Target
 from skedge.core.placement.view import view
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import Skipped
+from skedge.core.transports import Transport
 from tests.fakes.networks import NETWORK, SERVICE, configs, connector, desired_at, map_of, site_config
 
 LINE = configs([("A", "B", 10), ("B", "C", 20)], "ABC")

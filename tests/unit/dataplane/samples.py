@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from skedge.core import names
-from skedge.core.model import LinkId, Protocol, Transport, WorkloadId
+from skedge.core.model import LinkId, Protocol, WorkloadId
 from skedge.core.names import GATEWAY4
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop, RouteUse
+from skedge.core.transports import Transport
 
 NETWORK = "contract"
 OWN4, OWN6 = "100.64.0.1", "fd00:64::1"

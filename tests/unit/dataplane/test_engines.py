@@ -8,9 +8,10 @@ import pytest
 
 from skedge.core.desired.reconcile import reconcile
 from skedge.core.errors import DataplaneError, HostError
-from skedge.core.model import EngineKind, LinkId, Transport
+from skedge.core.model import EngineKind, LinkId
 from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
+from skedge.core.transports import Transport
 from skedge.dataplane import engine_choice
 from skedge.dataplane.ebpf.packet_check import FilterConfig
 from skedge.dataplane.engine_choice import Verdict, decide

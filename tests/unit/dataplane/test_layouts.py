@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import LinkId, SiteConfig, Transport, WorkloadId
+from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice
+from skedge.core.transports import Transport
 from skedge.dataplane.ebpf import endpoints
 from skedge.dataplane.ebpf.packet_check import FilterConfig, address_bytes, link_mac
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import LinkId, Transport
+from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
+from skedge.core.transports import Transport
 from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable, run_nft
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard, TunnelPeer
 from tests.fakes.fake_nft import FakeNft

@@ -14,8 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import LinkId, Transport
+from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
+from skedge.core.transports import Transport
 from skedge.dataplane.host.resolver import Resolver
 from skedge.dataplane.links.device import alias_of, parse_alias
 from skedge.dataplane.links.transports import wireguard

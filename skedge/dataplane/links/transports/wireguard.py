@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from skedge.core.errors import DataplaneError, NotYet
@@ -21,6 +22,7 @@ from skedge.core.objects import LinkDevice
 from skedge.core.observed import TunnelFacts
 from skedge.dataplane.host.resolver import Resolver
 from skedge.dataplane.links.device import Alias, kind, parse_alias
+from skedge.dataplane.links.transports.strategy import Strategy, used
 from skedge.dataplane.links.wireguard_backend import (
     Backend,
     Endpoint,
@@ -33,6 +35,7 @@ from skedge.dataplane.links.wireguard_backend import (
     heard_last,
 )
 
+TUN = Path("/dev/net/tun")
 TURN_S = 6  # WireGuard tries a handshake every 5 s: then it is the other key's turn
 ADDRESS_S = 15  # how long each address of a host name is tried
 LOOK_S, LOOK_SOON_S = 2.0, 0.1  # how often devices are looked at; soon while a far end has two keys
@@ -48,7 +51,7 @@ class _Known:
     go: bool
 
 
-class WireGuardLinks:
+class WireGuardLinks(Strategy):
     """Sets and reads the WireGuard part of link devices, of the kernel or of wireguard-go (kind tun)."""
 
     def __init__(self, key: OwnKey, kernel: Backend, go: Backend, resolver: Resolver | None = None) -> None:
@@ -60,6 +63,34 @@ class WireGuardLinks:
     def forget(self, name: str) -> None:
         """Forget a device that goes."""
         self._known.pop(name, None)
+
+    # ---- creating -----------------------------------------------------------------------------------------------
+
+    def shape(self, data: Any) -> Mapping[str, object]:  # noqa: ARG002 (key, port and peers may change)
+        """Return no underlay, whatever the device says of one."""
+        return {"underlay": ""}
+
+    def refuse(self, want: LinkDevice) -> None:
+        """Raise NotYet when the far end's key is not known here."""
+        if not want.keys:
+            far = f"{want.link.a} or {want.link.b}"
+            raise NotYet(
+                f"link {want.link}: the WireGuard key of its far end is not known at this site yet; "
+                f"run deploy.yml for {far}, whichever is new, and then for both"
+            )
+
+    def lacking(self, name: str, kind: str) -> str:  # noqa: ARG002 (wireguard-go does as well)
+        """Return what a kernel without WireGuard lacks for wireguard-go."""
+        if not TUN.exists():
+            return (
+                f"this kernel has no WireGuard, and wireguard-go needs {TUN}, which is not there; "
+                "load or install the module tun, or give the link transport: vxlan"
+            )
+        unit = f"skedge-wireguard@{name}.service"
+        return (
+            f"this kernel has no WireGuard, and wireguard-go does not run for the link (systemctl status {unit}); "
+            "run deploy.yml for this host, or give the link transport: vxlan"
+        )
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -209,23 +240,6 @@ def _shown(endpoint: Endpoint | None) -> str:
         return ""
     host, port = endpoint
     return f"[{host}]:{port}" if ip_address(host).version == 6 else f"{host}:{port}"
-
-
-def refuse_keyless(want: LinkDevice) -> None:
-    """Raise NotYet when the far end's key is not known here."""
-    if not want.keys:
-        far = f"{want.link.a} or {want.link.b}"
-        raise NotYet(
-            f"link {want.link}: the WireGuard key of its far end is not known at this site yet; "
-            f"run deploy.yml for {far}, whichever is new, and then for both"
-        )
-
-
-def used(want: LinkDevice) -> DataplaneError:
-    """Return the error for a UDP port that another program has."""
-    return DataplaneError(
-        f"link {want.link}: UDP port {want.port} is in use by another program; stop that, or give the link another port"
-    )
 
 
 def _refuse_used(port: int, want: LinkDevice) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from ansible_collections.skedge.edge.plugins.module_utils.transports import udp_port
+
 SKEW_MAX_S = 300
 OUR_TABLE = 7400
 OUR_PREFIX = "sk-"
@@ -101,7 +103,7 @@ def has_wireguard(site):
 
 def tunnel_ports(site):
     """Return the UDP ports of a site's links, sorted."""
-    return sorted({link.get("port", 4790) for link in site.get("links", []) if link.get("transport") != "direct"})
+    return sorted({udp_port(link) for link in site.get("links", [])} - {0})
 
 
 def wireguard(site, facts):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 
 from ansible_collections.skedge.edge.plugins.module_utils.packetfilter import OTHER_DEVICE, Packet
+from ansible_collections.skedge.edge.plugins.module_utils.transports import udp_port
 
 OURS = "sk-?"
 UNTRACKED = "untracked"
@@ -63,8 +64,9 @@ def _on_links(site, hook, **devices):
 def _tunnels(links, reachable):
     found = {}
     for link in links:
-        if link.get("transport") != "direct":
-            far, port = _literal(link.get("remote", "")), link.get("port") or 4790
+        port = udp_port(link)
+        if port:
+            far = _literal(link.get("remote", ""))
             version = 6 if far and ":" in far else 4
             if reachable:
                 found.setdefault(("input", port), []).append(

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
 
 from skedge.core.model import LinkId
+from skedge.core.transports import Transport, TransportFacts
 
 # What both ends of a link must agree on, and so needs to be written at one of them only.
 COMMON = ("transport", "port", "mtu", "probe")
@@ -36,16 +37,24 @@ def own_links(host: Host, links: list[Any], sites: Mapping[str, Host]) -> list[A
     return result
 
 
+def _facts(transport: Any) -> TransportFacts:
+    """Return what is so about a transport; of a word that is none, which the parser names, what is so of vxlan."""
+    try:
+        return Transport(transport).facts
+    except ValueError:
+        return Transport.VXLAN.facts
+
+
 def _fill_addresses(link: dict[str, Any], host: Host, far: Host | None, mirror: Mapping[str, Any]) -> None:
     """Give a tunnel its addresses: as written, else as the far end wrote them, else the inventory's.
 
     A wireguard link takes packets at every address of its host, and needs no ``remote`` where the far end calls.
     """
-    transport = link.get("transport") or mirror.get("transport") or DEFAULT_TRANSPORT
-    if transport == "wireguard":
+    facts = _facts(link.get("transport") or mirror.get("transport") or DEFAULT_TRANSPORT)
+    if facts.roaming:
         _fill(link, "remote", mirror.get("local") or (far.endpoint if far and far.reachable else ""))
         return
-    if transport == "direct":
+    if facts.device:
         return
     _fill(link, "local", host.local or mirror.get("remote") or host.address)
     _fill(link, "remote", mirror.get("local") or (far.address if far else ""))
@@ -93,22 +102,23 @@ def _contradictions(link_id: LinkId, ends: Mapping[str, dict[str, Any]], by_site
     far = link_id.far_end(first)
     where = f"{by_site[first].where('skedge_links')}: skedge_links: the link to {far} named {link_id.name}"
     transport = min((end["transport"] for end in ends.values() if "transport" in end), default=DEFAULT_TRANSPORT)
+    facts = _facts(transport)
     errors = []
     if len(ends) == 2:
         one, two = ends.values()
-        for key in ("transport", "mtu") if transport == "wireguard" else ("transport", "port", "mtu"):
+        for key in ("transport", "mtu") if facts.own_port else ("transport", "port", "mtu"):
             if key in one and key in two and one[key] != two[key]:
                 errors.append(f"{where} has {key} {one[key]} here and {two[key]} at {far}; write the same at both ends")
-    elif transport == "direct":
+    elif facts.device:
         way_out = "write the link there too, with device"
-        errors.append(f"{where} is direct and its device at {far} is not known; {way_out}")
-    elif transport == "vxlan" and not _address(ends[first].get("local")):
+        errors.append(f"{where} is {transport} and its device at {far} is not known; {way_out}")
+    elif facts.local and not _address(ends[first].get("local")):
         host = by_site[first]
         errors.append(
             f"{host.where('ansible_host')}: {host.name} has no address for the link to {far}; "
             f"set skedge_underlay_address to the address that the neighbours see"
         )
-    if transport != "direct" and not errors:
+    if not facts.device and not errors:
         errors += [f"{where} {sentence}" for sentence in _unreachable(link_id, ends, by_site, transport)]
     return errors
 
@@ -119,7 +129,7 @@ def _unreachable(
     """Return what is wrong with a link to a host that its neighbours cannot call."""
     hosts = [by_site[link_id.a], by_site[link_id.b]]
     behind = [host.name for host in hosts if not host.reachable]
-    if behind and transport != "wireguard":
+    if behind and not _facts(transport).roaming:
         return [f"is {transport}, but {behind[0]} has skedge_reachable false; give transport: wireguard"]
     given = any(end.get("remote") for end in ends.values())
     if len(behind) == 2 and not given:
@@ -131,13 +141,14 @@ def _give_ports(sites: Mapping[str, dict[str, Any]]) -> None:
     """Give each wireguard link its UDP port at both ends."""
     ports: dict[tuple[str, str, str], int] = {}
     for site, config in sites.items():
-        links = [link for link in config["links"] if link["transport"] == "wireguard"]
+        facts = [(link, _facts(link["transport"])) for link in config["links"]]
+        links = [link for link, one in facts if one.own_port]
         for link in links:
             mirror = _end_at(sites, link["to"], site, link["name"])
             if port := link.get("port") or mirror.get("remote_port"):
                 ports[site, link["to"], link["name"]] = port
         taken = {ports[key] for key in ports if key[0] == site}
-        taken |= {link.get("port", 4790) for link in config["links"] if link["transport"] == "vxlan"}
+        taken |= {link.get("port", one.port) for link, one in facts if one.port and not one.own_port}
         for link in sorted(links, key=lambda link: (link["to"], link["name"])):
             key = (site, link["to"], link["name"])
             if key not in ports:
@@ -145,7 +156,7 @@ def _give_ports(sites: Mapping[str, dict[str, Any]]) -> None:
                 taken.add(ports[key])
     for site, config in sites.items():
         for link in config["links"]:
-            if link["transport"] == "wireguard":
+            if _facts(link["transport"]).own_port:
                 link["port"] = ports[site, link["to"], link["name"]]
                 link["remote_port"] = ports[link["to"], site, link["name"]]
 
@@ -181,7 +192,7 @@ def _end(link_id: LinkId, host: Host, far_host: Host, ends: Mapping[str, dict[st
             link[key] = own.get(key, far.get(key))
     if costs:
         link["service_costs"] = dict(sorted(costs.items()))
-    if link["transport"] == "wireguard":
+    if _facts(link["transport"]).own_port:
         return _wireguard_end(link, host, far_host, own, far)
     link.update({key: own[key] for key in ("device", "local", "remote") if own.get(key)})
     _fill_addresses(link, host, far_host, far)

@@ -22,7 +22,7 @@ from ansible_collections.skedge.edge.plugins.plugin_utils.links import complete,
 from skedge.config import from_dict, problems
 from skedge.config.checks.links import is_host_name
 from skedge.core.errors import ConfigError
-from skedge.core.model import LinkId, SiteConfig, Transport
+from skedge.core.model import LinkId, SiteConfig
 from skedge.core.names import device_name, vni
 from skedge.core.routing.lan_prefixes import parse_prefix
 
@@ -240,8 +240,8 @@ def _name_collisions(host: Host, config: SiteConfig) -> Iterator[str]:
         text = f"the link to {link.to} named {link.name}"
         device = device_name(config.network, link_id, config.site)
         tunnel = (vni(config.network, link_id), link.port)
-        vxlan = link.transport is Transport.VXLAN
-        other = devices.setdefault(device, text), tunnels.setdefault(tunnel, text) if vxlan else text
+        by_vni = link.transport.facts.vni
+        other = devices.setdefault(device, text), tunnels.setdefault(tunnel, text) if by_vni else text
         for earlier in {*other} - {text}:
             where = f"{host.where('skedge_links')}: skedge_links"
             yield f"{where}: {text} would have the same device as {earlier}; give one of them another name"
