@@ -18,6 +18,7 @@ from heapq import heapify, heapreplace
 
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate
+from skedge.core.placement.rule import perceived
 from skedge.core.reasons import Reason
 
 ACTIVE = 256  # what an active connection counts in wlc, an inactive one counts 1
@@ -92,7 +93,7 @@ def _able(candidates: Sequence[Candidate], loads: Sequence[Load]) -> Sequence[tu
 
 
 def _cost(one: Candidate, own: int) -> Fraction:
-    return one.path_cost + Fraction(one.others + own, one.capacity)
+    return Fraction(*perceived(one, own))
 
 
 def _ties(one: Candidate, load: Load) -> tuple[int, int, WorkloadId]:

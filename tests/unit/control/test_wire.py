@@ -60,7 +60,7 @@ links = st.builds(
     LinkState, names, names, costs, st.booleans(), st.integers(0, 1 << 40), st.dictionaries(names, costs, max_size=4)
 )
 workloads = st.builds(
-    WorkloadState, names, names, costs, st.sampled_from(Protocol), costs, *[st.booleans() for _ in range(4)]
+    WorkloadState, names, names, costs, st.sampled_from(Protocol), *[st.booleans() for _ in range(4)], capacity=costs
 )
 bodies = st.one_of(
     st.builds(

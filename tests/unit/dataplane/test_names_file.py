@@ -29,17 +29,26 @@ MEMORY = Memory(
     {
         ServiceKey("web"): ServiceTable(
             (
-                Candidate(WorkloadId("a", "web"), 0, 4, 7, Target("127.0.0.1", 80), None, local=True, elsewhere=True),
+                Candidate(
+                    WorkloadId("a", "web"),
+                    0,
+                    capacity=4,
+                    others=7,
+                    target4=Target("127.0.0.1", 80),
+                    target6=None,
+                    local=True,
+                    elsewhere=True,
+                ),
                 Candidate(
                     WorkloadId("b", "web"),
                     10,
-                    1,
-                    0,
-                    Target("100.64.0.2", 61000),
-                    Target("fd00::2", 61000),
+                    capacity=1,
+                    others=0,
+                    target4=Target("100.64.0.2", 61000),
+                    target6=Target("fd00::2", 61000),
                     out=Reason.DRAINED,
                 ),
-                Candidate(WorkloadId("c", "web"), 20, 1, out=Reason.UNREACHABLE),
+                Candidate(WorkloadId("c", "web"), 20, capacity=1, out=Reason.UNREACHABLE),
             )
         )
     },
