@@ -31,9 +31,12 @@ def test_terms(term: Term) -> None:
         assert through(one) == one
 
 
-@pytest.mark.parametrize("on", list(itertools.product((False, True), repeat=len(layout.IN_FLAGS))))
+YES_OR_NO = [name for name, bits in layout.IN_FLAGS.items() if bits.bit_count() == 1]
+
+
+@pytest.mark.parametrize("on", list(itertools.product((False, True), repeat=len(YES_OR_NO))))
 def test_flags(on: tuple[bool, ...]) -> None:
-    one = replace(ONE, out=Reason.DRAINED, target6=None, **dict(zip(layout.IN_FLAGS, on, strict=True)))
+    one = replace(ONE, out=Reason.DRAINED, target6=None, **dict(zip(YES_OR_NO, on, strict=True)))
     assert repr(through(one)) == repr(one)
 
 
