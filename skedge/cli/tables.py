@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from skedge.cli.format import NOTHING, clean, cost, listing, number, reason, span, yes
 from skedge.core.api import documents
+from skedge.core.model import TERMS, Term
 from skedge.core.reasons import Reason
 
 _SEVERITIES = ("error", "warning", "info")
@@ -268,6 +269,11 @@ def status_text(status: documents.Status) -> str:
     return f"{first}\n{table(_PROBLEMS, worst_first)}"
 
 
+def _term(term: Term) -> Column:
+    return Column(term.name.replace("_", " ").upper(), lambda r: str(getattr(r, term.name)), right=True)
+
+
+_TERMS = tuple(_term(term) for term in TERMS)
 _CANDIDATES = (
     Column("", lambda r: "->" if r.winner else ""),
     Column("WORKLOAD", lambda r: clean(r.workload)),
@@ -276,7 +282,7 @@ _CANDIDATES = (
     Column("OPEN HERE", lambda r: str(r.open), right=True),
     Column("OPEN ELSEWHERE", lambda r: str(r.others), right=True),
     Column("REPORT AGE", lambda r: span(r.others_age_s), right=True),
-    Column("CAPACITY", lambda r: str(r.capacity), right=True),
+    *_TERMS,
     Column("PERCEIVED", lambda r: NOTHING if r.path_cost is None else cost(r.perceived), right=True),
     Column("TARGET", lambda r: clean(r.target)),
     Column("OUT BECAUSE", lambda r: reason(r.reason)),

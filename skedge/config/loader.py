@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
@@ -9,29 +10,18 @@ from types import MappingProxyType
 from typing import Any
 
 import yaml
+from msgspec import convert
+from msgspec.structs import asdict, replace
 
 from skedge.config import validation
 from skedge.config.addresses import canonical
 from skedge.config.checks.links import link_port, remote_port
 from skedge.config.checks.site import check
 from skedge.config.parsed import Draft
-from skedge.config.schema import ConnectorSpec, FlowTimesSpec, LinkSpec, ListenerSpec, SiteSpec
+from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.validation import INVALID
 from skedge.core.errors import ConfigError
-from skedge.core.model import (
-    Connector,
-    FlowTimes,
-    Health,
-    HealthType,
-    Lan,
-    Link,
-    Listener,
-    Metrics,
-    Probe,
-    Protocol,
-    Share,
-    SiteConfig,
-)
+from skedge.core.model import Connector, HealthType, Link, Listener, Protocol, SiteConfig
 from skedge.core.names import overlay_address, overlay_address6
 
 SIZE_MAX = 4 * 1024 * 1024  # bytes; 1,024 services with listeners and connectors are about a tenth of it
@@ -175,84 +165,42 @@ def _draft(data: Mapping[Any, Any], prefix: str, complain: validation.Complain) 
 def build(spec: SiteSpec) -> SiteConfig:
     """Return the model of a checked file: addresses canonical, defaults that depend on names filled in."""
     network = IPv4Network(spec.overlay_cidr)
-    return SiteConfig(
-        network=spec.network,
-        site=spec.site,
-        overlay_cidr=str(network),
-        overlay4=spec.overlay_address or str(overlay_address(network, spec.network, spec.site)),
-        overlay6=canonical(spec.overlay_address6) or str(overlay_address6(spec.network, spec.site)),
-        links=tuple(_link(link) for link in spec.links),
-        listeners=tuple(_listener(listener) for listener in spec.listeners),
-        connectors=tuple(_connector(connector) for connector in spec.connectors),
-        endpoint_ports=spec.endpoint_ports,
-        control_port=spec.control_port,
-        load_port=spec.load_port,
-        hold_time_s=spec.hold_time_s,
-        drain=spec.drain,
-        overload=spec.overload,
-        metrics=Metrics(canonical(spec.metrics.address), spec.metrics.port),
-        engine=spec.engine,
-        engine_drain_s=spec.engine_drain_s,
-        lan=Lan(tuple(spec.lan_devices), spec.nat_ports, _flow_times(spec.flow_times)),
-        prefixes=tuple(spec.prefixes),
-        log_placements=spec.log_placements,
+    made = {
+        "overlay_cidr": str(network),
+        "overlay4": spec.overlay_address or str(overlay_address(network, spec.network, spec.site)),
+        "overlay6": canonical(spec.overlay_address6) or str(overlay_address6(spec.network, spec.site)),
+        "links": [_link(link) for link in spec.links],
+        "listeners": [_listener(listener) for listener in spec.listeners],
+        "connectors": [_connector(connector) for connector in spec.connectors],
+        "metrics": replace(spec.metrics, address=canonical(spec.metrics.address)),
+        "lan": {"devices": spec.lan_devices, "ports": spec.nat_ports, "times": spec.flow_times},
+    }
+    return convert({**asdict(spec), **made}, SiteConfig, from_attributes=True)
+
+
+def _link(spec: LinkSpec) -> Link:
+    made = {
+        "local": canonical(spec.local),
+        "remote": canonical(spec.remote),
+        "port": link_port(spec),
+        "remote_port": remote_port(spec),
+        "keys": sorted(spec.keys),
+    }
+    link = convert({**asdict(spec), **made}, Link, from_attributes=True)
+    return dataclasses.replace(link, service_costs=MappingProxyType(dict(spec.service_costs)))
+
+
+def _listener(spec: ListenerSpec) -> Listener:
+    made = replace(spec, service=spec.names[0], address=canonical(spec.address))
+    return convert(made, Listener, from_attributes=True)
+
+
+def _connector(spec: ConnectorSpec) -> Connector:
+    kind = spec.health.type or (HealthType.SOCKET if spec.protocol is Protocol.UDP else HealthType.TCP)
+    made = replace(
+        spec,
+        name=spec.name or spec.service,
+        host=str(ip_address(spec.host)),
+        health=replace(spec.health, type=kind),
     )
-
-
-def _flow_times(times: FlowTimesSpec) -> FlowTimes:
-    return FlowTimes(times.syn_s, times.established_s, times.fin_s, times.closed_s, times.udp_s)
-
-
-def _link(link: LinkSpec) -> Link:
-    return Link(
-        to=link.to,
-        name=link.name,
-        cost=link.cost,
-        transport=link.transport,
-        service_costs=MappingProxyType(dict(link.service_costs)),
-        local=canonical(link.local),
-        remote=canonical(link.remote),
-        device=link.device,
-        port=link_port(link),
-        mtu=link.mtu,
-        probe=Probe(link.probe.interval_ms, link.probe.lost),
-        remote_port=remote_port(link),
-        keepalive_s=link.keepalive_s,
-        keys=tuple(sorted(link.keys)),
-    )
-
-
-def _listener(listener: ListenerSpec) -> Listener:
-    return Listener(
-        service=listener.names[0],
-        port=listener.port,
-        address=canonical(listener.address),
-        protocol=listener.protocol,
-        takeover=listener.takeover,
-        services=tuple(Share(share.service, share.weight) for share in listener.services),
-        policy=listener.policy,
-        affinity=listener.affinity,
-        affinity_timeout_s=listener.affinity_timeout_s,
-        preserve_client_ip=listener.preserve_client_ip,
-    )
-
-
-def _connector(connector: ConnectorSpec) -> Connector:
-    health, udp = connector.health, connector.protocol is Protocol.UDP
-    return Connector(
-        service=connector.service,
-        name=connector.name or connector.service,
-        host=str(ip_address(connector.host)),
-        port=connector.port,
-        protocol=connector.protocol,
-        capacity=connector.capacity,
-        health=Health(
-            type=health.type or (HealthType.SOCKET if udp else HealthType.TCP),
-            path=health.path,
-            interval_s=health.interval_s,
-            timeout_s=health.timeout_s,
-            fall=health.fall,
-            rise=health.rise,
-        ),
-        drain=connector.drain,
-    )
+    return convert(made, Connector, from_attributes=True)

@@ -7,9 +7,10 @@ a name ends in ``_ms`` or ``_us``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from skedge.core.transports import VXLAN_PORT, Transport
 
@@ -179,16 +180,48 @@ class Listener:
         return self.services or (Share(self.service),)
 
 
+def _whole(default: int, low: int, high: int) -> Any:
+    """Return the declaration of a term with its range, both ends included."""
+    return field(default=default, metadata={"default": default, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a workload's site says of it for the balancing rule: whole numbers, the same in all forms of a workload.
+
+    From a connector they go with the site's record to every other site and there into the tables that are chosen by.
+    Their order is that of appended fields in records and in the names file: a new term comes last.
+    """
+
+    capacity: int = _whole(1, 1, CAPACITY_MAX)
+
+    def terms(self) -> dict[str, Any]:
+        """Return the terms by name, to make another form of the workload with."""
+        return {term.name: getattr(self, term.name) for term in TERMS}
+
+
 @dataclass(frozen=True, slots=True)
-class Connector:
-    """How this site offers a service: the workload's host:port, its capacity and health check."""
+class Term:
+    """One term: its name, what it is where a site does not say it, and its range, both ends included."""
+
+    name: str
+    default: int
+    low: int
+    high: int
+
+
+TERMS = tuple(Term(one.name, **one.metadata) for one in fields(Terms))
+
+
+@dataclass(frozen=True, slots=True)
+class Connector(Terms):
+    """How this site offers a service: the workload's host:port, its terms and health check."""
 
     service: str
     name: str
     host: str
     port: int
     protocol: Protocol = Protocol.TCP
-    capacity: int = 1
     health: Health = Health()
     drain: bool = False
 
@@ -295,14 +328,13 @@ class LinksRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkloadState:
+class WorkloadState(Terms):
     """What a site says of one of its workloads; ``port`` is its endpoint port on the overlay address."""
 
     connector: str
     service: str
     port: int
     protocol: Protocol = Protocol.TCP
-    capacity: int = 1
     healthy: bool = True
     drain: bool = False
     ipv4: bool = True  # reachable for IPv4 clients / IPv6-only clients, as the site's own driver can deliver

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from skedge.core.model import LinkId, Protocol, WorkloadId
+from skedge.core.model import LinkId, Protocol, Terms, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.core.transports import Transport
 
@@ -72,7 +72,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Terms):
     """One workload as this site may choose it now.
 
     ``others`` is the sum of the other sites' last reports. ``out`` says why it may not be chosen; NONE when it may.
@@ -83,7 +83,6 @@ class Candidate:
 
     workload: WorkloadId
     path_cost: int
-    capacity: int
     others: int = 0
     target4: Target | None = None
     target6: Target | None = None

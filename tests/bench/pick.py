@@ -58,5 +58,8 @@ def _rounds(site: Site, few: int, many: int) -> Callable[[], list[float]]:
 
 
 def _table(number: int) -> ServiceTable:
-    made = [Candidate(WorkloadId(f"s{i:03}", "w"), i % 7, 1, 0, Target("10.0.0.1", 1 + i)) for i in range(number)]
+    made = [
+        Candidate(WorkloadId(f"s{i:03}", "w"), i % 7, capacity=1, others=0, target4=Target("10.0.0.1", 1 + i))
+        for i in range(number)
+    ]
     return ServiceTable(tuple(made))

@@ -86,5 +86,8 @@ def expected(costs: Mapping[str, int], n: int, held: Mapping[str, int] | None = 
         held: connections that are open already, by site.
     """
     before = held or {}
-    candidates = [Candidate(WorkloadId(site, "backend"), cost, 1, before.get(site, 0)) for site, cost in costs.items()]
+    candidates = [
+        Candidate(WorkloadId(site, "backend"), cost, capacity=1, others=before.get(site, 0))
+        for site, cost in costs.items()
+    ]
     return dict(zip(costs, fill(candidates, n), strict=True))

@@ -39,8 +39,8 @@ def candidate_lists(draw: st.DrawFn, max_size: int = 8, max_cost: int = 40) -> t
         Candidate(
             WorkloadId(f"s{index}", "web"),
             draw(st.integers(0, max_cost)),
-            draw(st.sampled_from((1, 1, 1, 2, 3, 4, 7, 65535))),
-            draw(st.sampled_from((0, 0, 0, 1, 5, 12))),
+            capacity=draw(st.sampled_from((1, 1, 1, 2, 3, 4, 7, 65535))),
+            others=draw(st.sampled_from((0, 0, 0, 1, 5, 12))),
             target4=Target("127.0.0.1", 1),
             out=draw(st.sampled_from(OUTS)),
         )

@@ -64,7 +64,8 @@ def test_with_equal_capacities_the_split_is_within_one_of_the_shares(
     candidates: tuple[Candidate, ...], n: int, capacity: int
 ) -> None:
     same = tuple(
-        Candidate(one.workload, one.path_cost, capacity, one.others, one.target4, out=one.out) for one in candidates
+        Candidate(one.workload, one.path_cost, capacity=capacity, others=one.others, target4=one.target4, out=one.out)
+        for one in candidates
     )
     pairs = zip(rule.fill(same, n), waterfill.shares(same, n), strict=True)
     assert all(abs(count - share) < 1 for count, share in pairs)
@@ -87,7 +88,7 @@ BIG = st.integers(0, 1 << 20)
 
 @given(*[st.tuples(st.integers(0, COST_MAX * 64), st.integers(1, 65535), BIG, BIG)] * 2)
 def test_comparison_is_exact(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> None:
-    made = [Candidate(None, cost, capacity, others) for cost, capacity, others, _ in (one, other)]  # type: ignore[arg-type]
+    made = [Candidate(None, cost, capacity=capacity, others=others) for cost, capacity, others, _ in (one, other)]  # type: ignore[arg-type]
     costs = [rule.perceived(candidate, own) for candidate, (*_, own) in zip(made, (one, other), strict=True)]
     fractions = [exact(candidate, own) for candidate, (*_, own) in zip(made, (one, other), strict=True)]
     assert [Fraction(*cost) for cost in costs] == fractions

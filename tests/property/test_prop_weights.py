@@ -21,7 +21,7 @@ def tables(draw: st.DrawFn) -> list[Candidate]:
         Candidate(
             WorkloadId(f"s{i}", "w"),
             draw(st.sampled_from([0, 1, 1, 10, 20, 50, 9999])),
-            draw(st.sampled_from([1, 1, 1, 2, 4, 100])),
+            capacity=draw(st.sampled_from([1, 1, 1, 2, 4, 100])),
             others=draw(st.integers(0, 30)),
             target4=Target(f"10.0.0.{i}", 80),
             out=draw(OUTS),

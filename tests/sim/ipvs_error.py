@@ -50,7 +50,7 @@ class Measured:
 
 def candidates(workloads: Sequence[tuple[int, int]]) -> tuple[Candidate, ...]:
     return tuple(
-        Candidate(WorkloadId(f"s{i}", "w"), cost, capacity, target4=Target(f"10.0.0.{i + 1}", 80))
+        Candidate(WorkloadId(f"s{i}", "w"), cost, capacity=capacity, target4=Target(f"10.0.0.{i + 1}", 80))
         for i, (cost, capacity) in enumerate(workloads)
     )
 

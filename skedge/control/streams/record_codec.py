@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 from skedge.control.streams.frames import ENTRIES_MAX, FAILURES, NAME_MAX, PORT_MAX, BadFrame, Cost, Name, Wire
 from skedge.core.linkstate.messages import Body, Kind
 from skedge.core.model import (
     CAPACITY_MAX,
     SERVICES_MAX,
+    TERMS,
     LinksRecord,
     Protocol,
     ServicesRecord,
+    Term,
 )
 
 ADDRESS_MAX = 64
@@ -44,7 +47,9 @@ class _LinksBody(Wire):
     refused: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)] = field(default_factory=list)
 
 
-class _Workload(Wire):
+class _FirstWorkload(Wire):
+    """What every version says of a workload."""
+
     connector: Name
     service: Name
     port: Annotated[int, Meta(ge=1, le=PORT_MAX)]
@@ -54,6 +59,19 @@ class _Workload(Wire):
     drain: bool
     ipv4: bool
     ipv6: bool
+
+
+def workload_twin(terms: Iterable[Term]) -> type[Struct]:
+    """Return the twin of a `WorkloadState` with these terms: later ones are appended, and may be missing."""
+    first = _FirstWorkload.__struct_fields__
+    later = [(one.name, Annotated[int, Meta(ge=one.low, le=one.high)], one.default) for one in terms]
+    return msgspec.defstruct("_Workload", [one for one in later if one[0] not in first], bases=(_FirstWorkload,))
+
+
+if TYPE_CHECKING:
+    _Workload = _FirstWorkload
+else:
+    _Workload = workload_twin(TERMS)
 
 
 class _ServicesBody(Wire):

@@ -98,7 +98,8 @@ def _(value: Target) -> str:
 
 @describe.register
 def _(value: Candidate) -> str:
-    parts = [f"{value.workload} cost {value.path_cost} capacity {value.capacity} others {value.others}"]
+    terms = " ".join(f"{name} {number}" for name, number in value.terms().items())
+    parts = [f"{value.workload} cost {value.path_cost} {terms} others {value.others}"]
     parts += [f"at {describe(target)}" for target in (value.target4, value.target6) if target is not None]
     if value.elsewhere:
         parts[-1] += _NAT

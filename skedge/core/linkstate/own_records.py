@@ -171,7 +171,7 @@ def _workload_state(
         service=connector.service,
         port=ports[connector.name],
         protocol=connector.protocol,
-        capacity=connector.capacity,
+        **connector.terms(),
         healthy=healthy,
         drain=connector.drain,
         ipv4=deliverable and target is not None and is_ipv4(target),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 from skedge.core.linkstate.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
-from skedge.core.model import CAPACITY_MAX, COST_MAX, LinksRecord, LinkState, ServicesRecord, WorkloadState
+from skedge.core.model import COST_MAX, TERMS, LinksRecord, LinkState, ServicesRecord, WorkloadState
 from skedge.core.routing.lan_prefixes import PREFIXES_PER_SITE_MAX, parse_prefix
 
 NAME_MAX = 253
@@ -75,7 +75,8 @@ def _workload(workload: WorkloadState) -> None:
     _name(workload.connector, "connector", "/")
     _name(workload.service, "service")
     _within(workload.port, 1, PORT_MAX, "endpoint port")
-    _within(workload.capacity, 1, CAPACITY_MAX, "capacity")
+    for term in TERMS:
+        _within(getattr(workload, term.name), term.low, term.high, term.name)
 
 
 def _name(name: str, what: str, forbidden: str = "") -> None:

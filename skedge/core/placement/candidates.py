@@ -64,7 +64,7 @@ def candidate(key: ServiceKey, offer: Offer, view: View) -> Candidate:
     made = Candidate(
         workload=workload,
         path_cost=path_cost or 0,
-        capacity=state.capacity,
+        **state.terms(),
         others=view.others.get((key, workload), 0),
         target4=target4,
         target6=target6,

@@ -137,7 +137,7 @@ def _candidate_row(
         workload=str(one.workload),
         site=one.workload.site,
         path_cost=None if one.out is Reason.UNREACHABLE else one.path_cost,
-        capacity=one.capacity,
+        **one.terms(),
         open=open_,
         others=one.others,
         others_age_s=oldest_age(reporters(facts.heard, facts.rib), one.workload, now),

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from heapq import heapify, heapreplace
 
-from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate
+from skedge.core.placement.rule import ranking
 from skedge.core.reasons import Reason
 
 ACTIVE = 256  # what an active connection counts in wlc, an inactive one counts 1
@@ -45,14 +44,14 @@ def additions(candidates: Sequence[Candidate], loads: Sequence[Load], n: int) ->
     O((n + candidates) * log candidates).
     """
     added = [0] * len(candidates)
-    heap = [(_cost(one, load.open), *_ties(one, load), i) for i, one, load in _able(candidates, loads)]
+    heap = [(*ranking(one, load.open, load.last_chosen), i) for i, one, load in _able(candidates, loads)]
     heapify(heap)
     turn = 1 + max((load.last_chosen for load in loads), default=0)
     for k in range(n if heap else 0):
         *_, i = heap[0]
         added[i] += 1
         one = candidates[i]
-        heapreplace(heap, (_cost(one, loads[i].open + added[i]), one.path_cost, turn + k, one.workload, i))
+        heapreplace(heap, (*ranking(one, loads[i].open + added[i], turn + k), i))
     return tuple(added)
 
 
@@ -89,11 +88,3 @@ def _able(candidates: Sequence[Candidate], loads: Sequence[Load]) -> Sequence[tu
     rows = list(zip(range(len(candidates)), candidates, loads, strict=True))
     able = [row for row in rows if row[1].out is Reason.NONE]
     return able or [row for row in rows if row[1].out is Reason.SUSPENDED]
-
-
-def _cost(one: Candidate, own: int) -> Fraction:
-    return one.path_cost + Fraction(one.others + own, one.capacity)
-
-
-def _ties(one: Candidate, load: Load) -> tuple[int, int, WorkloadId]:
-    return one.path_cost, load.last_chosen, one.workload

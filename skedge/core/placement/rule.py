@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cmp_to_key
+from fractions import Fraction
+from heapq import nsmallest
 
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ServiceTable
@@ -49,6 +50,11 @@ def compare(one: Fraction2, other: Fraction2) -> int:
     return one[0] * other[1] - other[0] * one[1]
 
 
+def ranking(candidate: Candidate, own_open: int, last_chosen: int) -> tuple[Fraction, int, int, WorkloadId]:
+    """Return what candidates are compared by: the smallest is chosen, but a suspended one comes after all others."""
+    return Fraction(*perceived(candidate, own_open)), candidate.path_cost, last_chosen, candidate.workload
+
+
 def has_target(candidate: Candidate, family: int | None) -> bool:
     """Return whether a client of address family 4 or 6 (None: does not matter) can reach the candidate."""
     if family == 4:
@@ -86,21 +92,14 @@ def place(
         if candidate.out in usable and has_target(candidate, family)
     }
 
-    def order(i: int, j: int) -> int:
-        """Compare as `sorted` wants it; a suspended candidate comes after all others, so it is a last resort."""
-        suspended = [candidates[k].out is Reason.SUSPENDED for k in (i, j)]
-        if difference := suspended[0] - suspended[1] or compare(costs[i], costs[j]):
-            return difference
-        mine, theirs = ((candidates[k].path_cost, last_chosen[k], candidates[k].workload) for k in (i, j))
-        return (mine > theirs) - (mine < theirs)
+    def key(i: int) -> tuple[object, ...]:
+        return candidates[i].out is Reason.SUSPENDED, *ranking(candidates[i], opens[i], last_chosen[i])
 
-    key = cmp_to_key(order)
-    winner = min(costs, key=key, default=None)
+    winner, second = (*nsmallest(2, costs, key=key), None, None)[:2]
     if winner is None:
         return None
     if sticky in costs and sticky is not None and sticky != winner and candidates[sticky].out is Reason.NONE:
         return Placement(sticky, costs[sticky], winner, costs[winner], kept=True)
-    second = min((i for i in costs if i != winner), key=key, default=None)
     return Placement(
         winner,
         costs[winner],

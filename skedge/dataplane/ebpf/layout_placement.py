@@ -29,6 +29,7 @@ PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOLS.items()}
 
 USED, IN, T4, T6, ANY, LOCAL, ELSEWHERE, KEEPS = (1 << bit for bit in range(8))
 OUT_SHIFT = 8
+IN_FLAGS = {"local": LOCAL, "elsewhere": ELSEWHERE, "keeps": KEEPS}  # fields of a candidate as they are -> their bits
 APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA = (1 << bit for bit in range(5))
 
 _MAPPED = bytes(10) + b"\xff\xff"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import CAPACITY_MAX, WorkloadId
+from skedge.core.model import TERMS, WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf import layout_placement as layout
@@ -201,8 +202,9 @@ class ServiceDriver:
 def _check(key: ServiceKey, candidate: Candidate) -> None:
     """Refuse what the comparison in the kernel has no room for."""
     where = f"service {key.name}, workload {candidate.workload}"
-    if not 1 <= candidate.capacity <= CAPACITY_MAX:
-        raise DataplaneError(f"{where}: capacity {candidate.capacity} is not in 1..{CAPACITY_MAX}")
+    for term in TERMS:
+        if not term.low <= (value := getattr(candidate, term.name)) <= term.high:
+            raise DataplaneError(f"{where}: {term.name} {value} is not in {term.low}..{term.high}")
     if not 0 <= candidate.path_cost <= PATH_COST_MAX:
         raise DataplaneError(f"{where}: path cost {candidate.path_cost} is not in 0..{PATH_COST_MAX}")
 
@@ -218,12 +220,8 @@ def _stage(candidate: Candidate, rank: int, generation: int, *, reset: bool) -> 
         flags |= layout.T4 | layout.ANY
     if candidate.target6 is not None:
         flags |= layout.T6 | layout.ANY
-    if candidate.local:
-        flags |= layout.LOCAL
-    if candidate.elsewhere:
-        flags |= layout.ELSEWHERE
-    if candidate.keeps:
-        flags |= layout.KEEPS
+    for name, bits in layout.IN_FLAGS.items():
+        flags |= getattr(candidate, name) * _lowest(bits)
     apply = layout.APPLY_CONTROL | layout.APPLY_OTHERS | (layout.APPLY_RESET if reset else 0)
     return layout.StagedSlot(
         apply=apply,
@@ -247,13 +245,22 @@ def _candidate(workload: WorkloadId, slot: layout.Slot) -> Candidate:
 
 
 def _said(workload: WorkloadId, slot: layout.Slot) -> Candidate:
-    return replace(
-        Candidate(workload, slot.path_cost, slot.capacity),
+    return Candidate(
+        workload,
+        slot.path_cost,
+        capacity=slot.capacity,
         others=slot.others,
         target4=slot.target4,
         target6=slot.target6,
-        local=bool(slot.flags & layout.LOCAL),
-        elsewhere=bool(slot.flags & layout.ELSEWHERE),
-        keeps=bool(slot.flags & layout.KEEPS),
         out=Reason.of_code(slot.flags >> layout.OUT_SHIFT & 0xFF),
+        **{name: _value(slot.flags, bits) for name, bits in layout.IN_FLAGS.items()},
     )
+
+
+def _lowest(bits: int) -> int:
+    return bits & -bits
+
+
+def _value(flags: int, bits: int) -> Any:
+    """Return what some of the flags' bits say: a single bit yes or no, several a number."""
+    return bool(flags & bits) if bits == _lowest(bits) else (flags & bits) // _lowest(bits)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import Protocol, WorkloadId
+from skedge.core.model import TERMS, Protocol, Term, WorkloadId
 from skedge.core.objects import (
     Candidate,
     Dispatch,
@@ -76,7 +77,7 @@ def _free(virtual: Virtual, taken: Collection[int]) -> int:
 # ---- the file ----------------------------------------------------------------------------------------------------
 
 
-class _Row(msgspec.Struct, array_like=True):
+class _FirstRow(msgspec.Struct, array_like=True):
     """Twin of `Candidate`, an array as the versions before wrote it.
 
     An upgrade must find the tables: without them the other sites' workloads are unknown until those sites are heard.
@@ -92,6 +93,18 @@ class _Row(msgspec.Struct, array_like=True):
     local: bool
     elsewhere: bool
     out: int
+
+
+def row_twin(terms: Iterable[Term]) -> type[msgspec.Struct]:
+    """Return the twin of a `Candidate` with these terms: later ones are appended, and may be missing."""
+    later = [(one.name, int, one.default) for one in terms if one.name not in _FirstRow.__struct_fields__]
+    return msgspec.defstruct("_Row", later, bases=(_FirstRow,))
+
+
+if TYPE_CHECKING:
+    _Row = _FirstRow
+else:
+    _Row = row_twin(TERMS)
 
 
 _Service = tuple[str, Protocol]
@@ -192,16 +205,16 @@ def _place(at: ListenerKey | None) -> _Place | None:
 def _row(one: Candidate) -> _Row:
     target4, target6 = (None if to is None else (to.address, to.port) for to in (one.target4, one.target6))
     return _Row(
-        one.workload.site,
-        one.workload.connector,
-        one.path_cost,
-        one.capacity,
-        one.others,
-        target4,
-        target6,
-        one.local,
-        one.elsewhere,
-        one.out.code,
+        site=one.workload.site,
+        connector=one.workload.connector,
+        path_cost=one.path_cost,
+        others=one.others,
+        target4=target4,
+        target6=target6,
+        local=one.local,
+        elsewhere=one.elsewhere,
+        out=one.out.code,
+        **one.terms(),
     )
 
 
@@ -209,11 +222,11 @@ def _candidate(row: _Row) -> Candidate:
     return Candidate(
         WorkloadId(row.site, row.connector),
         row.path_cost,
-        row.capacity,
-        row.others,
-        None if row.target4 is None else Target(*row.target4),
-        None if row.target6 is None else Target(*row.target6),
-        row.local,
-        Reason.of_code(row.out),
-        row.elsewhere,
+        others=row.others,
+        target4=None if row.target4 is None else Target(*row.target4),
+        target6=None if row.target6 is None else Target(*row.target6),
+        local=row.local,
+        out=Reason.of_code(row.out),
+        elsewhere=row.elsewhere,
+        **{term.name: getattr(row, term.name) for term in TERMS},
     )

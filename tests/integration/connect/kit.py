@@ -186,7 +186,14 @@ def candidate(
     """A workload ``name/w`` with one target of each family at most."""
     by_family = {6 if ":" in target.address else 4: target for target in targets}
     return Candidate(
-        WorkloadId(name, "w"), cost, capacity, others, by_family.get(4), by_family.get(6), local=local, out=out
+        WorkloadId(name, "w"),
+        cost,
+        capacity=capacity,
+        others=others,
+        target4=by_family.get(4),
+        target6=by_family.get(6),
+        local=local,
+        out=out,
     )
 
 

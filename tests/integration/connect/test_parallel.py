@@ -156,7 +156,7 @@ def replayed(pick: layout.LoggedPick, names: Mapping[int, WorkloadId]) -> tuple[
     rows = sorted((names[i], i) for i in names if pick.slots[i].flags & layout.USED)
     slots = [pick.slots[i] for _, i in rows]
     table = [
-        Candidate(name, slot.path_cost, slot.capacity, slot.others, out=usable(slot, pick.need))
+        Candidate(name, slot.path_cost, capacity=slot.capacity, others=slot.others, out=usable(slot, pick.need))
         for (name, _), slot in zip(rows, slots, strict=True)
     ]
     last = [max(0, slot.last - layout.FIRST_CHOICE + 1) for slot in slots]

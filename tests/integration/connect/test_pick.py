@@ -56,10 +56,10 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
             Candidate(
                 WorkloadId(f"w{i:03}", "w"),
                 draw(COSTS),
-                draw(CAPACITIES),
-                draw(OPENS),
-                four,
-                six,
+                capacity=draw(CAPACITIES),
+                others=draw(OPENS),
+                target4=four,
+                target6=six,
                 local=draw(st.booleans()),
                 out=draw(OUTS),
             )
@@ -191,7 +191,12 @@ def test_a_workload_that_has_the_slot_of_another_is_not_kept(maps: Maps, case: C
 
 def test_a_hundred_choices_of_256_workloads(site: Site) -> None:
     """Slot after slot against the core's ledger, with the table put by the engine."""
-    table = ServiceTable(tuple(Candidate(WorkloadId(f"s{i:03}", "w"), i % 7, 1 + i % 5, i % 3, T4) for i in range(256)))
+    table = ServiceTable(
+        tuple(
+            Candidate(WorkloadId(f"s{i:03}", "w"), i % 7, capacity=1 + i % 5, others=i % 3, target4=T4)
+            for i in range(256)
+        )
+    )
     site.engine.services.put(SERVICE, table)
     maps, ledger = Maps(str(site.host.pins)), rule.Ledger()
     ident = maps.service_ids()[SERVICE]

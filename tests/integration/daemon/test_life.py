@@ -17,7 +17,7 @@ def by_rule(costs: dict[str, int], opened: int, others: dict[str, int] | None = 
     """The split that the rule gives, without sites that get none."""
     target = Target("100.64.0.1", 61000)
     candidates = [
-        Candidate(WorkloadId(site, "web"), cost, 1, others=(others or {}).get(site, 0), target4=target)
+        Candidate(WorkloadId(site, "web"), cost, capacity=1, others=(others or {}).get(site, 0), target4=target)
         for site, cost in sorted(costs.items())
     ]
     counts = zip(sorted(costs), fill(candidates, opened), strict=True)

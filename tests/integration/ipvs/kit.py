@@ -143,7 +143,7 @@ def candidate(site: Site, cost: int, *, here: str = "", here6: str = "", port: i
     four, six = (here, here6) if here or here6 else (site.overlay4, site.overlay6)
     to = WORKLOAD if here or here6 else port
     targets = {"target4": Target(four, to) if four else None, "target6": Target(six, to) if six else None}
-    return Candidate(WorkloadId(site.name, "tcp"), cost, 1, local=bool(here or here6), **(targets | more))
+    return Candidate(WorkloadId(site.name, "tcp"), cost, capacity=1, local=bool(here or here6), **(targets | more))
 
 
 @dataclass

@@ -119,7 +119,9 @@ def test_with_no_healthy_workload_a_connect_is_refused_at_once(line: Line, clien
 
 def test_datagrams_go_to_one_workload_and_back(line: Line) -> None:
     line.b.publish("127.0.0.1", ENDPOINT + 1, Protocol.UDP)
-    table = ServiceTable((Candidate(WorkloadId("b", "udp"), 10, 1, target4=Target(line.b.overlay4, ENDPOINT + 1)),))
+    table = ServiceTable(
+        (Candidate(WorkloadId("b", "udp"), 10, capacity=1, target4=Target(line.b.overlay4, ENDPOINT + 1)),)
+    )
     line.a.serve(table, DNS)
     line.a.listen(HOST, 53, DNS)
     with line.b.ns(listen, "127.0.0.1", WORKLOAD, socket.SOCK_DGRAM) as answering:
@@ -140,8 +142,8 @@ def test_flows_of_udp_are_balanced_by_the_rule(line: Line) -> None:
     line.b.publish("127.0.0.1", ENDPOINT + 1, Protocol.UDP)
     table = ServiceTable(
         (
-            Candidate(WorkloadId("a", "udp"), 0, 1, target4=Target(HOST, WORKLOAD), local=True),
-            Candidate(WorkloadId("b", "udp"), 3, 1, target4=Target(line.b.overlay4, ENDPOINT + 1)),
+            Candidate(WorkloadId("a", "udp"), 0, capacity=1, target4=Target(HOST, WORKLOAD), local=True),
+            Candidate(WorkloadId("b", "udp"), 3, capacity=1, target4=Target(line.b.overlay4, ENDPOINT + 1)),
         )
     )
     line.a.serve(table, ECHO)

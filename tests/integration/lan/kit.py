@@ -103,7 +103,18 @@ def remote(name: str, cost: int = 0, *targets: tuple[str, int], local: bool = Fa
            capacity: int = 1, out: Reason = Reason.NONE, keeps: bool = False) -> Candidate:  # fmt: skip
     """A workload ``name/w`` with one target of each family at most."""
     by = {ip_address(address).version: Target(address, port) for address, port in targets}
-    return Candidate(WorkloadId(name, "w"), cost, capacity, 0, by.get(4), by.get(6), local, out, elsewhere, keeps)
+    return Candidate(
+        WorkloadId(name, "w"),
+        cost,
+        capacity=capacity,
+        others=0,
+        target4=by.get(4),
+        target6=by.get(6),
+        local=local,
+        out=out,
+        elsewhere=elsewhere,
+        keeps=keeps,
+    )
 
 
 @dataclass

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from skedge.control.streams.frames import BadFrame, decode_message, encode_message, frame, read_frame
-from skedge.control.streams.record_codec import BodyCodec
+from skedge.control.streams.record_codec import BodyCodec, workload_twin
 from skedge.core.errors import PeerError
 from skedge.core.linkstate.messages import (
     FRAME_MAX,
@@ -31,7 +31,16 @@ from skedge.core.linkstate.messages import (
     Records,
     SignedRecord,
 )
-from skedge.core.model import LinksRecord, LinkState, Protocol, ServicesRecord, Version, WorkloadState
+from skedge.core.model import (
+    TERMS,
+    LinksRecord,
+    LinkState,
+    Protocol,
+    ServicesRecord,
+    Term,
+    Version,
+    WorkloadState,
+)
 from skedge.core.reasons import Reason
 
 names = st.text(string.ascii_letters + string.digits + "-._é", min_size=1, max_size=20)
@@ -60,7 +69,7 @@ links = st.builds(
     LinkState, names, names, costs, st.booleans(), st.integers(0, 1 << 40), st.dictionaries(names, costs, max_size=4)
 )
 workloads = st.builds(
-    WorkloadState, names, names, costs, st.sampled_from(Protocol), costs, *[st.booleans() for _ in range(4)]
+    WorkloadState, names, names, costs, st.sampled_from(Protocol), *[st.booleans() for _ in range(4)], capacity=costs
 )
 bodies = st.one_of(
     st.builds(
@@ -108,6 +117,19 @@ def test_a_version_that_refuses_no_prefix_is_understood_and_understands() -> Non
     assert BodyCodec().decode(Kind.LINKS, msgspec.msgpack.encode(older)) == LinksRecord(
         "a", "1.2.3.4", "fd00::1", software="skedge 0"
     )
+
+
+def test_a_term_that_came_later_is_appended_and_may_be_missing() -> None:
+    twin = workload_twin((*TERMS, Term("priority", 2, 0, 15)))
+    older = ["web", "web", 61000, "tcp", 4, True, False, True, False]
+    assert (
+        BodyCodec().decode(Kind.SERVICES, msgspec.msgpack.encode(["a", [[*older, 9]], []])).workloads[0].capacity == 4
+    )
+    assert msgspec.convert(older, twin).priority == 2  # type: ignore[attr-defined]
+    assert msgspec.to_builtins(msgspec.convert([*older, 9], twin)) == [*older, 9]
+    for wrong in ([*older, 16], [*older, -1], older[:-1]):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, twin)
 
 
 def test_a_body_that_others_would_refuse_is_not_made() -> None:

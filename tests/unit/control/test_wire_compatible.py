@@ -55,7 +55,9 @@ BODIES = {
         "edge-a",
         (
             WorkloadState("web", "web", 61000),
-            WorkloadState("dns", "dns", 62999, Protocol.UDP, 65535, False, True, False, True),
+            WorkloadState(
+                "dns", "dns", 62999, Protocol.UDP, capacity=65535, healthy=False, drain=True, ipv4=False, ipv6=True
+            ),
         ),
         ("web", "dns"),
     ),

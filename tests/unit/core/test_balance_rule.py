@@ -15,7 +15,7 @@ HERE = Target("127.0.0.1", 1)
 
 
 def one(name: str, cost: int = 0, capacity: int = 1, others: int = 0, out: Reason = Reason.NONE) -> Candidate:
-    return Candidate(WorkloadId(name, "web"), cost, capacity, others, target4=HERE, out=out)
+    return Candidate(WorkloadId(name, "web"), cost, capacity=capacity, others=others, target4=HERE, out=out)
 
 
 def pick(candidates: list[Candidate], opens: list[int] | None = None, last: list[int] | None = None) -> str | None:
@@ -100,7 +100,7 @@ def test_a_suspended_runner_up_comes_last_whatever_it_costs() -> None:
 
 def test_the_clients_address_family_decides_who_can_be_reached() -> None:
     four = one("A")
-    six = Candidate(WorkloadId("B", "web"), 9, 1, target6=Target("::1", 1))
+    six = Candidate(WorkloadId("B", "web"), 9, capacity=1, target6=Target("::1", 1))
     assert rule.choose([four, six], [0, 0], [0, 0], 4) == 0
     assert rule.choose([four, six], [0, 0], [0, 0], 6) == 1
     assert rule.choose([four], [0], [0], 6) is None

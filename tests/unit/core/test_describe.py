@@ -30,7 +30,7 @@ WORKLOAD = WorkloadId("a", "web")
         (None, ""),
         (Endpoint(WORKLOAD, "10.0.0.9", 80, elsewhere=True), "a/web at 10.0.0.9:80 not on this host"),
         (
-            Candidate(WORKLOAD, 0, 1, target4=Target("10.0.0.9", 80), local=True, elsewhere=True),
+            Candidate(WORKLOAD, 0, capacity=1, target4=Target("10.0.0.9", 80), local=True, elsewhere=True),
             "a/web cost 0 capacity 1 others 0 at 10.0.0.9:80 not on this host",
         ),
         ("lo", "lo"),
@@ -57,8 +57,10 @@ WORKLOAD = WorkloadId("a", "web")
         (
             ServiceTable(
                 (
-                    Candidate(WORKLOAD, 3, 2, 1, Target("10.0.0.1", 5), Target("::1", 6)),
-                    Candidate(WORKLOAD, 3, 2, out=Reason.DRAINED),
+                    Candidate(
+                        WORKLOAD, 3, capacity=2, others=1, target4=Target("10.0.0.1", 5), target6=Target("::1", 6)
+                    ),
+                    Candidate(WORKLOAD, 3, capacity=2, out=Reason.DRAINED),
                 )
             ),
             "a/web cost 3 capacity 2 others 1 at 10.0.0.1:5 at [::1]:6; a/web cost 3 capacity 2 others 0 out: drained",

@@ -21,7 +21,9 @@ WEIGHTED = replace(PRIORITY, policy=Policy.WEIGHTED)
 
 
 def table(*outs: Reason) -> ServiceTable:
-    return ServiceTable(tuple(Candidate(WorkloadId(f"s{i}", "w"), i, 1, out=out) for i, out in enumerate(outs)))
+    return ServiceTable(
+        tuple(Candidate(WorkloadId(f"s{i}", "w"), i, capacity=1, out=out) for i, out in enumerate(outs))
+    )
 
 
 GOOD, BAD = table(Reason.UNHEALTHY, Reason.NONE), table(Reason.UNHEALTHY, Reason.DRAINED, Reason.UNREACHABLE)

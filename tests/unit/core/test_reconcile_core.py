@@ -131,7 +131,7 @@ def test_before_sync_services_keep_their_candidates() -> None:
 
 def test_the_plan_is_what_reconcile_then_does() -> None:
     drivers, log = memory_drivers()
-    stale = Candidate(WorkloadId("A", "web"), 0, 1, out=Reason.DRAINED)
+    stale = Candidate(WorkloadId("A", "web"), 0, capacity=1, out=Reason.DRAINED)
     drivers.services.put(SERVICE, ServiceTable((stale,)))
     drivers.listeners.put(ListenerKey("10.9.9.9", 80), Dispatch(SERVICE))
     log.clear()

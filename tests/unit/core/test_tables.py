@@ -36,7 +36,7 @@ def test_offers_are_by_service_and_protocol_sorted_by_workload() -> None:
 
 def test_a_remote_workload_is_reached_at_its_endpoint() -> None:
     made = candidate(SERVICE, B, replace(VIEW, others={(SERVICE, BW): 7, (ServiceKey("x"), BW): 9}))
-    assert made == Candidate(BW, 10, 1, 7, target4=Target("100.64.0.2", 61001))
+    assert made == Candidate(BW, 10, capacity=1, others=7, target4=Target("100.64.0.2", 61001))
     both = candidate(SERVICE, replace(B, state=replace(B.state, ipv6=True)), VIEW)
     assert both.target6 == Target("fd00::2", 61001)
 
@@ -105,7 +105,7 @@ def test_a_table_holds_256_candidates_the_cheapest_that_may_be_chosen() -> None:
 
 def test_before_sync_a_candidate_of_the_kernel_is_kept() -> None:
     def made(site: str, cost: int, out: Reason = Reason.NONE) -> Candidate:
-        return Candidate(WorkloadId(site, "web"), cost, 1, out=out)
+        return Candidate(WorkloadId(site, "web"), cost, capacity=1, out=out)
 
     current = ServiceTable((made("A", 0), made("B", 1), made("C", 2), made("E", 9, Reason.UNREACHABLE)))
     wanted = ServiceTable((made("A", 0, Reason.UNHEALTHY), made("B", 0, Reason.UNREACHABLE), made("D", 4)))
@@ -117,8 +117,8 @@ def test_before_sync_a_candidate_of_the_kernel_is_kept() -> None:
 
 
 def test_a_kept_table_has_room_for_what_is_wanted() -> None:
-    current = ServiceTable(tuple(Candidate(WorkloadId("A", f"w{index:03}"), 0, 1) for index in range(256)))
-    wanted = ServiceTable((Candidate(WorkloadId("Z", "web"), 0, 1),))
+    current = ServiceTable(tuple(Candidate(WorkloadId("A", f"w{index:03}"), 0, capacity=1) for index in range(256)))
+    wanted = ServiceTable((Candidate(WorkloadId("Z", "web"), 0, capacity=1),))
     kept = keep_candidates(current, wanted)
     assert len(kept.candidates) == 256
     assert kept.candidates[-1].workload == WorkloadId("Z", "web")

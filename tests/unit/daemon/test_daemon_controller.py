@@ -32,7 +32,7 @@ def found_kernel() -> FakeKernel:
     fake.drivers.routes.objects["100.64.9.9/32"] = "route"
     fake.drivers.services.objects |= {
         LOST: ServiceTable(),
-        WEB: ServiceTable((Candidate(B, 10, 1, others=4, target4=target),)),
+        WEB: ServiceTable((Candidate(B, 10, capacity=1, others=4, target4=target),)),
     }
     fake.drivers.listeners.objects[ListenerKey("10.0.0.9", 99)] = Dispatch(LOST)
     return fake

@@ -134,7 +134,7 @@ def test_suspension_is_the_data_planes_own_and_no_difference() -> None:
 
 
 def test_without_others_keeps_all_that_decides() -> None:
-    one = Candidate(A, 5, 2, others=9, target4=Target("127.0.0.1", 1), local=True, out=Reason.DRAINED)
+    one = Candidate(A, 5, capacity=2, others=9, target4=Target("127.0.0.1", 1), local=True, out=Reason.DRAINED)
     assert without_others(ServiceTable((one,))).candidates == (replace(one, others=0),)
 
 

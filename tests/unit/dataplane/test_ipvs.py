@@ -45,7 +45,7 @@ A, B, C = (WorkloadId(site, "web") for site in "abc")
 def candidate(workload: WorkloadId, cost: int, capacity: int = 1, **values: object) -> Candidate:
     number = ord(workload.site) - 96
     targets = {"target4": Target(f"100.64.0.{number}", 61000), "target6": Target(f"fd00::{number}", 61000)}
-    return Candidate(workload, cost, capacity, **(targets | values))  # type: ignore[arg-type]
+    return Candidate(workload, cost, capacity=capacity, **(targets | values))  # type: ignore[arg-type]
 
 
 KEEPING = ListenerKey("10.0.0.5", 81)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from skedge.core.model import Protocol, WorkloadId
+from skedge.core.model import TERMS, Protocol, Term, WorkloadId
 from skedge.core.objects import (
     Candidate,
     Dispatch,
@@ -29,17 +30,26 @@ MEMORY = Memory(
     {
         ServiceKey("web"): ServiceTable(
             (
-                Candidate(WorkloadId("a", "web"), 0, 4, 7, Target("127.0.0.1", 80), None, local=True, elsewhere=True),
+                Candidate(
+                    WorkloadId("a", "web"),
+                    0,
+                    capacity=4,
+                    others=7,
+                    target4=Target("127.0.0.1", 80),
+                    target6=None,
+                    local=True,
+                    elsewhere=True,
+                ),
                 Candidate(
                     WorkloadId("b", "web"),
                     10,
-                    1,
-                    0,
-                    Target("100.64.0.2", 61000),
-                    Target("fd00::2", 61000),
+                    capacity=1,
+                    others=0,
+                    target4=Target("100.64.0.2", 61000),
+                    target6=Target("fd00::2", 61000),
                     out=Reason.DRAINED,
                 ),
-                Candidate(WorkloadId("c", "web"), 20, 1, out=Reason.UNREACHABLE),
+                Candidate(WorkloadId("c", "web"), 20, capacity=1, out=Reason.UNREACHABLE),
             )
         )
     },
@@ -74,3 +84,10 @@ def test_a_reason_of_a_newer_version_leaves_the_settings(tmp_path: Path, monkeyp
     path = tmp_path / "ipvs.json"
     path.write_text(RECORDED.replace("false,false,12]", "false,false,127]"))
     assert names_file.load(path) == Memory(settings={"conntrack": "0"})
+
+
+def test_a_term_that_came_later_is_appended_and_may_be_missing() -> None:
+    twin = names_file.row_twin((*TERMS, Term("priority", 2, 0, 15)))
+    older = ["c", "web", 20, 1, 0, None, None, False, False, 12]
+    assert msgspec.convert(older, twin).priority == 2  # type: ignore[attr-defined]
+    assert msgspec.to_builtins(msgspec.convert([*older, 9], twin)) == [*older, 9]
