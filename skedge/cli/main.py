@@ -71,13 +71,13 @@ def status(context: Context, check: str | None, wait_s: float | None, as_documen
     try:
         state = wait_for(look, good, wait_s or 0.0)
     except NotRunning as error:
-        raise NotYet(str(error)) if check else error from error
+        raise NotUp(str(error)) if check else error from error
     _print(as_json(state) if as_document else status_text(state))
     if not good(state):
         raise SystemExit(ExitCode.DEGRADED)
 
 
-class NotYet(NotRunning):
+class NotUp(NotRunning):
     """No controller answers, and whether it does was the question."""
 
     exit_code = ExitCode.DEGRADED

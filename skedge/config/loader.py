@@ -17,7 +17,7 @@ from skedge.config import validation
 from skedge.config.addresses import canonical
 from skedge.config.checks.links import link_port, remote_port
 from skedge.config.checks.site import check
-from skedge.config.parsed import Draft
+from skedge.config.parsed import ParsedFile
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.validation import INVALID
 from skedge.core.errors import ConfigError
@@ -142,13 +142,13 @@ def _examine(data: object, where: str, prefix: str) -> tuple[SiteConfig | None, 
         what = "the file is empty" if data is None else f"{validation.shown(data)} is not a mapping"
         complain("", f"{what}; give keys and values, at least network and site")
         return None, found
-    draft = _draft(data, prefix, complain)
-    for path, sentence in check(draft):
+    file = _parsed(data, prefix, complain)
+    for path, sentence in check(file):
         complain(path, sentence)
-    return (None if found else build(draft.spec)), found
+    return (None if found else build(file.spec)), found
 
 
-def _draft(data: Mapping[Any, Any], prefix: str, complain: validation.Complain) -> Draft:
+def _parsed(data: Mapping[Any, Any], prefix: str, complain: validation.Complain) -> ParsedFile:
     parts = validation.fields(SiteSpec, data, prefix, complain)
     bad = frozenset(key for key, value in parts.items() if value is INVALID)
     lists: dict[str, tuple[tuple[str, Any], ...]] = {}
@@ -159,7 +159,7 @@ def _draft(data: Mapping[Any, Any], prefix: str, complain: validation.Complain) 
         parts[key] = [item for _, item in lists[key]]
     valid = {key: value for key, value in parts.items() if value is not INVALID}
     spec = SiteSpec(**{"network": "", "site": "", **valid})
-    return Draft(spec, lists["links"], lists["listeners"], lists["connectors"], bad, prefix)
+    return ParsedFile(spec, lists["links"], lists["listeners"], lists["connectors"], bad, prefix)
 
 
 def build(spec: SiteSpec) -> SiteConfig:

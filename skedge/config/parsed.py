@@ -11,7 +11,7 @@ Problem = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ParsedFile:
     """The valid part of a file: ``spec`` has defaults in the place of the keys in ``bad``; lists carry their paths."""
 
     spec: SiteSpec

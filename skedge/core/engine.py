@@ -10,7 +10,7 @@ from typing import Protocol as TypingProtocol
 from typing import TypeVar
 
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
 
@@ -52,7 +52,7 @@ class Engine(TypingProtocol):
         ...
 
     @property
-    def listeners(self) -> Driver[ListenerKey, Dispatch]:
+    def listeners(self) -> Driver[ListenerKey, ListenerTarget]:
         """Where the connections to each listener address go."""
         ...
 

@@ -34,7 +34,7 @@ class DataplaneError(SkedgeError):
     """A kernel object could not be read or written; the next reconcile run retries it."""
 
 
-class NotYet(DataplaneError):
+class Waiting(DataplaneError):
     """A kernel object waits for something that another host must do first; nothing is wrong with this one."""
 
 

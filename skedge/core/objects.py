@@ -76,9 +76,9 @@ class Candidate(Terms):
     """One workload as this site may choose it now.
 
     ``others`` is the sum of the other sites' last reports. ``out`` says why it may not be chosen; NONE when it may.
-    ``target4``/``target6`` is None where that address family cannot reach it. ``local``: of this site; ``elsewhere``:
-    of this site, but at an address that is not this host's (a LAN machine, a container). ``keeps``: of another site,
-    which takes LAN clients of this one under their own addresses.
+    ``target4``/``target6`` is None where that address family cannot reach it. ``own_site``: of this site; ``off_host``:
+    of this site, but at an address that is not this host's (a LAN machine, a container). ``preserves_src``: of another
+    site, which takes LAN clients of this one under their own addresses.
     """
 
     workload: WorkloadId
@@ -86,10 +86,10 @@ class Candidate(Terms):
     others: int = 0
     target4: Target | None = None
     target6: Target | None = None
-    local: bool = False
+    own_site: bool = False
     out: Reason = Reason.NONE
-    elsewhere: bool = False
-    keeps: bool = False
+    off_host: bool = False
+    preserves_src: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -117,18 +117,18 @@ class ListenerKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatch:
+class ListenerTarget:
     """Where a listener's new connections go: all to ``service``, or to the services of ``schedule`` in turn.
 
     A client keeps its workload for ``affinity_s`` seconds after each of its connections; 0: it does not. With a
-    schedule, ``service`` is the first one configured, which the affinity is kept under. ``keeps_client``: a client of
+    schedule, ``service`` is the first one configured, which the affinity is kept under. ``preserves_src``: a client of
     the LAN keeps its own address on the way to another site.
     """
 
     service: ServiceKey
     schedule: tuple[ServiceKey, ...] = ()
     affinity_s: int = 0
-    keeps_client: bool = False
+    preserves_src: bool = False
 
     @property
     def services(self) -> Mapping[ServiceKey, int]:
@@ -148,13 +148,13 @@ class EndpointKey:
 class Endpoint:
     """The workload behind a published endpoint: where the SYN is delivered.
 
-    ``elsewhere``: the host is not this one, and connections are translated on the way to it.
+    ``off_host``: the host is not this one, and connections are translated on the way to it.
     """
 
     workload: WorkloadId
     host: str
     port: int
-    elsewhere: bool = False
+    off_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

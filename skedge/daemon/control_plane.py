@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from skedge.control.health.monitor import HealthMonitor, HealthState, HealthTarget
+from skedge.control.health.monitor import CheckedWorkload, HealthMonitor, HealthState
 from skedge.control.health.probes import ProbeFailed
 from skedge.control.identity.identity import Identity
 from skedge.control.liveness.detector import LinkStats, LinkStatus
@@ -57,7 +57,7 @@ class ControlPlane:
             incarnation=lambda: flooder.incarnation,
             on_report=lambda _site: events.load_reported(),
         )
-        self._suspended: dict[WorkloadId, HealthTarget] = {}
+        self._suspended: dict[WorkloadId, CheckedWorkload] = {}
         self._listening: ListenWatch | None = None
         self._host: HostWatch | None = None
 
@@ -112,7 +112,7 @@ class ControlPlane:
 
     def suspended(self, targets: Mapping[WorkloadId, Target]) -> None:
         """Probe suspended workloads of other sites at their endpoints until a probe is good."""
-        wanted = {one: HealthTarget(at.address, at.port, SUSPENDED_HEALTH) for one, at in targets.items()}
+        wanted = {one: CheckedWorkload(at.address, at.port, SUSPENDED_HEALTH) for one, at in targets.items()}
         if wanted != self._suspended:
             self._suspended = wanted
             self._set_targets()
@@ -144,7 +144,7 @@ class ControlPlane:
     def _set_targets(self) -> None:
         config = self._state.config
         own = {
-            WorkloadId(config.site, connector.name): HealthTarget(connector.host, connector.port, connector.health)
+            WorkloadId(config.site, connector.name): CheckedWorkload(connector.host, connector.port, connector.health)
             for connector in config.connectors
         }
         self._health.set_targets({**self._suspended, **own})

@@ -122,7 +122,7 @@ class Controller:
             self.config_error = ""
             log.info("op=reload path=%s", self._path)
             self._routing.recheck(time.monotonic())
-            self._routing.remember()
+            self._routing.save()
             self._configured()
         self._notifier.ready(self.state.line())
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from skedge.control.liveness.detector import LinkStats
-from skedge.core.linkstate.adjacency import AdjacencyView, State, link_in_use
+from skedge.core.linkstate.adjacency import AdjacencyState, AdjacencyView, link_in_use
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
@@ -20,7 +20,7 @@ class LinkFacts:
 
     up: bool = False
     reason: Reason = Reason.PROBE_LOST
-    adjacency: str = State.DOWN.value
+    adjacency: str = AdjacencyState.DOWN.value
     rtt_us: int = 0
     loss: float = 0.0
     sent: int = 0
@@ -37,7 +37,7 @@ def _facts(stats: LinkStats, adjacency: AdjacencyView | None) -> LinkFacts:
     return LinkFacts(
         up=stats.up,
         reason=stats.reason if not stats.up else Reason.NONE,
-        adjacency=adjacency.state.value if adjacency else State.DOWN.value,
+        adjacency=adjacency.state.value if adjacency else AdjacencyState.DOWN.value,
         rtt_us=stats.rtt_us,
         loss=stats.loss,
         sent=stats.sent,
@@ -77,7 +77,7 @@ def waiting(
         for link in configured
         if (one := stats.get(link)) is not None
         and one.up
-        and ((adjacency := adjacencies.get(link)) is None or adjacency.state is not State.FULL)
+        and ((adjacency := adjacencies.get(link)) is None or adjacency.state is not AdjacencyState.FULL)
     )
 
 

@@ -10,7 +10,7 @@ from skedge.core.reasons import Reason
 
 log = logging.getLogger("skedge.control")
 
-KEEP = 50
+LATEST_MAX = 50
 SAME_LOG_S = 10.0
 LOGS_A_SECOND = 5
 
@@ -28,7 +28,7 @@ class Refusals:
         self.counts[reason] += 1
         last = self._recent.pop((reason, text), None)
         self._recent[reason, text] = now if last is None or now - last >= SAME_LOG_S else last
-        while len(self._recent) > KEEP:
+        while len(self._recent) > LATEST_MAX:
             self._recent.pop(next(iter(self._recent)))
         if last is not None and now - last < SAME_LOG_S:
             return

@@ -20,7 +20,7 @@ class Routing:
         self._state, self._flooder, self._streams, self._memory = state, flooder, streams, memory
         self.refusals = Refusals()
         self.spf = Backoff()
-        self.remember()
+        self.save()
 
     def deadline(self, now: float) -> float:
         """Return when to `tick` or to compute paths at the latest."""
@@ -71,9 +71,9 @@ class Routing:
         self._state.recompute(self._flooder.network_map())
         return True
 
-    def remember(self) -> None:
+    def save(self) -> None:
         """Write down what the next life needs."""
-        self._memory.keep(self._flooder.incarnation, self._state.ports)
+        self._memory.save(self._flooder.incarnation, self._state.ports)
 
     def _do(self, now: float, output: Output) -> None:
         """Carry out what flooding asks for."""
@@ -86,4 +86,4 @@ class Routing:
         if output.changed:
             self.spf.event(now)
         if self._flooder.incarnation != self._memory.last.incarnation:
-            self.remember()
+            self.save()

@@ -27,7 +27,7 @@ from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.lan_prefixes import Prefixes, judge
 
-Slot = tuple[ServiceKey, WorkloadId]
+ServiceWorkload = tuple[ServiceKey, WorkloadId]
 SOFTWARE = f"skedge {__version__}"  # as this site says it of itself
 
 
@@ -44,17 +44,17 @@ class State:
     resolved: dict[str, str] = field(default_factory=dict)
     host_addresses: tuple[str, ...] = ()
     heard: dict[str, Heard] = field(default_factory=dict)
-    counts: Mapping[Slot, Counts] = field(default_factory=dict)
-    suspended: frozenset[Slot] = frozenset()
+    counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
+    suspended: frozenset[ServiceWorkload] = frozenset()
 
     def __post_init__(self) -> None:
         self.rib = rib.Rib(self.config.site, {self.config.site: rib.Path(0)})
 
     # ---- what follows ---------------------------------------------------------------------------------------------
 
-    def set_config(self, config: SiteConfig, remembered: Mapping[str, int]) -> None:
+    def set_config(self, config: SiteConfig, saved: Mapping[str, int]) -> None:
         """Take a new configuration. Raises ConfigError when it has more connectors than endpoint ports."""
-        self.ports = own_records.endpoint_ports(config, remembered)
+        self.ports = own_records.endpoint_ports(config, saved)
         self.config = config
         names = {connector.name for connector in config.connectors}
         self.health = {name: good for name, good in self.health.items() if name in names}
@@ -136,7 +136,7 @@ class State:
         """Return the last report of every other site that is reachable; a dead site's contribution ends with it."""
         return reporters(self.heard, self.rib)
 
-    def others(self) -> Mapping[Slot, int]:
+    def others(self) -> Mapping[ServiceWorkload, int]:
         """Return the other sites' open connections to every workload of the services listened to here."""
         total: dict[WorkloadId, int] = {}
         for heard in self.reporters():
@@ -193,17 +193,17 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
         target
         for table in desired.services.values()
         for one in table.candidates
-        if one.out in (Reason.NONE, Reason.DRAINED) and not one.local
+        if one.out in (Reason.NONE, Reason.DRAINED) and not one.own_site
         for target in (one.target4, one.target6)
         if target is not None
     )
 
 
-def endpoints_of(desired: Desired, slots: Collection[Slot]) -> Mapping[WorkloadId, Target]:
+def endpoints_of(desired: Desired, slots: Collection[ServiceWorkload]) -> Mapping[WorkloadId, Target]:
     """Return where the workloads of other sites among these are reached."""
     return {
         one.workload: target
         for key, table in desired.services.items()
         for one in table.candidates
-        if (key, one.workload) in slots and not one.local and (target := one.target4 or one.target6) is not None
+        if (key, one.workload) in slots and not one.own_site and (target := one.target4 or one.target6) is not None
     }

@@ -16,24 +16,24 @@ log = logging.getLogger("skedge.daemon")
 
 
 @dataclass(frozen=True)
-class Remembered:
+class SavedState:
     """Content of ``state.json``. ``incarnation`` is the one last used; ``ports`` maps connector to endpoint port."""
 
     incarnation: int = 0
     ports: Mapping[str, int] = field(default_factory=dict)
 
 
-def load(directory: Path) -> Remembered:
+def load(directory: Path) -> SavedState:
     """Return what was remembered; a missing or damaged file is no memory (a neighbour's copy then corrects us)."""
     try:
-        return msgspec.json.decode((directory / "state.json").read_bytes(), type=Remembered)
+        return msgspec.json.decode((directory / "state.json").read_bytes(), type=SavedState)
     except (FileNotFoundError, msgspec.DecodeError):
-        return Remembered()
+        return SavedState()
 
 
-def save(directory: Path, remembered: Remembered) -> None:
+def save(directory: Path, saved: SavedState) -> None:
     """Replace the file atomically, so that a crash leaves the old or the new content."""
-    text = json.dumps({"incarnation": remembered.incarnation, "ports": dict(remembered.ports)}, indent=1)
+    text = json.dumps({"incarnation": saved.incarnation, "ports": dict(saved.ports)}, indent=1)
     with NamedTemporaryFile("w", dir=directory, prefix=".state.", delete=False) as file:
         file.write(text + "\n")
         file.flush()
@@ -48,9 +48,9 @@ class Memory:
         self._directory = directory
         self.last = load(directory)
 
-    def keep(self, incarnation: int, ports: Mapping[str, int]) -> None:
+    def save(self, incarnation: int, ports: Mapping[str, int]) -> None:
         """Write anew; a file that cannot be written is an error in the log."""
-        self.last = Remembered(incarnation, ports)
+        self.last = SavedState(incarnation, ports)
         try:
             save(self._directory, self.last)
         except OSError as error:

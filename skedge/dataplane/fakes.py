@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Generic, TypeVar
 
-from skedge.core.errors import DataplaneError, NotYet
+from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import Protocol
 from skedge.core.names import PREFIX
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice
@@ -56,7 +56,7 @@ class FakeLinkDriver(FakeDriver[str, LinkDevice]):
     def check(self, key: str, value: LinkDevice) -> None:
         """Refuse wireguard links without a far end's key, and devices without our prefix."""
         if value.transport.facts.encrypted and not value.keys:
-            raise NotYet(f"link {value.link}: the key of its far end is not known")
+            raise Waiting(f"link {value.link}: the key of its far end is not known")
         if not key.startswith(PREFIX):
             raise DataplaneError(f"link {value.link}: device {key} has not the prefix {PREFIX} of our devices")
 

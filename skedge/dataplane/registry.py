@@ -19,12 +19,12 @@ from skedge.core.desired.kinds import field as desired_field
 from skedge.core.model import Lan, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
-from skedge.core.placement.candidates import keep_candidates
+from skedge.core.placement.candidates import merge_candidates
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
 from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
 from skedge.dataplane.ebpf.layout_flow import NatConfig
-from skedge.dataplane.ebpf.packet_check import SITE, FilterConfig, LinkFilter, PacketCheckDriver
+from skedge.dataplane.ebpf.packet_check import SITE, PacketCheck, PacketCheckConfig, PacketCheckDriver
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
@@ -65,7 +65,7 @@ def overlays(config: SiteConfig) -> tuple[str, str]:
     return config.overlay_cidr, overlay_prefix6(config.network)
 
 
-def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, pin_dir: str) -> Registry:
+def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, pin_dir: str) -> Registry:
     """Return the registry of a site with the engine ``ebpf``."""
     owned = ChainGroupDriver(base.table, forward_guard.OWNED, notrack.OWNED)
     own_prefixes, others_prefixes = PrefixTable(pin_dir, OWN_MAP), PrefixTable(pin_dir)
@@ -76,7 +76,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, p
         return {**_forward_guard(base, config), **_notrack(base, config, desired, held)}
 
     def source(_config: SiteConfig, desired: Desired, _held: object) -> Mapping[str, str]:
-        lan = desired.elsewhere if _config.lan.devices else ()
+        lan = desired.off_host if _config.lan.devices else ()
         found = {address: source_towards(base.netlink, address) for address in lan}
         return {address: one for address, one in found.items() if one}
 
@@ -88,7 +88,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, p
         Kind(
             "packet-check",
             packets,
-            lambda config, _desired, _held: {SITE: check.wanted(FilterConfig.of_site(config))},
+            lambda config, _desired, _held: {SITE: check.wanted(PacketCheckConfig.of_site(config))},
             glance=lambda: tuple(packets.read().items()),
         ),
         Kind("chain", owned, groups),
@@ -134,7 +134,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: LinkFilter, p
             engine.services,
             desired_field("services"),
             waits=True,
-            merge=keep_candidates,
+            merge=merge_candidates,
             glance=engine.services.glance,
         ),
         Kind(
@@ -152,7 +152,7 @@ def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
     owned = ChainGroupDriver(base.table, default_deny.OWNED, forward_guard.OWNED, chains.OWNED)
 
     def groups(config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]) -> Mapping[str, ChainGroup]:
-        site = FilterConfig.of_site(config)
+        site = PacketCheckConfig.of_site(config)
         return {
             default_deny.NAME: default_deny.group(site, desired.links),
             **_forward_guard(base, config),
@@ -178,7 +178,7 @@ def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
             engine.services,
             desired_field("services"),
             waits=True,
-            merge=keep_candidates,
+            merge=merge_candidates,
             glance=engine.services.glance,
         ),
         Kind("listener", engine.listeners, desired_field("listeners"), waits=True),

@@ -21,9 +21,9 @@ from skedge.dataplane.bpf import pins
 from skedge.dataplane.bpf.programs import PROGRAMS
 from skedge.dataplane.ebpf import lan_devices
 from skedge.dataplane.ebpf.flow_table import FlowTable
-from skedge.dataplane.ebpf.layout_flow import Kind, State
+from skedge.dataplane.ebpf.layout_flow import FlowBits, Kind
 from skedge.dataplane.ebpf.maps import Maps
-from skedge.dataplane.ebpf.packet_check import LEFT, LinkFilter
+from skedge.dataplane.ebpf.packet_check import LEFT, PacketCheck
 from skedge.dataplane.host import sock_diag
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains, marks, names_file, purge
@@ -42,7 +42,7 @@ _NAME = "engine ipvs"
 _PARTS = ("map", "chain", "set", "counter")  # in the order in which they may go: referring ones first
 
 
-class Leftover(Protocol):
+class RetiredEngine(Protocol):
     """One engine's rest."""
 
     name: str
@@ -60,14 +60,14 @@ class Leftover(Protocol):
         ...
 
 
-class EbpfLeftover:
+class RetiredEbpf:
     """Programs and maps in ``pin_dir``, which the loader has lent to the controller."""
 
     name = "ebpf"
 
     def __init__(self, pin_dir: Path, netlink: Netlink) -> None:
         self._pins, self._netlink = pin_dir, netlink
-        self._check = LinkFilter(str(pin_dir), netlink)
+        self._check = PacketCheck(str(pin_dir), netlink)
 
     @staticmethod
     def found(pin_dir: Path) -> bool:
@@ -87,7 +87,7 @@ class EbpfLeftover:
     def open(self) -> int:
         """Return the number of flows that are translated; a client's connection to a socket of this host is not."""
         return sum(
-            one.forward.kind != Kind.LOCAL and not one.forward.state & State.ENDED
+            one.forward.kind != Kind.LOCAL and not one.forward.state & FlowBits.ENDED
             for one in FlowTable(str(self._pins)).records()
         )
 
@@ -101,12 +101,12 @@ class EbpfLeftover:
         pins.remove_all(self._pins, PROGRAMS)
 
 
-class IpvsLeftover:
+class RetiredIpvs:
     """Virtual services, nftables chains and settings; ``state`` has the engine's memory, ``check`` is eBPF's."""
 
     name = "ipvs"
 
-    def __init__(self, state: Path, overlays: Iterable[str], check: LinkFilter, table: NftTable | None = None) -> None:
+    def __init__(self, state: Path, overlays: Iterable[str], check: PacketCheck, table: NftTable | None = None) -> None:
         self._state, self._check, self._nft = state, check, table or NftTable()
         self._overlays = [ip_network(one) for one in overlays]
         check.beside = LEFT
@@ -121,7 +121,7 @@ class IpvsLeftover:
         return False
 
     def hand_over(self, listeners: Iterable[ListenerKey]) -> None:
-        """Empty the chains, in one step with leaving packets that open a connection untracked (see `notrack`).
+        """Empty the chains, in one step with leaving packets that open a connection notracked (see `notrack`).
 
         The chains stay, with one rule that changes nothing: the kernel translates only where there is a chain of type
         nat, and tracks only where a rule asks for it.
@@ -135,8 +135,8 @@ class IpvsLeftover:
         ]
         sources = adding(base(chains.SOURCES, "nat", "postrouting", chains.SOURCES_PRIORITY))
         asks = syntax.rule(chains.SOURCES, asking)
-        untracked = notrack.OWNED.writing(notrack.OWNED.find(items), notrack.group(listeners, opening=True))
-        self._nft.change(_NAME, [*emptied, sources, asks, *untracked])
+        notracked = notrack.OWNED.writing(notrack.OWNED.find(items), notrack.group(listeners, opening=True))
+        self._nft.change(_NAME, [*emptied, sources, asks, *notracked])
         self._weaken()
 
     def _weaken(self) -> None:
@@ -145,7 +145,7 @@ class IpvsLeftover:
         Only a service that is known by its address (`affinity: client`) is still asked at all: for a client of the LAN
         that eBPF has led to a workload here.
         """
-        candidates = [one for table in self._memory().tables.values() for one in table.candidates if one.local]
+        candidates = [one for table in self._memory().tables.values() for one in table.candidates if one.own_site]
         here = {target_of(one, family) for one in candidates for family in FAMILIES}
         table, found = self._table()
         for mark, service in found.ours.items():

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from skedge.core.desired.compute import Desired
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.names import GATEWAY4
-from skedge.core.objects import Dispatch, EndpointKey, ListenerKey, ServiceKey, Target
+from skedge.core.objects import EndpointKey, ListenerKey, ListenerTarget, ServiceKey, Target
 from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
 
@@ -35,7 +35,7 @@ class FakeNetwork:
 
     kernels: Mapping[str, Desired]
     ledgers: dict[tuple[str, ServiceKey], Ledger] = field(default_factory=dict)
-    turns: dict[tuple[str, Dispatch], int] = field(default_factory=dict)
+    turns: dict[tuple[str, ListenerTarget], int] = field(default_factory=dict)
 
     def connect(self, site: str, address: str, port: int, protocol: Protocol = Protocol.TCP) -> Verdict:
         """Open and hold one connection from a program at ``site``."""
@@ -52,11 +52,11 @@ class FakeNetwork:
         chosen = candidates[placement.winner]
         target = chosen.target4 if family == 4 else chosen.target6
         assert target is not None
-        if chosen.local:
+        if chosen.own_site:
             return Verdict(chosen.workload, target, frozenset({(site,)}), chosen=chosen.workload)
         return self._deliver(site, target, protocol, chosen.workload)
 
-    def _turn(self, site: str, listener: Dispatch) -> ServiceKey:
+    def _turn(self, site: str, listener: ListenerTarget) -> ServiceKey:
         """The service that is next by the listener's schedule."""
         turns = listener.schedule or (listener.service,)
         taken = self.turns[site, listener] = self.turns.get((site, listener), 0) + 1

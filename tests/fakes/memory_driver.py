@@ -9,7 +9,7 @@ from typing import Any
 from skedge.core.desired.kinds import Kind, Registry
 from skedge.core.desired.kinds import field as desired_field
 from skedge.core.errors import DataplaneError
-from skedge.core.placement.candidates import keep_candidates
+from skedge.core.placement.candidates import merge_candidates
 
 # kind as printed -> field of Desired, in the order of creation
 FIELDS = {
@@ -79,7 +79,7 @@ class MemoryDrivers:
                 getattr(self, name),
                 desired_field(name),
                 waits=True,
-                merge=keep_candidates if kind == "service" else None,
+                merge=merge_candidates if kind == "service" else None,
             )
             for kind, name in FIELDS.items()
         )

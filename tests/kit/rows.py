@@ -9,7 +9,7 @@ from skedge.core.desired.reconcile import reconcile
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
 from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
 from skedge.dataplane.ebpf.layout_flow import NatConfig
-from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
+from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.ebpf.prefix_table import PrefixTable
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
 from skedge.dataplane.nftables import forward_guard
@@ -26,7 +26,7 @@ def make(driver: Any, wanted: Mapping[Any, Any], **options: bool) -> bool:
     return bool(report.changed)
 
 
-def configure_check(check: LinkFilter, config: FilterConfig) -> None:
+def configure_check(check: PacketCheck, config: PacketCheckConfig) -> None:
     check.configure(check.wanted(config))
 
 

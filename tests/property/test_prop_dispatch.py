@@ -46,14 +46,14 @@ def test_any_run_of_turns_is_mixed(weights: dict[ServiceKey, int]) -> None:
 def test_a_kept_client_is_placed_where_it_was_or_by_the_rule(table: tuple[Candidate, ...], data: st.DataObject) -> None:
     size = len(table)
     opens = data.draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
-    sticky = data.draw(st.integers(0, size - 1))
+    affinity = data.draw(st.integers(0, size - 1))
     plain = rule.place(table, opens, [0] * size)
-    kept = rule.place(table, opens, [0] * size, sticky=sticky)
+    kept = rule.place(table, opens, [0] * size, affinity=affinity)
     if plain is None or kept is None:
         assert plain is kept
-    elif table[sticky].out is Reason.NONE and sticky != plain.winner:
-        assert (kept.winner, kept.runner_up, kept.kept) == (sticky, plain.winner, True)
+    elif table[affinity].out is Reason.NONE and affinity != plain.winner:
+        assert (kept.winner, kept.runner_up, kept.by_affinity) == (affinity, plain.winner, True)
         assert kept.runner_up_perceived == plain.perceived
-        assert kept.perceived == rule.perceived(table[sticky], opens[sticky])
+        assert kept.perceived == rule.perceived(table[affinity], opens[affinity])
     else:
         assert kept == plain

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
-from skedge.core.linkstate.adjacency import State, link_in_use
+from skedge.core.linkstate.adjacency import AdjacencyState, link_in_use
 from skedge.core.linkstate.database import Limits
 from skedge.core.linkstate.flooding import Flooder, Output
 from skedge.core.linkstate.messages import Codec, Message, Signer
@@ -142,7 +142,7 @@ class Node:
             before = self.flooder.adjacencies(self.world.now)[link].state
             self._did(self.flooder.receive(self.world.now, link, message))
             after = self.flooder.adjacencies(self.world.now)[link].state
-            if State.FULL in (before, after) and before is not after:
+            if AdjacencyState.FULL in (before, after) and before is not after:
                 self.link_changed()
 
     def _tick(self, timer: float) -> None:

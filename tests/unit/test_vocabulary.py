@@ -29,7 +29,22 @@ RETIRED_C: Mapping[str, str] = {
     "sticky": "affinity",
     "wish": "request",
 }
-RETIRED_PYTHON: Mapping[str, str] = {}
+RETIRED_PYTHON: Mapping[str, str] = {
+    "dispatch": "listener_target",
+    "draft": "parsed file",
+    "elsewhere": "off_host",
+    "keeping": "preserving_sites, per_client",
+    "keepers": "preserving",
+    "keeps": "preserves_src, or affinity",
+    "kept": "held_back, by_affinity",
+    "leftover": "retired engine",
+    "redispatched": "listeners_again",
+    "remember": "save",
+    "remembered": "saved, previous",
+    "sticky": "affinity",
+    "untracked": "notrack",
+    "wish": "desired",
+}
 
 # Contracts, and words of others.
 ALLOWED: Mapping[str, str] = {

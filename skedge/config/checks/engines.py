@@ -14,19 +14,19 @@ from skedge.core.abilities import ABILITIES
 from skedge.core.model import Affinity, EngineKind, Policy
 
 if TYPE_CHECKING:
-    from skedge.config.parsed import Draft
+    from skedge.config.parsed import ParsedFile
 
 Problem = tuple[str, str]
 
 
-def engine_limits(draft: Draft) -> Iterator[Problem]:
+def engine_limits(file: ParsedFile) -> Iterator[Problem]:
     """Yield what the engine that is given cannot do."""
-    engine = draft.spec.engine
+    engine = file.spec.engine
     can = ABILITIES[engine]
-    for path, listener in draft.listeners:
+    for path, listener in file.listeners:
         yield from _listener(path, listener, engine)
-    services = {(name, listener.protocol) for _, listener in draft.listeners for name in listener.names}
-    for path, connector in draft.connectors:
+    services = {(name, listener.protocol) for _, listener in file.listeners for name in listener.names}
+    for path, connector in file.connectors:
         if not _loopback(connector.host):
             continue
         if not can.loopback6_endpoints and parse_host(connector.host) == parse_host("::1"):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from skedge.config.addresses import Address, parse_host
-from skedge.config.parsed import Draft, Problem
+from skedge.config.parsed import ParsedFile, Problem
 from skedge.config.schema import LinkSpec
 from skedge.config.validation import shown
 from skedge.core.names import PREFIX
@@ -28,9 +28,9 @@ def remote_port(link: LinkSpec) -> int:
     return (link.remote_port or link.transport.facts.port) if link.transport.facts.roaming else 0
 
 
-def _links(draft: Draft) -> Iterator[Problem]:
-    for path, link in draft.links:
-        if draft.good("site") and link.to == draft.spec.site:
+def _links(file: ParsedFile) -> Iterator[Problem]:
+    for path, link in file.links:
+        if file.good("site") and link.to == file.spec.site:
             yield f"{path}.to", f"{link.to} is this site itself; give the name of another site"
         if link.mtu and link.mtu < MTU_MIN:
             yield (
@@ -39,10 +39,10 @@ def _links(draft: Draft) -> Iterator[Problem]:
             )
         facts = link.transport.facts
         yield from _underlay_device(path, link) if facts.device else _tunnel(path, link)
-        if facts.port and draft.good("load_port") and link_port(link) == draft.spec.load_port:
+        if facts.port and file.good("load_port") and link_port(link) == file.spec.load_port:
             yield f"{path}.port", f"{link_port(link)} is already load_port; give another port"
         if facts.encrypted:
-            yield from _wireguard(draft, path, link)
+            yield from _wireguard(file, path, link)
         else:
             yield from _not_wireguard(path, link)
 
@@ -89,13 +89,13 @@ def is_host_name(text: str) -> bool:
     return len(text) <= 253 and _HOST_NAME.match(text) is not None and not text.isdecimal() and text != "localhost"
 
 
-def _wireguard(draft: Draft, path: str, link: LinkSpec) -> Iterator[Problem]:
+def _wireguard(file: ParsedFile, path: str, link: LinkSpec) -> Iterator[Problem]:
     if len(set(link.keys)) > KEYS_MAX:
         yield (
             f"{path}.keys",
             f"{len(set(link.keys))} are more than {KEYS_MAX}; give the far end's key, and its next one",
         )
-    length = sum(map(len, (draft.spec.site, link.to, link.name, link.remote)))
+    length = sum(map(len, (file.spec.site, link.to, link.name, link.remote)))
     if length > NAMES_MAX:
         way_out = "give shorter names, or an address as remote"
         yield (
@@ -111,21 +111,21 @@ def _not_wireguard(path: str, link: LinkSpec) -> Iterator[Problem]:
             yield f"{path}.{key}", f"{shown(value)}: only a wireguard link has this; remove it"
 
 
-def _links_as_set(draft: Draft) -> Iterator[Problem]:
+def _links_as_set(file: ParsedFile) -> Iterator[Problem]:
     seen: dict[tuple[str, str], str] = {}
-    for path, link in draft.links:
+    for path, link in file.links:
         first = seen.setdefault((link.to, link.name), path)
         if first != path:
             way_out = "remove one, or give it another name for a parallel link"
             yield path, f"the link to {link.to} named {link.name} is already {first}; {way_out}"
 
 
-def _ports_as_set(draft: Draft) -> Iterator[Problem]:
+def _ports_as_set(file: ParsedFile) -> Iterator[Problem]:
     """Each wireguard link has a UDP port of its own; all vxlan links share theirs. An inventory may leave them open."""
-    ported = [(path, link, link.transport.facts.own_port) for path, link in draft.links if link.transport.facts.port]
+    ported = [(path, link, link.transport.facts.own_port) for path, link in file.links if link.transport.facts.port]
     seen = {link_port(link): (path, link) for path, link, own in ported if not own}
     for path, link, own in ported:
-        if own and (link.port or not draft.prefix):
+        if own and (link.port or not file.prefix):
             first, other = seen.setdefault(link_port(link), (path, link))
             if (other.to, other.name) != (link.to, link.name):
                 way_out = f"give each {link.transport} link its own"

@@ -1,7 +1,7 @@
 """What one value alone cannot tell: duplicates, overlaps, what a transport needs, addresses.
 
-Each check takes a `Draft`, the valid part of a file, and yields (path, sentence) for every problem, so that one run
-of `skedge config check` names them all.
+Each check takes a `ParsedFile`, the valid part of a file, and yields (path, sentence) for every problem, so that one
+run of `skedge config check` names them all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from skedge.config.checks.engines import engine_limits
 from skedge.config.checks.lans import prefixes, preserving
 from skedge.config.checks.links import LINK_CHECKS, link_port
 from skedge.config.checks.listeners import listener_services
-from skedge.config.parsed import Draft, Problem
+from skedge.config.parsed import ParsedFile, Problem
 from skedge.config.schema import ListenerSpec
 from skedge.config.validation import join, shown
 from skedge.core.model import (
@@ -36,142 +36,142 @@ LISTENERS_MAX = 4096
 NAT_PORTS_MIN = 64
 
 
-def check(draft: Draft) -> Iterator[Problem]:
+def check(file: ParsedFile) -> Iterator[Problem]:
     """Yield every problem of the whole that no single value shows."""
     for part in (_overlay4, _overlay6, _own_ports, _endpoint_ports, _nat_ports, _lan_devices, _prefixes, *LINK_CHECKS):
-        yield from part(draft)
-    yield from engine_limits(draft)
+        yield from part(file)
+    yield from engine_limits(file)
     for part in (_listeners, _listeners_as_set, _connectors, _connectors_as_set, _services, _metrics):
-        yield from part(draft)
+        yield from part(file)
 
 
 # ---- addresses -------------------------------------------------------------------------------------------------
 
 
-def _overlay4(draft: Draft) -> Iterator[Problem]:
-    if not draft.good("overlay_cidr"):
+def _overlay4(file: ParsedFile) -> Iterator[Problem]:
+    if not file.good("overlay_cidr"):
         return
-    network = parse_cidr(draft.spec.overlay_cidr)
+    network = parse_cidr(file.spec.overlay_cidr)
     if isinstance(network, str):
-        yield draft.at("overlay_cidr"), network
+        yield file.at("overlay_cidr"), network
         return
-    text = draft.spec.overlay_address
-    if not text or not draft.good("overlay_address"):
+    text = file.spec.overlay_address
+    if not text or not file.good("overlay_address"):
         return
     address = parse_host(text)
     if isinstance(address, str):
-        yield draft.at("overlay_address"), address
+        yield file.at("overlay_address"), address
     elif address not in network or address in (network.network_address, network.broadcast_address):
         way_out = f"give a host address inside overlay_cidr {network}, or none for the one made from the site's name"
-        yield draft.at("overlay_address"), f"{text} is not a host address of the overlay; {way_out}"
+        yield file.at("overlay_address"), f"{text} is not a host address of the overlay; {way_out}"
 
 
-def _overlay6(draft: Draft) -> Iterator[Problem]:
-    text = draft.spec.overlay_address6
-    if not text or not draft.good("overlay_address6", "network"):
+def _overlay6(file: ParsedFile) -> Iterator[Problem]:
+    text = file.spec.overlay_address6
+    if not text or not file.good("overlay_address6", "network"):
         return
-    network = IPv6Network(overlay_prefix6(draft.spec.network))
+    network = IPv6Network(overlay_prefix6(file.spec.network))
     address = parse_host(text)
     if isinstance(address, str):
-        yield draft.at("overlay_address6"), address
+        yield file.at("overlay_address6"), address
     elif address not in network or address == network.network_address:
         way_out = f"give one inside {network}, the network's own prefix, or none for the one made from the site's name"
-        yield draft.at("overlay_address6"), f"{text} is not an overlay address; {way_out}"
+        yield file.at("overlay_address6"), f"{text} is not an overlay address; {way_out}"
 
 
-def _metrics(draft: Draft) -> Iterator[Problem]:
-    metrics = draft.spec.metrics
-    if not draft.good("metrics") or metrics.address in ("0.0.0.0", "::"):  # noqa: S104 - the operator's own choice
+def _metrics(file: ParsedFile) -> Iterator[Problem]:
+    metrics = file.spec.metrics
+    if not file.good("metrics") or metrics.address in ("0.0.0.0", "::"):  # noqa: S104 - the operator's own choice
         return
     address = parse_host(metrics.address)
     if isinstance(address, str):
-        yield join(draft.at("metrics"), "address"), address
+        yield join(file.at("metrics"), "address"), address
 
 
 # ---- ports -----------------------------------------------------------------------------------------------------
 
 
-def _own_ports(draft: Draft) -> Iterator[Problem]:
+def _own_ports(file: ParsedFile) -> Iterator[Problem]:
     """The controller's own ports must differ; one key is named, with the other beside it."""
     seen: dict[int, str] = {}
-    for key, port in _controller_ports(draft):
+    for key, port in _controller_ports(file):
         if port in seen:
-            yield draft.at(key), f"{port} is already {seen[port]}; give each its own port"
+            yield file.at(key), f"{port} is already {seen[port]}; give each its own port"
         seen.setdefault(port, key)
 
 
-def _controller_ports(draft: Draft) -> list[tuple[str, int]]:
-    spec = draft.spec
+def _controller_ports(file: ParsedFile) -> list[tuple[str, int]]:
+    spec = file.spec
     ports = [("control_port", spec.control_port), ("load_port", spec.load_port)]
-    if draft.good("metrics") and spec.metrics.port:
+    if file.good("metrics") and spec.metrics.port:
         ports.append(("metrics.port", spec.metrics.port))
-    return [(key, port) for key, port in ports if draft.good(key.split(".")[0])]
+    return [(key, port) for key, port in ports if file.good(key.split(".")[0])]
 
 
-def _endpoint_ports(draft: Draft) -> Iterator[Problem]:
-    if not draft.good("endpoint_ports"):
+def _endpoint_ports(file: ParsedFile) -> Iterator[Problem]:
+    if not file.good("endpoint_ports"):
         return
-    first, last = draft.spec.endpoint_ports
-    path = draft.at("endpoint_ports")
+    first, last = file.spec.endpoint_ports
+    path = file.at("endpoint_ports")
     if not 1024 <= first <= last:
         yield path, f"[{first}, {last}] is not a range of ports above 1023; give [first, last], such as [61000, 62999]"
         return
-    if len(draft.connectors) > last - first + 1:
-        have, need = last - first + 1, len(draft.connectors)
+    if len(file.connectors) > last - first + 1:
+        have, need = last - first + 1, len(file.connectors)
         yield path, f"{have} ports are too few for {need} connectors; give a range of at least {need} ports"
-    yield from _taken_ports(draft, path, first, last)
+    yield from _taken_ports(file, path, first, last)
 
 
-def _taken_ports(draft: Draft, path: str, first: int, last: int) -> Iterator[Problem]:
-    taken = [(key, port) for key, port in _controller_ports(draft)]
-    tunnels = [(where, link) for where, link in draft.links if link.transport.facts.port]
+def _taken_ports(file: ParsedFile, path: str, first: int, last: int) -> Iterator[Problem]:
+    taken = [(key, port) for key, port in _controller_ports(file)]
+    tunnels = [(where, link) for where, link in file.links if link.transport.facts.port]
     taken += [(f"{where}.port", link_port(link)) for where, link in tunnels]
     for key, port in taken:
         if first <= port <= last:
             yield path, f"[{first}, {last}] contains {port}, which is {key}; move one of the two"
 
 
-def _nat_ports(draft: Draft) -> Iterator[Problem]:
-    if not draft.good("nat_ports"):
+def _nat_ports(file: ParsedFile) -> Iterator[Problem]:
+    if not file.good("nat_ports"):
         return
-    first, last = draft.spec.nat_ports
-    path = draft.at("nat_ports")
+    first, last = file.spec.nat_ports
+    path = file.at("nat_ports")
     if not (first >= 1024 and last - first + 1 >= NAT_PORTS_MIN):
         way_out = f"give [first, last] with {NAT_PORTS_MIN} ports at least, such as [63000, 65535]"
         yield path, f"[{first}, {last}] is not a range of ports above 1023; {way_out}"
         return
-    yield from _taken_ports(draft, path, first, last)
-    endpoint_first, endpoint_last = draft.spec.endpoint_ports
-    if draft.good("endpoint_ports") and first <= endpoint_last and endpoint_first <= last:
+    yield from _taken_ports(file, path, first, last)
+    endpoint_first, endpoint_last = file.spec.endpoint_ports
+    if file.good("endpoint_ports") and first <= endpoint_last and endpoint_first <= last:
         way_out = "give ranges that have no port in common"
         yield path, f"[{first}, {last}] overlaps endpoint_ports [{endpoint_first}, {endpoint_last}]; {way_out}"
 
 
-def _lan_devices(draft: Draft) -> Iterator[Problem]:
-    if not draft.good("lan_devices"):
+def _lan_devices(file: ParsedFile) -> Iterator[Problem]:
+    if not file.good("lan_devices"):
         return
-    given = draft.spec.lan_devices
+    given = file.spec.lan_devices
     for number, device in enumerate(given):
-        path = f"{draft.at('lan_devices')}[{number}]"
+        path = f"{file.at('lan_devices')}[{number}]"
         if isinstance(device, str) and (device in (".", "..", "lo") or device.startswith(PREFIX)):
             yield path, f"{device} has no LAN behind it; give the device that clients or workloads are at"
         elif device == ANY_DEVICE and len(given) > 1:
             yield path, f"{ANY_DEVICE} is every device; give it alone, or only names"
 
 
-def _prefixes(draft: Draft) -> Iterator[Problem]:
-    if not draft.good("prefixes", "overlay_cidr", "network"):
+def _prefixes(file: ParsedFile) -> Iterator[Problem]:
+    if not file.good("prefixes", "overlay_cidr", "network"):
         return
-    cidr = parse_cidr(draft.spec.overlay_cidr)
+    cidr = parse_cidr(file.spec.overlay_cidr)
     overlay = [] if isinstance(cidr, str) else [str(cidr)]
-    yield from prefixes(draft.at("prefixes"), draft.spec.prefixes, [*overlay, overlay_prefix6(draft.spec.network)])
+    yield from prefixes(file.at("prefixes"), file.spec.prefixes, [*overlay, overlay_prefix6(file.spec.network)])
 
 
 # ---- listeners -------------------------------------------------------------------------------------------------
 
 
-def _listeners(draft: Draft) -> Iterator[Problem]:
-    for path, listener in draft.listeners:
+def _listeners(file: ParsedFile) -> Iterator[Problem]:
+    for path, listener in file.listeners:
         if listener.address != ANY_ADDRESS:
             address = parse_host(listener.address)
             if isinstance(address, str):
@@ -179,31 +179,31 @@ def _listeners(draft: Draft) -> Iterator[Problem]:
                 yield f"{path}.address", address + star
             elif address.is_link_local:
                 yield f"{path}.address", f"{address} is valid on one device only; give a global or private address"
-        for key, (first, last) in (("endpoint_ports", draft.spec.endpoint_ports), ("nat_ports", draft.spec.nat_ports)):
-            if draft.good(key) and first <= listener.port <= last:
+        for key, (first, last) in (("endpoint_ports", file.spec.endpoint_ports), ("nat_ports", file.spec.nat_ports)):
+            if file.good(key) and first <= listener.port <= last:
                 yield f"{path}.port", f"{listener.port} is inside {key} [{first}, {last}]; give a port outside of it"
         if listener.takeover and not listener.takeover.endswith(".service"):
             yield f"{path}.takeover", f"{shown(listener.takeover)} is no service; give one such as haproxy.service"
-        yield from _listener_on_own_port(draft, path, listener)
+        yield from _listener_on_own_port(file, path, listener)
         yield from listener_services(path, listener)
-        if draft.good("prefixes", "lan_devices"):
-            yield from preserving(path, listener, draft.spec.prefixes, draft.spec.lan_devices)
+        if file.good("prefixes", "lan_devices"):
+            yield from preserving(path, listener, file.spec.prefixes, file.spec.lan_devices)
 
 
-def _listener_on_own_port(draft: Draft, path: str, listener: ListenerSpec) -> Iterator[Problem]:
+def _listener_on_own_port(file: ParsedFile, path: str, listener: ListenerSpec) -> Iterator[Problem]:
     """A listener in front of the controller's own sockets would catch their clients."""
     udp = {"load_port"}
-    for key, port in _controller_ports(draft):
+    for key, port in _controller_ports(file):
         same_protocol = (key in udp) == (listener.protocol is Protocol.UDP)
         if same_protocol and port == listener.port:
             yield f"{path}.port", f"{port} is already {key}; give another port"
 
 
-def _listeners_as_set(draft: Draft) -> Iterator[Problem]:
-    if len(draft.listeners) > LISTENERS_MAX:
-        yield draft.at("listeners"), f"{len(draft.listeners)} are more than {LISTENERS_MAX}; use * for many addresses"
+def _listeners_as_set(file: ParsedFile) -> Iterator[Problem]:
+    if len(file.listeners) > LISTENERS_MAX:
+        yield file.at("listeners"), f"{len(file.listeners)} are more than {LISTENERS_MAX}; use * for many addresses"
     seen: dict[tuple[int, Protocol], dict[str, str]] = {}
-    for path, listener in draft.listeners:
+    for path, listener in file.listeners:
         others = seen.setdefault((listener.port, listener.protocol), {})
         address = canonical(listener.address)
         clash = others.get(address) or others.get(ANY_ADDRESS)
@@ -219,8 +219,8 @@ def _listeners_as_set(draft: Draft) -> Iterator[Problem]:
 # ---- connectors ------------------------------------------------------------------------------------------------
 
 
-def _connectors(draft: Draft) -> Iterator[Problem]:
-    for path, connector in draft.connectors:
+def _connectors(file: ParsedFile) -> Iterator[Problem]:
+    for path, connector in file.connectors:
         host = parse_host(connector.host)
         if isinstance(host, str):
             yield f"{path}.host", host
@@ -232,9 +232,9 @@ def _connectors(draft: Draft) -> Iterator[Problem]:
             yield f"{path}.health.type", f"{given} cannot check a {connector.protocol.value} workload; give type: {fit}"
 
 
-def _connectors_as_set(draft: Draft) -> Iterator[Problem]:
+def _connectors_as_set(file: ParsedFile) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    for path, connector in draft.connectors:
+    for path, connector in file.connectors:
         name = connector.name or connector.service
         first = seen.setdefault(name, path)
         if first != path:
@@ -242,17 +242,17 @@ def _connectors_as_set(draft: Draft) -> Iterator[Problem]:
             yield f"{path}.name", f"{shown(name)} is already the name of {first}; {way_out}"
 
 
-def _services(draft: Draft) -> Iterator[Problem]:
-    services = {(name, item.protocol) for _, item in draft.listeners for name in item.names}
-    services |= {(item.service, item.protocol) for _, item in draft.connectors}
+def _services(file: ParsedFile) -> Iterator[Problem]:
+    services = {(name, item.protocol) for _, item in file.listeners for name in item.names}
+    services |= {(item.service, item.protocol) for _, item in file.connectors}
     if len(services) > SERVICES_MAX:
         way_out = "give fewer services to this site"
         yield (
-            draft.at("listeners"),
+            file.at("listeners"),
             f"with the connectors they name {len(services)} services of {SERVICES_MAX}; {way_out}",
         )
-    offered = Counter((item.service, item.protocol) for _, item in draft.connectors)
+    offered = Counter((item.service, item.protocol) for _, item in file.connectors)
     for (service, _), count in sorted(offered.items()):
         if count > WORKLOADS_PER_SERVICE_MAX:
             limit = f"{count} connectors of {service} are more than {WORKLOADS_PER_SERVICE_MAX}"
-            yield draft.at("connectors"), f"{limit}; give fewer, with a higher capacity each"
+            yield file.at("connectors"), f"{limit}; give fewer, with a higher capacity each"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from skedge.control.health.probes import ProbeFailed, Resolver, ask_http
+from skedge.control.health.probes import ProbeFailed, WorkloadAddresses, ask_http
 from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import Health, HealthType, WorkloadId
 
@@ -23,7 +23,7 @@ URGENT_S = 0.05  # between the probes that settle a suspicion
 
 
 @dataclass(frozen=True, slots=True)
-class HealthTarget:
+class CheckedWorkload:
     """What to probe: host (name or address) and port of a workload, and how."""
 
     host: str
@@ -92,7 +92,7 @@ class HealthMonitor:
         self._on_change, self._on_good, self._bound = on_change, on_good, bound
         self._checks: dict[WorkloadId, _Check] = {}
 
-    def set_targets(self, targets: Mapping[WorkloadId, HealthTarget]) -> None:
+    def set_targets(self, targets: Mapping[WorkloadId, CheckedWorkload]) -> None:
         """Probe exactly these; an unchanged target keeps its state, a changed one keeps its health until probed."""
         for workload, check in list(self._checks.items()):
             if targets.get(workload) != check.target:
@@ -129,7 +129,7 @@ class _Check:
     def __init__(
         self,
         workload: WorkloadId,
-        target: HealthTarget,
+        target: CheckedWorkload,
         on_change: Callable[[WorkloadId, HealthState], None],
         on_good: Callable[[WorkloadId], None],
         bound: Callable[[str, int], None],
@@ -140,7 +140,7 @@ class _Check:
         self.state: HealthState = old.state if old else HealthState(False, False, time.monotonic())
         self._on_change, self._on_good, self._bound = on_change, on_good, bound
         self._counter = Counter(target.health.fall, target.health.rise)
-        self._resolver = Resolver(target.host, target.port)
+        self._resolver = WorkloadAddresses(target.host, target.port)
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:

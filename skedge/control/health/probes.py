@@ -20,18 +20,18 @@ class ProbeFailed(Exception):
     """A bad probe; the text is its cause."""
 
 
-class Resolver:
+class WorkloadAddresses:
     """A host's addresses, looked up now and then; the one that answered last is tried first."""
 
-    def __init__(self, host: str, port: int, keep_s: float = RESOLVE_S) -> None:
-        self._host, self._port, self._keep_s = host, port, keep_s
+    def __init__(self, host: str, port: int, valid_s: float = RESOLVE_S) -> None:
+        self._host, self._port, self._valid_s = host, port, valid_s
         self._found: list[tuple[socket.AddressFamily, Address]] = []
         self._at = 0.0
         self.last = ""
 
     async def addresses(self) -> list[tuple[socket.AddressFamily, Address]]:
         """Return families and socket addresses, best first. Raises ProbeFailed when the name has none."""
-        if not self._found or time.monotonic() - self._at > self._keep_s:
+        if not self._found or time.monotonic() - self._at > self._valid_s:
             loop = asyncio.get_running_loop()
             try:
                 found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)

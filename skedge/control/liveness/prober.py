@@ -51,7 +51,7 @@ class ProbeLink:
 
 
 @dataclass(slots=True, eq=False)
-class _Target:
+class _ProbedLink:
     """One link in the thread."""
 
     link: LinkId
@@ -71,7 +71,7 @@ class Prober:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_change: Callable[[LinkId, LinkStatus], None]) -> None:
         self._loop, self._on_change = loop, on_change
         self._commands: deque[Callable[[], None]] = deque()
-        self._targets: dict[LinkId, _Target] = {}
+        self._targets: dict[LinkId, _ProbedLink] = {}
         self._stats: dict[LinkId, LinkStats] = {}
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
@@ -124,14 +124,14 @@ class Prober:
                     log.exception("a round of probes failed")
                     time.sleep(IDLE_S)
         finally:
-            for target in self._targets.values():
-                self._shut(target)
+            for probed in self._targets.values():
+                self._shut(probed)
             self._selector.close()
             self._wake_out.close()
 
     def _turn(self) -> None:
         """Wait for the next probe, judgement or answer; then read all answers *before* judging what is lost."""
-        dues = (min(target.next_at, target.liveness.judge_at()) for target in self._targets.values())
+        dues = (min(probed.next_at, probed.liveness.judge_at()) for probed in self._targets.values())
         due = min(dues, default=time.monotonic() + IDLE_S)
         ready = {key.fileobj for key, _ in self._selector.select(max(0.0, due - time.monotonic()))}
         if self._wake_out in ready:
@@ -140,65 +140,65 @@ class Prober:
         while self._commands:
             self._commands.popleft()()
         now = time.monotonic()  # whatever arrived until here is read below
-        for target in list(self._targets.values()):
-            if target.sock in ready or target.liveness.waits:
-                self._drain(target, now)
-            self._tell(target, target.liveness.tick(now))
-            if now >= target.next_at:
-                self._probe(target)
-                target.next_at = max(target.next_at, time.monotonic() - target.at.probe.interval_ms / 2000)
-                target.next_at += target.at.probe.interval_ms / 1000
+        for probed in list(self._targets.values()):
+            if probed.sock in ready or probed.liveness.waits:
+                self._drain(probed, now)
+            self._tell(probed, probed.liveness.tick(now))
+            if now >= probed.next_at:
+                self._probe(probed)
+                probed.next_at = max(probed.next_at, time.monotonic() - probed.at.probe.interval_ms / 2000)
+                probed.next_at += probed.at.probe.interval_ms / 1000
                 with self._lock:
-                    self._stats[target.link] = target.liveness.stats()
+                    self._stats[probed.link] = probed.liveness.stats()
 
     def _take_links(self, links: dict[LinkId, ProbeLink]) -> None:
         now = time.monotonic()
-        for link, target in list(self._targets.items()):
-            if links.get(link) != target.at:
-                self._shut(target)
+        for link, probed in list(self._targets.items()):
+            if links.get(link) != probed.at:
+                self._shut(probed)
                 del self._targets[link]
                 with self._lock:
                     self._stats.pop(link, None)
         for link, at in links.items():
             if link not in self._targets:
                 spread = jitter(link, at.own_ll) * at.probe.interval_ms / 1000
-                self._targets[link] = _Target(link, at, Liveness(at.probe, now), now + spread)
+                self._targets[link] = _ProbedLink(link, at, Liveness(at.probe, now), now + spread)
 
     def _carrier(self, link: LinkId, up: bool) -> None:
-        target = self._targets.get(link)
-        if target:
+        probed = self._targets.get(link)
+        if probed:
             now = time.monotonic()
-            self._tell(target, target.liveness.carrier(up, now))
+            self._tell(probed, probed.liveness.carrier(up, now))
             if up:
-                target.next_at = now
+                probed.next_at = now
 
     def _stop(self) -> None:
         self._running = False
 
-    def _tell(self, target: _Target, status: LinkStatus | None) -> None:
+    def _tell(self, probed: _ProbedLink, status: LinkStatus | None) -> None:
         if status is None:
             return
         with self._lock:
-            self._stats[target.link] = target.liveness.stats()
-        log.info("link=%s up=%s reason=%s", target.link, status.up, status.reason.word)
+            self._stats[probed.link] = probed.liveness.stats()
+        log.info("link=%s up=%s reason=%s", probed.link, status.up, status.reason.word)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._on_change, target.link, status)
+            self._loop.call_soon_threadsafe(self._on_change, probed.link, status)
 
-    def _probe(self, target: _Target) -> None:
+    def _probe(self, probed: _ProbedLink) -> None:
         """Send one probe. What our own host could not send is not a lost probe; a missing device or route is."""
         before = time.monotonic()
-        sequence = target.liveness.next_sequence()
-        packet = HEADER.pack(ECHO_REQUEST, 0, 0, int.from_bytes(target.cookie[:2]), sequence & 0xFFFF)
+        sequence = probed.liveness.next_sequence()
+        packet = HEADER.pack(ECHO_REQUEST, 0, 0, int.from_bytes(probed.cookie[:2]), sequence & 0xFFFF)
         try:
-            if target.sock is None:
-                target.sock = self._open(target.at)
-                self._selector.register(target.sock, selectors.EVENT_READ)
-            target.sock.send(packet + COOKIE.pack(target.cookie, sequence))
+            if probed.sock is None:
+                probed.sock = self._open(probed.at)
+                self._selector.register(probed.sock, selectors.EVENT_READ)
+            probed.sock.send(packet + COOKIE.pack(probed.cookie, sequence))
         except OSError as error:
             if error.errno in NOT_SENT:
                 return
-            self._shut(target)
-        target.liveness.sent(sequence, before, time.monotonic())
+            self._shut(probed)
+        probed.liveness.sent(sequence, before, time.monotonic())
 
     def _open(self, at: ProbeLink) -> socket.socket:
         """Return a socket that hears only echo replies of the neighbour on the device. Raises OSError."""
@@ -221,27 +221,27 @@ class Prober:
             raise
         return sock
 
-    def _shut(self, target: _Target) -> None:
-        if target.sock:
+    def _shut(self, probed: _ProbedLink) -> None:
+        if probed.sock:
             with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(target.sock)
-            target.sock.close()
-            target.sock = None
+                self._selector.unregister(probed.sock)
+            probed.sock.close()
+            probed.sock = None
 
-    def _drain(self, target: _Target, now: float) -> None:
+    def _drain(self, probed: _ProbedLink, now: float) -> None:
         """Hand every answer that is there to the decision."""
         for _ in range(DRAIN_MAX):
-            if target.sock is None:
+            if probed.sock is None:
                 return
             try:
-                data, ancillary, _flags, _address = target.sock.recvmsg(128, 64)
+                data, ancillary, _flags, _address = probed.sock.recvmsg(128, 64)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error about a probe: the probe is lost, which is for the clock to find
                 continue
-            sequence = _sequence(data, target.cookie)
+            sequence = _sequence(data, probed.cookie)
             if sequence is not None:
-                self._tell(target, target.liveness.reply(sequence, _arrival(ancillary), now))
+                self._tell(probed, probed.liveness.reply(sequence, _arrival(ancillary), now))
 
 
 def _sequence(data: bytes, cookie: bytes) -> int | None:

@@ -20,19 +20,19 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.objects import (
-    Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
     LinkDevice,
     ListenerKey,
+    ListenerTarget,
     NextHop,
     RouteUse,
     ServiceKey,
     ServiceTable,
 )
 from skedge.core.placement.candidates import offers, service_table
-from skedge.core.placement.policies import Suspended, Tables, dispatch, listened
+from skedge.core.placement.policies import Suspended, Tables, listened, listener_target
 from skedge.core.placement.view import View, view
 from skedge.core.reasons import Reason
 from skedge.core.routing import lan_prefixes as prefixes
@@ -47,7 +47,7 @@ LOOPBACK = ("127.0.0.1", "::1")
 class Desired:
     """Everything that the kernel should hold, one mapping a driver; ``skipped`` is what takes no part, and why.
 
-    ``elsewhere`` are the addresses of own workloads that are not on this host, ``prefixes`` this site's own LANs.
+    ``off_host`` are the addresses of own workloads that are not on this host, ``prefixes`` this site's own LANs.
     ``announced``: any site has some; ``answering`` are the UDP ports of own workloads on this host, whose answers to
     clients of other sites' LANs must find the way by themselves.
 
@@ -60,10 +60,10 @@ class Desired:
     routes: Mapping[str, KernelRoute] = field(default_factory=dict)
     endpoints: Mapping[EndpointKey, Endpoint] = field(default_factory=dict)
     services: Mapping[ServiceKey, ServiceTable] = field(default_factory=dict)
-    listeners: Mapping[ListenerKey, Dispatch] = field(default_factory=dict)
+    listeners: Mapping[ListenerKey, ListenerTarget] = field(default_factory=dict)
     choosers: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     avoided: Suspended = frozenset()
-    elsewhere: frozenset[str] = frozenset()
+    off_host: frozenset[str] = frozenset()
     prefixes: frozenset[str] = frozenset()
     announced: bool = False
     answering: frozenset[int] = frozenset()
@@ -116,18 +116,18 @@ def compute(
         links=link_devices(config),
         addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
         routes={**routes(config, rib, addresses), **prefix_routes(config, rib, lans)},
-        endpoints=served_endpoints(config, endpoints(config, endpoint_ports, resolved, here.elsewhere)),
+        endpoints=served_endpoints(config, endpoints(config, endpoint_ports, resolved, here.off_host)),
         services=services,
-        listeners={key: dispatch(listener, services, avoided) for key, listener in catches.items()},
+        listeners={key: listener_target(listener, services, avoided) for key, listener in catches.items()},
         choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
         avoided=avoided,
-        elsewhere=frozenset(here.local[one].address for one in here.elsewhere) if here.local else frozenset(),
+        off_host=frozenset(here.own_site[one].address for one in here.off_host) if here.own_site else frozenset(),
         prefixes=frozenset(lans.own),
         announced=bool(lans.own or lans.others),
         answering=frozenset(
             one.port
             for one in config.connectors
-            if one.protocol is Protocol.UDP and WorkloadId(config.site, one.name) not in here.elsewhere
+            if one.protocol is Protocol.UDP and WorkloadId(config.site, one.name) not in here.off_host
         ),
         skipped=tuple(skipped),
     )
@@ -214,7 +214,7 @@ def endpoints(
     config: SiteConfig,
     ports: Mapping[str, int],
     resolved: Mapping[str, str] = NO_RESOLVED,
-    elsewhere: Collection[WorkloadId] = (),
+    off_host: Collection[WorkloadId] = (),
 ) -> Mapping[EndpointKey, Endpoint]:
     """Return the published endpoint of every connector with a port and an address.
 
@@ -223,7 +223,7 @@ def endpoints(
     """
     return {
         EndpointKey(ports[connector.name], connector.protocol): Endpoint(
-            workload := WorkloadId(config.site, connector.name), target.address, target.port, workload in elsewhere
+            workload := WorkloadId(config.site, connector.name), target.address, target.port, workload in off_host
         )
         for connector in config.connectors
         if connector.name in ports and (target := workload_target(connector, resolved)) is not None
@@ -233,12 +233,12 @@ def endpoints(
 def served_endpoints(config: SiteConfig, every: Mapping[EndpointKey, Endpoint]) -> Mapping[EndpointKey, Endpoint]:
     """Return the endpoints that the site's engine can deliver to."""
     can = ABILITIES[config.engine]
-    return {key: one for key, one in every.items() if _delivers(can, one.host, elsewhere=one.elsewhere)}
+    return {key: one for key, one in every.items() if _delivers(can, one.host, off_host=one.off_host)}
 
 
-def _delivers(can: Abilities, host: str, *, elsewhere: bool) -> bool:
-    """Return whether connections of other sites reach a workload at this address; ``elsewhere``: not on this host."""
-    return (can.off_host or not elsewhere) and (can.loopback6_endpoints or host != LOOPBACK[1])
+def _delivers(can: Abilities, host: str, *, off_host: bool) -> bool:
+    """Return whether connections of other sites reach a workload at this address; ``off_host``: not on this host."""
+    return (can.off_host or not off_host) and (can.loopback6_endpoints or host != LOOPBACK[1])
 
 
 def _beyond_engine(config: SiteConfig, here: View, ports: Mapping[str, int]) -> Iterable[Skipped]:
@@ -251,19 +251,21 @@ def _beyond_engine(config: SiteConfig, here: View, ports: Mapping[str, int]) -> 
     offered = {key.name for key in listened(config)}
     for connector in config.connectors:
         workload = WorkloadId(config.site, connector.name)
-        target = (here.local or {}).get(workload)
-        nowhere = target is not None and not _delivers(can, target.address, elsewhere=workload in here.elsewhere)
+        target = (here.own_site or {}).get(workload)
+        nowhere = target is not None and not _delivers(can, target.address, off_host=workload in here.off_host)
         if nowhere and connector.name in ports:
             yield Skipped("workload", str(workload), Reason.ENGINE)
         elif connector.service in offered and workload in here.unserved:
             yield Skipped("workload", f"{workload} for clients of this site", Reason.ENGINE)
 
 
-def redispatched(desired: Desired, tables: Tables) -> Mapping[ListenerKey, Dispatch]:
-    """Return the listeners' wishes where the kernel's tables are these instead of the desired ones."""
+def listeners_again(desired: Desired, tables: Tables) -> Mapping[ListenerKey, ListenerTarget]:
+    """Return where the listeners lead where the kernel's tables are these instead of the desired ones."""
     return {
-        key: dispatch(desired.choosers[key], tables, desired.avoided) if key in desired.choosers else wish
-        for key, wish in desired.listeners.items()
+        key: listener_target(desired.choosers[key], tables, desired.avoided)
+        if key in desired.choosers
+        else desired_listener
+        for key, desired_listener in desired.listeners.items()
     }
 
 

@@ -11,12 +11,12 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from skedge.core.desired.reconcile import Report
+from skedge.core.desired.reconcile import KindReport
 from skedge.core.desired.render import describe
 
 REMOVED, CHANGED, ADDED = "removed", "changed", "added"
-REMEMBER_S = 600.0  # for how long what was repaired is told
-_REMEMBER = 64  # changes of one kind
+RECENT_S = 600.0  # for how long what was repaired is told
+_RECENT_MAX = 64  # changes of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class DriftBook:
     _left: dict[str, frozenset[Any]] = field(default_factory=dict)
     _recent: dict[str, deque[tuple[float, Drift]]] = field(default_factory=dict)
 
-    def take(self, now: float, reports: Mapping[str, Report[Any]]) -> tuple[Drift, ...]:
+    def take(self, now: float, reports: Mapping[str, KindReport[Any]]) -> tuple[Drift, ...]:
         """Compare a run with the one before; return what others had changed. ``now``: monotonic seconds."""
         found: list[Drift] = []
         for kind, report in reports.items():
@@ -54,13 +54,13 @@ class DriftBook:
             self._rests_on[kind] = report.rests_on
             right = {key: value for key, value in report.wanted.items() if key not in report.failed}
             self._right[kind] = right
-            self._left[kind] = frozenset({*right, *report.kept, *report.failed})
+            self._left[kind] = frozenset({*right, *report.held_back, *report.failed})
         for drift in found:
             self.totals[drift.kind] += 1
-            self._recent.setdefault(drift.kind, deque(maxlen=_REMEMBER)).append((now, drift))
+            self._recent.setdefault(drift.kind, deque(maxlen=_RECENT_MAX)).append((now, drift))
         return tuple(found)
 
-    def _compare(self, kind: str, report: Report[Any]) -> list[Drift]:
+    def _compare(self, kind: str, report: KindReport[Any]) -> list[Drift]:
         right = self._right.get(kind)
         if right is None:
             return []  # the first look of this process: it cannot know who changed what
@@ -77,9 +77,9 @@ class DriftBook:
         return found
 
     def recent(self, now: float) -> Mapping[str, tuple[tuple[float, Drift], ...]]:
-        """Return what others changed in the last `REMEMBER_S` seconds, oldest first, by kind: when, and what."""
+        """Return what others changed in the last `RECENT_S` seconds, oldest first, by kind: when, and what."""
         return {
             kind: told
             for kind, times in self._recent.items()
-            if (told := tuple((at, drift) for at, drift in times if now - at < REMEMBER_S))
+            if (told := tuple((at, drift) for at, drift in times if now - at < RECENT_S))
         }

@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any, Generic
 
 from skedge.core.api.documents import PlanStep
-from skedge.core.desired.compute import Desired, redispatched
+from skedge.core.desired.compute import Desired, listeners_again
 from skedge.core.desired.kinds import Kind, Merge, Registry
 from skedge.core.desired.render import describe
 from skedge.core.engine import Driver, K, V
 from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
-from skedge.core.placement.candidates import keep_candidates
+from skedge.core.placement.candidates import merge_candidates
 
 SERVICE = "service"
 
@@ -33,17 +33,17 @@ class Delta(Generic[K, V]):
 
 
 @dataclass(slots=True)
-class Report(Generic[K]):
+class KindReport(Generic[K]):
     """What one run did (or, as a dry run, would do) to one kind; ``failed`` keys stay different and are retried.
 
-    ``kept`` would be deleted were it allowed. ``unread`` is set when the kernel could not be read at all. ``before``
-    is what the kernel had, ``wanted`` what it should have, merged with that while nothing may be deleted; ``fallen``
-    are keys that went with a link made anew. ``rests_on``: see `Kind`.
+    ``held_back`` would be deleted were it allowed. ``unread`` is set when the kernel could not be read at all.
+    ``before`` is what the kernel had, ``wanted`` what it should have, merged with that while nothing may be deleted;
+    ``fallen`` are keys that went with a link made anew. ``rests_on``: see `Kind`.
     """
 
     changed: list[K] = field(default_factory=list)
     failed: dict[K, DataplaneError] = field(default_factory=dict)
-    kept: list[K] = field(default_factory=list)
+    held_back: list[K] = field(default_factory=list)
     unread: DataplaneError | None = None
     before: Mapping[K, Any] = field(default_factory=dict)
     wanted: Mapping[K, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def reconcile(
     allow_delete: bool = True,
     dry_run: bool = False,
     merge: Merge[V] | None = None,
-) -> Report[K]:
+) -> KindReport[K]:
     """Make one kind of kernel object match ``desired``; one failed key never stops the others.
 
     Args:
@@ -88,7 +88,7 @@ def reconcile(
         merge: applied to values that exist, only while deletion is not allowed.
     """
     kind: Kind[K, V] = Kind("object", driver, lambda _config, _desired, _held: desired, waits=True, merge=merge)
-    run = _Run(Report(), kind, allow_delete=allow_delete, dry_run=dry_run)
+    run = _Run(KindReport(), kind, allow_delete=allow_delete, dry_run=dry_run)
     try:
         run.begin(desired, driver.read())
     except DataplaneError as error:
@@ -101,12 +101,12 @@ def reconcile(
 
 def reconcile_all(
     registry: Registry, config: SiteConfig, desired: Desired, *, allow_delete: bool = True, dry_run: bool = False
-) -> Mapping[str, Report[Any]]:
+) -> Mapping[str, KindReport[Any]]:
     """Make the whole kernel state match: create kind by kind, then delete in the reverse order.
 
     Returns one report a kind, keyed by its name.
     """
-    reports: dict[str, Report[Any]] = {kind.name: Report() for kind in registry}
+    reports: dict[str, KindReport[Any]] = {kind.name: KindReport() for kind in registry}
     if not allow_delete:
         try:
             desired = _unsure(registry, desired)
@@ -146,7 +146,7 @@ def plan(
     return steps_of(registry, reconcile_all(registry, config, desired, allow_delete=allow_delete, dry_run=True))
 
 
-def steps_of(registry: Registry, reports: Mapping[str, Report[Any]]) -> tuple[PlanStep, ...]:
+def steps_of(registry: Registry, reports: Mapping[str, KindReport[Any]]) -> tuple[PlanStep, ...]:
     """Return the steps of a run in their order. Raises DataplaneError when the kernel could not be read."""
     for report in reports.values():
         if report.unread is not None:
@@ -160,7 +160,7 @@ def steps_of(registry: Registry, reports: Mapping[str, Report[Any]]) -> tuple[Pl
 class _Run(Generic[K, V]):
     """One kind in one run."""
 
-    def __init__(self, report: Report[K], kind: Kind[K, V], *, allow_delete: bool, dry_run: bool) -> None:
+    def __init__(self, report: KindReport[K], kind: Kind[K, V], *, allow_delete: bool, dry_run: bool) -> None:
         self.report, self._kind = report, kind
         self._allow_delete, self._dry_run = allow_delete, dry_run
         self._delta: Delta[K, V] = Delta({}, ())
@@ -194,7 +194,7 @@ class _Run(Generic[K, V]):
     def delete(self) -> None:
         """Delete, or say what is kept."""
         if not self._allow_delete:
-            self.report.kept.extend(self._delta.delete)
+            self.report.held_back.extend(self._delta.delete)
             return
         for key in self._delta.delete:
             step = PlanStep("delete", self._kind.name, describe(key), before=describe(self._held[key]))
@@ -218,7 +218,7 @@ def _unsure(registry: Iterable[Kind[Any, Any]], desired: Desired) -> Desired:
         return desired
     current = services.read()
     tables = {
-        key: keep_candidates(current[key], table) if key in current else table
+        key: merge_candidates(current[key], table) if key in current else table
         for key, table in desired.services.items()
     }
-    return replace(desired, listeners=redispatched(desired, tables))
+    return replace(desired, listeners=listeners_again(desired, tables))

@@ -9,12 +9,12 @@ from skedge.core.names import address_port
 from skedge.core.objects import (
     Candidate,
     ChainGroup,
-    Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
     LinkDevice,
     ListenerKey,
+    ListenerTarget,
     NftChain,
     RouteUse,
     ServiceKey,
@@ -68,12 +68,12 @@ def _(value: ServiceKey) -> str:
 
 
 @describe.register
-def _(value: Dispatch) -> str:
+def _(value: ListenerTarget) -> str:
     shares = value.services
     turns = "+".join(f"{describe(key)}*{turns}" for key, turns in shares.items())
     text = turns if value.schedule else describe(value.service)
     text = f"{text}, clients kept {value.affinity_s} s" if value.affinity_s else text
-    return f"{text}, with their own addresses" if value.keeps_client else text
+    return f"{text}, with their own addresses" if value.preserves_src else text
 
 
 @describe.register
@@ -88,7 +88,7 @@ def _(value: EndpointKey) -> str:
 
 @describe.register
 def _(value: Endpoint) -> str:
-    return f"{value.workload} at {address_port(value.host, value.port)}{_NAT if value.elsewhere else ''}"
+    return f"{value.workload} at {address_port(value.host, value.port)}{_NAT if value.off_host else ''}"
 
 
 @describe.register
@@ -101,7 +101,7 @@ def _(value: Candidate) -> str:
     terms = " ".join(f"{name} {number}" for name, number in value.terms().items())
     parts = [f"{value.workload} cost {value.path_cost} {terms} others {value.others}"]
     parts += [f"at {describe(target)}" for target in (value.target4, value.target6) if target is not None]
-    if value.elsewhere:
+    if value.off_host:
         parts[-1] += _NAT
     if value.out is not Reason.NONE:
         parts.append(f"out: {value.out.word}")

@@ -19,7 +19,7 @@ NEIGHBOUR_RATE = 500.0  # signatures a second verified for one neighbour
 NEIGHBOUR_BURST = 4096.0  # a whole database at once
 
 
-class State(StrEnum):
+class AdjacencyState(StrEnum):
     """States of an adjacency, as in OSPF."""
 
     DOWN = "down"
@@ -37,7 +37,7 @@ class AdjacencyView:
 
     link: LinkId
     neighbour: str
-    state: State
+    state: AdjacencyState
     since: float
     full_until: float
     queued: int
@@ -54,7 +54,7 @@ class Adjacency:
     link: LinkId
     neighbour: str
     since: float
-    state: State = State.DOWN
+    state: AdjacencyState = AdjacencyState.DOWN
     full_until: float = 0.0
     compared: bool = False  # its digests came on this stream
     hello: Hello | None = None
@@ -69,12 +69,12 @@ class Adjacency:
     def start(self, now: float, hello: Hello) -> None:
         """Begin a new stream: nothing of an earlier one counts, but the rate limit does."""
         self.stop(now)
-        self.move(now, State.INIT)
+        self.move(now, AdjacencyState.INIT)
         self.hello, self.digests_due = hello, True
 
     def stop(self, now: float) -> None:
         """Forget the stream."""
-        self.move(now, State.DOWN)
+        self.move(now, AdjacencyState.DOWN)
         self.hello, self.compared = None, False
         self.digests_due, self.digests_at = False, inf
         self.wanted.clear()
@@ -83,26 +83,26 @@ class Adjacency:
         for keys in self._news.values():
             keys.clear()
 
-    def move(self, now: float, state: State) -> None:
+    def move(self, now: float, state: AdjacencyState) -> None:
         """Come into a state."""
-        if self.state is State.FULL and state is not State.FULL:
+        if self.state is AdjacencyState.FULL and state is not AdjacencyState.FULL:
             self.full_until = now
         if self.state is not state:
             self.state, self.since = state, now
 
     def view(self, now: float) -> AdjacencyView:
         """Return what others may know."""
-        until = now if self.state is State.FULL else self.full_until
+        until = now if self.state is AdjacencyState.FULL else self.full_until
         return AdjacencyView(self.link, self.neighbour, self.state, self.since, until, self.queued)
 
     @property
     def exchanging(self) -> bool:
         """Whether the neighbour said Hello on this stream."""
-        return self.state in (State.EXCHANGE, State.FULL)
+        return self.state in (AdjacencyState.EXCHANGE, AdjacencyState.FULL)
 
     def announce(self, key: Key) -> None:
         """Queue a record for the neighbour, if there is a stream."""
-        if self.state is not State.DOWN:
+        if self.state is not AdjacencyState.DOWN:
             self._news[key.kind][key] = None
 
     def has_it(self, key: Key) -> None:
@@ -135,7 +135,7 @@ class Adjacency:
 
     def take(self, now: float, database: Database) -> Message | None:
         """Return the next message to send: hello, questions, news of links before services, digests last."""
-        if self.state is State.DOWN:
+        if self.state is AdjacencyState.DOWN:
             return None
         if self.hello is not None:
             hello, self.hello = self.hello, None

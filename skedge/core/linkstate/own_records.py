@@ -35,11 +35,11 @@ class Liveness:
 NO_RESOLVED: Mapping[str, str] = {}
 
 
-def endpoint_ports(config: SiteConfig, remembered: Mapping[str, int]) -> Mapping[str, int]:
+def endpoint_ports(config: SiteConfig, saved: Mapping[str, int]) -> Mapping[str, int]:
     """Return the endpoint port of every connector, so that it stays the same over restarts and new connectors.
 
     A remembered port is kept while it is in the range; a new connector gets the port its name hashes to, or the
-    next free one. ``remembered`` is what an earlier call returned (the caller keeps it on disk).
+    next free one. ``saved`` is what an earlier call returned (the caller keeps it on disk).
 
     Raises:
         ConfigError: the range has fewer ports than there are connectors.
@@ -54,7 +54,7 @@ def endpoint_ports(config: SiteConfig, remembered: Mapping[str, int]) -> Mapping
     ports: dict[str, int] = {}
     taken: set[int] = set()
     for name in connectors:
-        port = remembered.get(name, 0)
+        port = saved.get(name, 0)
         if first <= port <= last and port not in taken:
             ports[name] = port
             taken.add(port)

@@ -47,9 +47,9 @@ def service_table(key: ServiceKey, offered: Sequence[Offer], view: View) -> tupl
         return ServiceTable(tuple(found)), ()
     usable = (Reason.NONE, Reason.SUSPENDED)
     ranked = sorted(found, key=lambda one: (one.out not in usable, one.path_cost, one.workload))
-    kept, rest = ranked[:WORKLOADS_PER_SERVICE_MAX], ranked[WORKLOADS_PER_SERVICE_MAX:]
+    first, rest = ranked[:WORKLOADS_PER_SERVICE_MAX], ranked[WORKLOADS_PER_SERVICE_MAX:]
     return (
-        ServiceTable(tuple(sorted(kept, key=lambda one: one.workload))),
+        ServiceTable(tuple(sorted(first, key=lambda one: one.workload))),
         tuple(Skipped("workload", f"{key.name}: {one.workload}", Reason.TABLE_FULL) for one in rest),
     )
 
@@ -59,7 +59,7 @@ def candidate(key: ServiceKey, offer: Offer, view: View) -> Candidate:
     workload, state = offer.workload, offer.state
     path_cost = view.rib.path_cost(offer.site, key.name)
     here = offer.site == view.rib.site
-    direct = here and view.local is not None
+    direct = here and view.own_site is not None
     target4, target6 = _local_targets(view, workload) if direct else _remote(offer, view)
     made = Candidate(
         workload=workload,
@@ -68,9 +68,9 @@ def candidate(key: ServiceKey, offer: Offer, view: View) -> Candidate:
         others=view.others.get((key, workload), 0),
         target4=target4,
         target6=target6,
-        local=here,
-        elsewhere=direct and workload in view.elsewhere,
-        keeps=offer.site in view.keepers,
+        own_site=here,
+        off_host=direct and workload in view.off_host,
+        preserves_src=offer.site in view.preserving,
     )
     return replace(made, out=_out(key, offer, view, made, path_cost is not None))
 
@@ -89,7 +89,7 @@ def _out(key: ServiceKey, offer: Offer, view: View, made: Candidate, reachable: 
 
 
 def _local_targets(view: View, workload: WorkloadId) -> tuple[Target | None, Target | None]:
-    target = (view.local or {}).get(workload)
+    target = (view.own_site or {}).get(workload)
     if target is None:
         return None, None
     return (target, None) if is_ipv4(target) else (None, target)
@@ -104,7 +104,7 @@ def _remote(offer: Offer, view: View) -> tuple[Target | None, Target | None]:
     )
 
 
-def keep_candidates(current: ServiceTable, wanted: ServiceTable) -> ServiceTable:
+def merge_candidates(current: ServiceTable, wanted: ServiceTable) -> ServiceTable:
     """Return the wanted table without the loss of a candidate that the kernel has.
 
     Before this site is in sync, a workload it has not heard of, or whose site it cannot reach yet, is unknown, not

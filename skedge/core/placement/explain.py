@@ -9,12 +9,12 @@ from skedge.core.api.documents import CandidateRow, Explain, ListenerRow, Listen
 from skedge.core.linkstate.own_records import NO_RESOLVED
 from skedge.core.model import ANY_ADDRESS, Listener, NetworkMap, Protocol, SiteConfig, WorkloadId
 from skedge.core.names import address_port
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
 from skedge.core.observed import Counts
 from skedge.core.placement import rule
 from skedge.core.placement.candidates import offers, service_table
 from skedge.core.placement.loads import Heard, oldest_age, reporters
-from skedge.core.placement.policies import Suspended, Tables, dispatch, listened, service_keys
+from skedge.core.placement.policies import Suspended, Tables, listened, listener_target, service_keys
 from skedge.core.placement.view import view
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
@@ -22,7 +22,7 @@ from skedge.core.routing.overlay_addresses import site_addresses
 
 NOTHING = Counts()
 
-Slot = tuple[ServiceKey, WorkloadId]
+ServiceWorkload = tuple[ServiceKey, WorkloadId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Facts:
     rib: rib.Rib
     host_addresses: tuple[str, ...] = ()
     resolved: Mapping[str, str] = field(default_factory=lambda: NO_RESOLVED)
-    counts: Mapping[Slot, Counts] = field(default_factory=dict)
-    suspended: frozenset[Slot] = frozenset()
-    others: Mapping[Slot, int] = field(default_factory=dict)
+    counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
+    suspended: frozenset[ServiceWorkload] = frozenset()
+    others: Mapping[ServiceWorkload, int] = field(default_factory=dict)
     heard: Mapping[str, Heard] = field(default_factory=dict)
 
 
@@ -109,7 +109,7 @@ def _candidates(facts: Facts, key: ServiceKey, paths: rib.Rib) -> Sequence[Candi
     return table.candidates
 
 
-def _open_at(facts: Facts, slot: Slot, site: str) -> int:
+def _open_at(facts: Facts, slot: ServiceWorkload, site: str) -> int:
     """Return the connections from a site to a workload that are open."""
     if site == facts.config.site:
         return facts.counts.get(slot, NOTHING).open
@@ -117,9 +117,9 @@ def _open_at(facts: Facts, slot: Slot, site: str) -> int:
     return heard.report.open.get(slot[1], 0) if heard else 0
 
 
-def _others_of(facts: Facts, key: ServiceKey, site: str) -> Mapping[Slot, int]:
+def _others_of(facts: Facts, key: ServiceKey, site: str) -> Mapping[ServiceWorkload, int]:
     """Return the open connections of all sites but another one than this."""
-    total: dict[Slot, int] = {slot: counts.open for slot, counts in facts.counts.items() if slot[0] == key}
+    total: dict[ServiceWorkload, int] = {slot: counts.open for slot, counts in facts.counts.items() if slot[0] == key}
     for heard in reporters(facts.heard, facts.rib):
         if heard.report.site != site:
             for workload, number in heard.report.open.items():
@@ -159,7 +159,7 @@ def _names(row: ListenerRow, key: ServiceKey) -> bool:
 
 def listener_rows(
     listeners: Iterable[Listener],
-    dispatches: Mapping[ListenerKey, Dispatch],
+    listener_targets: Mapping[ListenerKey, ListenerTarget],
     tables: Tables,
     suspended: Suspended = frozenset(),
 ) -> list[ListenerRow]:
@@ -167,25 +167,25 @@ def listener_rows(
 
     Args:
         listeners: this site's, as configured.
-        dispatches: where each concrete listener address leads, as desired.
+        listener_targets: where each concrete listener address leads, as desired.
         tables: the services' tables, as desired.
         suspended: what the data plane suspended here.
     """
-    return [_listener_row(one, dispatches, tables, suspended) for one in listeners]
+    return [_listener_row(one, listener_targets, tables, suspended) for one in listeners]
 
 
 def _listener_row(
-    one: Listener, dispatches: Mapping[ListenerKey, Dispatch], tables: Tables, suspended: Suspended
+    one: Listener, listener_targets: Mapping[ListenerKey, ListenerTarget], tables: Tables, suspended: Suspended
 ) -> ListenerRow:
     keys = service_keys(one)
     addresses = {
         at.address: to
-        for at, to in dispatches.items()
+        for at, to in listener_targets.items()
         if (at.port, at.protocol) == (one.port, one.protocol)
         and one.address in (ANY_ADDRESS, at.address)
         and to.service in keys
     }
-    to = next(iter(addresses.values()), dispatch(one, tables, suspended))
+    to = next(iter(addresses.values()), listener_target(one, tables, suspended))
     shares = {key: turns / sum(to.services.values()) for key, turns in to.services.items()}
     services = tuple(
         ListenerServiceRow(share.service, share.weight, round(shares.get(key, 0.0), 4), _healthy(tables, key))
@@ -203,7 +203,7 @@ def _listener_row(
         services=services,
         policy=one.policy.value,
         affinity_s=to.affinity_s,
-        preserve_client_ip=to.keeps_client,
+        preserve_client_ip=to.preserves_src,
     )
 
 

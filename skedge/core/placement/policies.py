@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from math import gcd
 
 from skedge.core.model import Affinity, Listener, Policy, SiteConfig, WorkloadId
-from skedge.core.objects import Dispatch, ServiceKey, ServiceTable
+from skedge.core.objects import ListenerTarget, ServiceKey, ServiceTable
 from skedge.core.reasons import Reason
 
 SCHEDULE_SIZE = 128
@@ -29,17 +29,17 @@ def listened(config: SiteConfig) -> frozenset[ServiceKey]:
     return frozenset(key for listener in config.listeners for key in service_keys(listener))
 
 
-def dispatch(listener: Listener, tables: Tables, suspended: Suspended = frozenset()) -> Dispatch:
+def listener_target(listener: Listener, tables: Tables, suspended: Suspended = frozenset()) -> ListenerTarget:
     """Return where the connections to a listener go while the services' tables are these."""
     keys = service_keys(listener)
     affinity_s = listener.affinity_timeout_s if listener.affinity is Affinity.CLIENT else 0
     if len(keys) == 1:
-        return Dispatch(keys[0], (), affinity_s, listener.preserve_client_ip)
+        return ListenerTarget(keys[0], (), affinity_s, listener.preserve_client_ip)
     usable = usable_services(keys, tables, suspended)
     if listener.policy is not Policy.WEIGHTED:
-        return Dispatch(usable[0], (), affinity_s, listener.preserve_client_ip)
+        return ListenerTarget(usable[0], (), affinity_s, listener.preserve_client_ip)
     weights = {key: share.weight for key, share in zip(keys, listener.shares, strict=True) if key in usable}
-    return Dispatch(keys[0], schedule(weights), affinity_s, listener.preserve_client_ip)
+    return ListenerTarget(keys[0], schedule(weights), affinity_s, listener.preserve_client_ip)
 
 
 def usable_services(keys: Sequence[ServiceKey], tables: Tables, suspended: Suspended) -> Sequence[ServiceKey]:

@@ -25,8 +25,8 @@ Fraction2 = tuple[int, int]
 class Placement:
     """One choice: indexes into the candidates, and what they were chosen on.
 
-    The runner-up may be a suspended candidate, which comes after all others whatever its perceived cost. ``kept``: the
-    client's own workload is in the place of the rule's choice, which is then the runner-up.
+    The runner-up may be a suspended candidate, which comes after all others whatever its perceived cost.
+    ``by_affinity``: the client's own workload is in the place of the rule's choice, which is then the runner-up.
     """
 
     winner: int
@@ -34,7 +34,7 @@ class Placement:
     runner_up: int | None = None
     runner_up_perceived: Fraction2 | None = None
     suspension_ignored: bool = False
-    kept: bool = False
+    by_affinity: bool = False
 
 
 def perceived(candidate: Candidate, own_open: int) -> Fraction2:
@@ -74,7 +74,7 @@ def place(
     opens: Sequence[int],
     last_chosen: Sequence[int],
     family: int | None = None,
-    sticky: int | None = None,
+    affinity: int | None = None,
 ) -> Placement | None:
     """Choose for one new connection; None when no candidate may be chosen. O(candidates).
 
@@ -83,7 +83,7 @@ def place(
         opens: this site's own open connections to each candidate, in the same order.
         last_chosen: number of the choice that last took each candidate, 0 for never, in the same order.
         family: 4 or 6, the client's address family; None when it does not matter.
-        sticky: the candidate that the client had before; it is chosen while it may be and is not suspended.
+        affinity: the candidate that the client had before; it is chosen while it may be and is not suspended.
     """
     usable = (Reason.NONE, Reason.SUSPENDED)
     costs = {
@@ -98,8 +98,8 @@ def place(
     winner, second = (*nsmallest(2, costs, key=key), None, None)[:2]
     if winner is None:
         return None
-    if sticky in costs and sticky is not None and sticky != winner and candidates[sticky].out is Reason.NONE:
-        return Placement(sticky, costs[sticky], winner, costs[winner], kept=True)
+    if affinity in costs and affinity is not None and affinity != winner and candidates[affinity].out is Reason.NONE:
+        return Placement(affinity, costs[affinity], winner, costs[winner], by_affinity=True)
     return Placement(
         winner,
         costs[winner],
@@ -185,8 +185,8 @@ def replay(
         return f"{receipt.workload} is not in version {receipt.table_version} of {receipt.service.name}"
     if opens is not None:
         zeros = [0] * len(table.candidates)
-        sticky = rows[receipt.workload] if receipt.reason is Reason.AFFINITY else None
-        placement = place(table.candidates, opens, zeros if last_chosen is None else last_chosen, family, sticky)
+        affinity = rows[receipt.workload] if receipt.reason is Reason.AFFINITY else None
+        placement = place(table.candidates, opens, zeros if last_chosen is None else last_chosen, family, affinity)
         return _differs(receipt, table, placement)
     return _inconsistent(receipt, table, rows)
 
@@ -203,7 +203,7 @@ def _differs(receipt: Receipt, table: ServiceTable, placement: Placement | None)
         ("perceived cost", receipt.perceived, placement.perceived),
         ("runner-up", receipt.runner_up, second),
         ("runner-up's perceived cost", receipt.runner_up_perceived, placement.runner_up_perceived),
-        ("kept for its client", receipt.reason is Reason.AFFINITY, placement.kept),
+        ("kept for its client", receipt.reason is Reason.AFFINITY, placement.by_affinity),
     )
     return "; ".join(f"{what} is {is_}, the rule says {wanted}" for what, is_, wanted in pairs if is_ != wanted)
 

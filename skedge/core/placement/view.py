@@ -18,20 +18,20 @@ from skedge.core.routing.rib import Rib
 class View:
     """What one entering site judges workloads by.
 
-    ``local`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
-    this one; ``elsewhere`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
-    cannot lead its own clients to. ``keepers`` are the other sites that take that site's LAN clients under their own
+    ``own_site`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
+    this one; ``off_host`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
+    cannot lead its own clients to. ``preserving`` are the other sites that take that site's LAN clients under their own
     addresses. ``others`` are open connections as the other sites last reported them; ``suspended`` is this site's.
     """
 
     rib: Rib
     addresses: Mapping[str, SiteAddresses]
     drained_sites: frozenset[str] = frozenset()
-    local: Mapping[WorkloadId, Target] | None = None
+    own_site: Mapping[WorkloadId, Target] | None = None
     others: Mapping[tuple[ServiceKey, WorkloadId], int] = field(default_factory=dict)
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset()
-    elsewhere: frozenset[WorkloadId] = frozenset()
-    keepers: frozenset[str] = frozenset()
+    off_host: frozenset[WorkloadId] = frozenset()
+    preserving: frozenset[str] = frozenset()
     unserved: frozenset[WorkloadId] = frozenset()
 
 
@@ -54,30 +54,30 @@ def view(
     if rib.site != config.site:
         return seen
     targets = {connector.name: workload_target(connector, resolved) for connector in config.connectors}
-    local = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
-    elsewhere = frozenset[WorkloadId]()
+    own_site = {WorkloadId(config.site, name): target for name, target in targets.items() if target is not None}
+    off_host = frozenset[WorkloadId]()
     if host_addresses:  # else not known yet
-        elsewhere = frozenset(one for one, target in local.items() if not is_own(target, host_addresses))
+        off_host = frozenset(one for one, target in own_site.items() if not is_own(target, host_addresses))
     return replace(
         seen,
-        local=local,
-        elsewhere=elsewhere,
-        keepers=keeping(config, network_map),
-        unserved=_unserved(ABILITIES[config.engine], local, elsewhere),
+        own_site=own_site,
+        off_host=off_host,
+        preserving=preserving_sites(config, network_map),
+        unserved=_unserved(ABILITIES[config.engine], own_site, off_host),
     )
 
 
 def _unserved(
-    can: Abilities, local: Mapping[WorkloadId, Target], elsewhere: frozenset[WorkloadId]
+    can: Abilities, own_site: Mapping[WorkloadId, Target], off_host: frozenset[WorkloadId]
 ) -> frozenset[WorkloadId]:
     """Return the own workloads that an engine with these abilities cannot lead clients of this site to."""
-    unserved = frozenset[WorkloadId]() if can.off_host else elsewhere
+    unserved = frozenset[WorkloadId]() if can.off_host else off_host
     if not can.loopback_workloads:
-        unserved |= {one for one, target in local.items() if is_loopback(target)}
+        unserved |= {one for one, target in own_site.items() if is_loopback(target)}
     return unserved
 
 
-def keeping(config: SiteConfig, network_map: NetworkMap) -> frozenset[str]:
+def preserving_sites(config: SiteConfig, network_map: NetworkMap) -> frozenset[str]:
     """Return the other sites that take this one's LAN clients under their own addresses."""
     own = frozenset(judge(config, network_map, ()).own)
     records = network_map.links.items()

@@ -21,7 +21,7 @@ class Filter:
         """Return what a request asks for."""
         return cls(request.service, request.workload, request.client, request.since)
 
-    def keeps(self, client: str, service: str, workload: str, placed_at: float) -> bool:
+    def matches(self, client: str, service: str, workload: str, placed_at: float) -> bool:
         """Return whether one connection is asked for."""
         return (
             self.service in ("", service)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.core.desired.compute import Desired
-from skedge.core.desired.drift import REMEMBER_S
+from skedge.core.desired.drift import RECENT_S
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
 from skedge.core.transports import Transport
@@ -140,7 +140,7 @@ def _kernel(look: Look) -> Iterator[Finding]:
 def _drift(look: Look) -> Iterator[Finding]:
     """Yield one finding for each kind of object that others changed of late: also that it keeps happening."""
     for kind, told in sorted(look.applied.recent.items()):
-        recent = [(at, drift) for at, drift in told if look.now - at < REMEMBER_S]
+        recent = [(at, drift) for at, drift in told if look.now - at < RECENT_S]
         if not recent:
             continue
         (at, drift), again = recent[-1], len(recent) - 1

@@ -149,7 +149,7 @@ def connections(
     for receipt in receipts:
         if len(rows) > limit:
             break
-        if wanted.keeps(receipt.client, receipt.service.name, str(receipt.workload), receipt.placed_at):
+        if wanted.matches(receipt.client, receipt.service.name, str(receipt.workload), receipt.placed_at):
             rows.append(_connection(receipt, boot_now))
     return rows
 
@@ -180,7 +180,7 @@ def flows(found: Iterable[Flow], limit: int, boot_now: float, wanted: Filter = E
         if len(rows) > limit:
             break
         service, workload = one.service.name if one.service else "", str(one.workload or "")
-        if wanted.keeps(one.client, service, workload, one.placed_at):
+        if wanted.matches(one.client, service, workload, one.placed_at):
             rows.append(
                 FlowRow(
                     client=one.client,

@@ -12,7 +12,7 @@ from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import registry
 from skedge.dataplane.ebpf.engine import EbpfEngine
-from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
+from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.host import host_addresses, sock_diag
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains
@@ -26,10 +26,10 @@ from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
 from skedge.dataplane.nftables import forward_guard, notrack, tunnel_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
-from skedge.dataplane.nftables.default_deny import OverlayGuard
+from skedge.dataplane.nftables.default_deny import DefaultDeny
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
-from skedge.dataplane.retired_engines import EbpfLeftover, IpvsLeftover
+from skedge.dataplane.retired_engines import RetiredEbpf, RetiredIpvs
 
 WIREGUARD_KEY = "wireguard.key"
 _COUNTERS = {tunnel_guard.COUNTER: Reason.WRONG_TUNNEL_PEER, forward_guard.COUNTER: Reason.NOT_FORWARDED}
@@ -48,10 +48,10 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
 
 
 def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
-    check = LinkFilter(str(pin_dir), base.netlink)
+    check = PacketCheck(str(pin_dir), base.netlink)
     engine = EbpfEngine(str(pin_dir))
-    found = IpvsLeftover.found(base.state, base.table)
-    handover = Handover(IpvsLeftover(base.state, base.overlays, check, base.table) if found else None)
+    found = RetiredIpvs.found(base.state, base.table)
+    handover = Handover(RetiredIpvs(base.state, base.overlays, check, base.table) if found else None)
     _follow(base, handover)
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
     refused = [check.drops, _counted(base.table)]
@@ -59,15 +59,15 @@ def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
 
 
 def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
-    check = OverlayGuard(base.table)
+    check = DefaultDeny(base.table)
     engine = IpvsEngine(base.state / IPVS_MEMORY, rules=IpvsRules(base.table))
     beginning = ChainGroupDriver(base.table, chains.OWNED, notrack.OWNED)
 
     def begin(config: SiteConfig) -> None:
         """Serve, and let everything be tracked, in one change."""
-        beginning.change({chains.NAME: chains.group(FilterConfig.of_site(config))}, (notrack.NAME,))
+        beginning.change({chains.NAME: chains.group(PacketCheckConfig.of_site(config))}, (notrack.NAME,))
 
-    handover = Handover(EbpfLeftover(pin_dir, base.netlink) if EbpfLeftover.found(pin_dir) else None, begin)
+    handover = Handover(RetiredEbpf(pin_dir, base.netlink) if RetiredEbpf.found(pin_dir) else None, begin)
     _follow(base, handover)
     rows = registry.ipvs(base, engine, _links(base, check, wireguard))
     refused = [check.drops, _counted(base.table)]

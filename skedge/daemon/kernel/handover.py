@@ -10,7 +10,7 @@ from math import ceil
 from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
 from skedge.core.model import SiteConfig
-from skedge.dataplane.retired_engines import Leftover
+from skedge.dataplane.retired_engines import RetiredEngine
 
 ENGINE = "engine"
 log = logging.getLogger("skedge.kernel")
@@ -25,11 +25,11 @@ class Handover:
 
     def __init__(
         self,
-        leftover: Leftover | None,
+        retired: RetiredEngine | None,
         begin: Callable[[SiteConfig], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._left, self._begin, self._clock = leftover, begin, clock
+        self._left, self._begin, self._clock = retired, begin, clock
         self._until: float | None = None
         self._open = 0
 

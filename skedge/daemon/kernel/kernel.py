@@ -13,16 +13,16 @@ from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
 from skedge.core.desired.drift import Drift, DriftBook
 from skedge.core.desired.kinds import Registry
-from skedge.core.desired.reconcile import Report, reconcile_all, steps_of
+from skedge.core.desired.reconcile import KindReport, reconcile_all, steps_of
 from skedge.core.desired.render import describe
 from skedge.core.engine import Driver, Engine
-from skedge.core.errors import DataplaneError, NotYet
+from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts, Flow, FlowKind, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.daemon.kernel.handover import Handover
-from skedge.daemon.state import Slot, usable_targets
+from skedge.daemon.state import ServiceWorkload, usable_targets
 
 NO_TUNNELS_S = 60.0
 
@@ -75,8 +75,8 @@ class Applied:
 class Readings:
     """Counters as read at one moment."""
 
-    counts: Mapping[Slot, Counts]
-    suspended: frozenset[Slot]
+    counts: Mapping[ServiceWorkload, Counts]
+    suspended: frozenset[ServiceWorkload]
 
 
 class _Services:
@@ -87,12 +87,12 @@ class _Services:
 
     def __init__(self, inner: Driver[ServiceKey, ServiceTable]) -> None:
         self._inner = inner
-        self.others: Mapping[Slot, int] = {}
+        self.others: Mapping[ServiceWorkload, int] = {}
 
     def read(self) -> Mapping[ServiceKey, ServiceTable]:
         return {key: without_others(table) for key, table in self._inner.read().items()}
 
-    def loads(self) -> Mapping[Slot, int]:
+    def loads(self) -> Mapping[ServiceWorkload, int]:
         """Return what the kernel counts now for others."""
         tables = self._inner.read()
         return {(key, one.workload): one.others for key, table in tables.items() for one in table.candidates}
@@ -168,7 +168,7 @@ class Kernel:
         self._glance: object = None
         self._usable: frozenset[Target] = frozenset()
         self._read: tuple[object, Readings] | None = None
-        self._found: Mapping[Slot, int] | None = None
+        self._found: Mapping[ServiceWorkload, int] | None = None
 
     @property
     def why(self) -> str:
@@ -184,7 +184,7 @@ class Kernel:
         for kind, report in reports.items():
             changed += [f"{kind} {describe(key)}" for key in report.changed]
             for key, refusal in report.failed.items():
-                (waiting if isinstance(refusal, NotYet) else failed)[f"{kind} {describe(key)}"] = str(refusal)
+                (waiting if isinstance(refusal, Waiting) else failed)[f"{kind} {describe(key)}"] = str(refusal)
             if report.unread is not None:
                 failed[kind] = str(report.unread)
         try:
@@ -211,10 +211,10 @@ class Kernel:
             dict(self._drift.totals),
         )
 
-    def _checked(self, reports: Mapping[str, Report[Any]]) -> bool:
+    def _checked(self, reports: Mapping[str, KindReport[Any]]) -> bool:
         """Return whether links and what is before them are as they should be, but for what waits for another host."""
         return all(
-            reports[kind].unread is None and all(isinstance(one, NotYet) for one in reports[kind].failed.values())
+            reports[kind].unread is None and all(isinstance(one, Waiting) for one in reports[kind].failed.values())
             for kind in self._first
         )
 
@@ -248,12 +248,12 @@ class Kernel:
         """Follow the far ends of tunnels; return what the tunnels do, and in how many seconds to look again."""
         return self._tunnels.tend() if self._tunnels is not None else ({}, NO_TUNNELS_S)
 
-    def set_others(self, others: Mapping[Slot, int]) -> None:
+    def set_others(self, others: Mapping[ServiceWorkload, int]) -> None:
         """Write the other sites' load: the fast path, nothing else is touched."""
         self._services.others = others
         self.engine.set_others(others)
 
-    def raise_others(self, others: Mapping[Slot, int]) -> None:
+    def raise_others(self, others: Mapping[ServiceWorkload, int]) -> None:
         """Write the other sites' load, but no less than was found at first: not every site may have reported yet."""
         if self._found is None:
             self._found = self._services.loads()

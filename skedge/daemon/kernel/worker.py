@@ -35,7 +35,7 @@ class Worker:
         self.kernel = kernel
         self._on_applied = on_applied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
-        self._wish: tuple[SiteConfig, Desired, bool] | None = None
+        self._desired: tuple[SiteConfig, Desired, bool] | None = None
         self._wanted, self._news = asyncio.Event(), asyncio.Event()
         self._due = inf
         self._ended = -inf
@@ -43,7 +43,7 @@ class Worker:
 
     def want(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> None:
         """Set what the kernel should hold from now on."""
-        self._wish = (config, desired, allow_delete)
+        self._desired = (config, desired, allow_delete)
         self._wanted.set()
         self._news.set()
 
@@ -68,7 +68,7 @@ class Worker:
         while True:
             if not self._wanted.is_set():
                 await self._wait(min(full, glance, self._due))
-            if self._wish is None:
+            if self._desired is None:
                 continue
             now = time.monotonic()
             if not self._wanted.is_set() and now < min(full, self._due):
@@ -78,7 +78,7 @@ class Worker:
                     glance = time.monotonic() + max(GLANCE_S, took / GLANCE_SHARE)
                     self._due = self._due if not moved else now
                 continue
-            applied = await self._apply(*self._wish)
+            applied = await self._apply(*self._desired)
             self._ended = time.monotonic()
             full = self._ended + (RETRY_S if applied.failed else DRAIN_S if applied.draining else FULL_S)
             glance = self._ended + GLANCE_S

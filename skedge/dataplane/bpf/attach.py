@@ -24,24 +24,24 @@ class Hooks:
                 ids[direction] = syscall.prog_id(fd)
         return ids
 
-    def attached(self, index: int, remembered: Collection[int] = ()) -> Mapping[str, tuple[int, ...]]:
-        """Return the ids of our programs on the interface: the pinned ones, and those ``remembered`` from before."""
+    def attached(self, index: int, previous: Collection[int] = ()) -> Mapping[str, tuple[int, ...]]:
+        """Return the ids of our programs on the interface: the pinned ones, and those ``previous`` from before."""
         if tcx.supported():
-            return tcx.attached(index, {*self.pinned(self._pins).values(), *remembered})
+            return tcx.attached(index, {*self.pinned(self._pins).values(), *previous})
         return {direction: (ident,) for direction, ident in tc.attached(index).items()}
 
     def all(self, index: int) -> tuple[int, ...]:
         """Return the ids of all programs that are attached through tcx; tc's changes are announced by the kernel."""
         return tcx.everything(index) if tcx.supported() else ()
 
-    def right(self, index: int, directions: Collection[str], remembered: Collection[int] = ()) -> bool:
+    def right(self, index: int, directions: Collection[str], previous: Collection[int] = ()) -> bool:
         """Return whether exactly the pinned programs of these directions are attached."""
         wanted = {direction: (ident,) for direction, ident in self.pinned(directions).items()}
-        return self.attached(index, remembered) == wanted
+        return self.attached(index, previous) == wanted
 
-    def attach(self, index: int, directions: Collection[str], remembered: Collection[int] = ()) -> Mapping[str, int]:
+    def attach(self, index: int, directions: Collection[str], previous: Collection[int] = ()) -> Mapping[str, int]:
         """Make exactly the pinned programs of these directions the attached ones, without a gap; return their ids."""
-        have = self.attached(index, remembered)
+        have = self.attached(index, previous)
         if tcx.supported():
             self._leave_tc(index)
         for direction, pin in self._pins.items():

@@ -26,7 +26,7 @@ _PUBLISHED, _NAT = 1, 4
 NAME_MAX = 63
 _KEY = struct.Struct("=HBx")
 _VALUE = struct.Struct("=16sHBB4x64s64s")
-_ELSEWHERE = 1
+_OFF_HOST = 1
 _SOURCE = struct.Struct("=16sHBB")
 _PORT = struct.Struct("=H")
 _WORD = struct.Struct("=I")
@@ -60,7 +60,7 @@ class EndpointDriver:
 
     def _marked(self, port: int, value: Endpoint) -> bool:
         mark = self._mark(port)
-        return mark != 0 and bool(mark & _NAT) == value.elsewhere
+        return mark != 0 and bool(mark & _NAT) == value.off_host
 
     def _published(self) -> dict[EndpointKey, Endpoint]:
         with self._map(ENDPOINT_MAP) as fd:
@@ -80,7 +80,7 @@ class EndpointDriver:
                     syscall.map_update(fd, source, _PORT.pack(key.port))
         if key.protocol is Protocol.TCP and not self._marked(key.port, value):
             # before the programs may mark it themselves
-            self._set_mark(key.port, _PUBLISHED | (_NAT if value.elsewhere else 0))
+            self._set_mark(key.port, _PUBLISHED | (_NAT if value.off_host else 0))
         with self._map(ENDPOINT_MAP) as fd:
             syscall.map_update(fd, _KEY.pack(key.port, _NUMBERS[key.protocol]), packed)
 
@@ -100,9 +100,9 @@ class EndpointDriver:
                 self.put(other, endpoint)
 
     def _forget_sources(self, key: EndpointKey, before: Endpoint, after: Endpoint | None) -> None:
-        keep = set() if after is None else _sources(key, after)
+        still_used = set() if after is None else _sources(key, after)
         with self._map(SOURCE_MAP) as fd:
-            for source in _sources(key, before) - keep:
+            for source in _sources(key, before) - still_used:
                 if syscall.map_lookup(fd, source, _PORT.size) == _PORT.pack(key.port):
                     syscall.map_delete(fd, source)
 
@@ -118,13 +118,13 @@ class EndpointDriver:
     @staticmethod
     def _refuse_shared(key: EndpointKey, value: Endpoint, have: Mapping[EndpointKey, Endpoint]) -> None:
         """A UDP reply says only which workload it is from, so that workload can have but one endpoint."""
-        if key.protocol is not Protocol.UDP or value.elsewhere:
+        if key.protocol is not Protocol.UDP or value.off_host:
             return
         for other, endpoint in have.items():
             if (
                 other != key
                 and other.protocol is Protocol.UDP
-                and not endpoint.elsewhere
+                and not endpoint.off_host
                 and (endpoint.host, endpoint.port) == (value.host, value.port)
             ):
                 raise DataplaneError(
@@ -138,7 +138,7 @@ def _sources(key: EndpointKey, value: Endpoint) -> set[bytes]:
 
     A workload elsewhere has none: its packets are of flows, and no socket of this host answers for it.
     """
-    if value.elsewhere:
+    if value.off_host:
         return set()
     number = _NUMBERS[key.protocol]
     host = ip_address(value.host)
@@ -171,14 +171,14 @@ def _pack(key: EndpointKey, value: Endpoint) -> bytes:
         raise DataplaneError(f"endpoint {key.port} of {value.workload}: host {value.host} is no IP address") from error
     workload = value.workload
     names = _name("site", workload.site), _name("connector", workload.connector)
-    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, _ELSEWHERE * value.elsewhere, *names)
+    return _VALUE.pack(address_bytes(value.host), value.port, host.version == 6, _OFF_HOST * value.off_host, *names)
 
 
 def _unpack(raw: bytes) -> Endpoint:
     host, port, six, flags, site, connector = _VALUE.unpack(raw)
     address = ip_address(host if six else host[:4])
     names = (name.rstrip(b"\0").decode(errors="replace") for name in (site, connector))
-    return Endpoint(WorkloadId(*names), str(address), port, bool(flags & _ELSEWHERE))
+    return Endpoint(WorkloadId(*names), str(address), port, bool(flags & _OFF_HOST))
 
 
 def _unpack_key(raw: bytes) -> EndpointKey:

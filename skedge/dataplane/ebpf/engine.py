@@ -14,7 +14,7 @@ from pathlib import Path
 from skedge.core.engine import Driver
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf import flow_view, receipts
@@ -31,7 +31,7 @@ _SO_NETNS_COOKIE = 71
 _SETTLE_S = 0.02  # longer than the moment between counting a connection and storing its placement
 _TRIES = 3
 
-Slot = tuple[ServiceKey, WorkloadId]
+ServiceWorkload = tuple[ServiceKey, WorkloadId]
 
 
 class EbpfEngine:
@@ -45,7 +45,7 @@ class EbpfEngine:
         self._maps = Maps(pin_dir)
         self._udp_idle_s = udp_idle_s
         self.services = ServiceDriver(self._maps, self._lock)
-        self.listeners: Driver[ListenerKey, Dispatch] = ListenerDriver(self._maps, self.services, self._lock)
+        self.listeners: Driver[ListenerKey, ListenerTarget] = ListenerDriver(self._maps, self.services, self._lock)
         self.endpoints: Driver[EndpointKey, Endpoint] = EndpointDriver(pin_dir)
         self.settings: Driver[str, str] = SettingDriver(self._maps, self._lock)
 
@@ -67,7 +67,7 @@ class EbpfEngine:
         with self._lock:
             return self._maps.changes(), self._maps.applied
 
-    def counts(self) -> Mapping[Slot, Counts]:
+    def counts(self) -> Mapping[ServiceWorkload, Counts]:
         """Return this site's counters of every workload that has a slot, those that are gone but still open too."""
         with self._lock:
             return {
@@ -78,7 +78,7 @@ class EbpfEngine:
                 for _, workload, slot in self.services.slots(ident)
             }
 
-    def set_others(self, others: Mapping[Slot, int]) -> None:
+    def set_others(self, others: Mapping[ServiceWorkload, int]) -> None:
         """Set the other sites' open connections; workloads not named keep theirs, unknown ones are left out."""
         wanted: dict[ServiceKey, dict[WorkloadId, int]] = {}
         for (key, workload), number in others.items():
@@ -96,7 +96,7 @@ class EbpfEngine:
                 if staged:
                     self._maps.apply(layout.Staged(ident, staged))
 
-    def suspended(self) -> frozenset[Slot]:
+    def suspended(self) -> frozenset[ServiceWorkload]:
         """Return the workloads that refused or did not answer a connect and had no good probe since."""
         with self._lock:
             return frozenset(

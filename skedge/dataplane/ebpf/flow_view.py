@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from skedge.core.model import Protocol
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.observed import Flow, FlowKind, FlowState
-from skedge.dataplane.ebpf.layout_flow import NANOSECONDS, FlowRecord, Kind, State
+from skedge.dataplane.ebpf.layout_flow import NANOSECONDS, FlowBits, FlowRecord, Kind
 from skedge.dataplane.ebpf.receipts import WorkloadOf, address_port
 
 _KINDS = {Kind.REMOTE: FlowKind.REMOTE, Kind.LAN: FlowKind.LAN, Kind.OVERLAY: FlowKind.OVERLAY}
@@ -49,8 +49,8 @@ def state(record: FlowRecord) -> FlowState:
     said, answered = record.forward.state, record.reply.state
     if record.key.protocol is Protocol.UDP:
         return FlowState.UDP
-    if said & State.ENDED:
+    if said & FlowBits.ENDED:
         return FlowState.CLOSED
-    if (said | answered) & State.FIN:
+    if (said | answered) & FlowBits.FIN:
         return FlowState.FIN
-    return FlowState.ESTABLISHED if said & State.ACK and answered & State.SYN else FlowState.SYN
+    return FlowState.ESTABLISHED if said & FlowBits.ACK and answered & FlowBits.SYN else FlowState.SYN

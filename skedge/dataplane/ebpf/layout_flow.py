@@ -15,7 +15,7 @@ NANOSECONDS = 1_000_000_000
 KIND_SHIFT = 16
 
 
-class State(IntFlag):
+class FlowBits(IntFlag):
     """What the packets of one direction have said (FLOW_*)."""
 
     FIN = 0x01
@@ -112,7 +112,7 @@ class FlowEntry:
     destination: str
     destination_port: int
     seen: int
-    state: State
+    state: FlowBits
     kind: int
     placed: int
 
@@ -129,7 +129,7 @@ class FlowEntry:
             unpack_address(destination),
             int.from_bytes(destination_port),
             seen,
-            State(state & (1 << KIND_SHIFT) - 1),
+            FlowBits(state & (1 << KIND_SHIFT) - 1),
             state >> KIND_SHIFT & 0xF,
             placed,
         )

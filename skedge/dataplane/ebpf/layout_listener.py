@@ -11,7 +11,7 @@ from skedge.dataplane.ebpf.layout_placement import MAX_SERVICES
 
 AFFINITY_KEY = struct.Struct("=I16s")
 AFFINITY = struct.Struct("=QQ")
-KEEPS_CLIENT = 1
+PRESERVES_SRC = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ListenerValue:
     service: int
     schedule: tuple[int, ...] = ()
     affinity_s: int = 0
-    keeps_client: bool = False
+    preserves_src: bool = False
 
     STRUCT: ClassVar[struct.Struct] = struct.Struct(f"=IIQII{MAX_SERVICES // 8}s{2 * SCHEDULE_SIZE}s")
 
@@ -35,11 +35,11 @@ class ListenerValue:
         """Return the value."""
         service, affinity_s, _, shares, flags, _, schedule = cls.STRUCT.unpack(raw)
         turns = struct.unpack_from(f"={min(shares, SCHEDULE_SIZE)}H", schedule)
-        return cls(service, turns, affinity_s, bool(flags & KEEPS_CLIENT))
+        return cls(service, turns, affinity_s, bool(flags & PRESERVES_SRC))
 
     def pack(self) -> bytes:
         """Return the bytes of the struct, before its first turn."""
         members = sum(1 << ident for ident in set(self.schedule)).to_bytes(MAX_SERVICES // 8, "little")
         turns = struct.pack(f"={len(self.schedule)}H", *self.schedule)
-        flags = KEEPS_CLIENT if self.keeps_client else 0
+        flags = PRESERVES_SRC if self.preserves_src else 0
         return self.STRUCT.pack(self.service, self.affinity_s, 0, len(self.schedule), flags, members, turns)

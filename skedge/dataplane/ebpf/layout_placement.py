@@ -27,9 +27,13 @@ PLACED_VALID = 1 << 63
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOLS.items()}
 
-USED, IN, T4, T6, ANY, LOCAL, ELSEWHERE, KEEPS = (1 << bit for bit in range(8))
+USED, IN, T4, T6, ANY, OWN_SITE, OFF_HOST, PRESERVES_SRC = (1 << bit for bit in range(8))
 OUT_SHIFT = 8
-IN_FLAGS = {"local": LOCAL, "elsewhere": ELSEWHERE, "keeps": KEEPS}  # fields of a candidate as they are -> their bits
+IN_FLAGS = {
+    "own_site": OWN_SITE,
+    "off_host": OFF_HOST,
+    "preserves_src": PRESERVES_SRC,
+}  # fields of a candidate as they are -> their bits
 APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA = (1 << bit for bit in range(5))
 
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -328,7 +332,7 @@ class LoggedPick:
     limit: int
     version: int
     choice: int
-    sticky: int
+    affinity: int
     service: int
     need: int
     winner: int
@@ -343,6 +347,6 @@ class LoggedPick:
     def unpack(cls, raw: bytes) -> LoggedPick:
         """Return the value."""
         slots = tuple(LoggedSlot(*one) for one in cls.SLOT.iter_unpack(raw[cls.HEADER.size : cls.SIZE]))
-        sequence, limit, version, choice, sticky, *rest = cls.HEADER.unpack_from(raw)
+        sequence, limit, version, choice, affinity, *rest = cls.HEADER.unpack_from(raw)
         service, need, winner, runner = rest
-        return cls(sequence, limit, version, choice, sticky, service, need, winner, runner, slots)
+        return cls(sequence, limit, version, choice, affinity, service, need, winner, runner, slots)

@@ -14,8 +14,8 @@ from skedge.dataplane.bpf import syscall
 
 TABLE_MAP = "link_table_v2"
 ENTRY = struct.Struct("=16s16s6sHI2I")
-SLOTS, PROBES = 1024, 4
-_SLOT = struct.Struct("=I")
+ENTRIES, PROBES = 1024, 4
+_ENTRY = struct.Struct("=I")
 
 
 def pack_entry(own: bytes, peer: bytes, peer_mac: bytes, flags: int, index: int, programs: Sequence[int]) -> bytes:
@@ -46,22 +46,22 @@ class LinkTable:
         """Create or replace an interface's entry. Raises DataplaneError when all its slots are taken."""
         with self._map() as fd:
             found = list(_entries(fd, index))
-            slot = next((slot for slot, raw in found if _index(raw) == index), None)
-            if slot is None:
-                slot = next((slot for slot, raw in found if _index(raw) == 0), None)
-            if slot is None:
+            place = next((place for place, raw in found if _index(raw) == index), None)
+            if place is None:
+                place = next((place for place, raw in found if _index(raw) == 0), None)
+            if place is None:
                 raise DataplaneError(
                     f"interface {index}: the packet check has no room for another link device with such an index;"
                     " make the device anew"
                 )
-            syscall.map_update(fd, _SLOT.pack(slot), entry)
+            syscall.map_update(fd, _ENTRY.pack(place), entry)
 
     def delete(self, index: int) -> None:
         """Remove an interface's entry, if it has one."""
         with self._map() as fd:
-            for slot, raw in _entries(fd, index):
+            for place, raw in _entries(fd, index):
                 if _index(raw) == index:
-                    syscall.map_update(fd, _SLOT.pack(slot), bytes(ENTRY.size))
+                    syscall.map_update(fd, _ENTRY.pack(place), bytes(ENTRY.size))
 
 
 def _index(raw: bytes) -> int:
@@ -70,5 +70,5 @@ def _index(raw: bytes) -> int:
 
 def _entries(fd: int, index: int) -> Iterator[tuple[int, bytes]]:
     """Yield the slots that an interface may have, with what is in them."""
-    for slot in ((index + i) % SLOTS for i in range(PROBES)):
-        yield slot, syscall.map_lookup(fd, _SLOT.pack(slot), ENTRY.size) or bytes(ENTRY.size)
+    for place in ((index + i) % ENTRIES for i in range(PROBES)):
+        yield place, syscall.map_lookup(fd, _ENTRY.pack(place), ENTRY.size) or bytes(ENTRY.size)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from skedge.core.errors import DataplaneError
-from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
 from skedge.dataplane.ebpf.maps import Maps
@@ -21,19 +21,21 @@ class ListenerDriver:
         self._services = services
         self._lock = lock
 
-    def read(self) -> Mapping[ListenerKey, Dispatch]:
+    def read(self) -> Mapping[ListenerKey, ListenerTarget]:
         """Return all listeners. One that is not whole (a service without a table, no mark) has a nameless service."""
         with self._lock:
             keys = {ident: key for key, ident in self._services.ids.items()}
-            return {one: self._dispatch(one, value, keys) for one, value in self._maps.listeners().items()}
+            return {one: self._target_of(one, value, keys) for one, value in self._maps.listeners().items()}
 
-    def _dispatch(self, key: ListenerKey, value: ListenerValue, keys: Mapping[int, ServiceKey]) -> Dispatch:
+    def _listener_target(
+        self, key: ListenerKey, value: ListenerValue, keys: Mapping[int, ServiceKey]
+    ) -> ListenerTarget:
         if not (value.services <= keys.keys() and self._maps.has_port(key.port, key.protocol)):
-            return Dispatch(ServiceKey("", key.protocol))
+            return ListenerTarget(ServiceKey("", key.protocol))
         schedule = tuple(keys[ident] for ident in value.schedule)
-        return Dispatch(keys[value.service], schedule, value.affinity_s, value.keeps_client)
+        return ListenerTarget(keys[value.service], schedule, value.affinity_s, value.preserves_src)
 
-    def put(self, key: ListenerKey, value: Dispatch) -> None:
+    def put(self, key: ListenerKey, value: ListenerTarget) -> None:
         """Place connects to this address, in one step.
 
         Raises:
@@ -44,7 +46,7 @@ class ListenerDriver:
             raise DataplaneError(f"{where}: {len(value.schedule)} turns are more than {SCHEDULE_SIZE}")
         with self._lock:
             schedule = tuple(self._ident(where, service) for service in value.schedule)
-            wanted = ListenerValue(self._ident(where, value.service), schedule, value.affinity_s, value.keeps_client)
+            wanted = ListenerValue(self._ident(where, value.service), schedule, value.affinity_s, value.preserves_src)
             try:
                 self._maps.put_listener(key, wanted)
             except ValueError as error:

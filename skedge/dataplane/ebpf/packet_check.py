@@ -50,7 +50,7 @@ def link_mac(device: LinkDevice, link_local: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class FilterConfig:
+class PacketCheckConfig:
     """What is the same for every link of a site; ports in host order."""
 
     overlay4: str
@@ -64,7 +64,7 @@ class FilterConfig:
     flags: int = 0  # LINK_* of bpf/common/link_maps.h
 
     @classmethod
-    def of_site(cls, config: SiteConfig) -> FilterConfig:
+    def of_site(cls, config: SiteConfig) -> PacketCheckConfig:
         """Return what the programs need of a site's configuration."""
         return cls(
             config.overlay4,
@@ -102,7 +102,7 @@ class FilterConfig:
         )
 
     @classmethod
-    def unpack(cls, raw: bytes) -> FilterConfig | None:
+    def unpack(cls, raw: bytes) -> PacketCheckConfig | None:
         """Return what the map holds, None before anything was written; of UDP it says nothing."""
         overlay4, overlay6, base4, mask4, network6, control, load, low, high, flags = _CONFIG.unpack(raw)
         if raw == bytes(_CONFIG.size):
@@ -146,7 +146,7 @@ def _entry(device: LinkDevice, index: int, programs: Sequence[int]) -> bytes:
     )
 
 
-class LinkFilter:
+class PacketCheck:
     """The default-deny check on the link devices of one site, whose programs and maps are pinned in ``pin_dir``."""
 
     def __init__(self, pin_dir: str, netlink: Netlink) -> None:
@@ -159,21 +159,21 @@ class LinkFilter:
     def _map(self, name: str) -> syscall.Fd:
         return syscall.Fd(syscall.obj_get(str(self._pins / name)))
 
-    def wanted(self, config: FilterConfig) -> FilterConfig:
+    def wanted(self, config: PacketCheckConfig) -> PacketCheckConfig:
         """Return the configuration with what this host adds to it, and take note which directions need a program."""
         self.directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
         return replace(config, flags=_cookies() | self.beside, udp=True)
 
-    def configuration(self) -> FilterConfig | None:
+    def configuration(self) -> PacketCheckConfig | None:
         """Return what the programs know of this site; None: nothing yet. Raises DataplaneError."""
         with self._map(CONFIG_MAP) as fd:
             raw = syscall.map_lookup(fd, bytes(4), _CONFIG.size)
         try:
-            return FilterConfig.unpack(raw) if raw else None
+            return PacketCheckConfig.unpack(raw) if raw else None
         except ValueError:  # somebody else's writing
-            return replace(FilterConfig("", "", "", "", 0, 0, (0, 0)))
+            return replace(PacketCheckConfig("", "", "", "", 0, 0, (0, 0)))
 
-    def configure(self, config: FilterConfig) -> None:
+    def configure(self, config: PacketCheckConfig) -> None:
         """Tell the programs about this site. Raises DataplaneError."""
         with self._map(CONFIG_MAP) as fd:
             syscall.map_update(fd, bytes(4), config.pack())
@@ -225,15 +225,15 @@ class LinkFilter:
 class PacketCheckDriver:
     """Driver[str, FilterConfig]: what the packet programs know of this site, under the one key `SITE`."""
 
-    def __init__(self, check: LinkFilter) -> None:
+    def __init__(self, check: PacketCheck) -> None:
         self._check = check
 
-    def read(self) -> Mapping[str, FilterConfig]:
+    def read(self) -> Mapping[str, PacketCheckConfig]:
         """Return the configuration, nothing before there was one."""
         found = self._check.configuration()
         return {} if found is None else {SITE: found}
 
-    def put(self, key: str, value: FilterConfig) -> None:
+    def put(self, key: str, value: PacketCheckConfig) -> None:
         """Tell the programs. Raises DataplaneError."""
         if key != SITE:
             raise DataplaneError(f"packet check: {key} is not {SITE}")

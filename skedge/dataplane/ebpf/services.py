@@ -127,10 +127,10 @@ class ServiceDriver:
             self._maps.forget_service(key)
             del self.retired[key]
 
-    def _free_unused(self, ident: int, keep: Container[WorkloadId] = ()) -> None:
+    def _free_unused(self, ident: int, still_used: Container[WorkloadId] = ()) -> None:
         """Free the slots that are retired and no longer counted."""
         for index, workload, slot in list(self.slots(ident)):
-            if not slot.flags & layout.USED and not slot.mine and workload not in keep:
+            if not slot.flags & layout.USED and not slot.mine and workload not in still_used:
                 self._free(ident, index)
 
     def _table(self, ident: int) -> ServiceTable:
@@ -179,7 +179,7 @@ class ServiceDriver:
 
         A slot that is retired and no longer counted is free too.
         """
-        self._free_unused(ident, keep=wanted)
+        self._free_unused(ident, still_used=wanted)
         names = self.names.setdefault(ident, {})
         held = set(names.values())
         workloads = [workload for workload in wanted if workload not in held]

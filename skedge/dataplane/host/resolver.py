@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-KEEP_S = 30.0
+VALID_S = 30.0
 WAIT_S = 0.5  # for a name that is asked for the first time
 
 
@@ -21,7 +21,7 @@ class _Name:
     running: Future[None] | None = field(default=None, repr=False)
 
 
-class Resolver:
+class PeerResolver:
     """Answers at once with what is known, and keeps looking. What resolved once stays known while the DNS is down."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Resolver:
             pass
         with self._lock:
             name = self._names.setdefault(host, _Name())
-            old = time.monotonic() - name.at > KEEP_S
+            old = time.monotonic() - name.at > VALID_S
             if (old or not name.addresses) and (name.running is None or name.running.done()):
                 name.running = self._pool.submit(self._look_up, host, name)
             running, first = name.running, name.at == 0.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skedge.core.objects import ChainGroup, NftChain, NftRule
-from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.ipvs.procfs import MARK, MARK_MASK
 from skedge.dataplane.nftables import syntax
 from skedge.dataplane.nftables.chain_groups import Owned, base
@@ -37,7 +37,7 @@ PORT = ("inet_proto", "inet_service")
 MAPS = tuple(named_set(LISTENERS[family], _TYPES[family], *PORT, verdicts=True) for family in (4, 6))
 
 
-def group(config: FilterConfig) -> ChainGroup:
+def group(config: PacketCheckConfig) -> ChainGroup:
     """Return the chains that lead to listeners and endpoints, and the maps, as they should be."""
     rules: dict[str, list[NftRule]] = {}
     for chain, parts in _base_rules(config):
@@ -53,7 +53,7 @@ def group(config: FilterConfig) -> ChainGroup:
     )
 
 
-def wanted(config: FilterConfig, found: Mapping[str, ChainGroup], *, serving: bool) -> Mapping[str, ChainGroup]:
+def wanted(config: PacketCheckConfig, found: Mapping[str, ChainGroup], *, serving: bool) -> Mapping[str, ChainGroup]:
     """Return the group as it should be; as it was found while another engine serves.
 
     Until then no packet is marked or translated: the kernel would take sockets away from connections that the other
@@ -62,7 +62,7 @@ def wanted(config: FilterConfig, found: Mapping[str, ChainGroup], *, serving: bo
     return {NAME: group(config)} if serving else {name: one for name, one in found.items() if name == NAME}
 
 
-def _base_rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
+def _base_rules(config: PacketCheckConfig) -> list[tuple[str, list[Expression]]]:
     """Return chain and expressions of every rule that is not a listener's."""
     made: list[tuple[str, list[Expression]]] = []
     for chain in MARKING:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.objects import Dispatch, ListenerKey, ServiceKey, Target
+from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey, Target
 from skedge.core.observed import Flow, FlowKind, FlowState
 from skedge.dataplane.ebpf.receipts import address_port
 from skedge.dataplane.ipvs.procfs import Connection
@@ -25,7 +25,7 @@ _STATES = {
 def flows(
     found: Iterable[Connection],
     servers: Mapping[tuple[ServiceKey, Target], WorkloadId],
-    listeners: Mapping[ListenerKey, Dispatch],
+    listeners: Mapping[ListenerKey, ListenerTarget],
     local: frozenset[Target] = frozenset(),
 ) -> Iterator[Flow]:
     """Yield the connections that came by a listener of ours.

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Candidate, Dispatch, Endpoint, EndpointKey, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.objects import Candidate, Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
 from skedge.dataplane.ipvs.marks import IpvsRules, Marks
 from skedge.dataplane.ipvs.names_file import Memory, Virtual
 from skedge.dataplane.ipvs.procfs import Found, ident_of, mark_of
@@ -42,7 +42,7 @@ class Parts(Protocol):
         """Who follows the counters."""
         ...
 
-    def remember(self) -> None:
+    def save_names(self) -> None:
         """Write the memory down. Raises DataplaneError."""
         ...
 
@@ -98,7 +98,7 @@ class ServiceDriver:
             memory = self._at.memory
             memory.tables[key] = value
             memory.ident(Virtual(key))
-            self._at.remember()  # before there is anything that only it can name
+            self._at.save_names()  # before there is anything that only it can name
             for virtual in self._at.balance.virtuals(key):
                 self.serve(virtual)
             self._at.balance.again([key])
@@ -107,9 +107,9 @@ class ServiceDriver:
     def serve(self, virtual: Virtual) -> None:
         """Make the virtual services, empty when they are new."""
         memory = self._at.memory
-        kept_s = 0 if virtual.at is None else memory.listeners[virtual.at].affinity_s
+        timeout_s = 0 if virtual.at is None else memory.listeners[virtual.at].affinity_s
         for mark in self._at.balance.marks([virtual]):
-            self._at.table.put_service(mark, kept_s)
+            self._at.table.put_service(mark, timeout_s)
 
     def delete(self, key: ServiceKey) -> None:
         """End a service: no new connections, and it goes with the last one that is open."""
@@ -117,7 +117,7 @@ class ServiceDriver:
             if key.name.startswith(_STRANGER):
                 self._at.memory.idents[Virtual(key)] = int(key.name.removeprefix(_STRANGER))
             self._at.memory.tables.pop(key, None)
-            self._at.remember()
+            self._at.save_names()
             self._at.balance.again(())
             self._at.look()
 
@@ -136,19 +136,19 @@ class ListenerDriver:
     def __init__(self, parts: Parts) -> None:
         self._at = parts
 
-    def read(self) -> Mapping[ListenerKey, Dispatch]:
+    def read(self) -> Mapping[ListenerKey, ListenerTarget]:
         """Return the listeners; one that leads elsewhere than we know is to nothing."""
         with self._at.lock:
             held = self._at.rules.read()
-            nothing = Dispatch(ServiceKey(""))
+            nothing = ListenerTarget(ServiceKey(""))
             found = {}
             for key, chain in held.listeners.items():
                 known = self._at.memory.listeners.get(key)
                 right = known is not None and chain in held.whole and chain == self._marks(known).chain
                 found[key] = known if right and known is not None and not known.affinity_s else nothing
-            return self._keeping() | found
+            return self._per_client() | found
 
-    def _keeping(self) -> dict[ListenerKey, Dispatch]:
+    def _per_client(self) -> dict[ListenerKey, ListenerTarget]:
         ours, memory = self._at.table.read().ours, self._at.memory
         found = {}
         for key, value in memory.listeners.items():
@@ -158,7 +158,7 @@ class ListenerDriver:
                     found[key] = value
         return found
 
-    def put(self, key: ListenerKey, value: Dispatch) -> None:
+    def put(self, key: ListenerKey, value: ListenerTarget) -> None:
         """Lead a listener's connections to its services. Raises DataplaneError for an address that cannot be served."""
         where = f"listener {key.address}:{key.port}"
         if ip_address(key.address).is_loopback:
@@ -176,7 +176,7 @@ class ListenerDriver:
             for virtual in virtuals:
                 self._at.memory.ident(virtual)
             self._at.memory.listeners[key] = value
-            self._at.remember()
+            self._at.save_names()
             for virtual in virtuals:
                 self._at.services.serve(virtual)
             self._at.balance.again(value.services)
@@ -191,10 +191,10 @@ class ListenerDriver:
         with self._at.lock:
             self._at.rules.delete_listener(key)
             self._at.memory.listeners.pop(key, None)
-            self._at.remember()
+            self._at.save_names()
             self._at.balance.again(())
 
-    def _marks(self, value: Dispatch) -> Marks:
+    def _marks(self, value: ListenerTarget) -> Marks:
         turns = value.schedule or (value.service,)
         return Marks(tuple(mark_of(self._at.memory.ident(Virtual(one)), 4) for one in turns))
 
@@ -229,7 +229,7 @@ class EndpointDriver:
             address = ip_address(value.host)
         except ValueError as error:
             raise DataplaneError(f"{where}: host {value.host} is no address") from error
-        if value.elsewhere:
+        if value.off_host:
             raise DataplaneError(
                 f"{where}: engine ipvs does not lead on to {value.host}, which is not this host;"
                 " run the workload here, or make its machine a site"
@@ -241,7 +241,7 @@ class EndpointDriver:
             )
         with self._at.lock:
             self._at.memory.endpoints[key] = value
-            self._at.remember()
+            self._at.save_names()
             self._at.rules.put_endpoint(key, Endpoint(value.workload, str(address), value.port))
 
     def delete(self, key: EndpointKey) -> None:
@@ -249,7 +249,7 @@ class EndpointDriver:
         with self._at.lock:
             self._at.rules.delete_endpoint(key)
             self._at.memory.endpoints.pop(key, None)
-            self._at.remember()
+            self._at.save_names()
 
 
 def _canonical(address: str) -> str:

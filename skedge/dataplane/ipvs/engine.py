@@ -35,7 +35,7 @@ log = logging.getLogger("skedge.kernel")
 PACE_S = 0.02
 _CHOSEN_S = 1.0  # what each server was given in all costs a dump a service
 
-Slot = tuple[ServiceKey, WorkloadId]
+ServiceWorkload = tuple[ServiceKey, WorkloadId]
 
 
 class IpvsEngine:
@@ -68,10 +68,10 @@ class IpvsEngine:
         self.services = ServiceDriver(self)
         self.listeners = ListenerDriver(self)
         self.endpoints = EndpointDriver(self)
-        self.settings = sysctls.SettingDriver(self.memory.settings, self._remember_locked)
+        self.settings = sysctls.SettingDriver(self.memory.settings, self._save_names_locked)
         self._revision = 0
         self._error: DataplaneError | None = None
-        self._chosen: tuple[float, Mapping[Slot, int]] = float("-inf"), {}
+        self._chosen: tuple[float, Mapping[ServiceWorkload, int]] = float("-inf"), {}
         self._stop = threading.Event()
         self._paced = pace_s > 0
         if self._paced:
@@ -98,13 +98,13 @@ class IpvsEngine:
         """Who follows the counters."""
         return self._balance
 
-    def remember(self) -> None:
+    def save_names(self) -> None:
         """Write the memory down. Raises DataplaneError."""
         names_file.save(self._memory_path, self.memory)
 
-    def _remember_locked(self) -> None:
+    def _save_names_locked(self) -> None:
         with self._lock:
-            self.remember()
+            self.save_names()
 
     # ---- looking ----
 
@@ -130,7 +130,7 @@ class IpvsEngine:
             raise self._error
         return self._revision
 
-    def counts(self) -> Mapping[Slot, Counts]:
+    def counts(self) -> Mapping[ServiceWorkload, Counts]:
         """Return this site's counters of every workload, of those that drain too."""
         with self._lock:
             at, chosen = self._chosen
@@ -142,7 +142,7 @@ class IpvsEngine:
                 for slot, number in self._balance.open().items()
             }
 
-    def set_others(self, others: Mapping[Slot, int]) -> None:
+    def set_others(self, others: Mapping[ServiceWorkload, int]) -> None:
         """Set the other sites' open connections; workloads not named keep theirs."""
         with self._lock:
             changed: set[ServiceKey] = set()
@@ -157,7 +157,7 @@ class IpvsEngine:
                 self._balance.again(changed)
                 self.look()
 
-    def suspended(self) -> frozenset[Slot]:
+    def suspended(self) -> frozenset[ServiceWorkload]:
         """Return nothing: IPVS does not tell that a connect failed; the workload's own site measures its health."""
         return frozenset()
 
@@ -186,10 +186,10 @@ class IpvsEngine:
                 for table in self.memory.tables.values()
                 for one in table.candidates
                 for family in FAMILIES
-                if one.local
+                if one.own_site
             }
-        local = frozenset(target for target in here if target is not None)
-        yield from ipvs_flows.flows(connections(), servers, listeners, local)
+        own_site = frozenset(target for target in here if target is not None)
+        yield from ipvs_flows.flows(connections(), servers, listeners, own_site)
 
     def _names(self, key: ServiceKey) -> Mapping[Target, WorkloadId]:
         return self._balance.names(key)
@@ -204,5 +204,5 @@ class IpvsEngine:
     def reconcile_counts(self) -> int:
         """Return 0: the counters are the kernel's own, and nobody else keeps them."""
         with self._lock:
-            self.remember()  # with the other sites' load of now
+            self.save_names()  # with the other sites' load of now
         return 0

@@ -20,10 +20,10 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import TERMS, Protocol, Term, WorkloadId
 from skedge.core.objects import (
     Candidate,
-    Dispatch,
     Endpoint,
     EndpointKey,
     ListenerKey,
+    ListenerTarget,
     ServiceKey,
     ServiceTable,
     Target,
@@ -49,7 +49,7 @@ class Memory:
 
     idents: dict[Virtual, int] = field(default_factory=dict)
     tables: dict[ServiceKey, ServiceTable] = field(default_factory=dict)
-    listeners: dict[ListenerKey, Dispatch] = field(default_factory=dict)
+    listeners: dict[ListenerKey, ListenerTarget] = field(default_factory=dict)
     endpoints: dict[EndpointKey, Endpoint] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -90,8 +90,8 @@ class _FirstRow(msgspec.Struct, array_like=True):
     others: int
     target4: tuple[str, int] | None
     target6: tuple[str, int] | None
-    local: bool
-    elsewhere: bool
+    own_site: bool
+    off_host: bool
     out: int
 
 
@@ -149,14 +149,14 @@ def load(path: Path) -> Memory:
         {Virtual(ServiceKey(*key), ListenerKey(*at) if at else None): ident for key, at, ident in found.idents},
         tables,
         {
-            ListenerKey(address, port, protocol): Dispatch(
+            ListenerKey(address, port, protocol): ListenerTarget(
                 ServiceKey(*first), tuple(ServiceKey(*key) for key in schedule), affinity
             )
             for address, port, protocol, first, schedule, affinity in found.listeners
         },
         {
-            EndpointKey(port, protocol): Endpoint(WorkloadId(site, name), host, to, elsewhere)
-            for port, protocol, site, name, host, to, elsewhere in found.endpoints
+            EndpointKey(port, protocol): Endpoint(WorkloadId(site, name), host, to, off_host)
+            for port, protocol, site, name, host, to, off_host in found.endpoints
         },
         found.settings,
     )
@@ -166,8 +166,8 @@ def _decoded(raw: bytes) -> _File:
     try:
         return msgspec.json.decode(raw, type=_File)
     except msgspec.ValidationError:
-        kept = msgspec.json.decode(raw, type=_Settings)
-        return _File(kept.where, settings=kept.settings)
+        stored = msgspec.json.decode(raw, type=_Settings)
+        return _File(stored.where, settings=stored.settings)
 
 
 def save(path: Path, memory: Memory) -> None:
@@ -181,7 +181,7 @@ def save(path: Path, memory: Memory) -> None:
             for key, to in memory.listeners.items()
         ],
         [
-            (key.port, key.protocol, to.workload.site, to.workload.connector, to.host, to.port, to.elsewhere)
+            (key.port, key.protocol, to.workload.site, to.workload.connector, to.host, to.port, to.off_host)
             for key, to in memory.endpoints.items()
         ],
         memory.settings,
@@ -211,8 +211,8 @@ def _row(one: Candidate) -> _Row:
         others=one.others,
         target4=target4,
         target6=target6,
-        local=one.local,
-        elsewhere=one.elsewhere,
+        own_site=one.own_site,
+        off_host=one.off_host,
         out=one.out.code,
         **one.terms(),
     )
@@ -225,8 +225,8 @@ def _candidate(row: _Row) -> Candidate:
         others=row.others,
         target4=None if row.target4 is None else Target(*row.target4),
         target6=None if row.target6 is None else Target(*row.target6),
-        local=row.local,
+        own_site=row.own_site,
         out=Reason.of_code(row.out),
-        elsewhere=row.elsewhere,
+        off_host=row.off_host,
         **{term.name: getattr(row, term.name) for term in TERMS},
     )

@@ -16,12 +16,12 @@ WANTED: Mapping[str, str] = {"conntrack": "1", "expire_nodest_conn": "1", "expir
 
 
 class SettingDriver:
-    """Driver[str, str]: the settings of `WANTED`. ``before`` notes what they were; ``remember`` writes it down."""
+    """Driver[str, str]: the settings of `WANTED`. ``before`` notes what they were; ``save_names`` writes it down."""
 
     def __init__(
-        self, before: dict[str, str], remember: Callable[[], None] = lambda: None, directory: Path = DIRECTORY
+        self, before: dict[str, str], save_names: Callable[[], None] = lambda: None, directory: Path = DIRECTORY
     ) -> None:
-        self._before, self._remember, self._directory = before, remember, directory
+        self._before, self._save, self._directory = before, save_names, directory
 
     def read(self) -> Mapping[str, str]:
         """Return the settings as they are. Raises DataplaneError."""
@@ -31,7 +31,7 @@ class SettingDriver:
         """Set one, and note first what it was. Raises DataplaneError."""
         if key not in self._before:
             self._before[key] = self._value(key)
-            self._remember()
+            self._save()
         self._write(key, value)
 
     def delete(self, key: str) -> None:

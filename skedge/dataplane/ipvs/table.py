@@ -31,7 +31,7 @@ _PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
 _MASQUERADE = 0
 _PERSISTENT = 1
 _OURS = 0x20  # "flag-3", which a scheduler may give a meaning to; wlc gives it none
-_KEEPING = _OURS | _PERSISTENT
+_PER_CLIENT = _OURS | _PERSISTENT
 
 
 class Table(Interface):
@@ -116,7 +116,7 @@ class KernelTable:
                 if one.get_attr("IPVS_SVC_ATTR_PROTOCOL") in _PROTOCOLS
                 and one.get_attr("IPVS_SVC_ATTR_PORT")
                 and one.get_attr("IPVS_SVC_ATTR_SCHED_NAME") == SCHEDULER
-                and one.get_attr("IPVS_SVC_ATTR_FLAGS")["flags"] & _KEEPING == _KEEPING
+                and one.get_attr("IPVS_SVC_ATTR_FLAGS")["flags"] & _PER_CLIENT == _PER_CLIENT
             )
 
     def delete_flagged(self, at: ListenerKey) -> None:

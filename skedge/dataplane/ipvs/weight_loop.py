@@ -19,7 +19,7 @@ SWEEP_S = 1.0
 FAMILIES = (4, 6)
 _NOTHING = RealServer(0)
 
-Slot = tuple[ServiceKey, WorkloadId]
+ServiceWorkload = tuple[ServiceKey, WorkloadId]
 Seen = Mapping[int, Mapping[Target, RealServer]]
 
 
@@ -222,23 +222,23 @@ class Balance:
         service = self._services.get(key)
         return {} if service is None else dict(service.names)
 
-    def open(self) -> Mapping[Slot, int]:
+    def open(self) -> Mapping[ServiceWorkload, int]:
         """Return the open connections of every workload of the tables, and of those that drain."""
-        found: dict[Slot, int] = {}
+        found: dict[ServiceWorkload, int] = {}
         for key, table in self._memory.tables.items():
             own = self._own(key, self._services.get(key, _Service()))
             found.update({(key, one.workload): own.get(one.workload, 0) for one in table.candidates})
             found.update({(key, workload): number for workload, number in own.items() if number})
         return found
 
-    def turn(self, slot: Slot) -> int:
+    def turn(self, slot: ServiceWorkload) -> int:
         """Return when a workload was chosen last, as a number that rises."""
         key, workload = slot
         return self._services.get(key, _Service()).turns.get(workload, 0)
 
-    def chosen(self) -> Mapping[Slot, int]:
+    def chosen(self) -> Mapping[ServiceWorkload, int]:
         """Return how many connections each workload was given, as far as its servers remember."""
-        found: dict[Slot, int] = {}
+        found: dict[ServiceWorkload, int] = {}
         for key in self._memory.tables:
             service = self._services.get(key, _Service())
             for mark in service.seen:

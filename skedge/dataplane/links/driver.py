@@ -58,7 +58,7 @@ _SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1}
 
 
 class Check(Protocol):
-    """The packet check that each device is under (`packet_check.LinkFilter`)."""
+    """The packet check that each device is under (`packet_check.PacketCheck`)."""
 
     def protect(self, index: int, device: LinkDevice) -> None:
         """Put the interface under the check."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from skedge.core.objects import ChainGroup, LinkDevice, NftChain, NftSet
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.packet_check import FilterConfig, link_mac
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig, link_mac
 from skedge.dataplane.nftables import syntax
 from skedge.dataplane.nftables.chain_groups import Owned, base, rules_in
 from skedge.dataplane.nftables.syntax import ACCEPT, DROP, FROM_LINK, Expression, field, match, meant, named_set
@@ -41,7 +41,7 @@ _ETHER: Expression = match({"meta": {"key": "iiftype"}}, "ether")
 _FLAGS: Expression = {"&": [field("tcp", "flags"), ["syn", "ack"]]}
 
 
-class OverlayGuard:
+class DefaultDeny:
     """Who is at the far end of each device (`links.Check`), and what was refused."""
 
     def __init__(self, table: NftTable, name_of: Callable[[int], str] = socket.if_indextoname) -> None:
@@ -86,7 +86,7 @@ class OverlayGuard:
         return None
 
 
-def group(config: FilterConfig, devices: Mapping[str, LinkDevice] | None = None) -> ChainGroup:
+def group(config: PacketCheckConfig, devices: Mapping[str, LinkDevice] | None = None) -> ChainGroup:
     """Return the chains, sets and counters as they should be.
 
     ``devices``: links that may be up already. Who is at their far ends is told in the same step, or they would be cut
@@ -129,7 +129,7 @@ def _deny(reason: Reason) -> list[Expression]:
     return [{"counter": COUNTER + reason.word}, DROP]
 
 
-def _rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
+def _rules(config: PacketCheckConfig) -> list[tuple[str, list[Expression]]]:
     """Return chain and expressions of every rule, in order."""
     made: list[tuple[str, list[Expression]]] = [
         (CHAIN, [match(_IFNAME, FROM_LINK["match"]["right"], "!="), ACCEPT]),
@@ -155,7 +155,7 @@ def _rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
     return [*made, *((CHAIN, rule) for rule in _own_rules(config)), *_neighbour_rules(config)]
 
 
-def _own_rules(config: FilterConfig) -> list[list[Expression]]:
+def _own_rules(config: PacketCheckConfig) -> list[list[Expression]]:
     """Return what may come to this site's own overlay addresses beside published endpoints.
 
     A TCP packet from an endpoint that opens nothing is let in without a look: the kernel answers a stray one with a
@@ -172,7 +172,7 @@ def _own_rules(config: FilterConfig) -> list[list[Expression]]:
     ]
 
 
-def _neighbour_rules(config: FilterConfig) -> list[tuple[str, list[Expression]]]:
+def _neighbour_rules(config: PacketCheckConfig) -> list[tuple[str, list[Expression]]]:
     """Return what the neighbour may send to a link-local address."""
     kind, port = field("icmpv6", "type"), config.control_port
     discovery = match(kind, syntax.either(["nd-neighbor-solicit", "nd-neighbor-advert"]))

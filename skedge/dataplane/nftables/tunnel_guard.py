@@ -75,9 +75,9 @@ class TunnelGuard:
         before = found.rules.pop(device, None)
         base_chain = [syntax.add("counter", COUNTER), adding(_PLACE)]
         if not found.placed and found.there:
-            kept = [_add(other, known) for other, (known, _) in found.rules.items()]
+            others = [_add(other, known) for other, (known, _) in found.rules.items()]
             gone = [syntax.flush(CHAIN), syntax.delete("chain", CHAIN)]
-            self._table.change(NAME, [*gone, *base_chain, *kept, _add(device, peer)])
+            self._table.change(NAME, [*gone, *base_chain, *others, _add(device, peer)])
         elif before is None or before[0] != peer or found.strange:
             stale = [*found.strange, *([] if before is None else [before[1]])]
             deleted = [syntax.delete_rule(CHAIN, handle) for handle in stale]

@@ -63,7 +63,7 @@ class ForwardingDriver:
 
         Those of the moment when it was thrown, and hardware that came later (a slow card, a new one).
         """
-        known = self._remembered()
+        known = self._saved()
         if transit and self._off():
             known = self._prospect(known)
         if known is None:
@@ -76,26 +76,26 @@ class ForwardingDriver:
 
     def read(self) -> Mapping[str, str]:
         """Return the switch, if it is on and was thrown by skedge. Raises DataplaneError."""
-        thrown = self._remembered() is not None and read_sysctl6("all", "forwarding") == "1"
+        thrown = self._saved() is not None and read_sysctl6("all", "forwarding") == "1"
         return {KEY: ON} if thrown else {}
 
     def thrown(self) -> Mapping[str, str]:
         """Return what there is to take back, also where somebody has switched it off since. Raises DataplaneError."""
-        return {KEY: ON} if self._remembered() is not None else {}
+        return {KEY: ON} if self._saved() is not None else {}
 
     def put(self, key: str, value: str) -> None:
         """Throw the switch; the chain that closes devices must be there. Raises DataplaneError."""
         if (key, value) != (KEY, ON):
             raise DataplaneError(f"forwarding: {key} {value} is not {KEY} {ON}")
-        known = self._prospect(self._remembered())
-        self._remember(known)
+        known = self._prospect(self._saved())
+        self._save(known)
         for device in known.listening:
             _set_if_there(device, "accept_ra", 2)
         set_sysctl6("all", "forwarding", 1)
 
     def delete(self, key: str) -> None:
         """Take back what was changed with the switch, if it was ours. Raises DataplaneError."""
-        known = self._remembered()
+        known = self._saved()
         if known is None or key != KEY:
             return
         set_sysctl6("all", "forwarding", 0)
@@ -109,7 +109,7 @@ class ForwardingDriver:
         except OSError as error:
             raise DataplaneError(f"remove {self._memory}: {error.strerror}") from error
 
-    def _remembered(self) -> Switched | None:
+    def _saved(self) -> Switched | None:
         try:
             data = json.loads(self._memory.read_text(encoding="utf-8"))
             found = Switched(data["where"], *(tuple(data[key]) for key in ("closed", "listening", "forwarding")))
@@ -134,7 +134,7 @@ class ForwardingDriver:
             before.forwarding if known else tuple(sorted(forwarding)),
         )
 
-    def _remember(self, known: Switched) -> None:
+    def _save(self, known: Switched) -> None:
         new = self._memory.with_suffix(".new")
         try:
             new.write_text(json.dumps(asdict(known)) + "\n", encoding="utf-8")

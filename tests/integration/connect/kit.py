@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PICK_TEST
@@ -180,7 +180,7 @@ def candidate(
     *targets: Target,
     capacity: int = 1,
     others: int = 0,
-    local: bool = False,
+    own_site: bool = False,
     out: Reason = Reason.NONE,
 ) -> Candidate:
     """A workload ``name/w`` with one target of each family at most."""
@@ -192,7 +192,7 @@ def candidate(
         others=others,
         target4=by_family.get(4),
         target6=by_family.get(6),
-        local=local,
+        own_site=own_site,
         out=out,
     )
 
@@ -223,7 +223,7 @@ class Site:
         key = ServiceKey(name, protocol)
         self.engine.services.put(key, ServiceTable(tuple(sorted(candidates, key=lambda one: one.workload))))
         for address, port in listeners:
-            self.engine.listeners.put(ListenerKey(address, port, protocol), Dispatch(key, affinity_s=affinity_s))
+            self.engine.listeners.put(ListenerKey(address, port, protocol), ListenerTarget(key, affinity_s=affinity_s))
         return key
 
     def open(self, name: str = "", key: ServiceKey | None = None) -> int:

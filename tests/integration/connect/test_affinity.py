@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.observed import Receipt
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
@@ -34,7 +34,7 @@ def workloads(site: Site, names: str = "abc", protocol: Protocol = Protocol.TCP)
     for name in names:
         four = site.server("127.0.0.1", protocol)
         six = site.server("::1", protocol)
-        made.append(candidate(name, 0, four.target, six.target, local=True))
+        made.append(candidate(name, 0, four.target, six.target, own_site=True))
     return made
 
 
@@ -151,7 +151,7 @@ def test_it_lasts_over_a_restart_of_the_controller(site: Site) -> None:
     from_client(CLIENTS[1]).close()
     site.engine.close()
     site.engine = EbpfEngine(str(site.host.pins))
-    assert site.engine.listeners.read() == {ListenerKey(*LISTENER): Dispatch(WEB, affinity_s=HOUR)}
+    assert site.engine.listeners.read() == {ListenerKey(*LISTENER): ListenerTarget(WEB, affinity_s=HOUR)}
     site.service(table, LISTENER, affinity_s=HOUR)  # as a new controller writes it once more
     with from_client(CLIENTS[1]), from_client(CLIENTS[1]), from_client(CLIENTS[0]):
         assert where(site) == ["b", "b", "a"]
@@ -229,12 +229,12 @@ def test_a_client_of_a_weighted_listener_stays_in_its_service(site: Site) -> Non
     site.service(old, name="old")
     site.service(new, name="new")
     schedule = (ServiceKey("old"), ServiceKey("new"))
-    site.engine.listeners.put(ListenerKey(*LISTENER), Dispatch(schedule[0], schedule, HOUR))
+    site.engine.listeners.put(ListenerKey(*LISTENER), ListenerTarget(schedule[0], schedule, HOUR))
     with contextlib.ExitStack() as held:
         for client in CLIENTS[:2] * 3:
             held.enter_context(from_client(client))
         assert where(site) == ["a", "n"] * 3
-        site.engine.listeners.put(ListenerKey(*LISTENER), Dispatch(schedule[0], schedule[:1], HOUR))
+        site.engine.listeners.put(ListenerKey(*LISTENER), ListenerTarget(schedule[0], schedule[:1], HOUR))
         held.enter_context(from_client(CLIENTS[1]))  # "new" takes no part any more
         assert where(site)[6:] == ["b"]
 

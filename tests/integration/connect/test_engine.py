@@ -11,7 +11,7 @@ import pytest
 
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf import layout_placement as layout
@@ -28,7 +28,7 @@ TABLES = {
     WEB: (
         ServiceTable(
             (
-                candidate("a", 0, HERE, local=True, capacity=65535),
+                candidate("a", 0, HERE, own_site=True, capacity=65535),
                 candidate("b", 10, Target("100.64.0.2", 61000), Target("fd77::2", 61000), others=7),
                 candidate("c", 0, out=Reason.UNREACHABLE),
             )
@@ -57,16 +57,16 @@ def test_listeners_driver(site: Site, check) -> None:
     site.service([], name="two")
     one, two, unknown = ServiceKey("one"), ServiceKey("two"), ServiceKey("unknown")
     changes = {
-        "127.0.0.1": (Dispatch(one), Dispatch(two)),
-        "::1": (Dispatch(one, affinity_s=1), Dispatch(one, affinity_s=604_800)),
-        "10.77.0.1": (Dispatch(one, (one, two, two)), Dispatch(one, (two,) * 128, 10_800)),
+        "127.0.0.1": (ListenerTarget(one), ListenerTarget(two)),
+        "::1": (ListenerTarget(one, affinity_s=1), ListenerTarget(one, affinity_s=604_800)),
+        "10.77.0.1": (ListenerTarget(one, (one, two, two)), ListenerTarget(one, (two,) * 128, 10_800)),
     }
     samples = {ListenerKey(address, 80): change for address, change in changes.items()}
     refused = {
-        ListenerKey("127.0.0.1", 81): Dispatch(unknown),
-        ListenerKey("127.0.0.1", 82): Dispatch(one, (one, unknown)),
-        ListenerKey("127.0.0.1", 83): Dispatch(one, (one,) * 129),
-        ListenerKey("nonsense", 84): Dispatch(one),
+        ListenerKey("127.0.0.1", 81): ListenerTarget(unknown),
+        ListenerKey("127.0.0.1", 82): ListenerTarget(one, (one, unknown)),
+        ListenerKey("127.0.0.1", 83): ListenerTarget(one, (one,) * 129),
+        ListenerKey("nonsense", 84): ListenerTarget(one),
     }
     check(Case(site.engine.listeners, samples, refused))
 

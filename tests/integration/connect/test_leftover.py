@@ -16,7 +16,7 @@ from skedge.dataplane.bpf.programs import PROGRAMS
 from skedge.dataplane.ebpf import lan_devices
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver
 from skedge.dataplane.host.netlink import Netlink
-from skedge.dataplane.retired_engines import EbpfLeftover
+from skedge.dataplane.retired_engines import RetiredEbpf
 from skedge.loader import loader
 
 from .kit import Host, run
@@ -67,7 +67,7 @@ def test_what_is_lent_is_taken_away_and_nothing_else_may_be(fresh: Host) -> None
         driver = LanDriver(str(fresh.pins), netlink)
         driver.put("lo", LanDevice(loop=True))
         driver.put("lan0", LanDevice())
-        assert EbpfLeftover.found(fresh.pins)
+        assert RetiredEbpf.found(fresh.pins)
         assert "skedge-loader unload" in controller(fresh), "not before the loader lets it"
         loader.Loader(loader.Options(fresh.pins, str(fresh.cgroup), "nogroup")).load()
         driver.put("lan0", LanDevice())

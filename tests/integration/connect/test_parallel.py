@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf import layout_placement as layout
@@ -119,7 +119,7 @@ def test_no_choice_is_stale_and_every_one_is_the_rules(busy: Site) -> None:
     before = {key: tables(busy, key, names) for key in (TCP, UDP)}
     for key, table in before.items():
         busy.service(table, LISTENER, protocol=key.protocol)
-    busy.engine.listeners.put(ListenerKey(*KEEPING, Protocol.UDP), Dispatch(UDP, affinity_s=60))
+    busy.engine.listeners.put(ListenerKey(*KEEPING, Protocol.UDP), ListenerTarget(UDP, affinity_s=60))
     maps = Maps(str(busy.host.pins))
     pinned = maps.workloads()
     children = in_children([*[udp_client] * CLIENTS, kept_client, tcp_client, tcp_client])
@@ -142,7 +142,7 @@ def test_no_choice_is_stale_and_every_one_is_the_rules(busy: Site) -> None:
     ids = {ident: key for key, ident in maps.service_ids().items()}
     assert {ids[one.service] for one in picks} == {TCP, UDP}
     assert len({one.version for one in picks}) >= 5  # they were disturbed
-    kept = [one for one in picks if one.sticky and one.sticky & 0xFF == one.winner]
+    kept = [one for one in picks if one.affinity and one.affinity & 0xFF == one.winner]
     assert len(kept) > 100
     assert len({one.winner for one in kept}) > 1  # the client was moved when it had to be
     wrong = [one for one in picks if replayed(one, pinned[one.service]) != (one.winner, one.runner)]
@@ -160,8 +160,8 @@ def replayed(pick: layout.LoggedPick, names: Mapping[int, WorkloadId]) -> tuple[
         for (name, _), slot in zip(rows, slots, strict=True)
     ]
     last = [max(0, slot.last - layout.FIRST_CHOICE + 1) for slot in slots]
-    sticky = next((row for row, (_, i) in enumerate(rows) if keeps(pick, i)), None)
-    placement = rule.place(table, [slot.mine for slot in slots], last, sticky=sticky)
+    affinity = next((row for row, (_, i) in enumerate(rows) if keeps(pick, i)), None)
+    placement = rule.place(table, [slot.mine for slot in slots], last, affinity=affinity)
     if placement is None:
         return layout.MAX_WORKLOADS, layout.MAX_WORKLOADS
     second = layout.MAX_WORKLOADS if placement.runner_up is None else rows[placement.runner_up][1]
@@ -170,8 +170,8 @@ def replayed(pick: layout.LoggedPick, names: Mapping[int, WorkloadId]) -> tuple[
 
 def keeps(pick: layout.LoggedPick, slot: int) -> bool:
     """Whether the pick was asked to keep the workload that this slot still is."""
-    same = pick.sticky >> 32 & 0x7FFFFFFF == pick.slots[slot].generation
-    return bool(pick.sticky) and pick.sticky & 0xFF == slot and same
+    same = pick.affinity >> 32 & 0x7FFFFFFF == pick.slots[slot].generation
+    return bool(pick.affinity) and pick.affinity & 0xFF == slot and same
 
 
 def usable(slot: layout.LoggedSlot, need: int) -> Reason:

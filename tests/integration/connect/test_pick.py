@@ -37,7 +37,7 @@ class Case:
     order: tuple[int, ...]  # slot of each candidate
     family: int | None
     bound: bool
-    sticky: int | None = None  # the candidate that the client had before
+    affinity: int | None = None  # the candidate that the client had before
 
 
 COSTS = st.sampled_from([0, 1, 2, 10, 9999, 65535, (1 << 24) - 1]) | st.integers(0, 100)
@@ -60,7 +60,7 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
                 others=draw(OPENS),
                 target4=four,
                 target6=six,
-                local=draw(st.booleans()),
+                own_site=draw(st.booleans()),
                 out=draw(OUTS),
             )
         )
@@ -69,8 +69,8 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
     chosen = draw(st.permutations(range(1, number + 1)))
     last = tuple(turn if draw(st.booleans()) else 0 for turn in chosen)
     opens = tuple(draw(OPENS) for _ in made)
-    sticky = draw(st.none() | st.integers(0, number - 1))
-    return Case(tuple(made), opens, last, order, draw(st.sampled_from([4, 6, None])), draw(st.booleans()), sticky)
+    affinity = draw(st.none() | st.integers(0, number - 1))
+    return Case(tuple(made), opens, last, order, draw(st.sampled_from([4, 6, None])), draw(st.booleans()), affinity)
 
 
 def write(maps: Maps, ident: int, case: Case) -> None:
@@ -85,7 +85,7 @@ def write(maps: Maps, ident: int, case: Case) -> None:
         flags |= layout.IN if one.out in (Reason.NONE, Reason.SUSPENDED) else one.out.code << layout.OUT_SHIFT
         flags |= layout.T4 if one.target4 else 0
         flags |= layout.T6 if one.target6 else 0
-        flags |= layout.ANY | (layout.LOCAL if one.local else 0)
+        flags |= layout.ANY | (layout.OWN_SITE if one.own_site else 0)
         turn = layout.FIRST_CHOICE + last - 1 if last else rank
         suspended = int(one.out is Reason.SUSPENDED)
         slots[slot] = layout.Service.SLOT.pack(
@@ -102,12 +102,12 @@ def ask(
 ) -> tuple[int, layout.Weighed, layout.Weighed, int] | None:
     """Run the pick; return slot, what winner and runner-up weighed, and the reason; None when it refuses."""
     need = layout.IN | {4: layout.T4, 6: layout.T6, None: layout.ANY}[case.family]
-    need |= layout.LOCAL if case.bound else 0
-    sticky = 0
-    if case.sticky is not None:
-        generation = case.sticky if generation is None else generation  # `write` gives each its rank
-        sticky = layout.PLACED_VALID | generation << 32 | ident << 8 | case.order[case.sticky]
-    packet = bytes(12) + b"\x08\x00" + struct.pack("=4IQ", ident, need, 0, 0, sticky) + bytes(8 + ANSWER.size + 40)
+    need |= layout.OWN_SITE if case.bound else 0
+    affinity = 0
+    if case.affinity is not None:
+        generation = case.affinity if generation is None else generation  # `write` gives each its rank
+        affinity = layout.PLACED_VALID | generation << 32 | ident << 8 | case.order[case.affinity]
+    packet = bytes(12) + b"\x08\x00" + struct.pack("=4IQ", ident, need, 0, 0, affinity) + bytes(8 + ANSWER.size + 40)
     done = syscall.prog_test_run(maps.fd("pick_test_v1"), packet)
     assert done.retval in (0, 1)
     if done.retval:
@@ -119,9 +119,9 @@ def ask(
 def by_the_rule(case: Case) -> rule.Placement | None:
     """The rule in the core; a bound socket sees only this site's workloads."""
     seen: Sequence[Candidate] = [
-        replace(one, out=Reason.UNREACHABLE) if case.bound and not one.local else one for one in case.candidates
+        replace(one, out=Reason.UNREACHABLE) if case.bound and not one.own_site else one for one in case.candidates
     ]
-    return rule.place(seen, case.opens, case.last, case.family, case.sticky)
+    return rule.place(seen, case.opens, case.last, case.family, case.affinity)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def check(maps: Maps, case: Case) -> None:
     if wanted.runner_up is not None:
         assert case.order.index(runner.slot) == wanted.runner_up
     assert (reason == Reason.SUSPENDED.code) == wanted.suspension_ignored
-    assert (reason == Reason.AFFINITY.code) == wanted.kept
+    assert (reason == Reason.AFFINITY.code) == wanted.by_affinity
     after = maps.service(900)
     assert after.slots[slot].mine == case.opens[wanted.winner] + 1
     assert (after.slots[slot].chosen, after.choices, after.stale) == (6, len(case.candidates) + 1, 0)
@@ -185,7 +185,7 @@ def test_large_services(maps: Maps, case: Case) -> None:
 def test_a_workload_that_has_the_slot_of_another_is_not_kept(maps: Maps, case: Case) -> None:
     maps.set_config(maps.config().replace(port_limit=0))
     write(maps, 900, case)
-    wanted, got = by_the_rule(replace(case, sticky=None)), ask(maps, 900, case, generation=77)
+    wanted, got = by_the_rule(replace(case, affinity=None)), ask(maps, 900, case, generation=77)
     assert (got and case.order.index(got[0])) == (wanted and wanted.winner)
 
 

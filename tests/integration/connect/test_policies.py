@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from skedge.core.model import Listener, Policy, Protocol, Share
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
-from skedge.core.placement.policies import dispatch
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey
+from skedge.core.placement.policies import listener_target
 from skedge.core.reasons import Reason
 
 from .kit import FAR4, Site, candidate, connect, eventually
@@ -34,9 +34,9 @@ def two_services(site: Site, protocol: Protocol = Protocol.TCP) -> dict[str, Can
     return made
 
 
-def follow(site: Site, listener: Listener, *keys: ListenerKey) -> Dispatch:
+def follow(site: Site, listener: Listener, *keys: ListenerKey) -> ListenerTarget:
     """Do what a controller does: read tables and suspensions, write where the listener's connections go."""
-    wanted = dispatch(listener, site.engine.services.read(), site.engine.suspended())
+    wanted = listener_target(listener, site.engine.services.read(), site.engine.suspended())
     for key in keys or (AT,):
         site.engine.listeners.put(key, wanted)
     return wanted

@@ -22,7 +22,7 @@ LISTENER6 = ("::1", 8080)
 def local_and_far(site: Site) -> Site:
     here, far = [site.server(address).target for address in ("127.0.0.1", "::1")], []
     far = [site.server(address).target for address in (FAR4[0], FAR6[0])]
-    site.service([candidate("far", 0, *far), candidate("here", 100, *here, local=True)], LISTENER, LISTENER6)
+    site.service([candidate("far", 0, *far), candidate("here", 100, *here, own_site=True)], LISTENER, LISTENER6)
     return site
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from skedge.control.health.monitor import HealthMonitor, HealthState, HealthTarget
+from skedge.control.health.monitor import CheckedWorkload, HealthMonitor, HealthState
 from skedge.control.identity.identity import Identity, load
 from skedge.control.loads.exchange import LoadExchange, LoadPeer, encode
 from skedge.core.model import Health, Version, WorkloadId
@@ -205,7 +205,7 @@ def test_health_of_a_server_across_the_link(joined: Pair) -> None:
     server = joined.b.do(serve())
     monitor = HealthMonitor(lambda _workload, state: changes.append(state))
     health = Health(interval_s=0.2, timeout_s=0.3, fall=2, rise=1)
-    joined.a.call(monitor.set_targets, {W: HealthTarget(joined.b.overlay, 9090, health)})
+    joined.a.call(monitor.set_targets, {W: CheckedWorkload(joined.b.overlay, 9090, health)})
     wait(lambda: len(changes) == 1, 2, "healthy")
     assert changes[0].healthy
     joined.b.call(server.close)

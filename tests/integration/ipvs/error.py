@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.placement.rule import fill
-from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import PACE_S, IpvsEngine
 from skedge.dataplane.ipvs.marks import IpvsRules
@@ -29,7 +29,7 @@ from tests.sim.ipvs_error import ROWS, Measured, candidates
 from .kit import PORT, WORKLOAD, dial, server
 
 HOST = "10.96.0.1"
-CONFIG = FilterConfig("100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS)
+CONFIG = PacketCheckConfig("100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS)
 ONE_BY_ONE, FASTEST, AT_ONCE = 0.0, float("inf"), -1.0
 RATES: Sequence[tuple[str, float]] = (
     ("one by one", ONE_BY_ONE),
@@ -96,7 +96,7 @@ class Bench:
                 self.runs += 1
                 key = ServiceKey(f"run{self.runs}")  # a new one: servers keep their counts
                 self.host(engine.services.put, key, ServiceTable(rows))
-                self.host(engine.listeners.put, ListenerKey(HOST, PORT), Dispatch(key))
+                self.host(engine.listeners.put, ListenerKey(HOST, PORT), ListenerTarget(key))
                 yield engine
             finally:
                 engine.close()

@@ -16,16 +16,16 @@ from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import (
     Candidate,
-    Dispatch,
     Endpoint,
     EndpointKey,
     ListenerKey,
+    ListenerTarget,
     ServiceKey,
     ServiceTable,
     Target,
 )
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains, sysctls
 from skedge.dataplane.ipvs.engine import IpvsEngine
@@ -38,7 +38,7 @@ from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
 from skedge.dataplane.nftables import default_deny, forward_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
-from skedge.dataplane.nftables.default_deny import OverlayGuard
+from skedge.dataplane.nftables.default_deny import DefaultDeny
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.routing.addresses import AddressDriver
@@ -79,14 +79,14 @@ class Site:
         self.link_local = str(names.link_local(NETWORK, name))
         self.state = Path(mkdtemp(prefix="ipvstest-"))
         self.netlink, self.nft = Netlink(), NftTable()
-        self.check = OverlayGuard(self.nft)
+        self.check = DefaultDeny(self.nft)
         self.chains = ChainGroupDriver(self.nft, default_deny.OWNED, chains.OWNED, forward_guard.OWNED)
         wireguard = WireGuardLinks(OwnKey(self.state / "wireguard.key"), KernelWireGuard(), WireGuardGo())
         self.links = LinkDriver(self.netlink, self.check, TunnelGuard(self.nft), wireguard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.routes, self.rules = RouteDriver(self.netlink), RuleDriver(self.netlink)
         self.forwarding = Forwarding(self.chains, ForwardingDriver(self.netlink, self.state / MEMORY))
-        self.config = FilterConfig(
+        self.config = PacketCheckConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
         if engine:
@@ -121,7 +121,7 @@ class Site:
 
     def listen(self, address: str, port: int = PORT, key: ServiceKey = WEB, affinity_s: int = 0) -> None:
         listener = ListenerKey(address, port, key.protocol)
-        self.ns(self.engine.listeners.put, listener, Dispatch(key, affinity_s=affinity_s))
+        self.ns(self.engine.listeners.put, listener, ListenerTarget(key, affinity_s=affinity_s))
 
     def open(self, key: ServiceKey = WEB) -> dict[str, int]:
         self.ns(self.engine.look)
@@ -143,7 +143,7 @@ def candidate(site: Site, cost: int, *, here: str = "", here6: str = "", port: i
     four, six = (here, here6) if here or here6 else (site.overlay4, site.overlay6)
     to = WORKLOAD if here or here6 else port
     targets = {"target4": Target(four, to) if four else None, "target6": Target(six, to) if six else None}
-    return Candidate(WorkloadId(site.name, "tcp"), cost, capacity=1, local=bool(here or here6), **(targets | more))
+    return Candidate(WorkloadId(site.name, "tcp"), cost, capacity=1, own_site=bool(here or here6), **(targets | more))
 
 
 @dataclass

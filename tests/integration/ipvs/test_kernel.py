@@ -46,7 +46,7 @@ def config() -> SiteConfig:
     )
 
 
-def wish(site: SiteConfig) -> compute.Desired:
+def desired(site: SiteConfig) -> compute.Desired:
     ports = endpoint_ports(site, {})
     health = {connector.name: True for connector in site.connectors}
     network_map = NetworkMap({site.site: links_record(site, {})}, {site.site: services_record(site, health, ports)})
@@ -70,15 +70,15 @@ def test_applied_twice_changes_nothing_and_purge_takes_it_all_back(tmp_path: Pat
         before = ns.sh(STATE)
         kernel: Kernel = ns(build_kernel, site, tmp_path / "pins", tmp_path, tmp_path, why="configured")
         for _ in range(2):
-            first = ns(kernel.apply, site, wish(site), allow_delete=True)
+            first = ns(kernel.apply, site, desired(site), allow_delete=True)
             assert first.failed == {}
         assert first.changed == ()
-        assert ns(kernel.plan, wish(site), allow_delete=True) == ()
+        assert ns(kernel.plan, desired(site), allow_delete=True) == ()
         assert (kernel.engine.name, kernel.why) == ("ipvs", "configured")
         assert ns(kernel.drops) is not None
         assert {counts.open for counts in ns(kernel.readings).counts.values()} == {0}
         again: Kernel = ns(build_kernel, site, tmp_path / "pins", tmp_path, tmp_path)
-        adopted = ns(again.apply, site, wish(site), allow_delete=False)
+        adopted = ns(again.apply, site, desired(site), allow_delete=False)
         assert (adopted.changed, adopted.failed) == ((), {})
         for one in (kernel, again):
             cast(IpvsEngine, one.engine).close()

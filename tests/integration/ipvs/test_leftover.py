@@ -15,7 +15,7 @@ from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.marks import IpvsRules, Marks
 from skedge.dataplane.nftables import notrack
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
-from skedge.dataplane.retired_engines import IpvsLeftover
+from skedge.dataplane.retired_engines import RetiredIpvs
 
 from .kit import ENDPOINT, WORKLOAD, Site
 
@@ -50,9 +50,9 @@ def rules_of(site: Site) -> list[str]:
 
 
 def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are_untracked(site: Site) -> None:
-    assert site.ns(IpvsLeftover.found, site.state)
+    assert site.ns(RetiredIpvs.found, site.state)
     check = Check()
-    left = IpvsLeftover(site.state, (site.config.network4, site.config.network6), check)  # type: ignore[arg-type]
+    left = RetiredIpvs(site.state, (site.config.network4, site.config.network6), check)  # type: ignore[arg-type]
     assert check.beside == LEFT
     others = [chain for chain in rules_of(site) if chain.startswith("forward")]
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are
     names = {value["name"] for kind, value in items(site) if kind in ("chain", "map", "set", "counter")}
     assert {one for one in names if not one.startswith(("untracked", "forward"))} <= {"not-forwarded"}
     assert [chain for chain in rules_of(site) if chain.startswith("forward")] == others, "what is no engine's stays"
-    assert not site.ns(IpvsLeftover.found, site.state)
+    assert not site.ns(RetiredIpvs.found, site.state)
     assert check.beside == 0
     site.ns(left.remove)
 
@@ -81,7 +81,7 @@ def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are
 def test_the_new_engines_first_step_takes_the_untracked_chains_away(site: Site) -> None:
     both = ChainGroupDriver(site.nft, chains.OWNED, notrack.OWNED)
     site.ns(both.put, notrack.NAME, notrack.group([LISTENER]))
-    site.ns(IpvsLeftover(site.state, (), Check()).hand_over, [LISTENER])  # type: ignore[arg-type]
+    site.ns(RetiredIpvs(site.state, (), Check()).hand_over, [LISTENER])  # type: ignore[arg-type]
     assert "untracked-in" in rules_of(site)
     site.ns(both.change, {chains.NAME: chains.group(site.config)}, [notrack.NAME])
     assert not [chain for chain in rules_of(site) if chain.startswith("untracked")]

@@ -19,10 +19,10 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.names import GATEWAY4
 from skedge.core.objects import (
     Candidate,
-    Dispatch,
     Endpoint,
     EndpointKey,
     ListenerKey,
+    ListenerTarget,
     ServiceKey,
     ServiceTable,
     Target,
@@ -142,7 +142,7 @@ def test_flows_of_udp_are_balanced_by_the_rule(line: Line) -> None:
     line.b.publish("127.0.0.1", ENDPOINT + 1, Protocol.UDP)
     table = ServiceTable(
         (
-            Candidate(WorkloadId("a", "udp"), 0, capacity=1, target4=Target(HOST, WORKLOAD), local=True),
+            Candidate(WorkloadId("a", "udp"), 0, capacity=1, target4=Target(HOST, WORKLOAD), own_site=True),
             Candidate(WorkloadId("b", "udp"), 3, capacity=1, target4=Target(line.b.overlay4, ENDPOINT + 1)),
         )
     )
@@ -198,7 +198,7 @@ def test_a_client_keeps_its_workload_where_asked(line: Line, clients: Clients, a
         assert clients.split() == {near: cost + 4, far: 2}, "a drained workload keeps no client"
         line.a.engine.close()
         line.a.start()
-        assert line.a.ns(line.a.engine.listeners.read)[keeping] == Dispatch(WEB, affinity_s=300)
+        assert line.a.ns(line.a.engine.listeners.read)[keeping] == ListenerTarget(WEB, affinity_s=300)
         line.a.listen(address, PORT + 1)
         made, name = clients.ns(dial, address, PORT + 1)
         made.close()
@@ -240,10 +240,10 @@ def test_others_services_stay_and_are_not_covered(line: Line) -> None:
 
     line.c.ns(add)
     with pytest.raises(DataplaneError, match="an IPVS service that is not ours has this address and port"):
-        line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9999), Dispatch(WEB))
+        line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9999), ListenerTarget(WEB))
     with pytest.raises(DataplaneError, match="an IPVS service that is not ours has this address and port"):
-        line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9997), Dispatch(WEB, affinity_s=60))
-    line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9998), Dispatch(WEB))
+        line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9997), ListenerTarget(WEB, affinity_s=60))
+    line.c.ns(line.c.engine.listeners.put, ListenerKey(HOST, 9998), ListenerTarget(WEB))
     line.c.ns(line.c.engine.listeners.delete, ListenerKey(HOST, 9998))
     text = line.c.ns.sh("cat /proc/net/ip_vs")
     assert "0A5D0005:270F wlc" in text
@@ -296,8 +296,8 @@ def test_the_lan_is_not_reached_over_a_link(line: Line) -> None:
 def test_purge_leaves_nothing_of_ours_and_all_of_others(line: Line) -> None:
     c = line.c
     c.ns(c.engine.services.put, WEB, line.table())
-    c.ns(c.engine.listeners.put, ListenerKey("10.92.2.2", PORT), Dispatch(WEB))
-    c.ns(c.engine.listeners.put, ListenerKey("10.92.2.2", PORT + 1), Dispatch(WEB, affinity_s=60))
+    c.ns(c.engine.listeners.put, ListenerKey("10.92.2.2", PORT), ListenerTarget(WEB))
+    c.ns(c.engine.listeners.put, ListenerKey("10.92.2.2", PORT + 1), ListenerTarget(WEB, affinity_s=60))
     before = c.ns.sh("cat /proc/net/ip_vs")
     assert f"0A5C0202:{PORT + 1:04X}" in before
     assert "persistent" in before

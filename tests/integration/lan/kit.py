@@ -10,7 +10,16 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from skedge.core.model import Protocol, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, KernelRoute, ListenerKey, NextHop, ServiceKey, ServiceTable, Target
+from skedge.core.objects import (
+    Candidate,
+    KernelRoute,
+    ListenerKey,
+    ListenerTarget,
+    NextHop,
+    ServiceKey,
+    ServiceTable,
+    Target,
+)
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
@@ -68,12 +77,21 @@ class Site(links.Site):
     def overlay(self, v: int) -> str:
         return self.overlay4 if v == 4 else self.overlay6
 
-    def service(self, candidates: Sequence[Candidate], *listeners: tuple[str, int], name: str = "web",
-                protocol: Protocol = Protocol.TCP, affinity_s: int = 0, keeps: bool = False) -> ServiceKey:  # fmt: skip
+    def service(
+        self,
+        candidates: Sequence[Candidate],
+        *listeners: tuple[str, int],
+        name: str = "web",
+        protocol: Protocol = Protocol.TCP,
+        affinity_s: int = 0,
+        preserves_src: bool = False,
+    ) -> ServiceKey:
         key = ServiceKey(name, protocol)
         self.engine.services.put(key, ServiceTable(tuple(sorted(candidates, key=lambda one: one.workload))))
         for address, port in listeners:
-            self.engine.listeners.put(ListenerKey(address, port, protocol), Dispatch(key, (), affinity_s, keeps))
+            self.engine.listeners.put(
+                ListenerKey(address, port, protocol), ListenerTarget(key, (), affinity_s, preserves_src)
+            )
         return key
 
     def open(self, name: str = "") -> int:
@@ -99,8 +117,8 @@ class Site(links.Site):
         return None if raw is None else FlowEntry.unpack(raw)
 
 
-def remote(name: str, cost: int = 0, *targets: tuple[str, int], local: bool = False, elsewhere: bool = False,
-           capacity: int = 1, out: Reason = Reason.NONE, keeps: bool = False) -> Candidate:  # fmt: skip
+def remote(name: str, cost: int = 0, *targets: tuple[str, int], own_site: bool = False, off_host: bool = False,
+           capacity: int = 1, out: Reason = Reason.NONE, preserves_src: bool = False) -> Candidate:  # fmt: skip
     """A workload ``name/w`` with one target of each family at most."""
     by = {ip_address(address).version: Target(address, port) for address, port in targets}
     return Candidate(
@@ -110,10 +128,10 @@ def remote(name: str, cost: int = 0, *targets: tuple[str, int], local: bool = Fa
         others=0,
         target4=by.get(4),
         target6=by.get(6),
-        local=local,
+        own_site=own_site,
         out=out,
-        elsewhere=elsewhere,
-        keeps=keeps,
+        off_host=off_host,
+        preserves_src=preserves_src,
     )
 
 

@@ -51,9 +51,9 @@ def another_site(v: int) -> str:
 
 def serve(bench: Bench, v: int, *ports: int, kind: Protocol = Protocol.TCP, takes: bool = True, asked: bool = True):
     """Let the listeners on these ports (LISTEN) lead to a workload of another site."""
-    candidate = remote("far", 1, (far_overlay()[v], FAR_PORT), keeps=takes)
+    candidate = remote("far", 1, (far_overlay()[v], FAR_PORT), preserves_src=takes)
     at = [(HOST[v], port) for port in ports or (LISTEN,)]
-    bench.site.service([candidate], *at, protocol=kind, keeps=asked)
+    bench.site.service([candidate], *at, protocol=kind, preserves_src=asked)
 
 
 def dropped(bench: Bench, packet: bytes) -> Reason | None:
@@ -118,7 +118,9 @@ def test_else_it_is_translated(kept: Bench, v: int, why: str) -> None:
 @BOTH
 def test_a_workload_of_the_own_lan_sees_the_host_as_ever(kept: Bench, v: int) -> None:
     kept.site.service(
-        [remote("here", 0, (MACHINE[v], WORKLOAD_PORT), local=True, elsewhere=True)], (HOST[v], LISTEN), keeps=True
+        [remote("here", 0, (MACHINE[v], WORKLOAD_PORT), own_site=True, off_host=True)],
+        (HOST[v], LISTEN),
+        preserves_src=True,
     )
     _, out = kept.lan(ip(CLIENT[v], HOST[v], tcp(40000, LISTEN)))
     (record,) = kept.site.flows.records()
@@ -161,7 +163,7 @@ def test_no_nat_port_is_needed(kept: Bench) -> None:
 )
 def test_the_lan_is_closed_to_other_sites(kept: Bench, v: int, what: str, l4: L4, reason: Reason) -> None:
     key = EndpointKey(ENDPOINT)
-    kept.site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], WORKLOAD_PORT, elsewhere=True))
+    kept.site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], WORKLOAD_PORT, off_host=True))
     try:
         if v == 6 and l4.protocol == ICMP:
             l4 = icmp6(128)
@@ -175,7 +177,9 @@ def test_the_lan_is_closed_to_other_sites(kept: Bench, v: int, what: str, l4: L4
 @BOTH
 def test_an_error_from_a_link_is_never_about_what_stays_in_the_lan(kept: Bench, v: int) -> None:
     kept.site.service(
-        [remote("here", 0, (MACHINE[v], WORKLOAD_PORT), local=True, elsewhere=True)], (HOST[v], LISTEN), keeps=True
+        [remote("here", 0, (MACHINE[v], WORKLOAD_PORT), own_site=True, off_host=True)],
+        (HOST[v], LISTEN),
+        preserves_src=True,
     )
     _, out = kept.lan(ip(CLIENT[v], HOST[v], tcp(40000, LISTEN)))
     about = out[:48] if v == 6 else out[:28]
@@ -236,7 +240,7 @@ def test_clients_of_another_sites_lan(kept: Bench, v: int, what: str, l4: L4, re
 @BOTH
 def test_a_machine_of_the_lan_that_serves_them_sees_this_host(kept: Bench, v: int) -> None:
     site, key = kept.site, EndpointKey(ENDPOINT)
-    site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], WORKLOAD_PORT, elsewhere=True))
+    site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], WORKLOAD_PORT, off_host=True))
     try:
         verdict, out = kept.link(ip(AWAY_CLIENT[v], site.overlay(v), tcp(41000, ENDPOINT)))
         (record,) = site.flows.records()

@@ -74,7 +74,7 @@ def test_to_another_site_and_back(bench: Bench, v: int, kind: Protocol) -> None:
 def test_to_a_machine_of_the_lan_and_back(bench: Bench, v: int, kind: Protocol) -> None:
     site = bench.site
     site.service(
-        [remote("here", 0, (MACHINE[v], WORKLOAD_PORT), local=True, elsewhere=True)], (HOST[v], LISTEN), protocol=kind
+        [remote("here", 0, (MACHINE[v], WORKLOAD_PORT), own_site=True, off_host=True)], (HOST[v], LISTEN), protocol=kind
     )
     verdict, out = bench.lan(ip(CLIENT[v], HOST[v], l4(kind, 40000, LISTEN, payload=b"odd")))
     port = ports(out, v)[0]
@@ -110,9 +110,9 @@ def test_the_overlay_is_out_of_reach_of_the_lan(bench: Bench, v: int) -> None:
 def test_an_endpoint_of_ours_that_is_a_machine_of_the_lan(bench: Bench, v: int) -> None:
     site, far = bench.site, far_overlay()[v]
     key = EndpointKey(61200)
-    site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], WORKLOAD_PORT, elsewhere=True))
+    site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], WORKLOAD_PORT, off_host=True))
     try:
-        assert site.endpoints.read()[key].elsewhere
+        assert site.endpoints.read()[key].off_host
         verdict, out = bench.link(ip(far, site.overlay(v), tcp(41000, 61200)))
         port = ports(out, v)[0]
         assert (verdict, out) == (REDIRECT, ip(HOST[v], MACHINE[v], tcp(port, WORKLOAD_PORT), hops=63))
@@ -272,7 +272,7 @@ def test_no_workload_of_the_family(bench: Bench) -> None:
 
 
 def test_a_machine_without_a_way_to_it(bench: Bench) -> None:
-    bench.site.service([remote("here", 0, ("10.55.0.99", 9), local=True, elsewhere=True)], (HOST[4], LISTEN))
+    bench.site.service([remote("here", 0, ("10.55.0.99", 9), own_site=True, off_host=True)], (HOST[4], LISTEN))
     before = bench.site.drops().get(Reason.NO_ROUTE, 0)
     assert bench.lan(ip(CLIENT[4], HOST[4], tcp(40000, LISTEN)))[0] == SHOT
     assert bench.site.drops()[Reason.NO_ROUTE] == before + 1

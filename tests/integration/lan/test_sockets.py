@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from skedge.core.model import Protocol
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from tests.integration.links.kit import Namespace
@@ -61,9 +61,9 @@ def workload(world: World, where: str, v: int, cost: int = 0, kind: int = socket
     }[where]
     server = world.server(ns, address, kind)
     if where in ("there", "far_machine"):
-        world.endpoint(port, address, server.port, protocol, elsewhere=where == "far_machine")
+        world.endpoint(port, address, server.port, protocol, off_host=where == "far_machine")
         return server, remote(name, cost, (world.b.overlay(v), port))
-    return server, remote(name, cost, (address, server.port), local=True, elsewhere=where != "near")
+    return server, remote(name, cost, (address, server.port), own_site=True, off_host=where != "near")
 
 
 def listeners(v: int) -> tuple[tuple[str, int], ...]:
@@ -202,7 +202,7 @@ def test_a_listener_shares_lan_clients_out_by_weight(world: World) -> None:
     world.a.service([near], *listeners(4))
     first, second = ServiceKey("web"), ServiceKey("other")
     schedule = (second, first, second, second, first)
-    world.a.engine.listeners.put(ListenerKey(EDGE_A[4], LISTEN, Protocol.TCP), Dispatch(first, schedule))
+    world.a.engine.listeners.put(ListenerKey(EDGE_A[4], LISTEN, Protocol.TCP), ListenerTarget(first, schedule))
     held = [world.connect(world.client, (EDGE_A[4], LISTEN)) for _ in range(20)]
     assert [world.a.open(name) for name in ("near", "there")] == [8, 12]
     for one in held:
@@ -298,7 +298,7 @@ def test_a_workload_that_shares_its_port(world: World, v: int) -> None:
     """SO_REUSEPORT sockets: assigned since Linux 6.6, reached over lo before."""
     servers = [world.server(world.a.ns, LOOPBACK[v], reuseport=True)]
     servers.append(world.server(world.a.ns, LOOPBACK[v], reuseport=True, port=servers[0].port))
-    world.a.service([remote("near", 0, (LOOPBACK[v], servers[0].port), local=True)], *listeners(v))
+    world.a.service([remote("near", 0, (LOOPBACK[v], servers[0].port), own_site=True)], *listeners(v))
     held = [world.connect(world.client, (EDGE_A[v], LISTEN)) for _ in range(8)]
     eventually(lambda: sum(len(one.accepted) for one in servers) == 8, "all are accepted")
     assert world.a.open() == 8

@@ -166,11 +166,11 @@ class World:
         return made
 
     def endpoint(
-        self, port: int, host: str, at: int, protocol: Protocol = Protocol.TCP, elsewhere: bool = False
+        self, port: int, host: str, at: int, protocol: Protocol = Protocol.TCP, off_host: bool = False
     ) -> None:
         """Publish a workload of B."""
         key = EndpointKey(port, protocol)
-        self.b.endpoints.put(key, Endpoint(WorkloadId("b", f"w{port}"), host, at, elsewhere))
+        self.b.endpoints.put(key, Endpoint(WorkloadId("b", f"w{port}"), host, at, off_host))
         self._made.callback(self.b.endpoints.delete, key)
 
     def connect(self, ns: Namespace, to: tuple[str, int], source: tuple[str, int] | None = None) -> socket.socket:

@@ -23,7 +23,7 @@ from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
 from skedge.core.transports import Transport
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
-from skedge.dataplane.ebpf.packet_check import FilterConfig, LinkFilter
+from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.ebpf.prefix_table import PrefixTable
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.links.driver import LinkDriver
@@ -139,7 +139,7 @@ class Site:
         self.prefix6 = names.overlay_prefix6(NETWORK)
         self.link_local = str(names.link_local(NETWORK, name))
         self.netlink = Netlink()
-        self.filter = LinkFilter(self.pin_dir, self.netlink)
+        self.filter = PacketCheck(self.pin_dir, self.netlink)
         self.nft = NftTable()
         self.guard = TunnelGuard(self.nft)
         self.state = Path(mkdtemp(prefix="linktest-"))
@@ -157,7 +157,7 @@ class Site:
         self.routes = RouteDriver(self.netlink, self.prefixes)
         self.rules = RuleDriver(self.netlink)
         self.endpoints = EndpointDriver(self.pin_dir)
-        self.config = FilterConfig(
+        self.config = PacketCheckConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
         configure_check(self.filter, self.config)

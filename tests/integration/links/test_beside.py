@@ -63,7 +63,7 @@ def test_a_new_connection_is_not_handed_to_the_workload(yielding: Bench, v: int)
 def test_flows_of_the_lan_stay_this_engines(yielding: Bench) -> None:
     """Here no NAT is loaded, which would have taken them: that it was called is seen by what is counted."""
     key = EndpointKey(ELSEWHERE_EP)
-    yielding.site.endpoints.put(key, Endpoint(WorkloadId("solo", "m"), "10.91.0.9", 80, elsewhere=True))
+    yielding.site.endpoints.put(key, Endpoint(WorkloadId("solo", "m"), "10.91.0.9", 80, off_host=True))
     try:
         for l4 in (tcp(40000, ELSEWHERE_EP), tcp(40000, ELSEWHERE_EP, ACK)):
             assert yielding.verdict(ip(yielding.overlay(FAR)[4], yielding.own[4], l4))[0] == PASS

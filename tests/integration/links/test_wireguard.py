@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from skedge.core import names
-from skedge.core.errors import DataplaneError, NotYet
+from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
 from skedge.dataplane.host.resolver import Resolver
@@ -227,7 +227,7 @@ def test_a_far_end_that_changes_its_key_is_followed(pair: Pair) -> None:
 
 def test_what_cannot_be_is_one_sentence_and_the_device_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     p, device = pair.p, pair.device(pair.p)
-    with pytest.raises(NotYet, match="link p--q: the WireGuard key of its far end is not known at this site yet"):
+    with pytest.raises(Waiting, match="link p--q: the WireGuard key of its far end is not known at this site yet"):
         pair.put(p, pair.wanted(p, keys=()))
     assert pair.ping(p)
     with (

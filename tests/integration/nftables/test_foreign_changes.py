@@ -15,12 +15,12 @@ from skedge.core.desired.reconcile import reconcile
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice, ListenerKey
 from skedge.core.transports import Transport
-from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.marks import IpvsRules, Marks
 from skedge.dataplane.nftables import default_deny, forward_guard, notrack, tunnel_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
-from skedge.dataplane.nftables.default_deny import OverlayGuard
+from skedge.dataplane.nftables.default_deny import DefaultDeny
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard, TunnelPeer
 from tests.integration.links.kit import CIDR, Namespace
@@ -29,8 +29,8 @@ from tests.unit.dataplane.contract import Case
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-CONFIG = FilterConfig("100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
-OTHER = FilterConfig("100.64.0.9", "fd00:1:2::9", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
+CONFIG = PacketCheckConfig("100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
+OTHER = PacketCheckConfig("100.64.0.9", "fd00:1:2::9", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
 LISTENERS = [ListenerKey("10.0.0.1", 80), ListenerKey("10.0.0.1", 443), ListenerKey("fd00::1", 80)]
 PEERS = {"sk-a": TunnelPeer(77, "10.0.0.2", 4790), "sk-b": TunnelPeer(5, "fd00::2", 4790)}
 OWNED = (forward_guard.OWNED, notrack.OWNED, default_deny.OWNED, chains.OWNED)
@@ -59,7 +59,7 @@ class Host:
         self.groups = ChainGroupDriver(self.nft, *OWNED)
         self.guard = TunnelGuard(self.nft)
         self.rules = IpvsRules(self.nft)
-        self.ends = OverlayGuard(self.nft, lambda _: "sk-a")
+        self.ends = DefaultDeny(self.nft, lambda _: "sk-a")
 
     def sh(self, command: str) -> str:
         """Do what somebody else does; the kernel announces it."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from skedge.control.health.monitor import Counter, HealthMonitor, HealthState, HealthTarget
+from skedge.control.health.monitor import CheckedWorkload, Counter, HealthMonitor, HealthState
 from skedge.control.health.probes import ProbeFailed, http_status
 from skedge.core.model import Health, HealthType, WorkloadId
 
@@ -88,7 +88,7 @@ class Watch:
 
 
 @contextlib.asynccontextmanager
-async def watching(target: HealthTarget) -> AsyncIterator[Watch]:
+async def watching(target: CheckedWorkload) -> AsyncIterator[Watch]:
     watch = Watch()
     watch.monitor.set_targets({W: target})
     try:
@@ -125,7 +125,7 @@ def test_a_server_comes_goes_and_comes_back() -> None:
     async def work() -> None:
         port = free_port()
         health = Health(interval_s=0.05, timeout_s=0.5, fall=2, rise=1)
-        async with watching(HealthTarget("127.0.0.1", port, health)) as watch:
+        async with watching(CheckedWorkload("127.0.0.1", port, health)) as watch:
             await watch.until(lambda: len(watch.changes) == 1)
             assert not watch.changes[0].healthy
             assert watch.changes[0].cause == "Connection refused"
@@ -147,7 +147,7 @@ def test_a_suspicion_is_settled_at_once() -> None:
         health = Health(interval_s=60, timeout_s=0.5, fall=3, rise=1)
         watch = Watch()
         async with serving() as port:
-            watch.monitor.set_targets({W: HealthTarget("127.0.0.1", port, health)})
+            watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", port, health)})
             await watch.until(lambda: len(watch.changes) == 1)
         for _ in range(1000):
             watch.monitor.probe_now(W)
@@ -166,7 +166,7 @@ def test_a_thousand_suspicions_are_few_probes() -> None:
     async def work() -> None:
         async with (
             serving() as port,
-            watching(HealthTarget("127.0.0.1", port, Health(interval_s=60, timeout_s=0.5))) as watch,
+            watching(CheckedWorkload("127.0.0.1", port, Health(interval_s=60, timeout_s=0.5))) as watch,
         ):
             for _ in range(100):
                 watch.monitor.probe_now(W)
@@ -191,7 +191,7 @@ def test_a_thousand_suspicions_are_few_probes() -> None:
 def test_http(answer: bytes, healthy: bool, cause: str) -> None:
     async def work() -> None:
         health = Health(type=HealthType.HTTP, path="/healthz", interval_s=60, timeout_s=2)
-        async with serving(answer) as port, watching(HealthTarget("127.0.0.1", port, health)) as watch:
+        async with serving(answer) as port, watching(CheckedWorkload("127.0.0.1", port, health)) as watch:
             await watch.until(lambda: len(watch.changes) == 1)
             assert (watch.changes[0].healthy, watch.changes[0].cause) == (healthy, cause) or (
                 not answer and watch.changes[0].cause == "Connection reset by peer"
@@ -205,7 +205,7 @@ def test_a_server_that_does_not_answer_in_time_is_bad() -> None:
         health = Health(type=HealthType.HTTP, interval_s=60, timeout_s=0.1)
         async with (
             serving(b"HTTP/1.1 200 OK\r\n\r\n", delay=5) as port,
-            watching(HealthTarget("127.0.0.1", port, health)) as watch,
+            watching(CheckedWorkload("127.0.0.1", port, health)) as watch,
         ):
             assert await watch.until(lambda: len(watch.changes) == 1) < 1.0
             assert watch.changes[0].cause == "no answer within 0.1 s"
@@ -219,7 +219,7 @@ def test_names_are_resolved_and_every_address_is_tried() -> None:
     async def work() -> None:
         async with (
             serving() as port,
-            watching(HealthTarget("localhost", port, Health(interval_s=60))) as watch,
+            watching(CheckedWorkload("localhost", port, Health(interval_s=60))) as watch,
         ):
             await watch.until(lambda: len(watch.changes) == 1)
             assert watch.changes[0].healthy
@@ -230,7 +230,7 @@ def test_names_are_resolved_and_every_address_is_tried() -> None:
 
 def test_a_name_that_does_not_exist_is_a_cause() -> None:
     async def work() -> None:
-        async with watching(HealthTarget("nowhere.invalid", 80, Health(interval_s=60, timeout_s=10))) as watch:
+        async with watching(CheckedWorkload("nowhere.invalid", 80, Health(interval_s=60, timeout_s=10))) as watch:
             await watch.until(lambda: len(watch.changes) == 1, within=15)
             assert watch.changes[0].cause.startswith("cannot resolve nowhere.invalid")
 
@@ -240,7 +240,7 @@ def test_a_name_that_does_not_exist_is_a_cause() -> None:
 def test_unchecked_workloads_are_healthy() -> None:
     async def work() -> None:
         health = Health(type=HealthType.NONE, interval_s=0.05)
-        async with watching(HealthTarget("127.0.0.1", free_port(), health)) as watch:
+        async with watching(CheckedWorkload("127.0.0.1", free_port(), health)) as watch:
             await watch.until(lambda: watch.good >= 3)  # so that a suspension ends here too
             assert [state.healthy for state in watch.changes] == [True]
 
@@ -250,14 +250,14 @@ def test_unchecked_workloads_are_healthy() -> None:
 def test_a_changed_target_keeps_its_health_until_it_is_probed() -> None:
     async def work() -> None:
         health = Health(interval_s=0.05, timeout_s=0.5)
-        async with serving() as one, serving() as two, watching(HealthTarget("127.0.0.1", one, health)) as watch:
+        async with serving() as one, serving() as two, watching(CheckedWorkload("127.0.0.1", one, health)) as watch:
             await watch.until(lambda: len(watch.changes) == 1)
-            watch.monitor.set_targets({W: HealthTarget("127.0.0.1", two, health)})
+            watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", two, health)})
             assert watch.monitor.snapshot()[W].healthy
             good = watch.good
             await watch.until(lambda: watch.good > good + 2)
             assert len(watch.changes) == 1
-            watch.monitor.set_targets({W: HealthTarget("127.0.0.1", free_port(), health)})
+            watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", free_port(), health)})
             await watch.until(lambda: len(watch.changes) == 2)
             watch.monitor.set_targets({})
             assert watch.monitor.snapshot() == {}
@@ -278,7 +278,7 @@ def test_a_workload_is_healthy_while_its_socket_is_bound() -> None:
         nonlocal gone
         changes: list[HealthState] = []
         monitor = HealthMonitor(lambda _w, state: changes.append(state), bound=bound)
-        monitor.set_targets({W: HealthTarget("localhost", 53, Health(HealthType.SOCKET, interval_s=0.02))})
+        monitor.set_targets({W: CheckedWorkload("localhost", 53, Health(HealthType.SOCKET, interval_s=0.02))})
         try:
             async with asyncio.timeout(5):
                 while not changes:

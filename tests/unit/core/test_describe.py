@@ -6,12 +6,12 @@ from skedge.core.desired.render import describe
 from skedge.core.model import LinkId, Protocol, WorkloadId
 from skedge.core.objects import (
     Candidate,
-    Dispatch,
     Endpoint,
     EndpointKey,
     KernelRoute,
     LinkDevice,
     ListenerKey,
+    ListenerTarget,
     NextHop,
     ServiceKey,
     ServiceTable,
@@ -28,9 +28,9 @@ WORKLOAD = WorkloadId("a", "web")
     ("value", "text"),
     [
         (None, ""),
-        (Endpoint(WORKLOAD, "10.0.0.9", 80, elsewhere=True), "a/web at 10.0.0.9:80 not on this host"),
+        (Endpoint(WORKLOAD, "10.0.0.9", 80, off_host=True), "a/web at 10.0.0.9:80 not on this host"),
         (
-            Candidate(WORKLOAD, 0, capacity=1, target4=Target("10.0.0.9", 80), local=True, elsewhere=True),
+            Candidate(WORKLOAD, 0, capacity=1, target4=Target("10.0.0.9", 80), own_site=True, off_host=True),
             "a/web cost 0 capacity 1 others 0 at 10.0.0.9:80 not on this host",
         ),
         ("lo", "lo"),
@@ -46,9 +46,9 @@ WORKLOAD = WorkloadId("a", "web")
         ),
         (ServiceKey("dns", Protocol.UDP), "dns/udp"),
         (ListenerKey("::1", 80), "[::1]:80/tcp"),
-        (Dispatch(ServiceKey("web")), "web/tcp"),
+        (ListenerTarget(ServiceKey("web")), "web/tcp"),
         (
-            Dispatch(ServiceKey("a"), (ServiceKey("a"), ServiceKey("b"), ServiceKey("a")), 60),
+            ListenerTarget(ServiceKey("a"), (ServiceKey("a"), ServiceKey("b"), ServiceKey("a")), 60),
             "a/tcp*2+b/tcp*1, clients kept 60 s",
         ),
         (EndpointKey(61000), "61000/tcp"),

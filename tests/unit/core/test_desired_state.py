@@ -63,9 +63,9 @@ def test_an_address_that_cannot_be_believed_gets_no_route_and_no_candidate() -> 
 
 def test_candidates_of_a_listened_service_with_their_targets() -> None:
     a, b, c = desired_at(LINE["A"], MAP, others={(SERVICE, WorkloadId("C", "web")): 4}).services[SERVICE].candidates
-    assert (a.path_cost, a.local, a.target4) == (0, True, Target("127.0.0.1", 9090))
+    assert (a.path_cost, a.own_site, a.target4) == (0, True, Target("127.0.0.1", 9090))
     port = MAP.services["B"].workloads[0].port
-    assert (b.path_cost, b.local, b.target4) == (10, False, Target(LINE["B"].overlay4, port))
+    assert (b.path_cost, b.own_site, b.target4) == (10, False, Target(LINE["B"].overlay4, port))
     assert (c.path_cost, c.others) == (30, 4)
 
 
@@ -138,18 +138,18 @@ def test_workloads_at_other_addresses_than_the_hosts_are_elsewhere() -> None:
         connectors=(connector("web"), connector("here", host="10.0.0.1"), connector("there", host="10.0.0.9")),
     )
     made = desired_at(config, MAP, ["10.0.0.1/24"])
-    assert {e.workload.connector: e.elsewhere for e in made.endpoints.values()} == {
+    assert {e.workload.connector: e.off_host for e in made.endpoints.values()} == {
         "web": False,
         "here": False,
         "there": True,
     }
     candidates = made.services[SERVICE].candidates
-    assert [str(one.workload) for one in candidates if one.elsewhere] == ["A/there"]
-    assert [str(one.workload) for one in candidates if one.local] == ["A/here", "A/there", "A/web"]
-    assert made.elsewhere == {"10.0.0.9"}
+    assert [str(one.workload) for one in candidates if one.off_host] == ["A/there"]
+    assert [str(one.workload) for one in candidates if one.own_site] == ["A/here", "A/there", "A/web"]
+    assert made.off_host == {"10.0.0.9"}
     unknown = desired_at(config, MAP)
-    assert not unknown.elsewhere
-    assert not any(one.elsewhere for one in unknown.endpoints.values())
+    assert not unknown.off_host
+    assert not any(one.off_host for one in unknown.endpoints.values())
 
 
 def test_a_star_listener_is_every_address_of_the_host_and_loopback() -> None:
@@ -210,6 +210,6 @@ def test_link_devices_hold_what_their_transport_uses() -> None:
 
 def test_the_view_of_another_site_has_no_local_targets() -> None:
     other = view(LINE["A"], rib.compute(MAP, "B"), MAP, {}, others={})
-    assert other.local is None
+    assert other.own_site is None
     mine = view(LINE["A"], rib.compute(MAP, "A"), MAP, {}, others={})
-    assert mine.local == {WorkloadId("A", "web"): Target("127.0.0.1", 9090)}
+    assert mine.own_site == {WorkloadId("A", "web"): Target("127.0.0.1", 9090)}

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.desired.compute import redispatched
+from skedge.core.desired.compute import listeners_again
 from skedge.core.desired.reconcile import plan, reconcile_all
 from skedge.core.model import Affinity, Listener, Policy, Protocol, Share, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable
-from skedge.core.placement.policies import SCHEDULE_SIZE, dispatch, listened, schedule
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
+from skedge.core.placement.policies import SCHEDULE_SIZE, listened, listener_target, schedule
 from skedge.core.reasons import Reason
 from tests.fakes.memory_driver import memory_drivers
 from tests.fakes.networks import configs, connector, desired_at, map_of, site_config
@@ -31,10 +31,10 @@ GOOD, BAD = table(Reason.UNHEALTHY, Reason.NONE), table(Reason.UNHEALTHY, Reason
 
 def test_one_service_gets_all_whatever_its_state() -> None:
     listener = Listener("new", 80, protocol=Protocol.UDP)
-    assert dispatch(listener, {}) == Dispatch(ServiceKey("new", Protocol.UDP))
+    assert listener_target(listener, {}) == ListenerTarget(ServiceKey("new", Protocol.UDP))
     sticky = replace(listener, affinity=Affinity.CLIENT, affinity_timeout_s=60)
-    assert dispatch(sticky, {}) == Dispatch(ServiceKey("new", Protocol.UDP), affinity_s=60)
-    assert dispatch(replace(sticky, affinity=Affinity.NONE), {}).affinity_s == 0
+    assert listener_target(sticky, {}) == ListenerTarget(ServiceKey("new", Protocol.UDP), affinity_s=60)
+    assert listener_target(replace(sticky, affinity=Affinity.NONE), {}).affinity_s == 0
 
 
 @pytest.mark.parametrize(
@@ -51,27 +51,27 @@ def test_one_service_gets_all_whatever_its_state() -> None:
 def test_priority_is_the_first_service_with_a_workload(
     tables: dict[ServiceKey, ServiceTable], first: ServiceKey
 ) -> None:
-    assert dispatch(PRIORITY, tables) == Dispatch(first)
+    assert listener_target(PRIORITY, tables) == ListenerTarget(first)
 
 
 def test_a_service_whose_workloads_are_all_suspended_is_passed_by_unless_all_are() -> None:
     tables = {NEW: GOOD, OLD: GOOD}
     new, old = (NEW, WorkloadId("s1", "w")), (OLD, WorkloadId("s1", "w"))
-    assert dispatch(PRIORITY, tables, {new}).service == OLD
-    assert dispatch(PRIORITY, tables, {new, old}).service == NEW
-    assert dispatch(PRIORITY, {NEW: BAD, OLD: GOOD}, {old}).service == OLD, "suspended is better than out"
-    assert dispatch(PRIORITY, {NEW: table(Reason.NONE, Reason.NONE)}, {new}).service == NEW, "one is left"
-    assert Counter(dispatch(WEIGHTED, tables, {new}).schedule).keys() == {OLD}
+    assert listener_target(PRIORITY, tables, {new}).service == OLD
+    assert listener_target(PRIORITY, tables, {new, old}).service == NEW
+    assert listener_target(PRIORITY, {NEW: BAD, OLD: GOOD}, {old}).service == OLD, "suspended is better than out"
+    assert listener_target(PRIORITY, {NEW: table(Reason.NONE, Reason.NONE)}, {new}).service == NEW, "one is left"
+    assert Counter(listener_target(WEIGHTED, tables, {new}).schedule).keys() == {OLD}
 
 
 def test_weighted_shares_among_the_usable_ones_and_remembers_clients_under_the_first() -> None:
     all_good = dict.fromkeys((NEW, OLD, LAST), GOOD)
-    assert Counter(dispatch(WEIGHTED, all_good).schedule) == {NEW: 3, OLD: 7, LAST: 1}
-    without = dispatch(WEIGHTED, all_good | {NEW: BAD})
+    assert Counter(listener_target(WEIGHTED, all_good).schedule) == {NEW: 3, OLD: 7, LAST: 1}
+    without = listener_target(WEIGHTED, all_good | {NEW: BAD})
     assert Counter(without.schedule) == {OLD: 7, LAST: 1}
     assert without.service == NEW
     assert without.services == {OLD: 7, LAST: 1}
-    assert Counter(dispatch(WEIGHTED, {}).schedule) == {NEW: 3, OLD: 7, LAST: 1}, "refused, each for its reason"
+    assert Counter(listener_target(WEIGHTED, {}).schedule) == {NEW: 3, OLD: 7, LAST: 1}, "refused, each for its reason"
 
 
 def test_turns_are_mixed_and_reduced() -> None:
@@ -94,9 +94,12 @@ def test_all_services_of_a_listener_are_listened_to_and_have_tables() -> None:
     assert listened(config) == {ServiceKey("web"), ServiceKey("none")}
     made = desired_at(config, map_of(everywhere), ["10.0.0.1"])
     assert made.services.keys() == {ServiceKey("web"), ServiceKey("none")}
-    assert made.listeners[ListenerKey("10.0.0.1", 80)] == Dispatch(ServiceKey("web"), (ServiceKey("web"),))
+    assert made.listeners[ListenerKey("10.0.0.1", 80)] == ListenerTarget(ServiceKey("web"), (ServiceKey("web"),))
     assert made.choosers.keys() == made.listeners.keys()
-    assert redispatched(made, {})[ListenerKey("10.0.0.1", 80)].services == {ServiceKey("web"): 1, ServiceKey("none"): 1}
+    assert listeners_again(made, {})[ListenerKey("10.0.0.1", 80)].services == {
+        ServiceKey("web"): 1,
+        ServiceKey("none"): 1,
+    }
 
 
 def test_suspension_changes_the_listener_and_not_the_tables() -> None:
@@ -119,15 +122,15 @@ def test_before_sync_what_the_kernel_knows_decides() -> None:
     at, far, near = ListenerKey("127.0.0.1", 80), ServiceKey("far"), ServiceKey("near")
     drivers, _ = memory_drivers()
     reconcile_all(drivers.registry, both["A"], desired_at(both["A"], map_of(both)))
-    assert drivers.listeners.read()[at] == Dispatch(far)
+    assert drivers.listeners.read()[at] == ListenerTarget(far)
     alone = desired_at(both["A"], map_of({"A": both["A"]}))
-    assert alone.listeners[at] == Dispatch(near)
+    assert alone.listeners[at] == ListenerTarget(near)
     assert plan(drivers.registry, both["A"], alone, allow_delete=False) == ()
     reconcile_all(drivers.registry, both["A"], alone, allow_delete=False)
-    assert drivers.listeners.read()[at] == Dispatch(far)
+    assert drivers.listeners.read()[at] == ListenerTarget(far)
     reconcile_all(drivers.registry, both["A"], alone)
-    assert drivers.listeners.read()[at] == Dispatch(near)
+    assert drivers.listeners.read()[at] == ListenerTarget(near)
     drivers.services.unreadable = True  # type: ignore[attr-defined]
     reports = reconcile_all(drivers.registry, both["A"], desired_at(both["A"], map_of(both)), allow_delete=False)
     assert not reports["listener"].clean
-    assert drivers.listeners.read()[at] == Dispatch(near), "not known: left as it was"
+    assert drivers.listeners.read()[at] == ListenerTarget(near), "not known: left as it was"

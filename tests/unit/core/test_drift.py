@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skedge.core.desired.compute import Desired
-from skedge.core.desired.drift import ADDED, CHANGED, REMEMBER_S, REMOVED, Drift, DriftBook
+from skedge.core.desired.drift import ADDED, CHANGED, RECENT_S, REMOVED, Drift, DriftBook
 from skedge.core.desired.kinds import Kind
 from skedge.core.desired.reconcile import reconcile_all
 from skedge.core.model import SiteConfig
@@ -89,8 +89,8 @@ def test_recent_changes_are_remembered_for_some_minutes() -> None:
         del world.driver.objects["a"]
         world.run(now)
     assert [at for at, _ in world.book.recent(21.0)["rule"]] == [10.0, 20.0]
-    assert [at for at, _ in world.book.recent(15.0 + REMEMBER_S)["rule"]] == [20.0]
-    assert world.book.recent(25.0 + REMEMBER_S) == {}
+    assert [at for at, _ in world.book.recent(15.0 + RECENT_S)["rule"]] == [20.0]
+    assert world.book.recent(25.0 + RECENT_S) == {}
 
 
 @given(OBJECTS, OBJECTS)

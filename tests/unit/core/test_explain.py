@@ -9,7 +9,7 @@ import pytest
 from skedge.core.api.documents import ListenerRow, ListenerServiceRow
 from skedge.core.linkstate.own_records import endpoint_ports
 from skedge.core.model import Connector, EngineKind, LinkId, Listener, LoadReport, Policy, Protocol, Share, Version
-from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.observed import Counts
 from skedge.core.placement.explain import Facts, explain, find_service, known_services, listener_rows
 from skedge.core.placement.loads import Heard, oldest_age, reporters
@@ -136,12 +136,12 @@ def test_a_service_is_known_when_offered_anywhere_or_listened_to_here() -> None:
 @pytest.mark.parametrize(("turns", "shares"), [((WEB, WEB, ServiceKey("b")), [0.6667, 0.3333]), ((), [1.0, 0.0])])
 def test_a_listener_row_shows_the_dispatch_of_its_addresses(turns: tuple[ServiceKey, ...], shares: list[float]) -> None:
     listener = Listener("web", 80, services=(Share("web", 2), Share("b", 1)), policy=Policy.WEIGHTED)
-    dispatches = {
-        ListenerKey("10.0.0.1", 80): Dispatch(WEB, turns, 60, True),
-        ListenerKey("10.0.0.2", 80): Dispatch(ServiceKey("other")),
-        ListenerKey("10.0.0.1", 81): Dispatch(WEB),
+    listener_targets = {
+        ListenerKey("10.0.0.1", 80): ListenerTarget(WEB, turns, 60, True),
+        ListenerKey("10.0.0.2", 80): ListenerTarget(ServiceKey("other")),
+        ListenerKey("10.0.0.1", 81): ListenerTarget(WEB),
     }
-    (row,) = listener_rows((listener,), dispatches, {})
+    (row,) = listener_rows((listener,), listener_targets, {})
     assert (row.addresses, row.affinity_s, row.preserve_client_ip) == (("10.0.0.1",), 60, True)
     assert [one.share for one in row.services] == shares
     assert (row.healthy_workloads, row.reason) == (0, "no-workload")

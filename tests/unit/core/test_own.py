@@ -35,8 +35,8 @@ def test_a_remembered_port_is_kept_when_connectors_come_and_go() -> None:
 
 
 def test_a_remembered_port_that_cannot_be_is_replaced() -> None:
-    remembered = {"a": 80, "b": 61001, "c": 61001, "gone": 61000}
-    ports = own_records.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61002)), remembered)
+    saved = {"a": 80, "b": 61001, "c": 61001, "gone": 61000}
+    ports = own_records.endpoint_ports(with_connectors("a", "b", "c", ports=(61000, 61002)), saved)
     assert ports["b"] == 61001
     assert sorted(ports.values()) == [61000, 61001, 61002]
 

@@ -116,14 +116,14 @@ def test_routes_go_where_the_site_is() -> None:
 def test_only_sites_that_take_the_clients_get_them_untranslated() -> None:
     configs, network = announcing(A=("10.1.0.0/16",))
 
-    def keepers(network_map: NetworkMap, at: str = "A") -> dict[str, bool]:
+    def preserving(network_map: NetworkMap, at: str = "A") -> dict[str, bool]:
         table = desired_at(configs[at], network_map).services[SERVICE]
-        return {one.workload.site: one.keeps for one in table.candidates}
+        return {one.workload.site: one.preserves_src for one in table.candidates}
 
-    assert keepers(network) == {"A": False, "B": True, "C": True}
+    assert preserving(network) == {"A": False, "B": True, "C": True}
     refusing = replace(network.links["B"], refused=("10.1.0.0/16",))
-    assert keepers(replace(network, links={**network.links, "B": refusing})) == {"A": False, "B": False, "C": True}
-    assert keepers(network, "B") == {"A": False, "B": False, "C": False}, "B announces nothing"
+    assert preserving(replace(network, links={**network.links, "B": refusing})) == {"A": False, "B": False, "C": True}
+    assert preserving(network, "B") == {"A": False, "B": False, "C": False}, "B announces nothing"
 
 
 networks = st.builds(

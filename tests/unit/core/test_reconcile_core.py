@@ -9,7 +9,7 @@ from skedge.core.desired.compute import Desired
 from skedge.core.desired.reconcile import Delta, diff, plan, reconcile, reconcile_all
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceTable
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceTable
 from skedge.core.reasons import Reason
 from tests.fakes.memory_driver import FIELDS, MemoryDriver, memory_drivers
 from tests.fakes.networks import SERVICE, configs, desired_at, map_of
@@ -52,7 +52,7 @@ def test_before_sync_nothing_is_deleted() -> None:
     driver.objects = {"b": 3, "c": 4}
     report = reconcile(driver, {"a": 1, "b": 2}, allow_delete=False)
     assert driver.objects == {"a": 1, "b": 2, "c": 4}
-    assert report.kept == ["c"]
+    assert report.held_back == ["c"]
     reconcile(driver, {"b": 1}, allow_delete=False, merge=max)
     assert driver.objects["b"] == 2
     reconcile(driver, {"b": 1}, merge=max)
@@ -79,7 +79,7 @@ def test_a_kernel_that_cannot_be_read_is_left_alone() -> None:
 def test_every_kind_has_a_driver_and_a_desired_mapping() -> None:
     assert list(FIELDS) == ORDER
     assert {one.name for one in fields(Desired)} == {
-        *FIELDS.values(), "choosers", "avoided", "elsewhere", "prefixes", "announced", "answering", "skipped",
+        *FIELDS.values(), "choosers", "avoided", "off_host", "prefixes", "announced", "answering", "skipped",
     }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_before_sync_services_keep_their_candidates() -> None:
     assert plan(drivers.registry, LINE["A"], alone, allow_delete=False) == ()
     reports = reconcile_all(drivers.registry, LINE["A"], alone, allow_delete=False)
     assert all(report.changed == [] for report in reports.values())
-    assert len(reports["route"].kept) == 4
+    assert len(reports["route"].held_back) == 4
     assert drivers.services.read() == WANTED.services
     reconcile_all(drivers.registry, LINE["A"], alone)
     assert [one.workload.site for one in drivers.services.read()[SERVICE].candidates] == ["A"]
@@ -133,7 +133,7 @@ def test_the_plan_is_what_reconcile_then_does() -> None:
     drivers, log = memory_drivers()
     stale = Candidate(WorkloadId("A", "web"), 0, capacity=1, out=Reason.DRAINED)
     drivers.services.put(SERVICE, ServiceTable((stale,)))
-    drivers.listeners.put(ListenerKey("10.9.9.9", 80), Dispatch(SERVICE))
+    drivers.listeners.put(ListenerKey("10.9.9.9", 80), ListenerTarget(SERVICE))
     log.clear()
     steps = plan(drivers.registry, LINE["A"], WANTED)
     assert log == []

@@ -6,7 +6,7 @@ import pytest
 
 from skedge.core.model import NetworkMap, Protocol, ServicesRecord, WorkloadId, WorkloadState
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
-from skedge.core.placement.candidates import Offer, candidate, keep_candidates, offers, service_table
+from skedge.core.placement.candidates import Offer, candidate, merge_candidates, offers, service_table
 from skedge.core.placement.view import View
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
@@ -43,17 +43,17 @@ def test_a_remote_workload_is_reached_at_its_endpoint() -> None:
 
 def test_a_local_workload_is_reached_at_its_own_address() -> None:
     offer = Offer("A", WorkloadState("web", "web", 61001))
-    four = candidate(SERVICE, offer, replace(VIEW, local={offer.workload: Target("127.0.0.1", 9090)}))
-    assert (four.local, four.path_cost, four.target4, four.target6) == (True, 0, Target("127.0.0.1", 9090), None)
-    six = candidate(SERVICE, offer, replace(VIEW, local={offer.workload: Target("::1", 9090)}))
+    four = candidate(SERVICE, offer, replace(VIEW, own_site={offer.workload: Target("127.0.0.1", 9090)}))
+    assert (four.own_site, four.path_cost, four.target4, four.target6) == (True, 0, Target("127.0.0.1", 9090), None)
+    six = candidate(SERVICE, offer, replace(VIEW, own_site={offer.workload: Target("::1", 9090)}))
     assert (six.target4, six.target6, six.out) == (None, Target("::1", 9090), Reason.NONE)
-    none = candidate(SERVICE, offer, replace(VIEW, local={}))
+    none = candidate(SERVICE, offer, replace(VIEW, own_site={}))
     assert (none.target4, none.target6, none.out) == (None, None, Reason.NO_FAMILY)
 
 
 def test_seen_from_another_site_its_own_workloads_have_their_endpoint() -> None:
     made = candidate(SERVICE, B, View(rib.compute(MAP, "B"), ADDRESSES))
-    assert (made.local, made.path_cost, made.target4) == (True, 0, Target("100.64.0.2", 61001))
+    assert (made.own_site, made.path_cost, made.target4) == (True, 0, Target("100.64.0.2", 61001))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_table_holds_256_candidates_the_cheapest_that_may_be_chosen() -> None:
     def offer(site: str, index: int, **changes: object) -> Offer:
         return Offer(site, replace(B.state, connector=f"w{index:03}", **changes))  # type: ignore[arg-type]
 
-    view = replace(VIEW, local={WorkloadId("A", f"w{index:03}"): Target("127.0.0.1", 1) for index in range(3)})
+    view = replace(VIEW, own_site={WorkloadId("A", f"w{index:03}"): Target("127.0.0.1", 1) for index in range(3)})
     offered = [offer("A", 0), offer("A", 1, healthy=False), offer("A", 2)]
     offered += [offer("B", index) for index in range(254)]
     full, none = service_table(SERVICE, offered[1:], view)
@@ -109,16 +109,16 @@ def test_before_sync_a_candidate_of_the_kernel_is_kept() -> None:
 
     current = ServiceTable((made("A", 0), made("B", 1), made("C", 2), made("E", 9, Reason.UNREACHABLE)))
     wanted = ServiceTable((made("A", 0, Reason.UNHEALTHY), made("B", 0, Reason.UNREACHABLE), made("D", 4)))
-    assert keep_candidates(current, wanted) == ServiceTable(
+    assert merge_candidates(current, wanted) == ServiceTable(
         (made("A", 0, Reason.UNHEALTHY), made("B", 1), made("C", 2), made("D", 4), made("E", 9, Reason.UNREACHABLE))
     )
     unheard = ServiceTable((made("F", 0, Reason.UNREACHABLE),))
-    assert keep_candidates(ServiceTable(), unheard) == unheard
+    assert merge_candidates(ServiceTable(), unheard) == unheard
 
 
 def test_a_kept_table_has_room_for_what_is_wanted() -> None:
     current = ServiceTable(tuple(Candidate(WorkloadId("A", f"w{index:03}"), 0, capacity=1) for index in range(256)))
     wanted = ServiceTable((Candidate(WorkloadId("Z", "web"), 0, capacity=1),))
-    kept = keep_candidates(current, wanted)
+    kept = merge_candidates(current, wanted)
     assert len(kept.candidates) == 256
     assert kept.candidates[-1].workload == WorkloadId("Z", "web")

@@ -29,7 +29,7 @@ from skedge.daemon.controller import Controller
 from skedge.daemon.events import ControlEvents
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.daemon.startup import assemble
-from skedge.daemon.state import Heard, Slot, State
+from skedge.daemon.state import Heard, ServiceWorkload, State
 from skedge.daemon.systemd import Notifier
 from tests.fakes.memory_driver import MemoryDriver, memory_drivers
 from tests.unit.control.authority import Authority
@@ -46,13 +46,13 @@ class FakeEngine:
 
     def __init__(self, services: MemoryDriver, listeners: MemoryDriver, endpoints: MemoryDriver) -> None:
         self.services, self.listeners, self.endpoints = services, listeners, endpoints
-        self.counted: dict[Slot, Counts] = {}
-        self.out: frozenset[Slot] = frozenset()
+        self.counted: dict[ServiceWorkload, Counts] = {}
+        self.out: frozenset[ServiceWorkload] = frozenset()
         self.receipts: list[Receipt] = []
         self.table: list[Flow] = []
         self.dropped: dict[Reason, int] = {}
         self.drift = self.swept = 0
-        self.others: list[Mapping[Slot, int]] = []
+        self.others: list[Mapping[ServiceWorkload, int]] = []
         self.resumed: list[WorkloadId] = []
         self.unreadable = False
         self._asked = 0
@@ -62,12 +62,12 @@ class FakeEngine:
         self._asked += 1
         return self._asked
 
-    def counts(self) -> Mapping[Slot, Counts]:
+    def counts(self) -> Mapping[ServiceWorkload, Counts]:
         if self.unreadable:
             raise DataplaneError("counters: the kernel does not answer")
         return dict(self.counted)
 
-    def set_others(self, others: Mapping[Slot, int]) -> None:
+    def set_others(self, others: Mapping[ServiceWorkload, int]) -> None:
         self.others.append(dict(others))
         for (key, workload), number in others.items():
             table = self.services.objects.get(key, ServiceTable())
@@ -75,7 +75,7 @@ class FakeEngine:
             if key in self.services.objects:
                 self.services.objects[key] = ServiceTable(tuple(changed))
 
-    def suspended(self) -> frozenset[Slot]:
+    def suspended(self) -> frozenset[ServiceWorkload]:
         return self.out
 
     def resume(self, workload: WorkloadId) -> None:

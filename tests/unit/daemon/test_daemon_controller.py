@@ -12,7 +12,7 @@ import pytest
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate import own_records as own
 from skedge.core.model import Connector, Health, HealthType, LinkId, Listener, Policy, Share, WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
 from skedge.daemon import state_file
@@ -34,7 +34,7 @@ def found_kernel() -> FakeKernel:
         LOST: ServiceTable(),
         WEB: ServiceTable((Candidate(B, 10, capacity=1, others=4, target4=target),)),
     }
-    fake.drivers.listeners.objects[ListenerKey("10.0.0.9", 99)] = Dispatch(LOST)
+    fake.drivers.listeners.objects[ListenerKey("10.0.0.9", 99)] = ListenerTarget(LOST)
     return fake
 
 
@@ -442,11 +442,11 @@ def test_a_suspension_leads_a_listener_to_its_next_service_and_back(tmp_path: Pa
         async with running(tmp_path, authority, first=first) as run:
             await run.reach_sync()
             used = run.kernel.drivers.listeners.objects
-            await run.until(lambda: used.get(at) == Dispatch(far))
+            await run.until(lambda: used.get(at) == ListenerTarget(far))
             run.kernel.engine.out = frozenset({(far, WorkloadId("a", "far"))})
-            await run.until(lambda: used.get(at) == Dispatch(WEB))
+            await run.until(lambda: used.get(at) == ListenerTarget(WEB))
             run.kernel.engine.out = frozenset()
-            await run.until(lambda: used.get(at) == Dispatch(far))
+            await run.until(lambda: used.get(at) == ListenerTarget(far))
 
     asyncio.run(main())
 

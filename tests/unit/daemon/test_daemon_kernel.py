@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from skedge.core.desired.compute import Desired
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Candidate, Dispatch, ListenerKey, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
 from skedge.daemon.kernel.kernel import without_others
@@ -134,7 +134,7 @@ def test_suspension_is_the_data_planes_own_and_no_difference() -> None:
 
 
 def test_without_others_keeps_all_that_decides() -> None:
-    one = Candidate(A, 5, capacity=2, others=9, target4=Target("127.0.0.1", 1), local=True, out=Reason.DRAINED)
+    one = Candidate(A, 5, capacity=2, others=9, target4=Target("127.0.0.1", 1), own_site=True, out=Reason.DRAINED)
     assert without_others(ServiceTable((one,))).candidates == (replace(one, others=0),)
 
 
@@ -171,6 +171,6 @@ def test_counters_and_what_was_refused_come_from_all_parts() -> None:
 def test_listeners_of_a_config_without_any_leave_nothing() -> None:
     fake = fake_kernel()
     plain = site_config("A")
-    fake.drivers.listeners.objects[ListenerKey("10.0.0.1", 80)] = Dispatch(WEB)
+    fake.drivers.listeners.objects[ListenerKey("10.0.0.1", 80)] = ListenerTarget(WEB)
     fake.kernel.apply(plain, desired_at(plain, map_of({"A": plain})), allow_delete=True)
     assert fake.drivers.listeners.objects == {}

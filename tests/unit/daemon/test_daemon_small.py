@@ -13,7 +13,7 @@ import pytest
 
 from skedge.control.liveness.detector import LinkStats
 from skedge.core.desired.compute import Desired
-from skedge.core.linkstate.adjacency import AdjacencyView, State
+from skedge.core.linkstate.adjacency import AdjacencyState, AdjacencyView
 from skedge.core.model import FlowTimes, Lan, LinkId
 from skedge.core.observed import TunnelFacts
 from skedge.core.reasons import Reason
@@ -39,26 +39,26 @@ DOWN = LinkStats(False, Reason.PROBE_LOST, 5.0, 0, 0, 1.0, 40, 0)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    kept = state_file.Remembered(7, {"web": 61007})
+    kept = state_file.SavedState(7, {"web": 61007})
     state_file.save(tmp_path, kept)
     assert state_file.load(tmp_path) == kept
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_no_file_is_no_memory(tmp_path: Path) -> None:
-    assert state_file.load(tmp_path) == state_file.Remembered(0, {})
+    assert state_file.load(tmp_path) == state_file.SavedState(0, {})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"incarnation": "x"}', '{"ports": {"web": "y"}}', "\x00\xff"])
 def test_a_damaged_file_is_no_memory(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_bytes(text.encode("latin-1"))
-    assert state_file.load(tmp_path) == state_file.Remembered()
+    assert state_file.load(tmp_path) == state_file.SavedState()
 
 
 def test_a_save_that_cannot_be_made_leaves_the_old_content(tmp_path: Path) -> None:
-    state_file.save(tmp_path, state_file.Remembered(3))
+    state_file.save(tmp_path, state_file.SavedState(3))
     with pytest.raises(OSError):
-        state_file.save(tmp_path / "missing", state_file.Remembered(4))
+        state_file.save(tmp_path / "missing", state_file.SavedState(4))
     assert state_file.load(tmp_path).incarnation == 3
 
 
@@ -160,12 +160,12 @@ def test_another_cause_keeps_the_age() -> None:
 # ---- links -----------------------------------------------------------------------------------------------------
 
 
-def adjacency(state: State, full_until: float = 0.0) -> AdjacencyView:
+def adjacency(state: AdjacencyState, full_until: float = 0.0) -> AdjacencyView:
     return AdjacencyView(LINK, "b", state, 1.0, full_until, 0)
 
 
 def test_facts_join_probes_and_adjacency() -> None:
-    found = link_status.facts({LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.FULL)})
+    found = link_status.facts({LINK: UP, OTHER: DOWN}, {LINK: adjacency(AdjacencyState.FULL)})
     assert found[LINK] == link_status.LinkFacts(True, Reason.NONE, "full", 300, 0.01, 40, 39, 5.0)
     assert (found[OTHER].up, found[OTHER].reason, found[OTHER].adjacency) == (False, Reason.PROBE_LOST, "down")
 
@@ -173,16 +173,16 @@ def test_facts_join_probes_and_adjacency() -> None:
 @pytest.mark.parametrize(
     ("stats", "state", "full_until", "up"),
     [
-        (UP, State.FULL, 1000.0, True),
-        (DOWN, State.FULL, 1000.0, False),
-        (UP, State.DOWN, 990.0, True),  # the far controller restarts, its kernel answers
-        (UP, State.EXCHANGE, 990.0, True),
-        (DOWN, State.DOWN, 990.0, False),
-        (UP, State.DOWN, 900.0, False),  # the hold time is over
+        (UP, AdjacencyState.FULL, 1000.0, True),
+        (DOWN, AdjacencyState.FULL, 1000.0, False),
+        (UP, AdjacencyState.DOWN, 990.0, True),  # the far controller restarts, its kernel answers
+        (UP, AdjacencyState.EXCHANGE, 990.0, True),
+        (DOWN, AdjacencyState.DOWN, 990.0, False),
+        (UP, AdjacencyState.DOWN, 900.0, False),  # the hold time is over
     ],
 )
 def test_a_link_is_used_while_its_far_kernel_answers_and_its_controller_was_heard(
-    stats: LinkStats, state: State, full_until: float, up: bool
+    stats: LinkStats, state: AdjacencyState, full_until: float, up: bool
 ) -> None:
     used = link_status.used({LINK: stats}, {LINK: adjacency(state, full_until)}, 1000.0, 60.0)
     assert used[LINK].up is up
@@ -190,8 +190,10 @@ def test_a_link_is_used_while_its_far_kernel_answers_and_its_controller_was_hear
 
 def test_sync_waits_for_links_that_answer_but_were_not_heard() -> None:
     configured = {LINK: "b", OTHER: "c"}
-    assert link_status.waiting(configured, {LINK: UP, OTHER: DOWN}, {LINK: adjacency(State.EXCHANGE)}) == {LINK}
-    assert link_status.waiting(configured, {LINK: UP}, {LINK: adjacency(State.FULL)}) == frozenset()
+    assert link_status.waiting(configured, {LINK: UP, OTHER: DOWN}, {LINK: adjacency(AdjacencyState.EXCHANGE)}) == {
+        LINK
+    }
+    assert link_status.waiting(configured, {LINK: UP}, {LINK: adjacency(AdjacencyState.FULL)}) == frozenset()
     assert link_status.waiting(configured, {LINK: UP}, {}) == {LINK}
 
 

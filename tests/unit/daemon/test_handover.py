@@ -7,13 +7,13 @@ import pytest
 from skedge.core.desired.compute import Desired
 from skedge.core.errors import DataplaneError
 from skedge.core.model import ANY_DEVICE, Lan, SiteConfig
-from skedge.core.objects import Dispatch, ListenerKey, ServiceKey
+from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey
 from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from tests.unit.daemon.kit import fake_kernel
 
 LISTENER = ListenerKey("10.0.0.1", 80)
-DESIRED = Desired(listeners={LISTENER: Dispatch(ServiceKey("web"))})
+DESIRED = Desired(listeners={LISTENER: ListenerTarget(ServiceKey("web"))})
 CONFIG = SiteConfig("net", "a", "100.64.0.0/10", "100.64.0.1", "fd00::1", engine_drain_s=60.0)
 
 

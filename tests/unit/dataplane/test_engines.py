@@ -13,12 +13,12 @@ from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
 from skedge.core.transports import Transport
 from skedge.dataplane import engine_choice
-from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.engine_choice import Verdict, decide
 from skedge.dataplane.ipvs import sysctls
 from skedge.dataplane.nftables import default_deny
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
-from skedge.dataplane.nftables.default_deny import NEIGHBOURS, OverlayGuard
+from skedge.dataplane.nftables.default_deny import NEIGHBOURS, DefaultDeny
 from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable
 from tests.fakes.fake_nft import FakeNft
 from tests.kit.rows import make
@@ -117,18 +117,18 @@ def test_settings_are_set_once_and_taken_back(tmp_path: Path) -> None:
 
 # ---- default deny ----------------------------------------------------------------------------------------------
 
-CONFIG = FilterConfig("100.64.0.1", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48", 7401, 7402, (61000, 62999))
+CONFIG = PacketCheckConfig("100.64.0.1", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48", 7401, 7402, (61000, 62999))
 DEVICE = LinkDevice(LinkId("a", "b"), Transport.VXLAN, "fe80::1", "fe80::2")
 
 
-class Guard(OverlayGuard):
+class Guard(DefaultDeny):
     """With its chains, as the controller keeps them."""
 
     def __init__(self, table: NftTable, names: dict[int, str]) -> None:
         super().__init__(table, lambda index: names[index])
         self.chains = ChainGroupDriver(table, default_deny.OWNED)
 
-    def configure(self, config: FilterConfig) -> bool:
+    def configure(self, config: PacketCheckConfig) -> bool:
         return bool(reconcile(self.chains, {default_deny.NAME: default_deny.group(config)}).changed)
 
 
@@ -147,7 +147,7 @@ def test_the_chain_is_written_once_and_again_when_somebody_changed_it() -> None:
     now[0] += READ_EVERY_S + 1
     assert made.configure(CONFIG)
     assert len(nft.rules) == rules
-    other = FilterConfig("100.64.0.9", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48", 7401, 7402, (61000, 62999))
+    other = PacketCheckConfig("100.64.0.9", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48", 7401, 7402, (61000, 62999))
     assert made.configure(other)
     assert "100.64.0.9" in str(nft.chain("overlay-in"))
     assert "'100.64.0.1'" not in str(nft.chain("overlay-in"))

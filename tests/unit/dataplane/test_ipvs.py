@@ -14,17 +14,17 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import (
     Candidate,
-    Dispatch,
     Endpoint,
     EndpointKey,
     ListenerKey,
+    ListenerTarget,
     ServiceKey,
     ServiceTable,
     Target,
 )
 from skedge.core.placement.rule import fill
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.packet_check import FilterConfig
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
 from skedge.dataplane.ipvs.marks import IpvsRules
@@ -99,9 +99,9 @@ def services(engine: IpvsEngine) -> Case:
 def listeners(engine: IpvsEngine) -> Case:
     for key in (WEB, API):
         engine.services.put(key, LINE)
-    one, two = Dispatch(WEB), Dispatch(WEB, (WEB, API, WEB))
+    one, two = ListenerTarget(WEB), ListenerTarget(WEB, (WEB, API, WEB))
     keys = [ListenerKey("10.0.0.5", 80), ListenerKey("fd01::5", 80), ListenerKey("10.0.0.5", 80, Protocol.UDP)]
-    case = Case(engine.listeners, dict.fromkeys(keys, (one, two)) | {KEEPING: (Dispatch(WEB, affinity_s=9), one)})
+    case = Case(engine.listeners, dict.fromkeys(keys, (one, two)) | {KEEPING: (ListenerTarget(WEB, affinity_s=9), one)})
     case.refused = {ListenerKey("127.0.0.1", 80): one, ListenerKey("::1", 80): one}
     return case
 
@@ -112,7 +112,7 @@ def endpoints(engine: IpvsEngine) -> Case:
         engine.endpoints, {EndpointKey(61000): (local, other), EndpointKey(61001, Protocol.UDP): (other, local)}
     )
     case.refused = {
-        EndpointKey(61002): Endpoint(A, "10.0.0.9", 80, elsewhere=True),
+        EndpointKey(61002): Endpoint(A, "10.0.0.9", 80, off_host=True),
         EndpointKey(61003): Endpoint(A, "::1", 80),
         EndpointKey(61004): Endpoint(A, "a.example", 80),
     }
@@ -298,8 +298,8 @@ def test_a_service_that_is_deleted_serves_its_connections_to_the_end(house: Hous
 def test_a_listener_with_affinity_has_a_virtual_service_of_its_own(house: House) -> None:
     engine = house.engine()
     engine.services.put(WEB, LINE)
-    engine.listeners.put(ListenerKey("10.0.0.5", 80), Dispatch(WEB))
-    engine.listeners.put(KEEPING, Dispatch(WEB, affinity_s=300))
+    engine.listeners.put(ListenerKey("10.0.0.5", 80), ListenerTarget(WEB))
+    engine.listeners.put(KEEPING, ListenerTarget(WEB, affinity_s=300))
     kept = mark(engine, at=KEEPING)
     assert house.table.persistent == {mark(engine): 0, mark(engine, family=6): 0, kept: 300}
     assert [key for key, _ in _elements(house)] == [["10.0.0.5", "tcp", 80]], "it is known by its address, not a mark"
@@ -328,12 +328,12 @@ def test_a_listener_that_keeps_clients_leads_elsewhere_and_what_is_open_still_co
     )
     engine.services.put(WEB, LINE)
     engine.services.put(API, other)
-    engine.listeners.put(KEEPING, Dispatch(WEB, affinity_s=300))
+    engine.listeners.put(KEEPING, ListenerTarget(WEB, affinity_s=300))
     kept = mark(engine, at=KEEPING)
     house.table.connect(kept)
-    engine.listeners.put(KEEPING, Dispatch(API, affinity_s=300))
+    engine.listeners.put(KEEPING, ListenerTarget(API, affinity_s=300))
     assert mark(engine, API, at=KEEPING) == kept, "to the kernel it is the same one"
-    assert engine.listeners.read() == {KEEPING: Dispatch(API, affinity_s=300)}
+    assert engine.listeners.read() == {KEEPING: ListenerTarget(API, affinity_s=300)}
     house.table.connect(kept)
     engine.look()
     assert open_of(engine) == {A: 1, B: 0, C: 0}
@@ -346,7 +346,7 @@ def test_a_listener_that_keeps_clients_leads_elsewhere_and_what_is_open_still_co
 def test_a_mark_that_a_packet_brings_along_is_taken_off_before_listeners_are_looked_at(house: House) -> None:
     """The outer packet of a tunnel inherits it; IPVS would lead that into the tunnel again, until the stack is full."""
     overlay = ("100.64.0.1", "fd00:1:2::1", "100.64.0.0/10", "fd00:1:2::/48")
-    group = chains.group(FilterConfig(*overlay, 7401, 7402, (61000, 62999)))
+    group = chains.group(PacketCheckConfig(*overlay, 7401, 7402, (61000, 62999)))
     ChainGroupDriver(house.rules(), chains.OWNED).put(chains.NAME, group)
     for chain in ("listeners-in", "listeners-out"):
         test, reset = house.nft.chain(chain)[0]
@@ -358,7 +358,7 @@ def test_services_in_turn_are_marked_in_turn(house: House) -> None:
     engine = house.engine()
     for key in (WEB, API):
         engine.services.put(key, LINE)
-    engine.listeners.put(ListenerKey("10.0.0.5", 80), Dispatch(WEB, (WEB, API, WEB)))
+    engine.listeners.put(ListenerKey("10.0.0.5", 80), ListenerTarget(WEB, (WEB, API, WEB)))
     ((_, verdict),) = house.nft.elements("listeners4")
     four, six = house.nft.chain(verdict["goto"]["target"])
     turns = [[0, mark(engine, WEB)], [1, mark(engine, API)], [2, mark(engine, WEB)]]
@@ -372,7 +372,7 @@ def test_services_in_turn_are_marked_in_turn(house: House) -> None:
 def test_a_restart_adopts_what_is_there(house: House) -> None:
     first = house.engine()
     first.services.put(WEB, LINE)
-    first.listeners.put(ListenerKey("10.0.0.5", 80), Dispatch(WEB))
+    first.listeners.put(ListenerKey("10.0.0.5", 80), ListenerTarget(WEB))
     first.endpoints.put(EndpointKey(61000), Endpoint(A, "127.0.0.1", 9090))
     connect(house, first, 12)
     writes, scripts = house.table.writes, house.nft.scripts
@@ -440,8 +440,8 @@ def test_others_services_are_not_ours_and_a_listener_does_not_cover_one(house: H
     engine = house.engine()
     engine.services.put(WEB, LINE)
     with pytest.raises(DataplaneError, match="an IPVS service that is not ours has this address and port"):
-        engine.listeners.put(ListenerKey("10.0.0.5", 80), Dispatch(WEB))
-    engine.listeners.put(ListenerKey("10.0.0.5", 80, Protocol.UDP), Dispatch(WEB))
+        engine.listeners.put(ListenerKey("10.0.0.5", 80), ListenerTarget(WEB))
+    engine.listeners.put(ListenerKey("10.0.0.5", 80, Protocol.UDP), ListenerTarget(WEB))
     engine.services.delete(WEB)
     house.now += SWEEP_S
     engine.look()

@@ -10,12 +10,12 @@ from skedge.core.names import overlay_prefix6
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice
 from skedge.core.transports import Transport
 from skedge.dataplane.ebpf import endpoints
-from skedge.dataplane.ebpf.packet_check import FilterConfig, address_bytes, link_mac
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig, address_bytes, link_mac
 
 
 def test_configuration_value() -> None:
     config = SiteConfig("net", "a", "100.64.0.0/10", "100.64.0.1", "fd00::1")
-    raw = FilterConfig.of_site(config).pack()
+    raw = PacketCheckConfig.of_site(config).pack()
     assert len(raw) == 5 * 16 + 8 + 4
     assert raw[:16] == bytes([100, 64, 0, 1]) + bytes(12)
     assert raw[32:36] == bytes([100, 64, 0, 0])
@@ -26,7 +26,7 @@ def test_configuration_value() -> None:
 
 def test_a_wrong_prefix_is_refused() -> None:
     with pytest.raises(ValueError, match="/48"):
-        FilterConfig("100.64.0.1", "fd00::1", "100.64.0.0/10", "fd00::/64", 1, 2, (3, 4)).pack()
+        PacketCheckConfig("100.64.0.1", "fd00::1", "100.64.0.0/10", "fd00::/64", 1, 2, (3, 4)).pack()
 
 
 def test_both_ends_of_a_link_compute_the_same_two_macs() -> None:

@@ -10,10 +10,10 @@ import pytest
 from skedge.core.model import TERMS, Protocol, Term, WorkloadId
 from skedge.core.objects import (
     Candidate,
-    Dispatch,
     Endpoint,
     EndpointKey,
     ListenerKey,
+    ListenerTarget,
     ServiceKey,
     ServiceTable,
     Target,
@@ -37,8 +37,8 @@ MEMORY = Memory(
                     others=7,
                     target4=Target("127.0.0.1", 80),
                     target6=None,
-                    local=True,
-                    elsewhere=True,
+                    own_site=True,
+                    off_host=True,
                 ),
                 Candidate(
                     WorkloadId("b", "web"),
@@ -54,8 +54,8 @@ MEMORY = Memory(
         )
     },
     {
-        ListenerKey("10.0.0.1", 80): Dispatch(ServiceKey("web"), (ServiceKey("web"), ServiceKey("spare")), 0),
-        ListenerKey("10.0.0.1", 53, Protocol.UDP): Dispatch(ServiceKey("dns", Protocol.UDP), (), 60),
+        ListenerKey("10.0.0.1", 80): ListenerTarget(ServiceKey("web"), (ServiceKey("web"), ServiceKey("spare")), 0),
+        ListenerKey("10.0.0.1", 53, Protocol.UDP): ListenerTarget(ServiceKey("dns", Protocol.UDP), (), 60),
     },
     {EndpointKey(61000): Endpoint(WorkloadId("a", "web"), "10.0.0.9", 80, True)},
     {"conntrack": "0"},

@@ -9,13 +9,13 @@ import time
 import pytest
 
 from skedge.dataplane.host import resolver
-from skedge.dataplane.host.resolver import Resolver
+from skedge.dataplane.host.resolver import PeerResolver
 
 FOUND = [(socket.AF_INET6, 2, 17, "", ("fe80::1%eth0", 0, 0, 2))]
 FOUND += [(socket.AF_INET6, 2, 17, "", ("fd00::2", 0, 0, 0)), (socket.AF_INET, 2, 17, "", ("10.0.0.2", 0))] * 2
 
 
-def eventually(addresses: tuple[str, ...], made: Resolver, host: str) -> None:
+def eventually(addresses: tuple[str, ...], made: PeerResolver, host: str) -> None:
     deadline = time.monotonic() + 5
     while made.addresses(host) != addresses:
         assert time.monotonic() < deadline
@@ -24,13 +24,13 @@ def eventually(addresses: tuple[str, ...], made: Resolver, host: str) -> None:
 
 def test_an_address_is_itself_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver.socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked"))
-    assert Resolver().addresses("FD00:0::2") == ("fd00::2",)
-    assert Resolver().addresses("10.0.0.2") == ("10.0.0.2",)
+    assert PeerResolver().addresses("FD00:0::2") == ("fd00::2",)
+    assert PeerResolver().addresses("10.0.0.2") == ("10.0.0.2",)
 
 
 def test_a_name_is_known_at_once_and_link_local_addresses_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver.socket, "getaddrinfo", lambda *_, **__: FOUND)
-    assert Resolver().addresses("b.example.com") == ("fd00::2", "10.0.0.2")
+    assert PeerResolver().addresses("b.example.com") == ("fd00::2", "10.0.0.2")
 
 
 def test_a_slow_server_holds_nobody_up_and_its_answer_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_a_slow_server_holds_nobody_up_and_its_answer_comes_later(monkeypatch: p
 
     monkeypatch.setattr(resolver.socket, "getaddrinfo", slow)
     monkeypatch.setattr(resolver, "WAIT_S", 0.05)
-    made = Resolver()
+    made = PeerResolver()
     started = time.monotonic()
     assert made.addresses("b.example.com") == ()
     assert time.monotonic() - started < 2
@@ -51,9 +51,9 @@ def test_a_slow_server_holds_nobody_up_and_its_answer_comes_later(monkeypatch: p
 
 
 def test_what_resolved_once_stays_known_while_the_dns_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver, "KEEP_S", 0.0)
+    monkeypatch.setattr(resolver, "VALID_S", 0.0)
     monkeypatch.setattr(resolver.socket, "getaddrinfo", lambda *_, **__: FOUND)
-    made, asked = Resolver(), threading.Event()
+    made, asked = PeerResolver(), threading.Event()
     assert made.addresses("b.example.com") == ("fd00::2", "10.0.0.2")
 
     def down(*_: object, **__: object) -> list[object]:

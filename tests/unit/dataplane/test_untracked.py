@@ -24,7 +24,7 @@ LISTENERS = [
 CHAINS = ("untracked-in", "untracked-out")
 
 
-class Untracked:
+class Notrack:
     """The chains as the controller keeps them."""
 
     def __init__(self, tracked: bool = True) -> None:
@@ -41,7 +41,7 @@ class Untracked:
 
 
 def test_nothing_is_written_where_nothing_is_tracked_until_it_is() -> None:
-    untracked = Untracked(tracked=False)
+    untracked = Notrack(tracked=False)
     assert not untracked.ensure(LISTENERS)
     assert untracked.nft.objects == {}
     untracked.tracked = True
@@ -53,7 +53,7 @@ def test_nothing_is_written_where_nothing_is_tracked_until_it_is() -> None:
 
 
 def test_links_and_the_listeners_that_the_lan_reaches_over_tcp() -> None:
-    untracked = Untracked()
+    untracked = Notrack()
     untracked.ensure(LISTENERS)
     links, four, six = untracked.nft.chain("untracked-in")
     assert links[0]["match"] == {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "sk-*"}
@@ -65,7 +65,7 @@ def test_links_and_the_listeners_that_the_lan_reaches_over_tcp() -> None:
 
 
 def test_it_is_written_again_only_when_it_differs() -> None:
-    untracked = Untracked()
+    untracked = Notrack()
     nft = untracked.nft
     assert untracked.ensure(LISTENERS)
     assert not untracked.ensure(reversed(LISTENERS))
@@ -89,7 +89,7 @@ def test_whether_anything_is_tracked(tmp_path: Path, text: str | None, answer: b
 
 
 def test_while_another_engines_connections_go_on_only_openings_are_untracked() -> None:
-    untracked = Untracked()
+    untracked = Notrack()
     assert untracked.ensure(LISTENERS, opening=True)
     assert all("flags" in str(rule[0]) for rule in untracked.all())
     assert not untracked.ensure(LISTENERS, opening=True)

@@ -17,7 +17,7 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
 from skedge.core.transports import Transport
-from skedge.dataplane.host.resolver import Resolver
+from skedge.dataplane.host.resolver import PeerResolver
 from skedge.dataplane.links.device import alias_of, parse_alias
 from skedge.dataplane.links.transports import wireguard
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
@@ -73,7 +73,7 @@ class Device:
         self.tunnel = replace(self.tunnel, peers=peers)
 
 
-class Names(Resolver):
+class Names(PeerResolver):
     """A resolver that knows what it is told."""
 
     def __init__(self) -> None:

@@ -175,13 +175,13 @@ def test_a_listener_lies_where_the_programs_read_it() -> None:
     pick.sequence, pick.limit, pick.version, pick.choice, pick.affinity = range(1, 6)
     pick.service, pick.need, pick.winner, pick.runner = range(6, 10)
     read = layout.LoggedPick.unpack(bytes(pick))
-    assert (read.sequence, read.limit, read.version, read.choice, read.sticky) == (1, 2, 3, 4, 5)
+    assert (read.sequence, read.limit, read.version, read.choice, read.affinity) == (1, 2, 3, 4, 5)
     assert (read.service, read.need, read.winner, read.runner) == (6, 7, 8, 9)
 
 
 def test_constants_are_those_of_the_headers() -> None:
     flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
-    same = {"LOCAL": "SLOT_OWN_SITE", "ELSEWHERE": "SLOT_OFF_HOST", "KEEPS": "SLOT_PRESERVES_SRC"}
+    same = {"OWN_SITE": "SLOT_OWN_SITE", "OFF_HOST": "SLOT_OFF_HOST", "PRESERVES_SRC": "SLOT_PRESERVES_SRC"}
     same |= {"OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
     same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
     same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
@@ -200,11 +200,11 @@ def test_a_flow_is_read_member_by_member() -> None:
             getattr(entry, member)[index] = int.from_bytes(value[4 * index : 4 * index + 4], "little")
     entry.from_port, entry.to_port = (int.from_bytes(port.to_bytes(2), "little") for port in (63001, 61000))
     entry.seen, entry.placed = 5, 7
-    entry.state = flows.State.REPLY | flows.State.FIN | flows.Kind.LAN << flows.KIND_SHIFT
+    entry.state = flows.FlowBits.REPLY | flows.FlowBits.FIN | flows.Kind.LAN << flows.KIND_SHIFT
     read = flows.FlowEntry.unpack(bytes(entry))
     assert (read.source, read.destination) == tuple(layout.unpack_address(one) for one in raw)
     assert (read.source_port, read.destination_port, read.seen, read.placed) == (63001, 61000, 5, 7)
-    assert (read.state, read.kind) == (flows.State.REPLY | flows.State.FIN, flows.Kind.LAN)
+    assert (read.state, read.kind) == (flows.FlowBits.REPLY | flows.FlowBits.FIN, flows.Kind.LAN)
     config = STRUCTS["nat_config"].from_buffer_copy(flows.NatConfig(3, (4, 5), 6, 7, 8, 9, 10).pack())
     assert [config.device, config.low, config.high] == [3, 4, 5]
     times = [config.syn, config.established, config.fin, config.closed, config.udp]
@@ -216,7 +216,7 @@ def test_constants_of_flows_are_those_of_the_headers() -> None:
     found = {
         name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)(?:ull)?\b", text, re.M)
     }
-    assert {one.name: one.value for one in flows.State} == {
+    assert {one.name: one.value for one in flows.FlowBits} == {
         name[5:]: value for name, value in found.items() if name.startswith("FLOW_") and name != "FLOW_KIND_SHIFT"
     }
     assert {one.name: one.value for one in flows.Kind} == {

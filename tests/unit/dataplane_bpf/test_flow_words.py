@@ -10,13 +10,15 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.observed import FlowKind, FlowState
 from skedge.dataplane.ebpf import flow_view
-from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, FlowRecord, Kind, State
+from skedge.dataplane.ebpf.layout_flow import FlowBits, FlowEntry, FlowKey, FlowRecord, Kind
 from skedge.dataplane.ebpf.layout_placement import PLACED_VALID, PlacementRecord, Weighed
 
 S = 1_000_000_000
 KEY = FlowKey("10.0.5.9", 40000, "10.0.5.1", 8080)
-FORWARD = FlowEntry("100.64.0.1", 63007, "100.64.0.2", 61001, 90 * S, State.SYN | State.ACK, Kind.REMOTE, 0)
-REPLY = FlowEntry("10.0.5.1", 8080, "10.0.5.9", 40000, 95 * S, State.REPLY | State.SYN | State.ACK, Kind.REMOTE, 0)
+FORWARD = FlowEntry("100.64.0.1", 63007, "100.64.0.2", 61001, 90 * S, FlowBits.SYN | FlowBits.ACK, Kind.REMOTE, 0)
+REPLY = FlowEntry(
+    "10.0.5.1", 8080, "10.0.5.9", 40000, 95 * S, FlowBits.REPLY | FlowBits.SYN | FlowBits.ACK, Kind.REMOTE, 0
+)
 NOBODY = Weighed(0, 0, 0, 0)
 PLACEMENT = PlacementRecord(
     0, "10.0.5.9", 40000, PLACED_VALID | 7 << 8 | 3, 40 * S, 0, ListenerKey("10.0.5.1", 8080),
@@ -33,7 +35,7 @@ def words(record: FlowRecord):
         now=100.0,
         services={7: ServiceKey("web")},
         workload_of=lambda service, slot: names.get((service, slot)),
-        endpoints={EndpointKey(8080): Endpoint(WorkloadId("a", "box"), "10.0.5.7", 80, elsewhere=True)},
+        endpoints={EndpointKey(8080): Endpoint(WorkloadId("a", "box"), "10.0.5.7", 80, off_host=True)},
     )
 
 
@@ -58,15 +60,15 @@ def test_one_that_ended_names_nobody_and_one_of_another_site_its_endpoint() -> N
 @pytest.mark.parametrize(
     ("said", "answered", "state"),
     [
-        (State.SYN, State.REPLY, FlowState.SYN),
-        (State.SYN, State.REPLY | State.SYN, FlowState.SYN),
-        (State.SYN | State.ACK, State.REPLY | State.SYN, FlowState.ESTABLISHED),
-        (State.SYN | State.ACK | State.FIN, State.REPLY | State.SYN, FlowState.FIN),
-        (State.SYN | State.ACK, State.REPLY | State.SYN | State.FIN, FlowState.FIN),
-        (State.SYN | State.ENDED, State.REPLY | State.RST | State.ENDED, FlowState.CLOSED),
+        (FlowBits.SYN, FlowBits.REPLY, FlowState.SYN),
+        (FlowBits.SYN, FlowBits.REPLY | FlowBits.SYN, FlowState.SYN),
+        (FlowBits.SYN | FlowBits.ACK, FlowBits.REPLY | FlowBits.SYN, FlowState.ESTABLISHED),
+        (FlowBits.SYN | FlowBits.ACK | FlowBits.FIN, FlowBits.REPLY | FlowBits.SYN, FlowState.FIN),
+        (FlowBits.SYN | FlowBits.ACK, FlowBits.REPLY | FlowBits.SYN | FlowBits.FIN, FlowState.FIN),
+        (FlowBits.SYN | FlowBits.ENDED, FlowBits.REPLY | FlowBits.RST | FlowBits.ENDED, FlowState.CLOSED),
     ],
 )
-def test_states(said: State, answered: State, state: FlowState) -> None:
+def test_states(said: FlowBits, answered: FlowBits, state: FlowState) -> None:
     record = replace(RECORD, forward=replace(FORWARD, state=said), reply=replace(REPLY, state=answered))
     assert flow_view.state(record) is state
     udp = replace(record, key=replace(KEY, protocol=Protocol.UDP))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.linkstate.adjacency import FRAME_BUDGET, State, link_in_use
+from skedge.core.linkstate.adjacency import FRAME_BUDGET, AdjacencyState, link_in_use
 from skedge.core.linkstate.database import versions
 from skedge.core.linkstate.flooding import DIGESTS_S
 from skedge.core.linkstate.messages import PROTOCOL, Digests, Hello, Key, Kind, Pull, Records
@@ -48,28 +48,28 @@ def test_two_sites_exchange_what_each_lacks_and_are_full() -> None:
     rig.settle()
     assert versions(a.database) == versions(b.database) == versions(c.database)
     assert len(a.database) == 6
-    assert b.adjacencies(0)[link].state is State.FULL
+    assert b.adjacencies(0)[link].state is AdjacencyState.FULL
 
 
 def test_states_of_an_adjacency() -> None:
     a = flooder("a")
     link = LinkId.between("a", "b")
     a.configure(0, {link: "b"})
-    assert a.adjacencies(0)[link].state is State.DOWN
+    assert a.adjacencies(0)[link].state is AdjacencyState.DOWN
     assert a.adjacency_up(1, link, "b").ready == (link,)
-    assert a.adjacencies(1)[link].state is State.INIT
+    assert a.adjacencies(1)[link].state is AdjacencyState.INIT
     a.receive(2, link, Hello("b", NETWORK, "main", 1))
-    assert a.adjacencies(2)[link].state is State.EXCHANGE
+    assert a.adjacencies(2)[link].state is AdjacencyState.EXCHANGE
     theirs = flooder("b")
     theirs.originate(2, services=services_body("b"))
     a.receive(3, link, theirs.database.digests())
-    assert a.adjacencies(3)[link].state is State.EXCHANGE  # one is still missing
+    assert a.adjacencies(3)[link].state is AdjacencyState.EXCHANGE  # one is still missing
     assert Pull((B_SERVICES,)) in drain(a, 3, link)
     a.receive(4, link, records(theirs.database.get(B_SERVICES).record))
-    assert a.adjacencies(4)[link].state is State.FULL
+    assert a.adjacencies(4)[link].state is AdjacencyState.FULL
     a.adjacency_down(5, link)
     view = a.adjacencies(9)[link]
-    assert (view.state, view.since, view.full_until, view.queued) == (State.DOWN, 5, 5, 0)
+    assert (view.state, view.since, view.full_until, view.queued) == (AdjacencyState.DOWN, 5, 5, 0)
     assert a.database.get(B_SERVICES) is not None  # graceful: the records stay
     a.configure(10, {})
     assert a.adjacencies(10) == {}
@@ -118,7 +118,7 @@ def test_a_wrong_first_message_ends_the_stream(hello: Hello, reason: Reason) -> 
     output = a.receive(0, link, hello)
     assert output.reset == ((link, reason),)
     assert reasons(output) == [reason]
-    assert a.adjacencies(0)[link].state is State.DOWN
+    assert a.adjacencies(0)[link].state is AdjacencyState.DOWN
     assert drain(a, 0, link) == []
     assert a.receive(0, link, Hello("b", NETWORK, "main", 1)).reset == ()  # late frames of that stream: nothing
 

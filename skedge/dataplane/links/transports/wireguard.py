@@ -16,11 +16,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from skedge.core.errors import DataplaneError, NotYet
+from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
 from skedge.core.observed import TunnelFacts
-from skedge.dataplane.host.resolver import Resolver
+from skedge.dataplane.host.resolver import PeerResolver
 from skedge.dataplane.links.device import Alias, kind, parse_alias
 from skedge.dataplane.links.transports.strategy import Strategy, used
 from skedge.dataplane.links.wireguard_backend import (
@@ -54,10 +54,10 @@ class _Known:
 class WireGuardLinks(Strategy):
     """Sets and reads the WireGuard part of link devices, of the kernel or of wireguard-go (kind tun)."""
 
-    def __init__(self, key: OwnKey, kernel: Backend, go: Backend, resolver: Resolver | None = None) -> None:
+    def __init__(self, key: OwnKey, kernel: Backend, go: Backend, resolver: PeerResolver | None = None) -> None:
         self._key = key
         self._backends = {False: kernel, True: go}
-        self._resolver = resolver or Resolver()
+        self._resolver = resolver or PeerResolver()
         self._known: dict[str, _Known] = {}
 
     def forget(self, name: str) -> None:
@@ -74,7 +74,7 @@ class WireGuardLinks(Strategy):
         """Raise NotYet when the far end's key is not known here."""
         if not want.keys:
             far = f"{want.link.a} or {want.link.b}"
-            raise NotYet(
+            raise Waiting(
                 f"link {want.link}: the WireGuard key of its far end is not known at this site yet; "
                 f"run deploy.yml for {far}, whichever is new, and then for both"
             )
