@@ -27,9 +27,7 @@ class ListenerDriver:
             keys = {ident: key for key, ident in self._services.ids.items()}
             return {one: self._target_of(one, value, keys) for one, value in self._maps.listeners().items()}
 
-    def _listener_target(
-        self, key: ListenerKey, value: ListenerValue, keys: Mapping[int, ServiceKey]
-    ) -> ListenerTarget:
+    def _target_of(self, key: ListenerKey, value: ListenerValue, keys: Mapping[int, ServiceKey]) -> ListenerTarget:
         if not (value.services <= keys.keys() and self._maps.has_port(key.port, key.protocol)):
             return ListenerTarget(ServiceKey("", key.protocol))
         schedule = tuple(keys[ident] for ident in value.schedule)

@@ -94,7 +94,7 @@ def device(transport: Transport = Transport.VXLAN, **changes: Any) -> LinkDevice
 
 
 LINK = Link(
-    "B", transport=Transport.VXLAN, own_site="192.0.2.1", remote="192.0.2.2", remote_port=7, keepalive_s=9, keys=("k",)
+    "B", transport=Transport.VXLAN, local="192.0.2.1", remote="192.0.2.2", remote_port=7, keepalive_s=9, keys=("k",)
 )
 
 
