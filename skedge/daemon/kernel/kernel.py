@@ -180,6 +180,7 @@ class Kernel:
         changed: list[str] = []
         failed: dict[str, str] = {}
         waiting: dict[str, str] = {}
+        glance = self._look()
         reports = reconcile_all(self._registry, config, _comparable(desired), allow_delete=allow_delete)
         for kind, report in reports.items():
             changed += [f"{kind} {describe(key)}" for key in report.changed]
@@ -198,7 +199,8 @@ class Kernel:
             failed["engine"] = str(error)
         now = self._clock()
         drift = self._drift.take(now, reports)
-        self._glance = self._look()
+        # Of before the run: what others changed during it shows. After changes of ours only another run can tell.
+        self._glance = None if changed or failed else glance
         return Applied(
             tuple(changed),
             failed,
@@ -219,8 +221,11 @@ class Kernel:
         )
 
     def moved(self) -> bool:
-        """Return whether anything that the kernel does not announce changed since the last run; cheap."""
-        return self._look() != self._glance
+        """Return whether anything that the kernel does not announce may have changed since the last run; cheap.
+
+        True after a run that changed something: what others changed meanwhile cannot be told from it.
+        """
+        return self._glance is None or self._look() != self._glance
 
     def _look(self) -> object:
         found: list[object] = []

@@ -67,6 +67,7 @@ def settled(host: Host) -> Iterator[Settled]:
 def test_a_fault_is_noticed_named_repaired_and_counted(settled: Settled, fault: Fault) -> None:
     host, wish = settled.host, settled.wish
     settled.noticed()
+    host.apply(wish)
     counted = Counter(host.apply(wish).drifted)
     assert not host.ns(host.kernel.moved)
     for times in (1, 2):
@@ -80,6 +81,7 @@ def test_a_fault_is_noticed_named_repaired_and_counted(settled: Settled, fault: 
         assert {one for one, _ in steps - mine} <= set(fault.also), f"{steps - mine} are not touched"
         applied = host.apply(wish)
         assert applied.failed == {}
+        assert host.apply(wish).changed == ()
         assert mine & {(drift.kind, drift.key) for drift in applied.drift}, f"{applied.drift}"
         assert applied.drifted[kind] >= counted[kind] + times
         if fault.after:
