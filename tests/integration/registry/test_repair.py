@@ -41,7 +41,7 @@ class Loop:
         await loop.run_in_executor(None, lambda: None)
         watch = self._host.ns(HostWatch)
         worker = Worker(self._host.kernel, self._applied)
-        worker._thread = self._host.ns._pool  # noqa: SLF001  (the kernel's thread lives in the namespace)
+        worker._thread = self._host.ns._pool
 
         def changed() -> None:
             changes = watch.read()
