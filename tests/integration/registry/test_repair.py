@@ -20,8 +20,18 @@ from .kit import Host
 from .world import full
 
 PATIENCE = 4  # for a machine that others load too
-TIMED = ("rule inet deleted", "route deleted", "clsact deleted", "nft flush ruleset", "listener deleted",
-         "lo forwarding", "link rp_filter", "link program detached", "slot's cost", "overlay address deleted")  # fmt: skip
+TIMED = (
+    "rule inet deleted",
+    "route deleted",
+    "clsact deleted",
+    "nft flush ruleset",
+    "listener deleted",
+    "lo forwarding",
+    "link rp_filter",
+    "link program detached",
+    "slot's cost",
+    "overlay address deleted",
+)
 
 
 class Loop:
