@@ -21,7 +21,8 @@ from .world import full
 
 PATIENCE = 4  # for a machine that others load too
 TIMED = ("rule inet deleted", "route deleted", "clsact deleted", "nft flush ruleset", "listener deleted",
-         "lo forwarding", "link rp_filter", "link program detached", "slot's cost", "overlay address deleted")  # fmt: skip
+         "lo forwarding", "link rp_filter", "link program detached", "slot's cost",
+         "overlay address deleted")  # fmt: skip
 
 
 class Loop:
@@ -30,6 +31,7 @@ class Loop:
     def __init__(self, host: Host) -> None:
         self._host, self._ready = host, threading.Event()
         self.drifts: list[tuple[float, str]] = []
+        self.runs: list[tuple[float, tuple[str, ...], dict[str, str]]] = []  # when, what was changed, what failed
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
         assert self._ready.wait(60)
@@ -41,7 +43,7 @@ class Loop:
         await loop.run_in_executor(None, lambda: None)
         watch = self._host.ns(HostWatch)
         worker = Worker(self._host.kernel, self._applied)
-        worker._thread = self._host.ns._pool  # noqa: SLF001  (the kernel's thread lives in the namespace)
+        worker._thread = self._host.ns._pool  # the kernel's thread must live in the namespace
 
         def changed() -> None:
             changes = watch.read()
@@ -61,7 +63,7 @@ class Loop:
         watch.close()
 
     def _applied(self, applied, _took_s: float) -> None:
-        assert applied.failed == {}
+        self.runs.append((time.monotonic(), applied.changed, dict(applied.failed)))
         self.drifts += [(time.monotonic(), one.kind) for one in applied.drift]
         self._ready.set()
 
@@ -85,7 +87,7 @@ def repaired(loop: Loop, host: Host, fault: Fault) -> float:
     fault.strike(host)
     struck = time.monotonic()
     while not [kind for _, kind in loop.drifts[known:] if kind == fault.kind]:
-        assert time.monotonic() - struck < PATIENCE * TRAFFIC_S, f"{fault.name}: not repaired"
+        assert time.monotonic() - struck < PATIENCE * TRAFFIC_S, f"{fault.name}: not repaired; {loop.runs[-5:]}"
         time.sleep(0.01)
     return time.monotonic() - struck
 
