@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skedge.core.errors import HostError
@@ -131,9 +134,35 @@ def _link(modules: Path, links: dict[str, Path]) -> None:
         raise HostError(f"{modules}: cannot link the kernel headers ({error.strerror})") from error
 
 
+@contextmanager
+def headers() -> Iterator[None]:
+    """Make the kernel headers findable, and keep them there for as long as the compiler needs them.
+
+    Several loaders may run on one host, each for its own pin directory: what one of them unloads must not take the
+    headers from another that compiles.
+    """
+    with _headers_lock(fcntl.LOCK_SH):
+        ensure_headers()
+        yield
+
+
+@contextmanager
+def _headers_lock(how: int) -> Iterator[None]:
+    fd = os.open(VMLINUX, os.O_RDONLY)  # a file that every host has on which programs can be loaded
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
+
+
 def remove_headers(modules: Path | None = None) -> None:
-    """Remove the links that `ensure_headers` made, nothing else."""
-    modules = modules or Path("/lib/modules") / platform.release()
+    """Remove the links that `ensure_headers` made, nothing else; none while another loader compiles."""
+    with suppress(BlockingIOError, FileNotFoundError), _headers_lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        _remove_headers(modules or Path("/lib/modules") / platform.release())
+
+
+def _remove_headers(modules: Path) -> None:
     marker = modules / _MARKER
     if not marker.exists():
         return

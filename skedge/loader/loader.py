@@ -177,7 +177,10 @@ class Loader:
                 pin.unlink()
 
     def _compile_all(self) -> None:
-        host_requirements.ensure_headers()
+        with host_requirements.headers():
+            self._compile_units()
+
+    def _compile_units(self) -> None:
         units: dict[tuple[str, tuple[str, ...]], list[Program]] = {}
         for program in self.options.programs:
             units.setdefault((program.source, program.defines), []).append(program)

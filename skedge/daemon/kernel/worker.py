@@ -73,8 +73,7 @@ class Worker:
             now = time.monotonic()
             if not self._wanted.is_set() and now < min(full, self._due):
                 if now >= glance:
-                    moved = await self.call(self.kernel.moved)
-                    took = time.monotonic() - now
+                    moved, took = await self.call(self._look)
                     glance = time.monotonic() + max(GLANCE_S, took / GLANCE_SHARE)
                     self._due = self._due if not moved else now
                 continue
@@ -82,6 +81,14 @@ class Worker:
             self._ended = time.monotonic()
             full = self._ended + (RETRY_S if applied.failed else DRAIN_S if applied.draining else FULL_S)
             glance = self._ended + GLANCE_S
+
+    def _look(self) -> tuple[bool, float]:
+        """Return whether the kernel moved, and the seconds of processor time that the look took.
+
+        A machine that others load is not looked at less often.
+        """
+        began = time.thread_time()
+        return self.kernel.moved(), time.thread_time() - began
 
     async def _wait(self, until: float) -> None:
         self._news.clear()

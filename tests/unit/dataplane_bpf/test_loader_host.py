@@ -21,3 +21,19 @@ def test_headers_of_another_kernel_are_linked_and_taken_back(tmp_path: Path) -> 
     host_requirements.ensure_headers(modules, sources)
     host_requirements.remove_headers(modules)
     assert (modules / "build").is_symlink()
+
+
+def test_headers_stay_while_another_loader_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of several loaders on one host unloads when it likes; none takes the headers from one that compiles."""
+    lock, modules = tmp_path / "vmlinux", tmp_path / "modules"
+    lock.touch()
+    modules.mkdir()
+    (modules / "build").symlink_to(tmp_path)
+    (modules / ".skedge-headers").write_text("build\n")
+    monkeypatch.setattr(host_requirements, "VMLINUX", str(lock))
+    monkeypatch.setattr(host_requirements, "ensure_headers", lambda: None)
+    with host_requirements.headers():
+        host_requirements.remove_headers(modules)
+        assert (modules / "build").is_symlink()
+    host_requirements.remove_headers(modules)
+    assert not (modules / "build").is_symlink()
