@@ -1,4 +1,4 @@
-"""A plan is exact on a kernel that takes more away than it was asked to: steps printed are steps done, in their order."""
+"""A plan is exact on a kernel that takes more away than it was asked to: what is printed is done, in that order."""
 
 from __future__ import annotations
 

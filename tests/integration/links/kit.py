@@ -76,11 +76,11 @@ def run(*command: str, check: bool = True, **options) -> subprocess.CompletedPro
 
 
 def load_programs(pin_dir: str) -> None:
-    host_requirements.ensure_headers()
-    programs = {f"link_{name}": source_text(f"link/{name}.c") for name in ("ingress", "egress")}
-    defines = [f"-D{name}={value}" for name, value in kernel_defines().items()]
-    todo = {"pin_dir": pin_dir, "programs": programs, "defines": defines}
-    result = run(sys.executable, "-c", LOAD_SCRIPT, input=json.dumps(todo), check=False)
+    with host_requirements.headers():
+        programs = {f"link_{name}": source_text(f"link/{name}.c") for name in ("ingress", "egress")}
+        defines = [f"-D{name}={value}" for name, value in kernel_defines().items()]
+        todo = {"pin_dir": pin_dir, "programs": programs, "defines": defines}
+        result = run(sys.executable, "-c", LOAD_SCRIPT, input=json.dumps(todo), check=False)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
