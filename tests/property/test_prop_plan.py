@@ -1,4 +1,4 @@
-"""A plan is exact on a kernel that takes more away than it was asked to: steps printed are steps done, in their order."""
+"""A plan is exact on a kernel that takes more away than it was asked to: what is printed is done, in that order."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_what_fails_is_left_out_and_done_the_next_time(
             step for step in printed if step.kind == "route" and any(f"dev {one}" in step.after for one in links)
         }
         assert [one for one in printed if (one.kind, one.key) not in failed and one not in follows] == [
-            one for one in acted if one.kind != "route" or one in printed and one not in follows
+            one for one in acted if one.kind != "route" or (one in printed and one not in follows)
         ]
         assert all(isinstance(error, DataplaneError) for report in reports.values() for error in report.failed.values())
         assert book.take(0.0, reports) == (), "a refusal is no change by others"
