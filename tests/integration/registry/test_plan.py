@@ -13,7 +13,7 @@ from .owners import Owners, fits
 from .world import World, change, full
 
 SEED = 7405
-STEPS = 24
+STEPS = 16
 
 
 def judge(
