@@ -16,20 +16,20 @@ from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.daemon import link_status, reload
-from skedge.daemon.background import Background, Together
 from skedge.daemon.counter_polling import Counting, Tally
-from skedge.daemon.dirty import RECORDS, Dirty, Event, Marks
 from skedge.daemon.events import ControlEvents, Orders
 from skedge.daemon.kernel.kernel import Applied, Kernel, Readings
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
-from skedge.daemon.life import Life, Phase, Seen, entered
+from skedge.daemon.loop.background import Background, Together
+from skedge.daemon.loop.dirty import RECORDS, Dirty, Event, Marks
+from skedge.daemon.loop.life import Life, Phase, Seen, entered
+from skedge.daemon.loop.wake import Wake
 from skedge.daemon.placement_log import PlacementLog
 from skedge.daemon.routing import Routing
 from skedge.daemon.state import State, endpoints_of
 from skedge.daemon.state_file import Memory
 from skedge.daemon.systemd import Notifier
-from skedge.daemon.wake import Wake
 
 log = logging.getLogger("skedge.daemon")
 

@@ -6,8 +6,8 @@ from skedge.core.linkstate.flooding import Flooder, Output
 from skedge.core.linkstate.messages import Message
 from skedge.core.linkstate.pacing import Backoff
 from skedge.core.model import LinkId
-from skedge.daemon.dirty import Dirty
 from skedge.daemon.events import Orders
+from skedge.daemon.loop.dirty import Dirty
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import SOFTWARE, State
 from skedge.daemon.state_file import Memory

@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.daemon.life import (
+from skedge.daemon.loop.life import (
     DELETE_WAIT_S,
     HEALTH_WAIT_S,
     LOAD_WAIT_S,

@@ -55,7 +55,7 @@ VIOLATIONS = [
     ("core/model.py", "import skedge.core.objects", "no circle of imports"),
     ("dataplane/ipvs/drivers.py", "import skedge.dataplane.ipvs.engine", "no circle of imports"),
     ("daemon/control_plane.py", "import skedge.daemon.controller", "inside the daemon"),
-    ("daemon/life.py", "import skedge.daemon.state", "inside the daemon"),
+    ("daemon/loop/life.py", "import skedge.daemon.state", "inside the daemon"),
 ]
 
 

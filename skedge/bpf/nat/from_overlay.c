@@ -14,11 +14,11 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
-#include "nat/forward.h"
-#include "nat/port_alloc.h"
+#include "nat/flow/types.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
+#include "nat/flow/port_alloc.h"
 
 /* Make the flow of a connection that another site placed at our endpoint. It is counted there, not here. */
 INLINE int flow_admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpoint *endpoint, struct scratch *m)

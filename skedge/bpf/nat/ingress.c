@@ -13,10 +13,10 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
-#include "nat/forward.h"
+#include "nat/flow/types.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
 
 /* Go on in another program; only when it is not loaded does the call return. */
 INLINE int program_call(struct __sk_buff *skb, int link_header, int program, int otherwise)

@@ -14,9 +14,9 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
+#include "nat/flow/types.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
 
 #define HEADERS_MAX 6
 

@@ -12,8 +12,8 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/conntrack.h"
+#include "nat/flow/types.h"
+#include "nat/flow/conntrack.h"
 #include "common/iterators.h"
 
 #define TIME_WAIT_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */

@@ -12,10 +12,10 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
-#include "nat/forward.h"
+#include "nat/flow/types.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
 
 /* Everything on lo comes through here: whether it is to a NAT port must be known at once. */
 INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *config)

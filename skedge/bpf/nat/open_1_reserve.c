@@ -13,13 +13,13 @@
 #include "placement/listener.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
+#include "nat/flow/types.h"
 #include "common/lan_prefixes.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
-#include "nat/forward.h"
-#include "nat/port_alloc.h"
-#include "nat/sk_assign.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
+#include "nat/flow/port_alloc.h"
+#include "nat/flow/sk_assign.h"
 
 /* What there is already: 0 when nothing (any more), else a verdict. */
 INLINE int flow_resume(struct __sk_buff *skb, struct nat_config *config, struct lan_packet *p, int *verdict)

@@ -15,8 +15,8 @@
 #include "placement/listener.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/scratch.h"
+#include "nat/flow/types.h"
+#include "nat/flow/scratch.h"
 
 int lan_place(struct __sk_buff *skb)
 {

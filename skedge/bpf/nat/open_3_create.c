@@ -13,12 +13,12 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
-#include "nat/forward.h"
-#include "nat/port_alloc.h"
-#include "nat/sk_assign.h"
+#include "nat/flow/types.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
+#include "nat/flow/port_alloc.h"
+#include "nat/flow/sk_assign.h"
 
 /* Take back what was reserved and counted. */
 INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, int kind, int reason)

@@ -13,10 +13,10 @@
 #include "placement/store.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
-#include "nat/types.h"
-#include "nat/packet.h"
-#include "nat/conntrack.h"
-#include "nat/forward.h"
+#include "nat/flow/types.h"
+#include "nat/flow/packet.h"
+#include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
 
 #define ICMP_LENGTH 8
 #define HOPS 64

@@ -10,8 +10,8 @@
 #include "socket/request.h"
 #include "placement/listener.h"
 #include "socket/udp_flows.h"
-#include "nat/types.h"
-#include "nat/accept.h"
+#include "nat/flow/types.h"
+#include "nat/flow/accept.h"
 
 #define ALLOW 1
 #define REFUSE 0

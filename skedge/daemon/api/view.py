@@ -12,7 +12,7 @@ from skedge.daemon.events import Orders
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
-from skedge.daemon.life import Life
+from skedge.daemon.loop.life import Life
 from skedge.daemon.refusals import Refusals
 from skedge.daemon.state import State
 

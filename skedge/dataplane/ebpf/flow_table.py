@@ -1,4 +1,5 @@
-"""The flow table of packet-time NAT, in the pinned maps of the LAN programs (bpf/nat/types.h): told, read and swept.
+"""The flow table of packet-time NAT, in the pinned maps of the LAN programs (bpf/nat/flow/types.h): told, read and
+swept.
 
 The flows are the programs' own: nothing here makes or changes one. Sweeping ends idle ones in the kernel.
 """

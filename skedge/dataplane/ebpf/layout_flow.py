@@ -1,4 +1,6 @@
-"""The layouts of bpf/nat/types.h in Python: packing and unpacking, nothing else. A test compares sizes and offsets."""
+"""The layouts of bpf/nat/flow/types.h in Python: packing and unpacking, nothing else. A test compares sizes and
+offsets.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.daemon import life
+from skedge.daemon.loop import life
 from tests.unit.control.authority import Authority
 from tests.unit.daemon.kit import NETWORK
 

@@ -100,7 +100,7 @@ def test_the_next_life_adopts_what_it_finds_and_changes_nothing(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, delete_wait_s: float
 ) -> None:
     """Also when the neighbour's records come in a burst, so that path computation is paced."""
-    monkeypatch.setattr("skedge.daemon.life.DELETE_WAIT_S", delete_wait_s)
+    monkeypatch.setattr("skedge.daemon.loop.life.DELETE_WAIT_S", delete_wait_s)
 
     async def main() -> None:
         kernel = fake_kernel()
@@ -373,7 +373,7 @@ def test_load_of_others_reaches_the_kernel_and_ends_with_their_reachability(
 def test_after_a_restart_the_kernels_load_of_others_holds_until_they_reported(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skedge.daemon.life.LOAD_WAIT_S", 0.6)
+    monkeypatch.setattr("skedge.daemon.loop.life.LOAD_WAIT_S", 0.6)
 
     async def main() -> None:
         kernel = found_kernel()

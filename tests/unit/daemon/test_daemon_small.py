@@ -23,7 +23,7 @@ from skedge.daemon.api.problems import Finding, Problems
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
-from skedge.daemon.wake import Wake
+from skedge.daemon.loop.wake import Wake
 from skedge.dataplane.ebpf.layout_flow import NatConfig
 from skedge.dataplane.registry import nat_config
 from tests.fakes.networks import site_config

@@ -6,8 +6,8 @@ from math import inf
 
 import pytest
 
-from skedge.daemon.dirty import MAKES_DIRTY, Dirty, Event, Marks
-from skedge.daemon.life import Life, Phase, Seen, entered
+from skedge.daemon.loop.dirty import MAKES_DIRTY, Dirty, Event, Marks
+from skedge.daemon.loop.life import Life, Phase, Seen, entered
 
 WELL = Seen(health_known=True, waiting=False, undecided=False, hold_s=120.0)
 

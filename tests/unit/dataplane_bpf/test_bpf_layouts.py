@@ -46,7 +46,7 @@ def c_structs() -> dict[str, type[ctypes.Structure]]:
     """The C structs as ctypes lays them out: by the same rules of alignment as the compiler."""
     text = "".join(
         (SOURCES / header).read_text()
-        for header in ("placement/types.h", "placement/maps.h", "common/tail_calls.h", "nat/types.h")
+        for header in ("placement/types.h", "placement/maps.h", "common/tail_calls.h", "nat/flow/types.h")
     )
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     known: dict[str, type] = dict(TYPES)
@@ -212,7 +212,7 @@ def test_a_flow_is_read_member_by_member() -> None:
 
 
 def test_constants_of_flows_are_those_of_the_headers() -> None:
-    text = "".join((SOURCES / header).read_text() for header in ("nat/types.h", "common/tail_calls.h"))
+    text = "".join((SOURCES / header).read_text() for header in ("nat/flow/types.h", "common/tail_calls.h"))
     found = {
         name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (0x[0-9a-f]+|\d+)(?:ull)?\b", text, re.M)
     }

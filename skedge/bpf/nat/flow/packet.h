@@ -1,6 +1,6 @@
 /* Parsing of packets by direct access, into the key that flows are found by. */
-#ifndef SKEDGE_NAT_PACKET_H
-#define SKEDGE_NAT_PACKET_H
+#ifndef SKEDGE_NAT_FLOW_PACKET_H
+#define SKEDGE_NAT_FLOW_PACKET_H
 
 /* Verdict of a parse beside the reasons: options, extension headers or a fragment; see nat/ip_options.c. */
 #define ODD 0x400

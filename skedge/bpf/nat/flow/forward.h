@@ -1,6 +1,6 @@
 /* Forwarding of a flow's packets: the way ahead, the rewriting, and the redirection past the host's stack. */
-#ifndef SKEDGE_NAT_FORWARD_H
-#define SKEDGE_NAT_FORWARD_H
+#ifndef SKEDGE_NAT_FLOW_FORWARD_H
+#define SKEDGE_NAT_FLOW_FORWARD_H
 
 #define MSS_KIND 2
 #define OPTIONS_MAX 40

@@ -1,7 +1,7 @@
 /* Delivery of a LAN client's connection to a listening socket of this host: it gets the SYN as it is, and the socket
  * that comes of it has the listener's address; sock_ops then takes the placement over (socket/connect.c). */
-#ifndef SKEDGE_NAT_SK_ASSIGN_H
-#define SKEDGE_NAT_SK_ASSIGN_H
+#ifndef SKEDGE_NAT_FLOW_SK_ASSIGN_H
+#define SKEDGE_NAT_FLOW_SK_ASSIGN_H
 
 #define STATE_LISTEN 10
 #define STATE_TIME_WAIT 6

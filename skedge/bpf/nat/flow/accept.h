@@ -1,7 +1,7 @@
 /* The hand-over of a LAN client's connection from the flow table to the socket of this host that accepted it: from then on
  * the connection is counted as one at connect time is, by what is stored with its socket. */
-#ifndef SKEDGE_NAT_ACCEPT_H
-#define SKEDGE_NAT_ACCEPT_H
+#ifndef SKEDGE_NAT_FLOW_ACCEPT_H
+#define SKEDGE_NAT_FLOW_ACCEPT_H
 
 /* The key of the packets that the socket receives. */
 static __always_inline void nat_key_from_sock(struct bpf_sock_ops *ops, struct nat_key *key)

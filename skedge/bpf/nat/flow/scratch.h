@@ -1,6 +1,6 @@
 /* Scratch memory of flow creation: what the programs that create a flow hand to one another. */
-#ifndef SKEDGE_NAT_SCRATCH_H
-#define SKEDGE_NAT_SCRATCH_H
+#ifndef SKEDGE_NAT_FLOW_SCRATCH_H
+#define SKEDGE_NAT_FLOW_SCRATCH_H
 
 /* How many flows towards one workload find a port within the tries: an eighth of the range stays unused. */
 INLINE __u64 nat_config_port_limit(const struct nat_config *config)

@@ -1,6 +1,6 @@
 /* The life of a flow: its two directions, the TCP state, the end. */
-#ifndef SKEDGE_NAT_CONNTRACK_H
-#define SKEDGE_NAT_CONNTRACK_H
+#ifndef SKEDGE_NAT_FLOW_CONNTRACK_H
+#define SKEDGE_NAT_FLOW_CONNTRACK_H
 
 #define TCP_FIN 0x01
 #define TCP_TURNS (TCP_FIN | TCP_SYN | TCP_RST)

@@ -1,8 +1,8 @@
 /* How a flow comes into being: a NAT port, and an entry for each direction. */
-#ifndef SKEDGE_NAT_PORT_ALLOC_H
-#define SKEDGE_NAT_PORT_ALLOC_H
+#ifndef SKEDGE_NAT_FLOW_PORT_ALLOC_H
+#define SKEDGE_NAT_FLOW_PORT_ALLOC_H
 
-#include "nat/scratch.h"
+#include "nat/flow/scratch.h"
 
 #define PORT_TRIES 64
 #define PASSIVE_TRIES 48 /* until here, ports that the workload may have in TIME_WAIT are left alone */

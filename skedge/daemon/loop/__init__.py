@@ -1,0 +1,1 @@
+"""The controller's loop: the stages of its life, what is dirty, how it is woken, what runs beside it."""
