@@ -73,7 +73,7 @@ def test_applied_twice_changes_nothing_and_purge_takes_it_all_back(tmp_path: Pat
             first = ns(kernel.apply, site, desired(site), allow_delete=True)
             assert first.failed == {}
         assert first.changed == ()
-        assert ns(kernel.plan, desired(site), allow_delete=True) == ()
+        assert ns(kernel.plan, site, desired(site), allow_delete=True) == ()
         assert (kernel.engine.name, kernel.why) == ("ipvs", "configured")
         assert ns(kernel.drops) is not None
         assert {counts.open for counts in ns(kernel.readings).counts.values()} == {0}
