@@ -6,12 +6,12 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core import waterfill
 from skedge.core.model import COST_MAX
 from skedge.core.objects import Candidate
 from skedge.core.placement import rule
 from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
+from tests.kit import oracles
 from tests.property.strategies import candidate_lists
 
 COUNTS = st.integers(0, 160)
@@ -30,7 +30,7 @@ def exact(candidate: Candidate, own: int) -> Fraction:
 
 @given(candidate_lists(), COUNTS)
 def test_fill_equals_counting(candidates: tuple[Candidate, ...], n: int) -> None:
-    assert rule.fill(candidates, n) == waterfill.split(candidates, n)
+    assert rule.fill(candidates, n) == oracles.split(candidates, n)
 
 
 @given(candidate_lists(), COUNTS)
@@ -52,7 +52,7 @@ def test_no_connection_would_have_been_better_placed_elsewhere(candidates: tuple
 
 @given(candidate_lists(), COUNTS)
 def test_shares_are_the_water_filling_and_sum_to_n(candidates: tuple[Candidate, ...], n: int) -> None:
-    shares, level, able = waterfill.shares(candidates, n), waterfill.level(candidates, n), eligible(candidates)
+    shares, level, able = oracles.shares(candidates, n), oracles.level(candidates, n), eligible(candidates)
     assert sum(shares) == (n if able else 0)
     for i in able:
         assert level is not None
@@ -67,7 +67,7 @@ def test_with_equal_capacities_the_split_is_within_one_of_the_shares(
         Candidate(one.workload, one.path_cost, capacity=capacity, others=one.others, target4=one.target4, out=one.out)
         for one in candidates
     )
-    pairs = zip(rule.fill(same, n), waterfill.shares(same, n), strict=True)
+    pairs = zip(rule.fill(same, n), oracles.shares(same, n), strict=True)
     assert all(abs(count - share) < 1 for count, share in pairs)
 
 
@@ -80,7 +80,7 @@ def test_the_order_of_candidates_changes_nothing(
     shuffled = tuple(candidates[i] for i in order)
     split, other = rule.fill(candidates, n), rule.fill(shuffled, n)
     assert [split[i] for i in order] == list(other)
-    assert [waterfill.split(candidates, n)[i] for i in order] == list(waterfill.split(shuffled, n))
+    assert [oracles.split(candidates, n)[i] for i in order] == list(oracles.split(shuffled, n))
 
 
 BIG = st.integers(0, 1 << 20)

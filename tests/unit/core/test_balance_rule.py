@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from skedge.core import waterfill
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ListenerKey, ServiceTable, Target
 from skedge.core.observed import Receipt
@@ -10,6 +9,7 @@ from skedge.core.placement import rule
 from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
 from tests.fakes.networks import SERVICE, candidates_at, configs, split_at
+from tests.kit import oracles
 
 HERE = Target("127.0.0.1", 1)
 
@@ -48,7 +48,7 @@ def test_reference_numbers(links: list, servers: object, n: int, split: dict[str
     all_configs = configs(links, servers)  # type: ignore[arg-type]
     assert split_at(all_configs, "A", n) == split
     candidates = candidates_at(all_configs, "A")
-    assert waterfill.split(candidates, n) == tuple(split[one.workload.site] for one in candidates)
+    assert oracles.split(candidates, n) == tuple(split[one.workload.site] for one in candidates)
 
 
 def test_the_backups_first_connection_comes_when_the_primary_costs_more() -> None:
@@ -196,10 +196,10 @@ class TestReplay:
 
 def test_water_level_and_shares_of_the_line() -> None:
     candidates = [one("A"), one("B", 10), one("C", 30)]
-    assert waterfill.level(candidates, 50) == 30
-    assert waterfill.shares(candidates, 50) == (30, 20, 0)
-    assert waterfill.level(candidates, 0) == 0
-    assert waterfill.level([one("A", out=Reason.DRAINED)], 5) is None
-    assert waterfill.shares([one("A", out=Reason.DRAINED)], 5) == (0,)
-    assert waterfill.split([one("A", out=Reason.DRAINED), one("B")], 5) == (0, 5)
-    assert waterfill.split([one("A", out=Reason.SUSPENDED), one("B", out=Reason.DRAINED)], 5) == (5, 0)
+    assert oracles.level(candidates, 50) == 30
+    assert oracles.shares(candidates, 50) == (30, 20, 0)
+    assert oracles.level(candidates, 0) == 0
+    assert oracles.level([one("A", out=Reason.DRAINED)], 5) is None
+    assert oracles.shares([one("A", out=Reason.DRAINED)], 5) == (0,)
+    assert oracles.split([one("A", out=Reason.DRAINED), one("B")], 5) == (0, 5)
+    assert oracles.split([one("A", out=Reason.SUSPENDED), one("B", out=Reason.DRAINED)], 5) == (5, 0)

@@ -9,7 +9,7 @@ import pytest
 from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
-from skedge.dataplane.fakes import (
+from tests.fakes.drivers import (
     FakeAddressDriver,
     FakeDriver,
     FakeEndpointDriver,
