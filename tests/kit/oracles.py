@@ -1,4 +1,4 @@
-"""Where many held connections end up, in closed form: the oracle for `rule.fill`."""
+"""Where many held connections end up, in closed form: the oracle for `rule.fill`.
 
 Connection number k (from 0) to workload i is placed at perceived cost ``cost_i + (others_i + k) / capacity_i``; one
 after another, ``n`` connections take the ``n`` smallest of these values.

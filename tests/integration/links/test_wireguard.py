@@ -14,7 +14,7 @@ from skedge.core import names
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, NextHop
-from skedge.dataplane.host.resolver import Resolver
+from skedge.dataplane.host.resolver import PeerResolver
 from skedge.dataplane.links.transports import wireguard
 
 from .kit import CONTROL_PORT, Site, client, listen, make_key, run, veth
@@ -238,7 +238,7 @@ def test_what_cannot_be_is_one_sentence_and_the_device_goes_on(pair: Pair, monke
     with pytest.raises(DataplaneError, match=r"its remote no\.such\.invalid does not resolve; correct the name"):
         pair.put(p, replace(pair.wanted(p), remote="no.such.invalid"))
     assert pair.ping(p)  # the far end is known from before, and calls
-    monkeypatch.setattr(Resolver, "addresses", lambda self, host: ("10.96.1.2",))
+    monkeypatch.setattr(PeerResolver, "addresses", lambda self, host: ("10.96.1.2",))
     pair.put(p, replace(pair.wanted(p), remote="q.example.net"))
     assert p.ns(p.links.read) == {device: replace(pair.wanted(p), remote="q.example.net")}
     monkeypatch.undo()
