@@ -14,7 +14,7 @@ from skedge.dataplane.ebpf.services import ServiceDriver
 
 
 class ListenerDriver:
-    """Driver[ListenerKey, Dispatch]."""
+    """Driver[ListenerKey, ListenerTarget]."""
 
     def __init__(self, maps: Maps, services: ServiceDriver, lock: threading.RLock) -> None:
         self._maps = maps

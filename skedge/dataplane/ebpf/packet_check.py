@@ -223,7 +223,7 @@ class PacketCheck:
 
 
 class PacketCheckDriver:
-    """Driver[str, FilterConfig]: what the packet programs know of this site, under the one key `SITE`."""
+    """Driver[str, PacketCheckConfig]: what the packet programs know of this site, under the one key `SITE`."""
 
     def __init__(self, check: PacketCheck) -> None:
         self._check = check

@@ -127,7 +127,7 @@ def _stranger(ident: int) -> ServiceKey:
 
 
 class ListenerDriver:
-    """Driver[ListenerKey, Dispatch]: the marks that connections to each listener address get.
+    """Driver[ListenerKey, ListenerTarget]: the marks that connections to each listener address get.
 
     A listener that keeps clients has no mark, but a virtual service of its address: for a persistent one that is known
     by its mark, IPVS leaves the port as it is.

@@ -90,7 +90,7 @@ def group(config: PacketCheckConfig, devices: Mapping[str, LinkDevice] | None = 
     """Return the chains, sets and counters as they should be.
 
     ``devices``: links that may be up already. Who is at their far ends is told in the same step, or they would be cut
-    off until `OverlayGuard.protect` tells it.
+    off until `DefaultDeny.protect` tells it.
     """
     rules = {chain: [meant(parts) for of, parts in _rules(config) if of == chain] for chain in CHAINS}
     return ChainGroup(

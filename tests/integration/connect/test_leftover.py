@@ -27,9 +27,9 @@ AS_CONTROLLER = """
 import sys
 from pathlib import Path
 from skedge.core.errors import DataplaneError
-from skedge.dataplane.retired_engines import EbpfLeftover
+from skedge.dataplane.retired_engines import RetiredEbpf
 from skedge.dataplane.host.netlink import Netlink
-left = EbpfLeftover(Path(sys.argv[1]), Netlink())
+left = RetiredEbpf(Path(sys.argv[1]), Netlink())
 try:
     left.hand_over(())
     assert left.open() == 0

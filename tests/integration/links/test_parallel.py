@@ -136,7 +136,7 @@ from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.routing import ipv6_forwarding as forwarding
 from skedge.dataplane.host.netlink import Netlink
-from skedge.dataplane.ebpf.packet_check import LinkFilter
+from skedge.dataplane.ebpf.packet_check import PacketCheck
 from skedge.dataplane.links.driver import LinkDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver
@@ -149,7 +149,7 @@ assert os.geteuid() != 0
 netlink = Netlink()
 table = NftTable()
 guard = TunnelGuard(table)
-driver = LinkDriver(netlink, LinkFilter(pin_dir, netlink), guard, None)
+driver = LinkDriver(netlink, PacketCheck(pin_dir, netlink), guard, None)
 for kind, wanted in ((driver, links), (RuleDriver(netlink), rules), (RouteDriver(netlink), routes)):
     for key in wanted:
         kind.delete(key)

@@ -34,7 +34,7 @@ class Strategy:
         return f"this kernel has no {kind} devices; load or install the module"
 
     def refuse(self, want: LinkDevice) -> None:
-        """Raise DataplaneError when the device cannot be as it is wanted, NotYet while something is to come first."""
+        """Raise DataplaneError when the device cannot be as it is wanted, Waiting while something is to come first."""
 
     def read(self, name: str, link: Any, device: LinkDevice) -> tuple[LinkDevice, bool]:
         """Return the device with what may change on it, and whether the rest of that is right."""

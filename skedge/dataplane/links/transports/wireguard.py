@@ -71,7 +71,7 @@ class WireGuardLinks(Strategy):
         return {"underlay": ""}
 
     def refuse(self, want: LinkDevice) -> None:
-        """Raise NotYet when the far end's key is not known here."""
+        """Raise Waiting when the far end's key is not known here."""
         if not want.keys:
             far = f"{want.link.a} or {want.link.b}"
             raise Waiting(
