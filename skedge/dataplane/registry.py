@@ -127,7 +127,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             engine.endpoints,
             desired_field("endpoints"),
             waits=True,
-            glance=lambda: tuple(engine.endpoints.read().items()),
+            glance=engine.endpoints.glance,
         ),
         Kind(
             "service",
@@ -142,7 +142,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             engine.listeners,
             desired_field("listeners"),
             waits=True,
-            glance=lambda: tuple(engine.listeners.read().items()),
+            glance=engine.listeners.glance,
         ),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Hashable, Mapping, Set
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,6 +17,7 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.dataplane.bpf import syscall
+from skedge.dataplane.ebpf.layout_placement import protocol_of
 from skedge.dataplane.ebpf.packet_check import address_bytes
 
 ENDPOINT_MAP = "endpoints_v1"
@@ -31,7 +32,6 @@ _SOURCE = struct.Struct("=16sHBB")
 _PORT = struct.Struct("=H")
 _WORD = struct.Struct("=I")
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17}
-_PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
 _ANY = bytes(16)
 
 
@@ -54,6 +54,17 @@ class EndpointDriver:
         return {
             key: value if self._whole(key, value, right) else replace(value, port=0) for key, value in found.items()
         }
+
+    def glance(self) -> Hashable:
+        """Return what changes with every change of these maps by others; a mark of the programs' own is none."""
+        with self._map(ENDPOINT_MAP) as fd:
+            published = sorted(syscall.map_lookup_batch(fd, _KEY.size, _VALUE.size))
+        with self._map(SOURCE_MAP) as fd:
+            sources = sorted(syscall.map_lookup_batch(fd, _SOURCE.size, _PORT.size))
+        with self._map(MARK_MAP) as fd:
+            ports = [_unpack_key(key).port for key, _ in published]
+            marks = [syscall.map_lookup(fd, _WORD.pack(port), _WORD.size) or bytes(_WORD.size) for port in ports]
+        return tuple(published), tuple(sources), tuple(_WORD.unpack(mark)[0] & (_PUBLISHED | _NAT) for mark in marks)
 
     def _whole(self, key: EndpointKey, value: Endpoint, right: Set[bytes]) -> bool:
         return _sources(key, value) <= right and (key.protocol is not Protocol.TCP or self._marked(key.port, value))
@@ -183,4 +194,4 @@ def _unpack(raw: bytes) -> Endpoint:
 
 def _unpack_key(raw: bytes) -> EndpointKey:
     port, number = _KEY.unpack(raw)
-    return EndpointKey(port, _PROTOCOLS[number])
+    return EndpointKey(port, protocol_of(number))

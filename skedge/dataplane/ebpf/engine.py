@@ -14,7 +14,7 @@ from pathlib import Path
 from skedge.core.engine import Driver
 from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey
+from skedge.core.objects import ServiceKey
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf import flow_view, receipts
@@ -45,8 +45,8 @@ class EbpfEngine:
         self._maps = Maps(pin_dir)
         self._udp_idle_s = udp_idle_s
         self.services = ServiceDriver(self._maps, self._lock)
-        self.listeners: Driver[ListenerKey, ListenerTarget] = ListenerDriver(self._maps, self.services, self._lock)
-        self.endpoints: Driver[EndpointKey, Endpoint] = EndpointDriver(pin_dir)
+        self.listeners = ListenerDriver(self._maps, self.services, self._lock)
+        self.endpoints = EndpointDriver(pin_dir)
         self.settings: Driver[str, str] = SettingDriver(self._maps, self._lock)
 
     def close(self) -> None:

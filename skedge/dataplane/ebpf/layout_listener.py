@@ -37,6 +37,11 @@ class ListenerValue:
         turns = struct.unpack_from(f"={min(shares, SCHEDULE_SIZE)}H", schedule)
         return cls(service, turns, affinity_s, bool(flags & PRESERVES_SRC))
 
+    @staticmethod
+    def without_position(raw: bytes) -> bytes:
+        """Return the bytes that only the controller writes."""
+        return raw[:8] + raw[16:]
+
     def pack(self) -> bytes:
         """Return the bytes of the struct, before its first turn."""
         members = sum(1 << ident for ident in set(self.schedule)).to_bytes(MAX_SERVICES // 8, "little")

@@ -221,10 +221,21 @@ def pack_listener(key: ListenerKey) -> bytes:
     return LISTENER.pack(pack_address(key.address), key.port.to_bytes(2), 0, PROTOCOLS[key.protocol])
 
 
+def protocol_of(number: int) -> Protocol:
+    """Return the protocol of a number in a map. Raises DataplaneError: somebody else wrote it."""
+    found = PROTOCOL_OF.get(number)
+    if found is None:
+        raise DataplaneError(
+            f"a map of the eBPF programs has an entry of protocol {number}, which skedge never writes; "
+            "`skedge-loader unload` and a restart of skedge make the maps anew"
+        )
+    return found
+
+
 def unpack_listener(raw: bytes) -> ListenerKey:
-    """Return a listener's key."""
+    """Return a listener's key. Raises DataplaneError."""
     address, port, _, protocol = LISTENER.unpack(raw)
-    return ListenerKey(unpack_address(address), int.from_bytes(port), PROTOCOL_OF[protocol])
+    return ListenerKey(unpack_address(address), int.from_bytes(port), protocol_of(protocol))
 
 
 def pack_service_name(key: ServiceKey) -> bytes:
@@ -235,7 +246,7 @@ def pack_service_name(key: ServiceKey) -> bytes:
 def unpack_service_name(raw: bytes) -> ServiceKey:
     """Return a service's key in the map of names."""
     name, protocol = SERVICE_NAME.unpack(raw)
-    return ServiceKey(unpack_name(name), PROTOCOL_OF[protocol])
+    return ServiceKey(unpack_name(name), protocol_of(protocol))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from skedge.core.errors import DataplaneError
 from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey
@@ -32,6 +32,11 @@ class ListenerDriver:
             return ListenerTarget(ServiceKey("", key.protocol))
         schedule = tuple(keys[ident] for ident in value.schedule)
         return ListenerTarget(keys[value.service], schedule, value.affinity_s, value.preserves_src)
+
+    def glance(self) -> Hashable:
+        """Return what changes with every change of a listener by others."""
+        with self._lock:
+            return self._maps.listener_state()
 
     def put(self, key: ListenerKey, value: ListenerTarget) -> None:
         """Place connects to this address, in one step.

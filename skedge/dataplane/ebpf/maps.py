@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
@@ -127,6 +127,23 @@ class Maps:
         """Return where the connections to each listener go."""
         items = syscall.map_items(self.fd(LISTENERS_PIN), layout.LISTENER.size, ListenerValue.STRUCT.size)
         return {layout.unpack_listener(key): ListenerValue.unpack(value) for key, value in items}
+
+    def listener_state(self) -> Hashable:
+        """Return what changes with every change of a listener or its port's mark, but not with a turn."""
+        found = sorted(
+            syscall.map_lookup_batch(self.fd(LISTENERS_PIN), layout.LISTENER.size, ListenerValue.STRUCT.size)
+        )
+        places = {(one.port, one.protocol) for one in (layout.unpack_listener(key) for key, _ in found)}
+        ports = tuple(sorted((port, protocol.value, self.has_port(port, protocol)) for port, protocol in places))
+        return tuple((key, ListenerValue.without_position(value)) for key, value in found), ports
+
+    def name_state(self) -> Hashable:
+        """Return what changes with every change of a service's or a workload's name."""
+        services = syscall.map_lookup_batch(self.fd("service_names_v1"), layout.SERVICE_NAME.size, _ID.size)
+        workloads = syscall.map_lookup_batch(
+            self.fd("workload_names_v1"), layout.WORKLOAD_KEY.size, layout.WORKLOAD_NAME.size
+        )
+        return tuple(sorted(services)), tuple(sorted(workloads))
 
     def put_listener(self, key: ListenerKey, value: ListenerValue) -> None:
         """Send connects to this address where the value says."""

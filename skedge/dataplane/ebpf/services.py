@@ -51,9 +51,9 @@ class ServiceDriver:
     def glance(self) -> Hashable:
         """Return what changes with every change of a table or a name, but not with a count."""
         with self._lock:
-            names = sorted(self._maps.service_ids().items()), self._maps.workloads()
+            names = self._maps.name_state()
             tables = [self._maps.control(ident, self.names.get(ident, {})) for ident in self.ids.values()]
-            return repr(names), tuple(tables)
+            return names, tuple(tables)
 
     def put(self, key: ServiceKey, value: ServiceTable) -> None:
         """Make a service's table this one, in one step; counts of workloads that stay are kept.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from skedge.core.errors import DataplaneError
 from skedge.core.model import TERMS, Term, WorkloadId
 from skedge.core.objects import Candidate, Target
 from skedge.core.reasons import Reason
@@ -44,3 +45,12 @@ def test_a_number_in_several_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(layout.IN_FLAGS, "others", 0xF << 16)
     assert services._stage(replace(ONE, others=9), 0, 1, reset=False).flags >> 16 == 9
     assert services._value(9 << 16 | layout.USED, 0xF << 16) == 9
+
+
+def test_an_entry_that_somebody_else_wrote_is_one_sentence_and_no_crash() -> None:
+    for unpack, raw in (
+        (layout.unpack_listener, layout.LISTENER.pack(bytes(16), b"\x1f\x90", 0, 99)),
+        (layout.unpack_service_name, layout.SERVICE_NAME.pack(b"web", 99)),
+    ):
+        with pytest.raises(DataplaneError, match="protocol 99"):
+            unpack(raw)
