@@ -2,6 +2,8 @@
 #ifndef SKEDGE_PLACEMENT_PICK_LOG_H
 #define SKEDGE_PLACEMENT_PICK_LOG_H
 
+#include "placement/scan.h"
+
 #if PICK_LOG_ENTRIES > 1
 /* Copy what the pick is decided on; the entry is ours alone, its position was taken before. */
 static __always_inline void pick_log_store(const struct service *service, const struct scan *scan,
