@@ -23,7 +23,7 @@ RETRY_S = 1.0
 DRAIN_S = 5.0  # what is left of another engine goes soon after its last connection
 FULL_S = 60.0  # a full read-and-compare at least so often: state that can drift is re-read
 GLANCE_SHARE = 0.01
-GLANCE_S = 1.0  # a look at what the kernel does not announce; longer where it takes more than a hundredth of that
+GLANCE_S = 1.5  # a look at what the kernel does not announce; longer where it takes more than a hundredth of that
 ECHO_S = 0.05  # announcements that come so soon after a run are most likely of its own changes
 SPACE_S = 0.2  # between two runs that announcements ask for
 
@@ -50,8 +50,8 @@ class Worker:
     def again(self) -> None:
         """Compare again with what was last wanted: the kernel announced a change.
 
-        What is announced during a run or right after it is mostly that run's own doing: one look a second later is
-        enough to tell.
+        What is announced during a run or right after it is mostly that run's own doing: one look a moment later
+        is enough to tell.
         """
         now = time.monotonic()
         own = self.busy_since is not None or now - self._ended < ECHO_S

@@ -231,7 +231,7 @@ def map_items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, 
 
 
 def map_lookup_batch(
-    fd: int, key_size: int, value_size: int, chunk: int = 256, flags: MapFlag = MapFlag.ANY
+    fd: int, key_size: int, value_size: int, chunk: int = 64, flags: MapFlag = MapFlag.ANY
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield all entries of an array or hash map, ``chunk`` entries a system call."""
     keys, values = ctypes.create_string_buffer(key_size * chunk), ctypes.create_string_buffer(value_size * chunk)

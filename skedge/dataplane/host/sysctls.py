@@ -6,11 +6,11 @@ nothing but what this host sends itself comes in by lo.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.dataplane.host.netlink import device_settings, set_devconf4, set_sysctl6
+from skedge.dataplane.host.netlink import set_devconf4, set_sysctl6
 
 LOOPBACK = "lo"
 _LOOPBACK_INDEX = 1
@@ -23,7 +23,10 @@ LOOP: Mapping[str, str] = {
 
 
 class LoopSettingDriver:
-    """Driver[str, str]: the settings of `LOOP`. One that is as the host has it everywhere is none of ours."""
+    """Driver[str, str]: the settings of `LOOP`. One that is as the host has it everywhere is none of ours.
+
+    The glance of the links sees their changes, too.
+    """
 
     def read(self) -> Mapping[str, str]:
         """Return the settings that differ from what lo would have without us."""
@@ -40,11 +43,6 @@ class LoopSettingDriver:
         self._refuse(key)
         if (value := default(key)) is not None:
             _set(key, value)
-
-    @staticmethod
-    def glance() -> Hashable:
-        """Return what changes with every setting of lo."""
-        return tuple(device_settings(lambda name: name == LOOPBACK).items())
 
     @staticmethod
     def _refuse(key: str) -> None:

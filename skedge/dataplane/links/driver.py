@@ -51,6 +51,7 @@ from skedge.dataplane.links.transports.strategy import used
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.nftables.tunnel_guard import TunnelPeer
 
+LOOPBACK = "lo"
 _NUD_PERMANENT = 0x80
 _NODAD = 0x02
 _SCOPE_LINK = 253
@@ -154,9 +155,10 @@ class LinkDriver:
             self._guard.delete(key)
 
     def glance(self) -> Hashable:
-        """Return what changes with the settings of our devices, and with the check on them."""
-        settings = device_settings(lambda name: name.startswith(PREFIX))
-        indexes = [index for name in sorted(settings) if (index := self._netlink.index(name)) is not None]
+        """Return what changes with the settings of our devices and of lo, and with the check on them."""
+        settings = device_settings(lambda name: name.startswith(PREFIX) or name == LOOPBACK)
+        ours = sorted(name for name in settings if name != LOOPBACK)
+        indexes = [index for name in ours if (index := self._netlink.index(name)) is not None]
         return tuple(sorted(settings.items())), self._check.glance(indexes)
 
     # ---- reading ------------------------------------------------------------------------------------------------
