@@ -29,7 +29,7 @@ SPACE_S = 0.2  # between two runs that announcements ask for
 
 
 class Worker:
-    """Runs `Kernel` calls in order on its own thread; reconcile wishes that pile up are merged into the newest."""
+    """Runs `Kernel` calls in order on its own thread; of what is wanted, only the newest counts."""
 
     def __init__(self, kernel: Kernel, on_applied: Callable[[Applied, float], None]) -> None:
         self.kernel = kernel
