@@ -22,7 +22,7 @@ from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.validation import INVALID
 from skedge.core.errors import ConfigError
 from skedge.core.model import Connector, HealthType, Link, Listener, Protocol, SiteConfig
-from skedge.core.names import overlay_address, overlay_address6
+from skedge.core.names import nat_address, nat_address6, overlay_address, overlay_address6
 
 SIZE_MAX = 4 * 1024 * 1024  # bytes; 1,024 services with listeners and connectors are about a tenth of it
 DEPTH_MAX = 16  # the schema's deepest path has 4
@@ -169,6 +169,8 @@ def build(spec: SiteSpec) -> SiteConfig:
         "overlay_cidr": str(network),
         "overlay4": spec.overlay_address or str(overlay_address(network, spec.network, spec.site)),
         "overlay6": canonical(spec.overlay_address6) or str(overlay_address6(spec.network, spec.site)),
+        "nat4": spec.nat_address or str(nat_address(network, spec.network, spec.site)),
+        "nat6": str(nat_address6(spec.network, spec.site)),
         "links": [_link(link) for link in spec.links],
         "listeners": [_listener(listener) for listener in spec.listeners],
         "connectors": [_connector(connector) for connector in spec.connectors],

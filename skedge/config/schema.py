@@ -186,6 +186,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     overlay_cidr: str = "100.64.0.0/10"
     overlay_address: str = ""
     overlay_address6: str = ""
+    nat_address: str = ""
     endpoint_ports: tuple[Port, Port] = (61000, 62999)
     lan_devices: list[LanDeviceName] = field(default_factory=lambda: [ANY_DEVICE])
     nat_ports: tuple[Port, Port] = (63000, 65535)

@@ -269,6 +269,8 @@ class SiteConfig:
     overlay_cidr: str
     overlay4: str
     overlay6: str
+    nat4: str = ""  # what LAN clients come from on other sites: overlay addresses that no socket uses
+    nat6: str = ""
     links: tuple[Link, ...] = ()
     listeners: tuple[Listener, ...] = ()
     connectors: tuple[Connector, ...] = ()
@@ -313,7 +315,8 @@ class LinkState:
 class LinksRecord:
     """What a site says of itself and its links.
 
-    ``prefixes`` are its LANs, ``refused`` those of other sites whose clients its workloads cannot take.
+    ``prefixes`` are its LANs, ``refused`` those of other sites whose clients its workloads cannot take. ``nat4`` and
+    ``nat6`` are overlay addresses that its LAN's clients come from; "" where its version knows of none.
     """
 
     site: str
@@ -325,6 +328,8 @@ class LinksRecord:
     prefixes: tuple[str, ...] = ()
     software: str = ""
     refused: tuple[str, ...] = ()
+    nat4: str = ""
+    nat6: str = ""
 
 
 @dataclass(frozen=True, slots=True)

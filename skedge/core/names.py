@@ -27,6 +27,20 @@ def overlay_address(cidr: IPv4Network, network: str, site: str) -> IPv4Address:
     return cidr.network_address + 1 + int.from_bytes(_digest("v4", network, site)[:8]) % hosts
 
 
+def nat_address(cidr: IPv4Network, network: str, site: str) -> IPv4Address:
+    """Return the IPv4 overlay address that the site's LAN clients have on other sites; no socket uses it."""
+    hosts = cidr.num_addresses - 2
+    if hosts < 1:
+        raise ValueError(f"{cidr} has no room for a host address")
+    return cidr.network_address + 1 + int.from_bytes(_digest("nat4", network, site)[:8]) % hosts
+
+
+def nat_address6(network: str, site: str) -> IPv6Address:
+    """Return the IPv6 overlay address that the site's LAN clients have on other sites."""
+    prefix = b"\xfd" + _digest("v6net", network)[:5] + b"\0\0"
+    return IPv6Address(prefix + _digest("nat6", network, site)[:8])
+
+
 def overlay_address6(network: str, site: str) -> IPv6Address:
     """Return the site's IPv6 overlay address: a ULA (RFC 4193), /48 from the network, host part from the site."""
     prefix = b"\xfd" + _digest("v6net", network)[:5] + b"\0\0"

@@ -15,6 +15,7 @@ NEED_RESTART: Final = (
     "overlay_cidr",
     "overlay4",
     "overlay6",
+    "nat4",
     "control_port",
     "load_port",
     "metrics",

@@ -55,15 +55,22 @@ def _overlay4(file: ParsedFile) -> Iterator[Problem]:
     if isinstance(network, str):
         yield file.at("overlay_cidr"), network
         return
-    text = file.spec.overlay_address
-    if not text or not file.good("overlay_address"):
-        return
-    address = parse_host(text)
-    if isinstance(address, str):
-        yield file.at("overlay_address"), address
-    elif address not in network or address in (network.network_address, network.broadcast_address):
-        way_out = f"give a host address inside overlay_cidr {network}, or none for the one made from the site's name"
-        yield file.at("overlay_address"), f"{text} is not a host address of the overlay; {way_out}"
+    for key, text in (("overlay_address", file.spec.overlay_address), ("nat_address", file.spec.nat_address)):
+        if not text or not file.good(key):
+            continue
+        address = parse_host(text)
+        if isinstance(address, str):
+            yield file.at(key), address
+        elif address not in network or address in (network.network_address, network.broadcast_address):
+            way_out = (
+                f"give a host address inside overlay_cidr {network}, or none for the one made from the site's name"
+            )
+            yield file.at(key), f"{text} is not a host address of the overlay; {way_out}"
+    if file.spec.nat_address and file.spec.nat_address == file.spec.overlay_address:
+        yield (
+            file.at("nat_address"),
+            "the same as overlay_address; give it another, or none for the one made from the site's name",
+        )
 
 
 def _overlay6(file: ParsedFile) -> Iterator[Problem]:

@@ -43,8 +43,10 @@ class _LinksBody(Wire):
     drain: bool
     prefixes: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)]
     software: Annotated[str, Meta(max_length=NAME_MAX)]
-    # not said by versions before this one
+    # not said by older versions
     refused: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)] = field(default_factory=list)
+    nat4: Address = ""
+    nat6: Address = ""
 
 
 class _FirstWorkload(Wire):

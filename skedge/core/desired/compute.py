@@ -36,7 +36,7 @@ from skedge.core.placement.policies import Suspended, Tables, listened, listener
 from skedge.core.placement.view import View, view
 from skedge.core.reasons import Reason
 from skedge.core.routing import lan_prefixes as prefixes
-from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, plain_address, site_addresses
+from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, nat_sources, plain_address, site_addresses
 from skedge.core.routing.rib import Rib
 
 LOOPBACK_DEVICE = "lo"
@@ -51,11 +51,16 @@ class Desired:
     ``announced``: any site has some; ``answering`` are the UDP ports of own workloads on this host, whose answers to
     clients of other sites' LANs must find the way by themselves.
 
+    ``nat_local`` are the IPv4 and IPv6 addresses that LAN clients come from at sockets of this host, ``nat_remote``
+    those at other sites; "" for this site's overlay address.
+
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
     """
 
     links: Mapping[str, LinkDevice] = field(default_factory=dict)
+    nat_local: tuple[str, str] = ("", "")
+    nat_remote: tuple[str, str] = ("", "")
     addresses: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, KernelRoute] = field(default_factory=dict)
     endpoints: Mapping[EndpointKey, Endpoint] = field(default_factory=dict)
@@ -98,7 +103,8 @@ def compute(
         resolved: host name of a connector -> address literal.
     """
     addresses, refused = site_addresses(config, network_map)
-    hosts = tuple(host_addresses)
+    nat = (addresses[config.site].nat4, addresses[config.site].nat6)
+    hosts = tuple(one for one in host_addresses if str(plain_address(one)) not in nat)
     lans = prefixes.judge(config, network_map, hosts)
     here = view(
         config, rib, network_map, addresses, others=others, suspended=suspended, resolved=resolved, host_addresses=hosts
@@ -114,7 +120,9 @@ def compute(
     skipped.extend(_beyond_engine(config, here, endpoint_ports))
     return Desired(
         links=link_devices(config),
-        addresses={f"{config.overlay4}/32": LOOPBACK_DEVICE, f"{config.overlay6}/128": LOOPBACK_DEVICE},
+        nat_local=nat,
+        nat_remote=nat_sources(config, network_map, addresses[config.site]),
+        addresses=own_addresses(config, addresses[config.site]),
         routes={**routes(config, rib, addresses), **prefix_routes(config, rib, lans)},
         endpoints=served_endpoints(config, endpoints(config, endpoint_ports, resolved, here.off_host)),
         services=services,
@@ -176,11 +184,21 @@ def routes(config: SiteConfig, rib: Rib, addresses: Mapping[str, SiteAddresses])
         links = [link for link in rib.next_hops(site) if link in configured]
         if not links or site not in addresses:
             continue
-        if addresses[site].v4:
-            found[f"{addresses[site].v4}/32"] = KernelRoute(_next_hops(config, links, 4), config.overlay4)
-        if addresses[site].v6:
-            found[f"{addresses[site].v6}/128"] = KernelRoute(_next_hops(config, links, 6), config.overlay6)
+        one = addresses[site]
+        found |= {
+            f"{v4}/32": KernelRoute(_next_hops(config, links, 4), config.overlay4) for v4 in (one.v4, one.nat4) if v4
+        }
+        found |= {
+            f"{v6}/128": KernelRoute(_next_hops(config, links, 6), config.overlay6) for v6 in (one.v6, one.nat6) if v6
+        }
     return found
+
+
+def own_addresses(config: SiteConfig, own: SiteAddresses) -> Mapping[str, str]:
+    """Return the addresses of this site with their device; those of NAT where LAN clients are served by flows."""
+    nat = (own.nat4, own.nat6) if config.lan.devices and ABILITIES[config.engine].off_host else ()
+    found = [address for address in (config.overlay4, config.overlay6, *nat) if address]
+    return {f"{address}/{128 if ':' in address else 32}": LOOPBACK_DEVICE for address in found}
 
 
 def prefix_routes(config: SiteConfig, rib: Rib, lans: prefixes.Prefixes) -> Mapping[str, KernelRoute]:

@@ -102,6 +102,8 @@ def links_record(
         prefixes=config.prefixes,
         software=software,
         refused=tuple(sorted(refused)),
+        nat4=config.nat4,
+        nat6=config.nat6,
     )
 
 

@@ -36,10 +36,11 @@ def check_body(record: SignedRecord, body: Body) -> None:
 
 
 def _links(body: LinksRecord) -> None:
-    if body.overlay4:
-        IPv4Address(body.overlay4)
-    if body.overlay6:
-        IPv6Address(body.overlay6)
+    for four, six in ((body.overlay4, body.overlay6), (body.nat4, body.nat6)):
+        if four:
+            IPv4Address(four)
+        if six:
+            IPv6Address(six)
     if len(body.prefixes) > PREFIXES_PER_SITE_MAX or len(set(body.prefixes)) != len(body.prefixes):
         raise ValueError(f"{len(body.prefixes)} prefixes, of which {len(set(body.prefixes))} differ")
     for prefix in (*body.prefixes, *body.refused):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -13,10 +14,15 @@ from skedge.core.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class SiteAddresses:
-    """The overlay addresses under which a site is reached; "" where there is none that can be believed."""
+    """The overlay addresses under which a site is reached; "" where there is none that can be believed.
+
+    ``nat4`` and ``nat6`` are those that its LAN's clients come from.
+    """
 
     v4: str = ""
     v6: str = ""
+    nat4: str = ""
+    nat6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ def site_addresses(
     """Return the overlay addresses of all sites of the map and of this one, and the claims refused.
 
     An address outside the overlay would send the host's own traffic into it: refused. An address that two sites
-    claim goes to this site, else to the one whose name it is derived from, else to the first by name.
+    claim goes to this site, else to the one whose name it is derived from, else to the first by name. One that a site
+    is reached under is nobody's NAT address; who gets none goes without, and needs no word.
     """
     skipped: list[Skipped] = []
     network4, network6 = IPv4Network(config.overlay_cidr), IPv6Network(names.overlay_prefix6(config.network))
@@ -52,8 +59,37 @@ def site_addresses(
         lambda site: names.overlay_address6(config.network, site),
         skipped,
     )
-    addresses = {site: SiteAddresses(granted4.get(site, ""), granted6.get(site, "")) for site in sorted(claims4)}
+    nat4, nat6 = _nat_addresses(config, network_map, network4, network6, {*granted4.values(), *granted6.values()})
+    addresses = {
+        site: SiteAddresses(*(granted.get(site, "") for granted in (granted4, granted6, nat4, nat6)))
+        for site in sorted(claims4)
+    }
     return addresses, tuple(skipped)
+
+
+def _nat_addresses(
+    config: SiteConfig, network_map: NetworkMap, network4: IPv4Network, network6: IPv6Network, taken: Collection[str]
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the NAT addresses of both families by site; ``taken`` are the addresses that sites are reached under."""
+    records = network_map.links.items()
+    claims4 = {site: record.nat4 for site, record in records} | {config.site: config.nat4}
+    claims6 = {site: record.nat6 for site, record in records} | {config.site: config.nat6}
+    made4 = functools.partial(names.nat_address, network4, config.network)
+    made6 = functools.partial(names.nat_address6, config.network)
+    free4, free6 = ({site: text for site, text in claims.items() if text not in taken} for claims in (claims4, claims6))
+    return (
+        _grant(config.site, _inside(free4, network4, []), made4, []),
+        _grant(config.site, _inside(free6, network6, []), made6, []),
+    )
+
+
+def nat_sources(config: SiteConfig, network_map: NetworkMap, own: SiteAddresses) -> tuple[str, str]:
+    """Return what this site's LAN clients may come from on other sites, IPv4 and IPv6; "" for the overlay address.
+
+    Every site on the way must have routes back, so all of them must be of a version that knows of NAT addresses.
+    """
+    known = all(record.nat6 for site, record in network_map.links.items() if site != config.site)
+    return (own.nat4, own.nat6) if known else ("", "")
 
 
 def _inside(

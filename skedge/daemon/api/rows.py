@@ -111,6 +111,7 @@ def routes(state: State, desired: Desired, installed: Mapping[str, KernelRoute])
     owner: dict[str, str] = {}
     for site, record in state.network_map.links.items():
         owner[f"{record.overlay4}/32"] = owner[f"{record.overlay6}/128"] = site
+        owner |= dict.fromkeys((f"{record.nat4}/32", f"{record.nat6}/128"), site)
     owner |= state.prefixes().others
     return [
         RouteRow(

@@ -41,6 +41,8 @@ def test_full_file() -> None:
         overlay_cidr="100.64.0.0/10",
         overlay4="100.70.1.2",
         overlay6="fde7:3405:4cf7::5",
+        nat4="100.70.1.3",
+        nat6=str(names.nat_address6("demo", "edge-a")),
         endpoint_ports=(61000, 61999),
         links=(
             Link(
@@ -95,6 +97,9 @@ def test_defaults_come_from_the_names() -> None:
     config = loads(MINIMAL, "x")
     assert config.overlay6 == str(names.overlay_address6("demo", "edge-a"))
     assert config.overlay4.startswith("100.")
+    assert config.nat4.startswith("100.")
+    assert config.nat4 != config.overlay4
+    assert config.nat6 == str(names.nat_address6("demo", "edge-a"))
     assert config == loads(MINIMAL + "overlay_address: " + config.overlay4, "x")
     assert config.metrics == Metrics("127.0.0.1", 9464)
 

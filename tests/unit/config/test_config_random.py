@@ -137,7 +137,9 @@ def as_data(value: Any) -> Any:
         data = {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
         lan = data.pop("lan")
         data |= {"lan_devices": lan["devices"], "nat_ports": lan["ports"], "flow_times": lan["times"]}
-        return {{"overlay4": "overlay_address", "overlay6": "overlay_address6"}.get(k, k): v for k, v in data.items()}
+        del data["nat6"]  # always made from the names
+        keys = {"overlay4": "overlay_address", "overlay6": "overlay_address6", "nat4": "nat_address"}
+        return {keys.get(k, k): v for k, v in data.items()}
     if dataclasses.is_dataclass(value):
         return {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple):

@@ -79,7 +79,7 @@ def test_every_show_fills_its_list(tmp_path: Path, authority: Authority) -> None
         "site": 1,
         "sites": 2,
         "links": 1,
-        "routes": 2,
+        "routes": 4,
         "services": 1,
         "listeners": 1,
         "connections": 5,
@@ -264,7 +264,7 @@ def test_the_metrics_that_are_promised_are_served_with_bounded_labels(tmp_path: 
     assert values['skedge_drops_total{reason="no-workload"}'] == "2.0"
     assert (values['skedge_flows{kind="lan"}'], values['skedge_flows{kind="local"}']) == ("5.0", "0.0")
     assert values["skedge_flow_room"] == "1000.0"
-    assert values["skedge_routes_installed"] == values["skedge_routes_computed"] == "2.0"
+    assert values["skedge_routes_installed"] == values["skedge_routes_computed"] == "4.0"
     assert values["skedge_synced"] == values["skedge_ready"] == "1.0"
     assert "10.0.0.7" not in text, "no client address in a label"
 

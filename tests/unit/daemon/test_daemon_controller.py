@@ -58,7 +58,7 @@ def test_the_normal_way_up(tmp_path: Path, authority: Authority) -> None:
             assert set(run.at.state.rib.paths) == {"a", "b"}
             assert run.at.state.rib.path_cost("b") == 10
             routes = run.kernel.drivers.routes.objects
-            assert len(routes) == 2
+            assert len(routes) == 4  # to the site and to its LAN clients, IPv4 and IPv6
             assert "ready" in run.notifier.said
             assert run.control.opened
             assert ListenerKey("10.0.0.1", 8080) in run.kernel.drivers.listeners.objects

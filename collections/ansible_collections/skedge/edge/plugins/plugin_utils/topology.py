@@ -32,8 +32,8 @@ DEFAULT_NETWORK = "skedge"
 # Variables that become keys of skedge.yaml, in the order in which they are written there.
 SITE_KEYS = (
     "network", "site", "engine", "engine_drain_s", "overlay_cidr", "overlay_address", "overlay_address6",
-    "endpoint_ports", "lan_devices", "nat_ports", "prefixes", "flow_times", "links", "listeners", "connectors", "drain",
-    "overload", "hold_time_s", "control_port", "load_port", "metrics", "log_placements",
+    "nat_address", "endpoint_ports", "lan_devices", "nat_ports", "prefixes", "flow_times", "links", "listeners",
+    "connectors", "drain", "overload", "hold_time_s", "control_port", "load_port", "metrics", "log_placements",
 )  # fmt: skip
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
@@ -175,6 +175,19 @@ def _overlay_addresses(hosts: list[Host], drafts: Mapping[str, dict[str, Any]]) 
                 other = seen.setdefault(address, host)
                 if other is not host and host.site != other.site:
                     yield _same_address(PREFIX + key, address, host, other)
+    yield from _nat_addresses(hosts, configs)
+
+
+def _nat_addresses(hosts: list[Host], configs: Mapping[str, SiteConfig]) -> Iterator[str]:
+    """NAT addresses written by hand that are another site's; one made from a name gives way by itself."""
+    variable = PREFIX + "nat_address"
+    for host in (one for one in hosts if one.name in configs and variable in one.values):
+        address = configs[host.name].nat4
+        for other in (one for one in hosts if one.name in configs and one.site != host.site):
+            theirs = configs[other.name]
+            written = variable in other.values and address == theirs.nat4 and other.name < host.name
+            if address == theirs.overlay4 or written:
+                yield _same_address(variable, address, host, other)
 
 
 def _same_address(variable: str, address: str, host: Host, other: Host) -> str:
