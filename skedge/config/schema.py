@@ -170,9 +170,10 @@ class FlowTimesSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     syn_s: IdleSeconds = 30
     established_s: IdleSeconds = 7440
-    fin_s: IdleSeconds = 120
+    fin_s: IdleSeconds = 7440
     closed_s: IdleSeconds = 10
-    udp_s: IdleSeconds = 60
+    udp_s: IdleSeconds = 20
+    udp_stream_s: IdleSeconds = 120
 
 
 class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -243,9 +243,10 @@ class FlowTimes:
 
     syn_s: int = 30
     established_s: int = 7440  # RFC 5382: not less than 2 h 4 min
-    fin_s: int = 120
+    fin_s: int = 7440  # closed by one end: the other may still have to say something
     closed_s: int = 10
-    udp_s: int = 60
+    udp_s: int = 20  # one exchange; many of them are a second apart, and each holds a port
+    udp_stream_s: int = 120  # RFC 4787: not less than 2 min
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from skedge.core.placement.candidates import merge_candidates
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
 from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
-from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
 from skedge.dataplane.ebpf.packet_check import SITE, PacketCheck, PacketCheckConfig, PacketCheckDriver
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.dataplane.host.netlink import Netlink
@@ -102,7 +102,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         Kind(
             "nat",
             nat,
-            lambda config, _desired, _held: {NAT: nat_config(config.lan)},
+            lambda config, desired, _held: {NAT: nat_config(config.lan, desired)},
             glance=lambda: tuple(nat.read().items()),
         ),
         Kind("nat-source", sources, source, glance=lambda: tuple(sorted(sources.read().items()))),
@@ -184,7 +184,7 @@ def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
     )
 
 
-def nat_config(lan: Lan) -> NatConfig:
+def nat_config(lan: Lan, desired: Desired) -> NatConfig:
     """Return what the NAT programs are told."""
     if not lan.devices:
         return _NAT_OFF
@@ -196,6 +196,7 @@ def nat_config(lan: Lan) -> NatConfig:
         fin_s=times.fin_s,
         closed_s=times.closed_s,
         udp_s=times.udp_s,
+        addresses=NatAddresses(*desired.nat_local, any(desired.nat_remote), udp_stream_s=times.udp_stream_s),
     )
 
 

@@ -102,6 +102,7 @@ KEPT: Mapping[str, Entries] = {
     "nat_config_v1": Entries(
         INDEX, Layout("device:I low:H high:H syn:Q established:Q fin:Q closed:Q udp:Q -spare:16s")
     ),
+    "nat_addresses_v1": Entries(INDEX, Layout("own4:4s flags:I own6:A low:H high:H -spare:I udp_stream:Q -spares:32s")),
     "nat_programs_v1": Entries(INDEX, Layout("program:I")),
     "nat_sources_v1": Entries(Layout("target:A"), Layout("source:A")),
     "link_config_v2": Entries(

@@ -30,6 +30,7 @@
 #define SLOT_T6 0x08u    /* has an IPv6 target */
 #define SLOT_ANY 0x10u   /* has a target of either family */
 #define SLOT_OWN_SITE 0x20u /* a workload of this site */
+#define SLOT_OWN_SITE_BIT 5
 #define SLOT_OFF_HOST 0x40u /* of this site, but at an address that is not this host's: a LAN machine, a container */
 #define SLOT_PRESERVES_SRC_BIT 7
 #define SLOT_PRESERVES_SRC 0x80u /* of another site, which preserves the source address of this site's LAN clients */

@@ -21,7 +21,42 @@ struct nat_config {
 
 BPF_TABLE_PINNED("array", __u32, struct nat_config, nat_config_v1, 1, PIN_DIR "/nat_config_v1");
 
-/* Whether a port (NBO) is one of those that NAT uses. */
+#define NAT_TOWARDS_SITES 1 /* all sites know the way back to these addresses */
+
+/* Overlay addresses of this site that no socket uses, all 0 where there are none: flows to other sites (where they know
+ * them) and to sockets of this host come from them, with any of the ports, so that they end at no small number. */
+struct nat_addresses {
+    __u32 own4;
+    __u32 flags;
+    __u32 own6[4];
+    __u16 low; /* HBO */
+    __u16 high;
+    __u32 spare;
+    __u64 udp_stream; /* ns without a packet after which a UDP flow ends that was more than one exchange */
+    __u64 spares[4];
+};
+
+BPF_TABLE_PINNED("array", __u32, struct nat_addresses, nat_addresses_v1, 1, PIN_DIR "/nat_addresses_v1");
+
+/* Whether an address, as it lies in the packet, is this site's own for NAT. */
+INLINE int address_is_nat4(__u32 address)
+{
+    __u32 zero = 0;
+    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
+
+    return nat && address && nat->own4 == address;
+}
+
+INLINE int address_is_nat6(const __u32 *word)
+{
+    __u32 zero = 0;
+    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
+
+    return nat && word[0] && !((nat->own6[0] ^ word[0]) | (nat->own6[1] ^ word[1]) | (nat->own6[2] ^ word[2]) |
+                               (nat->own6[3] ^ word[3]));
+}
+
+/* Whether a port (NBO) is one of those that NAT uses at the overlay address. */
 INLINE int nat_config_has_port(const struct nat_config *config, __u16 port)
 {
     port = bpf_ntohs(port);

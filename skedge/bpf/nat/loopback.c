@@ -17,7 +17,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/forward.h"
 
-/* Everything on lo comes through here: whether it is to a NAT port must be known at once. */
+/* Everything on lo comes through here: whether it is to a NAT port or address must be known at once. */
 INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *config)
 {
     const __u8 *ip = (const __u8 *)(long)skb->data + ETH_LENGTH, *end = (const __u8 *)(long)skb->data_end;
@@ -25,10 +25,10 @@ INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *conf
     if (ip + IP4_LENGTH + 4 > end)
         return 0;
     if (skb->protocol == bpf_htons(ETH_P_IP))
-        return nat_config_has_port(config, *(__u16 *)(ip + IP4_LENGTH + 2));
+        return address_is_nat4(*(__u32 *)(ip + 16)) || nat_config_has_port(config, *(__u16 *)(ip + IP4_LENGTH + 2));
     if (ip + IP6_LENGTH + 4 > end)
         return 0;
-    return nat_config_has_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
+    return address_is_nat6((const __u32 *)(ip + 24)) || nat_config_has_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
 }
 
 int lan_loop(struct __sk_buff *skb)

@@ -31,7 +31,7 @@ int lan_place(struct __sk_buff *skb)
     placement = nat_placements_v1.lookup(&m->key);
     if (!placement)
         return TC_ACT_SHOT;
-    word = workload_pick(m->service, nat_config_port_limit(config), FOR_PACKET, placement);
+    word = workload_pick(m->service, nat_port_limits(config, placement->prefer6), FOR_PACKET, placement);
     if (word)
         placement_store(placement, word);
     if (word && m->has_affinity)

@@ -47,8 +47,8 @@ INLINE int flow_set_target(const struct config *site, const struct lan_packet *p
         m->kind = KIND_REMOTE;
         return 0;
     }
-    flow_set_overlay_source(site, p->v6, &m->flow);
     m->kind = !(m->flow.placed & PLACED_NAT) ? KIND_LOOP : m->flow.placed & PLACED_LAN ? KIND_LAN : KIND_REMOTE;
+    flow_set_overlay_source(site, p->v6, m->kind == KIND_REMOTE, &m->flow);
     return 0;
 }
 

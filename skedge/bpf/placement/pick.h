@@ -55,14 +55,16 @@ static __always_inline __u64 placement_flags(__u32 flags, __u64 preserves_src)
 /* Choose a workload of service `id` for a socket (or packet: `asker`) that needs the flags placement->need, and count it.
  * They are taken from memory, not from where the caller found them: or the verifier would walk the scan once for each way
  * to them. So is placement->affinity, a placement word of that service (see listener_choose_service()): its workload is
- * chosen while it may be. `ports`: source ports towards one endpoint, 0 where not known.
+ * chosen while it may be. `ports`: source ports towards one endpoint, 0 where not known; of
+ * a packet those towards one of another site in the upper half.
  * Returns the placement word (PLACED_*), with receipt and target in `placement`, or 0 with placement->reason set. */
 static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
     struct demand demand = {
         .need = *(volatile __u32 *)&placement->need,
-        .limit = (ports - 1) & (~0ull >> 2), /* 0, not known, becomes a number that nothing reaches */
+        .limit = ((ports & 0xffffffff) - 1) & (~0ull >> 2), /* 0, not known, becomes a number that nothing reaches */
+        .far = (ports >> 32) - (ports & 0xffffffff),
         .preserves_src = asker == FOR_PACKET ? *(volatile __u32 *)&placement->preserves_src & 1 : 0,
     };
     __u64 affinity = *(volatile __u64 *)&placement->affinity;

@@ -54,10 +54,12 @@ static __always_inline void side_exchange(struct side *a, struct side *b, __u64 
 #define FOR_PACKET 1
 
 /* What a connection asks of a slot: the flags, a source port towards it (`limit` connections are the last that find
- * one); with `preserves_src` (1) it needs none at a slot with SLOT_PRESERVES_SRC. */
+ * one, `far` more of a packet's at a slot of another site); with `preserves_src` (1) it needs none at a slot with
+ * SLOT_PRESERVES_SRC. */
 struct demand {
     __u64 need;
     __u64 limit;
+    __u64 far;
     __u64 preserves_src;
 };
 
@@ -69,7 +71,13 @@ static __always_inline void slot_weigh(const struct slot *slot, const struct dem
     OPAQUE(missing);
     missing = (0 - missing) >> 63;
     OPAQUE(missing);
-    full = ((demand->limit - (asker == FOR_PACKET ? slot->nat : slot->mine)) >> 63) & (missing ^ 1);
+    if (asker == FOR_PACKET) {
+        full = demand->far & (((__u64)slot->flags >> SLOT_OWN_SITE_BIT & 1) - 1);
+        full = demand->limit + full - slot->nat;
+    } else {
+        full = demand->limit + slot->nat - slot->mine; /* what has a NAT port takes none of the host's */
+    }
+    full = (full >> 63) & (missing ^ 1);
     if (asker == FOR_PACKET)
         full &= ~(demand->preserves_src & slot->flags >> SLOT_PRESERVES_SRC_BIT);
     OPAQUE(full);

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.ebpf.layout_flow import FlowRecord, NatConfig
+from skedge.dataplane.ebpf.layout_flow import FlowRecord, NatAddresses, NatConfig
 from skedge.dataplane.ebpf.layout_placement import pack_address, unpack_address
 
 CONFIG_MAP, SOURCE_MAP, PLACEMENT_MAP = "nat_config_v1", "nat_sources_v1", "nat_placements_v1"
+ADDRESSES_MAP = "nat_addresses_v1"
 RECORDS, SWEEP = "iterate_nat_v1", "sweep_nat_v1"
 NAT = "nat"
 _ADDRESS = 16
@@ -75,19 +76,26 @@ class NatConfigDriver:
     """Driver[str, NatConfig]: what the NAT programs are told, under the one key `NAT`."""
 
     def __init__(self, pin_dir: str) -> None:
-        self._pin = Path(pin_dir) / CONFIG_MAP
+        self._pins = Path(pin_dir)
+
+    def _map(self, name: str) -> syscall.Fd:
+        return syscall.Fd(syscall.obj_get(str(self._pins / name)))
 
     def read(self) -> Mapping[str, NatConfig]:
         """Return the configuration, nothing before there was one."""
-        with syscall.Fd(syscall.obj_get(str(self._pin))) as fd:
+        with self._map(CONFIG_MAP) as fd, self._map(ADDRESSES_MAP) as addresses_fd:
             raw = syscall.map_lookup(fd, bytes(4), NatConfig.STRUCT.size)
-        return {NAT: NatConfig.unpack(raw)} if raw and any(raw) else {}
+            addresses = syscall.map_lookup(addresses_fd, bytes(4), NatAddresses.STRUCT.size)
+        if not raw or not any(raw) or addresses is None:
+            return {}
+        return {NAT: NatConfig.unpack(raw, NatAddresses.unpack(addresses))}
 
     def put(self, key: str, value: NatConfig) -> None:
         """Tell the programs. Raises DataplaneError."""
         if key != NAT:
             raise DataplaneError(f"nat: {key} is not {NAT}")
-        with syscall.Fd(syscall.obj_get(str(self._pin))) as fd:
+        with self._map(CONFIG_MAP) as fd, self._map(ADDRESSES_MAP) as addresses_fd:
+            syscall.map_update(addresses_fd, bytes(4), value.addresses.pack())
             syscall.map_update(fd, bytes(4), value.pack())
 
     def delete(self, key: str) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 
 from skedge.core.model import Protocol
@@ -41,6 +42,43 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NatAddresses:
+    """This site's overlay addresses that only LAN clients come from (struct nat_addresses), "" for none.
+
+    ``towards_sites``: flows to other sites come from them too. ``udp_stream_s``: the idle time-out of a UDP flow that
+    was more than one exchange.
+    """
+
+    own4: str = ""
+    own6: str = ""
+    towards_sites: bool = False
+    ports: tuple[int, int] = (1024, 65535)
+    udp_stream_s: float = 120.0
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=4sI16sHHIQ32s")
+    _FAR: ClassVar[int] = 1  # NAT_TOWARDS_SITES
+
+    def __str__(self) -> str:
+        """Return the second half of the line, as `skedge plan` prints it."""
+        own = " ".join(one for one in (self.own4, self.own6) if one) or "the overlay addresses"
+        return f"udp stream {self.udp_stream_s:g} s, from {own}" + (" to all sites" if self.towards_sites else "")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> NatAddresses:
+        """Return what the bytes of a struct say."""
+        own4, flags, own6, low, high, _, stream, _ = cls.STRUCT.unpack(raw)
+        four, six = IPv4Address(own4) if any(own4) else "", IPv6Address(own6) if any(own6) else ""
+        return cls(str(four), str(six), bool(flags & cls._FAR), (low, high), stream / NANOSECONDS)
+
+    def pack(self) -> bytes:
+        """Return the bytes of the struct."""
+        own4 = IPv4Address(self.own4).packed if self.own4 else bytes(4)
+        own6 = IPv6Address(self.own6).packed if self.own6 else bytes(16)
+        flags = self._FAR if self.towards_sites else 0
+        return self.STRUCT.pack(own4, flags, own6, *self.ports, 0, int(self.udp_stream_s * NANOSECONDS), b"")
+
+
+@dataclass(frozen=True, slots=True)
 class NatConfig:
     """What the programs are told (struct nat_config); ``device`` 0: not at work. Idle time-outs in seconds."""
 
@@ -48,9 +86,10 @@ class NatConfig:
     ports: tuple[int, int] = (63000, 65535)
     syn_s: float = 30.0
     established_s: float = 7440.0  # RFC 5382: not less than 2 h 4 min
-    fin_s: float = 120.0
+    fin_s: float = 7440.0
     closed_s: float = 10.0
-    udp_s: float = 60.0
+    udp_s: float = 20.0
+    addresses: NatAddresses = field(default_factory=NatAddresses)
 
     STRUCT: ClassVar[struct.Struct] = struct.Struct("=IHH5Q16s")
 
@@ -59,13 +98,15 @@ class NatConfig:
         if not self.device:
             return "off"
         times = f"syn {self.syn_s:g} s, established {self.established_s:g} s, fin {self.fin_s:g} s"
-        return f"ports {self.ports[0]}-{self.ports[1]}, {times}, closed {self.closed_s:g} s, udp {self.udp_s:g} s"
+        times += f", closed {self.closed_s:g} s, udp {self.udp_s:g} s"
+        return f"ports {self.ports[0]}-{self.ports[1]}, {times}, {self.addresses}"
 
     @classmethod
-    def unpack(cls, raw: bytes) -> NatConfig:
-        """Return what the bytes of a struct say."""
+    def unpack(cls, raw: bytes, addresses: NatAddresses) -> NatConfig:
+        """Return what the bytes of a struct say, with what lies in a map of its own."""
         device, low, high, *times, _ = cls.STRUCT.unpack(raw)
-        return cls(device, (low, high), *(one / NANOSECONDS for one in times))
+        syn, established, fin, closed, udp = (one / NANOSECONDS for one in times)
+        return cls(device, (low, high), syn, established, fin, closed, udp, addresses)
 
     def pack(self) -> bytes:
         """Return the bytes of the struct."""

@@ -26,7 +26,7 @@ from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_P
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.flow_table import FlowTable
 from skedge.dataplane.ebpf.lan_devices import LanDriver
-from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, NatConfig
+from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, NatAddresses, NatConfig
 from skedge.dataplane.ebpf.packet_check import link_mac
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader
@@ -106,7 +106,7 @@ class Site(links.Site):
 
     def end_flows(self) -> None:
         """End all flows as idle ones end."""
-        configure_nat(self, NatConfig(1, PORTS, *[0.0] * 5))
+        configure_nat(self, NatConfig(1, PORTS, *[0.0] * 5, NatAddresses(udp_stream_s=0)))
         time.sleep(0.01)  # the programs' clock is coarse
         self.flows.sweep()
         configure_nat(self, NatConfig(ports=PORTS))

@@ -20,7 +20,7 @@ from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
-from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
 from skedge.loader import host_requirements
 from tests.integration.links.kit import NETWORK, Namespace, veth
 from tests.kit.rows import configure_nat, set_loop, set_sources
@@ -192,7 +192,7 @@ class World:
         self._made.close()
         self.a.engine.refresh_port_limit()
         for site in (self.a, self.b):
-            configure_nat(site, NatConfig(syn_s=0, established_s=0, fin_s=0, closed_s=0, udp_s=0))
+            configure_nat(site, NatConfig(1, (63000, 65535), *[0.0] * 5, NatAddresses(udp_stream_s=0)))
             time.sleep(0.01)
             site.flows.sweep()
             configure_nat(site, NatConfig())

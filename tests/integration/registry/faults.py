@@ -192,6 +192,8 @@ def _maps() -> list[Fault]:
         Fault("link config changed", _poke("link_config_v2", b"", 80, "=H", 1), "packet-check", "site"),
         Fault("nat config changed", _poke("nat_config_v1", b"", 4, "=H", 1), "nat", "nat"),
         Fault("nat config emptied", _poke("nat_config_v1", b"", 0, "=64s", bytes(64)), "nat", "nat"),
+        Fault("nat addresses changed", _poke("nat_addresses_v1", b"", 0, "=I", 1), "nat", "nat"),
+        Fault("nat addresses emptied", _poke("nat_addresses_v1", b"", 0, "=72s", bytes(72)), "nat", "nat"),
         Fault("nat source deleted", _pull("nat_sources_v1"), "nat-source"),
         Fault("nat source changed", _poke("nat_sources_v1", b"", 12, "=I", 1), "nat-source"),
         Fault("own prefix deleted", _pull("lan_prefixes_v1"), "lan-prefix"),

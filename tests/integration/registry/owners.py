@@ -97,7 +97,7 @@ class Owners:
                         yield "listener", f":{index % 1024 * 64 + bit}/{'udp' if index >= 1024 else 'tcp'}"
             case "config_v1":
                 yield from (("placement", PLACEMENT[name]) for name in _different(before, after))
-            case "nat_config_v1":
+            case "nat_config_v1" | "nat_addresses_v1":
                 yield "nat", "nat"
             case "nat_sources_v1":
                 yield "nat-source", key[0]

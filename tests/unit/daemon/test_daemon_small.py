@@ -24,7 +24,7 @@ from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.daemon.loop.wake import Wake
-from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
 from skedge.dataplane.registry import nat_config
 from tests.fakes.networks import site_config
 from tests.unit.daemon.kit import fake_kernel
@@ -340,9 +340,12 @@ def test_a_call_returns_what_the_kernel_says() -> None:
 
 
 def test_nat_is_told_what_is_configured_and_nothing_where_there_is_no_lan() -> None:
-    times = FlowTimes(1, 2, 3, 4, 5)
-    assert nat_config(Lan(("*",), (63000, 63999), times)) == NatConfig(1, (63000, 63999), 1.0, 2.0, 3.0, 4.0, 5.0)
-    off = nat_config(Lan(()))
+    times, own = FlowTimes(1, 2, 3, 4, 5, 6), ("100.64.0.9", "fd00::9")
+    told = NatConfig(1, (63000, 63999), 1.0, 2.0, 3.0, 4.0, 5.0, NatAddresses(*own, True, udp_stream_s=6.0))
+    assert nat_config(Lan(("*",), (63000, 63999), times), Desired(nat_local=own, nat_remote=own)) == told
+    some = nat_config(Lan(("*",), (63000, 63999), times), Desired(nat_local=own))  # an older site is in the network
+    assert some == replace(told, addresses=replace(told.addresses, towards_sites=False))
+    off = nat_config(Lan(()), Desired(nat_local=own))
     assert (off.device, off.ports[0] > off.ports[1]) == (0, True)
 
 

@@ -111,6 +111,7 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("nat_key", flows.FlowKey.STRUCT, flows.FlowKey.SIZE),
         ("nat_flow", flows.FlowEntry.STRUCT, flows.FlowEntry.SIZE),
         ("nat_config", flows.NatConfig.STRUCT, flows.NatConfig.STRUCT.size),
+        ("nat_addresses", flows.NatAddresses.STRUCT, flows.NatAddresses.STRUCT.size),
         ("nat_record", flows.FlowKey.STRUCT, flows.FlowRecord.SIZE),
     ],
 )
@@ -209,6 +210,11 @@ def test_a_flow_is_read_member_by_member() -> None:
     assert [config.device, config.low, config.high] == [3, 4, 5]
     times = [config.syn, config.established, config.fin, config.closed, config.udp]
     assert times == [number * flows.NANOSECONDS for number in range(6, 11)]
+    told = flows.NatAddresses("100.64.0.9", "fd00::9", True, (4, 5), 6)
+    nat = STRUCTS["nat_addresses"].from_buffer_copy(told.pack())
+    assert [nat.flags, nat.low, nat.high, nat.udp_stream] == [1, 4, 5, 6 * flows.NANOSECONDS]
+    assert bytes(nat.own6)[-1] == bytes(ctypes.c_uint32(nat.own4))[-1] == 9
+    assert flows.NatAddresses.unpack(bytes(nat)) == told
 
 
 def test_constants_of_flows_are_those_of_the_headers() -> None:

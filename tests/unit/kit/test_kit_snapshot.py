@@ -174,6 +174,7 @@ def test_every_pinned_map_has_a_mask_or_is_left_out() -> None:
         ("config_v1", layout_placement.Config.SIZE),
         ("workload_names_v1", layout_placement.WORKLOAD_NAME.size),
         ("nat_config_v1", layout_flow.NatConfig.STRUCT.size),
+        ("nat_addresses_v1", layout_flow.NatAddresses.STRUCT.size),
         ("link_config_v2", packet_check._CONFIG.size),
         ("link_table_v2", link_table.ENTRY.size),
     ],

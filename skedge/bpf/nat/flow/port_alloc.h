@@ -17,6 +17,16 @@ INLINE __u32 flow_checksum_diff(struct nat_key *key, struct nat_flow *flow)
     return (__u32)bpf_csum_diff((void *)key->from, 32, (void *)flow->from, 32, 0);
 }
 
+/* Whether the flow comes from this site's own address for NAT, which has all the ports. */
+INLINE int flow_is_from_nat_address(const struct nat_addresses *nat, const struct nat_flow *flow)
+{
+    const __u32 *from = flow->from;
+
+    if (!from[0])
+        return nat->own4 && from[3] == nat->own4;
+    return !((nat->own6[0] ^ from[0]) | (nat->own6[1] ^ from[1]) | (nat->own6[2] ^ from[2]) | (nat->own6[3] ^ from[3]));
+}
+
 #define TRY_ANOTHER 0x100ull
 
 /* Put the reply entry under one port (@own: the client's) that is free, or that of a flow which has ended (@passive:
@@ -24,11 +34,16 @@ INLINE __u32 flow_checksum_diff(struct nat_key *key, struct nat_flow *flow)
  * REASON_TABLE_FULL. */
 INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int own, int passive)
 {
-    __u32 range = (__u32)config->high - config->low + 1;
+    __u32 low = config->low, range = (__u32)config->high - low + 1, zero = 0;
+    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
     struct nat_flow *old;
     __u64 state;
 
-    m->flow.from_port = own ? m->reply.to_port : bpf_htons(config->low + bpf_get_prandom_u32() % range);
+    if (nat && flow_is_from_nat_address(nat, &m->flow)) {
+        low = nat->low;
+        range = (__u32)nat->high - low + 1;
+    }
+    m->flow.from_port = own ? m->reply.to_port : bpf_htons(low + bpf_get_prandom_u32() % range);
     m->answer.to_port = m->flow.from_port;
     if (!nat_flows_v1.insert(&m->answer, &m->reply))
         return 0;
@@ -138,14 +153,22 @@ INLINE int client_is_answerable(struct __sk_buff *skb, const struct nat_config *
     return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
-INLINE void flow_set_overlay_source(const struct config *config, int v6, struct nat_flow *flow)
+/* What the workload sees as its client: this site's address for NAT where there is one (@far: and all sites know it),
+ * else its overlay address. */
+INLINE void flow_set_overlay_source(const struct config *config, int v6, int far, struct nat_flow *flow)
 {
+    __u32 zero = 0;
+    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
+    int known = nat && (!far || nat->flags & NAT_TOWARDS_SITES);
+
     if (v6) {
         address_copy(flow->from, config->overlay6);
+        if (known && nat->own6[0])
+            address_copy(flow->from, nat->own6);
     } else {
         flow->from[0] = flow->from[1] = 0;
         flow->from[2] = MAPPED_PREFIX;
-        flow->from[3] = config->overlay4;
+        flow->from[3] = known && nat->own4 ? nat->own4 : config->overlay4;
     }
 }
 

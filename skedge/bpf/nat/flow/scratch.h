@@ -2,12 +2,19 @@
 #ifndef SKEDGE_NAT_FLOW_SCRATCH_H
 #define SKEDGE_NAT_FLOW_SCRATCH_H
 
-/* How many flows towards one workload find a port within the tries: an eighth of the range stays unused. */
-INLINE __u64 nat_config_port_limit(const struct nat_config *config)
+/* How many flows towards one workload find a port within the tries: an eighth of a range stays unused. In the lower half
+ * for a workload on a machine of the LAN, in the upper one for a workload of another site (see workload_pick()). */
+INLINE __u64 nat_port_limits(const struct nat_config *config, int v6)
 {
-    __u32 range = (__u32)config->high - config->low + 1;
+    __u32 range = (__u32)config->high - config->low + 1, zero = 0;
+    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
+    __u64 far = range - range / 8;
 
-    return range - range / 8;
+    if (nat && nat->flags & NAT_TOWARDS_SITES && (v6 ? nat->own6[0] : nat->own4)) {
+        far = (__u32)nat->high - nat->low + 1;
+        far -= far / 8;
+    }
+    return far << 32 | (range - range / 8);
 }
 
 /* The flow that is being created, one a processor: the stack is too small, and the programs that create it call one
