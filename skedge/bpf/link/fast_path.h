@@ -53,11 +53,11 @@ INLINE int packet_may_pass4(const struct link_config *config, const __u8 *ip, co
 		return 0;
 	if (from == config->overlay4.word[0])
 		return 0;
-	if (to != config->overlay4.word[0])
+	if (to != config->overlay4.word[0] && !address_is_nat4(to))
 		return 1; /* transit */
 	if (ip[9] != IPPROTO_TCP || (U16(ip + 6) & bpf_htons(0x3fff)) || ip + IP4_LENGTH + TCP_LENGTH > end)
 		return 0;
-	return tcp_is_established(config, ip + IP4_LENGTH);
+	return to == config->overlay4.word[0] ? tcp_is_established(config, ip + IP4_LENGTH) : TO_NAT;
 }
 
 INLINE int address_is_own_site6(const struct link_config *config, const __u8 *at)
@@ -82,7 +82,9 @@ INLINE int packet_may_pass6(const struct link_config *config, const __u8 *ip, co
 		return 0;
 	if (address_is_own_site6(config, ip + 8))
 		return 0;
-	return address_is_own_site6(config, ip + 24) ? tcp_is_established(config, ip + IP6_LENGTH) : 1;
+	if (address_is_own_site6(config, ip + 24))
+		return tcp_is_established(config, ip + IP6_LENGTH);
+	return address_is_nat6((const __u32 *)(ip + 24)) ? TO_NAT : 1;
 }
 
 /* Return 1 when the packet may pass, TO_NAT when it is of a flow; 0 means that the checks must tell. */

@@ -76,12 +76,27 @@ INLINE int neighbour_check(struct __sk_buff *skb, const struct link_config *conf
 	return REASON_NOT_NEIGHBOUR;
 }
 
+/* To this site's address for NAT, which no socket has: an answer in a flow, or an error about one. */
+INLINE int nat_address_check(const struct packet *p)
+{
+	if (p->fragment)
+		return REASON_FRAGMENT;
+	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return TO_NAT_ERROR;
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP ? TO_NAT : REASON_NOT_PUBLISHED;
+}
+
+INLINE int address_is_nat(const struct address *a, int v6)
+{
+	return v6 ? address_is_nat6(a->word) : address_is_nat4(a->word[0]);
+}
+
 /* Traffic between overlay addresses, or with a client of some LAN at one end. */
 INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	int preserves_src = !address_in_overlay(config, &p->from, p->v6), reason;
 
-	if (address_is_own_site(config, &p->from, p->v6))
+	if (address_is_own_site(config, &p->from, p->v6) || address_is_nat(&p->from, p->v6))
 		return REASON_NOT_OVERLAY;
 	if (!address_in_overlay(config, &p->to, p->v6))
 		return preserves_src ? REASON_NOT_OVERLAY : client_check_to(p);
@@ -92,6 +107,8 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 	}
 	if (p->v6 && p->protocol == NEXT_HOP_BY_HOP)
 		return REASON_MALFORMED;
+	if (address_is_nat(&p->to, p->v6))
+		return nat_address_check(p);
 	if (!address_is_own_site(config, &p->to, p->v6))
 		return preserves_src ? packet_check_size(skb, config, p) : 0; /* transit */
 	if (p->fragment)

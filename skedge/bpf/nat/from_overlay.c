@@ -19,6 +19,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
+#include "nat/flow/sk_assign.h"
 
 /* Make the flow of a connection that another site placed at our endpoint. It is counted there, not here. */
 INLINE int flow_admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpoint *endpoint, struct scratch *m)
@@ -49,6 +50,40 @@ INLINE int flow_admit(struct __sk_buff *skb, struct lan_packet *p, const struct 
     return TC_ACT_SHOT;
 }
 
+/* Whether a socket of this host has said that it wants datagrams from there, as link/deliver_udp.h asks. */
+INLINE int udp_socket_waits(struct __sk_buff *skb, const struct lan_packet *p, int from_endpoint)
+{
+    struct bpf_sock_tuple t = {};
+    struct bpf_sock *sk = bpf_sk_lookup_udp(skb, &t, tuple_fill(&t, p, p->key.to, p->key.to_port),
+                                            BPF_F_CURRENT_NETNS, 0);
+    int waits;
+
+    if (!sk)
+        return 0;
+    waits = sk->dst_port != 0;
+    if (!waits && from_endpoint)
+        waits = link_udp_clients_v1.sk_storage_get(sk, 0, 0) != 0;
+    bpf_sk_release(sk);
+    return waits;
+}
+
+/* A packet to a NAT port or address that is of no flow. A socket may have bound that port itself; and a workload that
+ * speaks to a client whose flow is lost is told so by the stack, as where a socket is gone. Nothing else passes: not
+ * what opens a connection, nor what a listening socket would judge. */
+INLINE int packet_without_flow(struct __sk_buff *skb, const struct link_config *link, const struct lan_packet *p)
+{
+    __u16 from_port = bpf_ntohs(p->key.from_port);
+    int from_endpoint = port_is_endpoint(link, from_port), state;
+
+    if (p->key.protocol == IPPROTO_UDP)
+        return udp_socket_waits(skb, p, from_endpoint) ? TC_ACT_OK : packet_refuse(REASON_NO_SOCKET);
+    state = tcp_socket_state(skb, p);
+    if (state && state != STATE_LISTEN)
+        return TC_ACT_OK;
+    drop_count(REASON_NO_SOCKET);
+    return !state && from_endpoint && !(p->tcp_flags & TCP_RST) && p->tcp_flags & TCP_ACK ? TC_ACT_OK : TC_ACT_SHOT;
+}
+
 int lan_overlay(struct __sk_buff *skb)
 {
     struct scratch *scratch = scratch_reset();
@@ -72,8 +107,10 @@ int lan_overlay(struct __sk_buff *skb)
     key.port = bpf_ntohs(p.key.to_port);
     key.protocol = p.key.protocol;
     endpoint = endpoints_v1.lookup(&key);
-    if (!fresh || !nat_address_in_overlay(link, p.key.to, p.v6))
+    if (!nat_address_in_overlay(link, p.key.to, p.v6))
         return packet_refuse(REASON_NO_SOCKET);
+    if (!fresh || (!endpoint && p.key.protocol == IPPROTO_UDP))
+        return packet_without_flow(skb, link, &p);
     if (!endpoint || !(endpoint->flags & ENDPOINT_OFF_HOST) || endpoint->v6 != p.v6)
         return packet_refuse(REASON_NOT_PUBLISHED);
     return flow_admit(skb, &p, endpoint, scratch);

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from skedge.core.model import Protocol
-from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey
+from skedge.core.model import Protocol, WorkloadId
+from skedge.core.objects import Candidate, Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
 from tests.integration.links.kit import Namespace
 from tests.integration.links.packets import ACK, L4, SYN, TCP, ip, sums_right, tcp
 from tests.kit.rows import configure_nat
 
 from .kit import remote
-from .world import CLIENT, EDGE_A, FAR_MACHINE, LISTEN, MACHINE, Server, World, eventually
+from .world import CLIENT, EDGE_A, FAR_MACHINE, LISTEN, MACHINE, WAIT_S, Server, World, eventually, nat_addresses
 
 BOTH = pytest.mark.parametrize("v", [4, 6])
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -109,7 +109,8 @@ def test_bytes_go_and_come_back_exactly(world: World, where: str, v: int) -> Non
         eventually(lambda: world.a.open() == 0, f"{where}: {size} bytes, the count ends")
     seen = {peer for peer, _ in server.peers}
     expected = {"near": CLIENT[v], "machine": {4: "10.60.3.1", 6: "fd60:3::1"}[v], "hairpin": EDGE_A[v],
-                "there": world.a.overlay(v), "far_machine": {4: "10.60.2.1", 6: "fd60:2::1"}[v]}  # fmt: skip
+                "there": nat_addresses(world.a)[v == 6],
+                "far_machine": {4: "10.60.2.1", 6: "fd60:2::1"}[v]}  # fmt: skip
     assert seen == {expected[where]}
     assert world.a.engine.reconcile_counts() == 0
     assert world.a.engine.suspended() == frozenset()
@@ -350,7 +351,8 @@ def test_many_clients_where_the_workload_closes_first(world: World, v: int) -> N
     """Every NAT port is in TIME_WAIT at the other site, and comes again with the numbers and time stamps of others."""
     server, candidate = workload(world, "there", v)
     world.a.service([candidate], *listeners(v))
-    configure_nat(world.a, NatConfig(ports=(63000, 63015)))
+    addresses = NatAddresses(*nat_addresses(world.a), True, ports=(63000, 63015))
+    configure_nat(world.a, NatConfig(addresses=addresses))
     try:
         for number in range(200):
             made = world.connect(world.client, (EDGE_A[v], LISTEN))
@@ -361,7 +363,92 @@ def test_many_clients_where_the_workload_closes_first(world: World, v: int) -> N
             made.close()
             eventually(lambda: world.a.open() == 0, "the count ends")
     finally:
-        configure_nat(world.a, NatConfig())
+        world.configure_nat(world.a)
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["there", "far_machine"])
+def test_more_connections_to_one_workload_than_the_overlay_address_has_ports_for(
+    world: World, where: str, v: int
+) -> None:
+    _, candidate = workload(world, where, v)
+    world.a.service([candidate], *listeners(v))
+    few = 16
+    world.configure_nat(world.a, ports=(63000, 63000 + few - 1))
+    made = [world.connect(world.client, (EDGE_A[v], LISTEN)) for _ in range(10 * few)]
+    assert world.a.open() == len(made)
+    assert world.a.drops().get(Reason.NO_PORT, 0) == 0
+    for one in made:
+        one.sendall(b"x")
+        assert one.recv(1) == b"x"
+        one.close()
+    eventually(lambda: world.a.open() == 0, "the counts end")
+
+
+@BOTH
+def test_while_a_site_of_an_older_version_is_in_the_network_the_overlay_address_serves(world: World, v: int) -> None:
+    server, candidate = workload(world, "there", v)
+    world.a.service([candidate], *listeners(v))
+    before = world.connect(world.client, (EDGE_A[v], LISTEN))
+    world.configure_nat(world.a, towards_sites=False)
+    during = world.connect(world.client, (EDGE_A[v], LISTEN))
+    world.configure_nat(world.a)
+    after = world.connect(world.client, (EDGE_A[v], LISTEN))
+    for made in (before, during, after):  # each goes on as it began
+        made.sendall(b"on")
+        assert made.recv(2) == b"on"
+    seen = [peer for peer, _ in server.peers]
+    assert seen == [nat_addresses(world.a)[v == 6], world.a.overlay(v), nat_addresses(world.a)[v == 6]]
+
+
+@BOTH
+def test_what_nobody_has_a_flow_for_is_refused_at_the_nat_address(world: World, v: int) -> None:
+    """Neither a listening socket of the host nor an endpoint is reached under it; a lost flow is told."""
+    target = nat_addresses(world.a)[v == 6]
+    everywhere = world.server(world.a.ns, {4: "0.0.0.0", 6: "::"}[v])
+    world.a.ns(world.a.endpoints.put, EndpointKey(61009, Protocol.TCP), Endpoint(WorkloadId("a", "w"), LOOPBACK[v], 9))
+    try:
+        for port in (everywhere.port, 61009):
+            made = world.socket(world.b.ns, socket.SOCK_STREAM, target)
+            made.settimeout(0.5)
+            with pytest.raises(OSError, match=r"timed out|refused"):
+                made.connect((target, port))
+    finally:
+        world.a.ns(world.a.endpoints.delete, EndpointKey(61009, Protocol.TCP))
+    assert everywhere.accepted == []
+
+
+@BOTH
+def test_a_workload_whose_clients_flow_is_lost_is_told(world: World, v: int) -> None:
+    server, candidate = workload(world, "there", v)
+    world.a.service([candidate], *listeners(v))
+    world.connect(world.client, (EDGE_A[v], LISTEN))
+    eventually(lambda: server.accepted, "accepted")
+    configure_nat(world.a, NatConfig(1, (63000, 65535), *[0.0] * 5))
+    time.sleep(0.01)
+    world.a.flows.sweep()
+    world.configure_nat(world.a)
+    assert list(world.a.flows.records()) == []
+    server.accepted[0].settimeout(WAIT_S)
+    server.accepted[0].sendall(b"still there?")
+    with pytest.raises(ConnectionResetError):
+        server.accepted[0].recv(1)
+
+
+@BOTH
+def test_a_socket_of_the_host_may_have_bound_a_port_of_nat(world: World, v: int) -> None:
+    server, _ = workload(world, "there", v)
+    far = (world.b.overlay(v), 61001)
+    made = world.connect(world.a.ns, far, (world.a.overlay(v), 63007))
+    made.sendall(b"x")
+    assert made.recv(1) == b"x"
+    _, _ = workload(world, "there", v, kind=socket.SOCK_DGRAM, port=61002)
+    asker = world.socket(world.a.ns, socket.SOCK_DGRAM, far[0])
+    asker.bind((world.a.overlay(v), 63008))
+    asker.connect((far[0], 61002))
+    asker.send(b"x")
+    assert asker.recv(1) == b"x"
+    assert server.peers[0][1] == 63007
 
 
 @pytest.mark.parametrize("where", KINDS)

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def eventually(holds: Callable[[], object], what: str, timeout: float = WAIT_S) 
     while not holds():
         assert time.monotonic() < until, f"{what}: not within {timeout} s"
         time.sleep(0.01)
+
+
+def nat_addresses(site: Site) -> tuple[str, str]:
+    """Return the overlay addresses that the site's LAN clients come from, IPv4 and IPv6."""
+    network = IPv4Network("100.64.0.0/10")
+    return str(names.nat_address(network, NETWORK, site.name)), str(names.nat_address6(NETWORK, site.name))
 
 
 class Server:
@@ -130,7 +137,7 @@ class World:
             (self.a, {MACHINE[4]: "10.60.3.1", MACHINE[6]: "fd60:3::1", CLIENT[4]: EDGE_A[4], CLIENT[6]: EDGE_A[6]}),
             (self.b, {FAR_MACHINE[4]: "10.60.2.1", FAR_MACHINE[6]: "fd60:2::1"}),
         ):
-            configure_nat(site, NatConfig())
+            self.configure_nat(site)
             set_sources(site, sources)
             site.ns(set_loop)
             for name, value in site.ns(site.lan.devices, [f"lan{n}" for n in (0, 1)]).items():
@@ -145,8 +152,16 @@ class World:
                                           (self.b, self.a, "10.92.1.2", "10.92.1.1")):  # fmt: skip
             self.put_link(one, other, local, remote)
             hop = NextHop(one.device(other.name), str(names.link_local(NETWORK, other.name)))
-            one.ns(one.routes.put, f"{other.overlay4}/32", KernelRoute((hop,), one.overlay4))
-            one.ns(one.routes.put, f"{other.overlay6}/128", KernelRoute((hop,), one.overlay6))
+            for four, six in ((other.overlay4, other.overlay6), nat_addresses(other)):
+                one.ns(one.routes.put, f"{four}/32", KernelRoute((hop,), one.overlay4))
+                one.ns(one.routes.put, f"{six}/128", KernelRoute((hop,), one.overlay6))
+            for address in nat_addresses(one):
+                one.ns.ip("addr", "add", address, "dev", "lo")
+
+    def configure_nat(self, site: Site, *, towards_sites: bool = True, **changes: Any) -> None:
+        """Tell a site's programs what the product tells them; ``towards_sites``: no site is of an older version."""
+        addresses = NatAddresses(*nat_addresses(site), towards_sites)
+        configure_nat(site, NatConfig(addresses=addresses, **changes))
 
     def put_link(self, one: Site, other: Site, local: str, remote: str) -> None:
         """Make one end of the link."""
@@ -195,7 +210,7 @@ class World:
             configure_nat(site, NatConfig(1, (63000, 65535), *[0.0] * 5, NatAddresses(udp_stream_s=0)))
             time.sleep(0.01)
             site.flows.sweep()
-            configure_nat(site, NatConfig())
+            self.configure_nat(site)
         for listener in list(self.a.engine.listeners.read()):
             self.a.engine.listeners.delete(listener)
         for service in list(self.a.engine.services.read()):
