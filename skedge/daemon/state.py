@@ -13,6 +13,7 @@ from skedge.core.model import (
     LinkId,
     LinksRecord,
     NetworkMap,
+    Protocol,
     ServicesRecord,
     SiteConfig,
     WorkloadId,
@@ -194,6 +195,21 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
         for table in desired.services.values()
         for one in table.candidates
         if one.out in (Reason.NONE, Reason.DRAINED) and not one.own_site
+        for target in (one.target4, one.target6)
+        if target is not None
+    )
+
+
+def datagram_targets(desired: Desired) -> frozenset[Target]:
+    """Return where connected UDP sockets may go on sending: such a client has no end, so it does not stay at a
+    drained workload.
+    """
+    return frozenset(
+        target
+        for key, table in desired.services.items()
+        if key.protocol is Protocol.UDP
+        for one in table.candidates
+        if one.out is Reason.NONE
         for target in (one.target4, one.target6)
         if target is not None
     )

@@ -103,5 +103,8 @@ class _Host:
     def abort_connecting(self, targets: Collection[Target]) -> int:
         return sock_diag.abort_connecting(targets)
 
+    def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
+        return sock_diag.end_datagrams(targets, placed)
+
     def forget(self) -> None:
         self._table.forget()

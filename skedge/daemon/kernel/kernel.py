@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -18,11 +18,13 @@ from skedge.core.desired.render import describe
 from skedge.core.engine import Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
-from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable, Target
+from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
 from skedge.core.observed import Counts, Flow, FlowKind, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.daemon.kernel.handover import Handover
-from skedge.daemon.state import ServiceWorkload, usable_targets
+from skedge.daemon.kernel.withdrawals import Host as Withdrawing
+from skedge.daemon.kernel.withdrawals import Withdrawals
+from skedge.daemon.state import ServiceWorkload
 
 NO_TUNNELS_S = 60.0
 
@@ -35,15 +37,11 @@ class Tunnels(Protocol):
         ...
 
 
-class Host(Protocol):
+class Host(Withdrawing, Protocol):
     """What the host itself has."""
 
     def addresses(self) -> frozenset[str]:
         """Return the host's current addresses with their ``/len``. Raises DataplaneError."""
-        ...
-
-    def abort_connecting(self, targets: Collection[Target]) -> int:
-        """End connections that still try to reach these targets; return how many. Raises DataplaneError."""
         ...
 
     def forget(self) -> None:
@@ -166,7 +164,7 @@ class Kernel:
         self.host = host
         self._drift = DriftBook()
         self._glance: object = None
-        self._usable: frozenset[Target] = frozenset()
+        self._withdrawals = Withdrawals(host)
         self._read: tuple[object, Readings] | None = None
         self._found: Mapping[ServiceWorkload, int] | None = None
 
@@ -189,7 +187,7 @@ class Kernel:
             if report.unread is not None:
                 failed[kind] = str(report.unread)
         try:
-            self._abort_withdrawn(desired)
+            self._withdrawals.follow(desired, self.engine)
         except DataplaneError as error:
             failed["connects to withdrawn workloads"] = str(error)
         try:
@@ -236,12 +234,6 @@ class Kernel:
                 except DataplaneError as error:
                     found.append(str(error))
         return found
-
-    def _abort_withdrawn(self, desired: Desired) -> None:
-        """End connects that still wait for a workload that is gone; only now would a retry be placed elsewhere."""
-        before, self._usable = self._usable, usable_targets(desired)
-        if withdrawn := before - self._usable:
-            self.host.abort_connecting(withdrawn)
 
     def plan(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> tuple[PlanStep, ...]:
         """Return exactly what `apply` would change now. Raises DataplaneError when the kernel cannot be read."""

@@ -7,8 +7,9 @@ import errno
 import os
 import socket
 import struct
+import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -23,7 +24,7 @@ _BY_FAMILY = 20
 _DESTROY = 21
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
-_SYN_SENT, _CLOSE, _LISTEN = 2, 7, 10
+_ESTABLISHED, _SYN_SENT, _CLOSE, _LISTEN = 1, 2, 7, 10
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _ID = struct.Struct(">HH16s16s4x8s")  # ports and addresses in network order; interface 0; cookie as it came
 _FIXED = 72  # size of struct inet_diag_msg
@@ -112,6 +113,21 @@ def abort_connecting(targets: Collection[Target]) -> int:
     return ended
 
 
+def end_datagrams(targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
+    """End connected UDP sockets that send to one of the targets; the client gets an error at once.
+
+    ``placed`` tells the cookies of the sockets that were placed; others, which chose the target themselves, are left
+    alone. Returns how many there were. Raises DataplaneError.
+    """
+    infos = dump(Protocol.UDP, 1 << _ESTABLISHED) if targets else []
+    found = [info for info in infos if Target(_plain(info.remote.address), info.remote.port) in targets]
+    if not found:
+        return 0
+    cookies = placed()
+    ours = [info for info in found if int.from_bytes(info.cookie, sys.byteorder) in cookies]
+    return sum(_destroy(info, Protocol.UDP, _ESTABLISHED) for info in ours)
+
+
 def _plain(address: str) -> str:
     """Return the IPv4 address of a v4-mapped one, others unchanged."""
     parsed = ip_address(address)
@@ -119,12 +135,12 @@ def _plain(address: str) -> str:
     return address if mapped is None else str(mapped)
 
 
-def _destroy(info: SocketInfo) -> bool:
+def _destroy(info: SocketInfo, protocol: Protocol = Protocol.TCP, state: int = _SYN_SENT) -> bool:
     """Destroy one socket; return whether it was still there."""
     packed = [ip_address(target.address).packed.ljust(16, b"\0") for target in (info.local, info.remote)]
     ident = _ID.pack(info.local.port, info.remote.port, *packed, info.cookie)
-    with kernel_errors(f"abort the connect to {info.remote.address}:{info.remote.port}"), _open() as connection:
-        connection.send(_request(_DESTROY, _ACK, info.family, Protocol.TCP, 1 << _SYN_SENT, ident))
+    with kernel_errors(f"end the connection to {info.remote.address}:{info.remote.port}"), _open() as connection:
+        connection.send(_request(_DESTROY, _ACK, info.family, protocol, 1 << state, ident))
         for kind, payload in split_messages(connection.recv(65536)):
             code = -struct.unpack_from("=i", payload)[0] if kind == _ERROR else 0
             if code == errno.ENOENT:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
+from skedge.core.desired.compute import Desired
 from skedge.core.model import Protocol
+from skedge.core.objects import ServiceTable
 from skedge.core.reasons import Reason
+from skedge.daemon.kernel.withdrawals import Withdrawals
+from skedge.dataplane.host import sock_diag
 
 from .kit import FAR4, FAR6, Site, candidate, eventually
 from .test_counts import unspec
@@ -157,3 +162,50 @@ def test_no_workload(site: Site) -> None:
             client.sendto(b"x", LISTENER)
         with pytest.raises(ConnectionRefusedError):
             client.connect(LISTENER)
+
+
+# ---- a connected socket whose workload is gone -------------------------------------------------------------------
+
+
+class SocketHost:
+    """The host of `Withdrawals`, with nothing but the kernel behind it."""
+
+    abort_connecting = staticmethod(sock_diag.abort_connecting)
+    end_datagrams = staticmethod(sock_diag.end_datagrams)
+
+
+def desired_of(site: Site, out: Reason = Reason.NONE) -> Desired:
+    """What the site has, with the workloads of one site out."""
+    tables = site.engine.services.read()
+    changed = {
+        key: ServiceTable(
+            tuple(replace(one, out=out if one.workload.site == "a" else one.out) for one in table.candidates)
+        )
+        for key, table in tables.items()
+    }
+    return Desired(services=changed)
+
+
+@pytest.mark.parametrize("out", [Reason.UNREACHABLE, Reason.UNHEALTHY, Reason.DRAINED])
+def test_connected_clients_of_a_workload_that_is_gone_are_told_and_nobody_else(site: Site, out: Reason) -> None:
+    a, b = site.server("127.0.0.1", UDP), site.server(FAR4[0], UDP)
+    key = site.service([candidate("a", 0, a.target), candidate("b", 5, b.target)], LISTENER, protocol=UDP)
+    withdrawals = Withdrawals(SocketHost())
+    withdrawals.follow(desired_of(site), site.engine)
+    with udp() as placed, udp() as elsewhere, udp() as direct:
+        placed.connect(LISTENER)
+        direct.connect((a.target.address, a.target.port))  # chose that server itself
+        gone = desired_of(site, out)
+        site.engine.services.put(key, gone.services[key])
+        elsewhere.connect(LISTENER)
+        assert (site.open("a"), site.open("b")) == (1, 1)
+        withdrawals.follow(gone, site.engine)
+        with pytest.raises(ConnectionAbortedError):
+            placed.recv(1)
+        for one in (elsewhere, direct):
+            one.send(b"x")
+            assert one.recv(9) == b"x"
+        placed.connect(LISTENER)  # the same socket goes on, at another workload
+        placed.send(b"y")
+        assert placed.recv(9) == b"y"
+        assert (site.open("a"), site.open("b")) == (0, 2)

@@ -109,6 +109,9 @@ class FakeHost:
     def addresses(self) -> frozenset[str]:
         return self.found
 
+    def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
+        return len(placed()) if targets else 0
+
     def abort_connecting(self, targets: Collection[Target]) -> int:
         self.aborted.append(frozenset(targets))
         return len(targets)
