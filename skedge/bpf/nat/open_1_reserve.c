@@ -63,7 +63,7 @@ int lan_open(struct __sk_buff *skb)
     if (flow_resume(skb, config, &p, &verdict))
         return verdict;
     listener = listener_lookup(&p.key);
-    if (!listener)
+    if (!listener || (p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
         return TC_ACT_UNSPEC;
     if (!client_is_answerable(skb, config, &p))
         return packet_refuse(REASON_NO_ROUTE);

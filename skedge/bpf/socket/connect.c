@@ -10,35 +10,9 @@
 #include "socket/request.h"
 #include "placement/listener.h"
 #include "socket/udp_flows.h"
+#include "socket/verdicts.h"
 #include "nat/flow/types.h"
 #include "nat/flow/accept.h"
-
-#define ALLOW 1
-#define REFUSE 0
-
-static __always_inline int connect_refuse(int reason)
-{
-    drops_v1.increment(reason);
-    bpf_set_retval(-ERR_CONNREFUSED);
-    return REFUSE;
-}
-
-/* Return the listener that the destination is, 0 for none: also for sockets of another namespace and for our own. */
-static __always_inline struct listener *sock_lookup_listener(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-                                                             struct config *config, struct listener_key *to)
-{
-    __u16 port = __builtin_bswap16(to->port);
-    __u32 word = port >> 6 | (to->protocol == PROTO_UDP ? PORT_WORDS / 2 : 0);
-    __u64 *ports = ports_v1.lookup(&word);
-    struct listener *listener;
-
-    if (!ports || !(*ports >> (port & 63) & 1))
-        return 0;
-    listener = listeners_v2.lookup(to);
-    if (!listener || sk->mark == OWN_MARK || bpf_get_netns_cookie(ctx) != config->netns_cookie)
-        return 0;
-    return listener;
-}
 
 /* Undo the socket's old placement, before anything is known of the new destination: a connect(2) that failed and is
  * retried on the same socket, to anywhere, must not count twice. */
@@ -198,98 +172,5 @@ int skedge_release(struct bpf_sock *sk)
         placement_release(placement, tcp && sk->state == STATE_SYN_SENT && sock_is_unanswered(sk));
     if (!tcp)
         udp_flows_release(sk);
-    return ALLOW;
-}
-
-int skedge_sendmsg4(struct bpf_sock_addr *ctx)
-{
-    struct placement *flow = 0;
-    struct bpf_sock *sk = ctx->sk;
-    struct request request;
-    __u32 zero = 0;
-    struct config *config = config_v1.lookup(&zero);
-    struct listener *listener;
-    int reason;
-
-    if (!sk || !config)
-        return ALLOW;
-    listener_key_read4(ctx, &request.to);
-    listener = sock_lookup_listener(ctx, sk, config, &request.to);
-    if (!listener)
-        return ALLOW;
-    if (sk->family == AF_INET6_)
-        request_read_mapped(sk, config, &request);
-    else
-        request_read4(sk, config, &request);
-    reason = udp_flow_place(sk, config, listener, &request, &flow);
-    if (reason || !flow)
-        return connect_refuse(reason);
-    ctx->user_ip4 = flow->target[3];
-    ctx->user_port = flow->target_port;
-    return ALLOW;
-}
-
-int skedge_sendmsg6(struct bpf_sock_addr *ctx)
-{
-    struct placement *flow = 0;
-    struct bpf_sock *sk = ctx->sk;
-    struct request request;
-    __u32 zero = 0;
-    struct config *config = config_v1.lookup(&zero);
-    struct listener *listener;
-    int reason;
-
-    if (!sk || !config)
-        return ALLOW;
-    listener_key_read6(ctx, &request.to);
-    listener = sock_lookup_listener(ctx, sk, config, &request.to);
-    if (!listener)
-        return ALLOW;
-    request_read6(sk, config, 0, 1, &request);
-    reason = udp_flow_place(sk, config, listener, &request, &flow);
-    if (reason || !flow)
-        return connect_refuse(reason);
-    ctx->user_ip6[0] = flow->target[0];
-    ctx->user_ip6[1] = flow->target[1];
-    ctx->user_ip6[2] = flow->target[2];
-    ctx->user_ip6[3] = flow->target[3];
-    ctx->user_port = flow->target_port;
-    return ALLOW;
-}
-
-int skedge_recvmsg4(struct bpf_sock_addr *ctx)
-{
-    struct bpf_sock *sk = ctx->sk;
-    struct listener_key from;
-    struct placement *flow;
-
-    if (!sk)
-        return ALLOW;
-    listener_key_read4(ctx, &from);
-    flow = udp_flow_lookup(sk, &from);
-    if (flow) {
-        ctx->user_ip4 = flow->listener[3];
-        ctx->user_port = flow->listener_port;
-    }
-    return ALLOW;
-}
-
-int skedge_recvmsg6(struct bpf_sock_addr *ctx)
-{
-    struct bpf_sock *sk = ctx->sk;
-    struct listener_key from;
-    struct placement *flow;
-
-    if (!sk)
-        return ALLOW;
-    listener_key_read6(ctx, &from);
-    flow = udp_flow_lookup(sk, &from);
-    if (flow) {
-        ctx->user_ip6[0] = flow->listener[0];
-        ctx->user_ip6[1] = flow->listener[1];
-        ctx->user_ip6[2] = flow->listener[2];
-        ctx->user_ip6[3] = flow->listener[3];
-        ctx->user_port = flow->listener_port;
-    }
     return ALLOW;
 }

@@ -451,6 +451,28 @@ def test_a_socket_of_the_host_may_have_bound_a_port_of_nat(world: World, v: int)
     assert server.peers[0][1] == 63007
 
 
+@BOTH
+@pytest.mark.parametrize("connected", [False, True])
+def test_answers_to_the_hosts_own_sockets_are_theirs(world: World, v: int, connected: bool) -> None:
+    """The host asks a machine of the LAN from the port that a UDP listener has."""
+    _, candidate = workload(world, "there", v, kind=socket.SOCK_DGRAM)
+    world.a.service([candidate], *listeners(v), protocol=Protocol.UDP)
+    machine = world.server(world.client, CLIENT[v], socket.SOCK_DGRAM)
+    asker = world.socket(world.a.ns, socket.SOCK_DGRAM, CLIENT[v])
+    asker.bind((EDGE_A[v], LISTEN))
+    if connected:
+        asker.connect((CLIENT[v], machine.port))
+    for question in (b"one", b"two"):
+        asker.sendto(question, (CLIENT[v], machine.port)) if not connected else asker.send(question)
+        assert asker.recv(9) == question
+    assert world.a.open() == 0
+    client = world.socket(world.client, socket.SOCK_DGRAM, EDGE_A[v])
+    client.connect((EDGE_A[v], LISTEN))  # clients of the listener are served as ever
+    client.send(b"x")
+    assert client.recv(9) == b"x"
+    assert world.a.open() == 1
+
+
 @pytest.mark.parametrize("where", KINDS)
 def test_receipts(world: World, where: str) -> None:
     server, candidate = workload(world, where, 4, cost=7)

@@ -3,6 +3,8 @@
 #ifndef SKEDGE_NAT_FLOW_SK_ASSIGN_H
 #define SKEDGE_NAT_FLOW_SK_ASSIGN_H
 
+#include "common/own_datagrams.h"
+
 #define STATE_LISTEN 10
 #define STATE_TIME_WAIT 6
 #define ESOCKTNOSUPPORT 94 /* SO_REUSEPORT, before Linux 6.6 */
@@ -40,6 +42,28 @@ INLINE int socket_exists(struct __sk_buff *skb, const struct lan_packet *p)
         return 0;
     bpf_sk_release(sk);
     return 1;
+}
+
+/* Whether a datagram to a listener is an answer to one of the host's own sockets, which has the same port: one that is
+ * connected to the sender, or that has sent it something. */
+INLINE int udp_socket_asked(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    struct own_datagram answer = {.from_port = p->key.from_port, .to_port = p->key.to_port};
+    struct bpf_sock_tuple t = {};
+    struct bpf_sock *sk;
+    int connected = 0;
+    __u64 *asked;
+
+    address_copy(answer.from, p->key.from);
+    asked = own_datagrams_v1.lookup(&answer);
+    if (asked && bpf_ktime_get_ns() < *asked + OWN_DATAGRAMS_NS)
+        return 1;
+    sk = bpf_sk_lookup_udp(skb, &t, tuple_fill(&t, p, p->key.to, p->key.to_port), BPF_F_CURRENT_NETNS, 0);
+    if (sk) {
+        connected = sk->dst_port != 0;
+        bpf_sk_release(sk);
+    }
+    return connected;
 }
 
 /* Refuse a connection. The stack answers it (RST, port unreachable), unless some socket would take it. */
