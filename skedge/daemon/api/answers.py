@@ -15,6 +15,7 @@ from skedge.daemon.api.filters import Filter
 from skedge.daemon.api.problems import Problems
 from skedge.daemon.api.view import View
 from skedge.daemon.state import SOFTWARE
+from skedge.dataplane.host import reserved_ports
 
 LIMIT_MAX = 10_000
 LOOK_S = 5.0
@@ -68,6 +69,7 @@ class Answers:
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
+            ports=reserved_ports.complaint(at.state.config),
             stream_causes=at.control.stream_causes(),
         )
         problems = self._problems.update(now, findings.findings(look))

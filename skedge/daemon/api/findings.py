@@ -42,6 +42,7 @@ class Look:
     certificate_days: float
     drift: int
     stream_causes: Mapping[str, str]
+    ports: str = ""
 
 
 def findings(look: Look) -> list[Finding]:
@@ -68,6 +69,8 @@ def _controller(look: Look) -> Iterator[Finding]:
     if look.certificate_days < CERTIFICATE_WARN_DAYS:
         severity = "error" if look.certificate_days <= 0 else "warning"
         yield Finding(severity, "certificate", f"{look.certificate_days:.0f} days left; run the deploy playbook")
+    if look.ports:
+        yield Finding("warning", "reserved ports", look.ports)
     if look.drift:
         yield Finding("warning", "counters", f"open connections were off by {look.drift} and have been repaired")
 

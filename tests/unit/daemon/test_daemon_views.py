@@ -36,6 +36,7 @@ from skedge.core.reasons import Reason
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
+from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.state import State, usable_targets
 from tests.fakes.networks import configs, connector, map_of
@@ -471,3 +472,8 @@ def test_a_claim_that_is_refused_is_a_problem() -> None:
 def test_stats_of_a_link_that_is_up_carry_no_reason() -> None:
     stats = LinkStats(True, Reason.PROBE_LOST, 1.0)
     assert link_status.facts({LinkId("A", "B"): stats}, {})[LinkId("A", "B")].reason is Reason.NONE
+
+
+def test_ports_that_are_not_kept_back_are_a_warning() -> None:
+    found = findings.findings(look(State(LINE["A"], {}), ports="a sentence"))
+    assert Finding("warning", "reserved ports", "a sentence") in found
