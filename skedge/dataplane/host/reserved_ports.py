@@ -1,4 +1,4 @@
-"""Source ports that the kernel must not give to other programs: whether they are kept back, and what undid it."""
+"""Source ports that the kernel must not give to other programs: whether they are reserved, and what undid it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def complaint(config: SiteConfig, proc: Path = _PROC, root: Path = Path("/")) ->
     """Return what is wrong and the way out as one sentence; "" where nothing is, or it cannot be read."""
     try:
         low, high = (int(word) for word in (proc / "ip_local_port_range").read_text(encoding="ascii").split())
-        kept = _parsed((proc / "ip_local_reserved_ports").read_text(encoding="ascii"))
+        reserved = _parsed((proc / "ip_local_reserved_ports").read_text(encoding="ascii"))
     except (OSError, ValueError):
         return ""
-    lacking = {port for port in needed(config) if low <= port <= high} - kept
+    lacking = {port for port in needed(config) if low <= port <= high} - reserved
     if not lacking:
         return ""
     file = _winner(root)
