@@ -157,15 +157,9 @@ def _headers_lock(how: int) -> Iterator[None]:
 
 
 def remove_headers(modules: Path | None = None) -> None:
-    """Remove the links that `ensure_headers` made, nothing else; none while another loader compiles.
-
-    ``modules``: another folder than this kernel's, which no compiler reads.
-    """
-    if modules is not None:
-        _remove_headers(modules)
-        return
+    """Remove the links that `ensure_headers` made, nothing else; none while another loader compiles."""
     with suppress(BlockingIOError, FileNotFoundError), _headers_lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
-        _remove_headers(Path("/lib/modules") / platform.release())
+        _remove_headers(modules or Path("/lib/modules") / platform.release())
 
 
 def _remove_headers(modules: Path) -> None:

@@ -7,6 +7,13 @@ import pytest
 from skedge.loader import host_requirements
 
 
+@pytest.fixture(autouse=True)
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaders that run on this host just now hold another one."""
+    (tmp_path / "vmlinux").touch()
+    monkeypatch.setattr(host_requirements, "VMLINUX", str(tmp_path / "vmlinux"))
+
+
 def test_headers_of_another_kernel_are_linked_and_taken_back(tmp_path: Path) -> None:
     sources, modules = tmp_path / "src", tmp_path / "lib" / "6.99.0"
     for release in ("6.1.0-9", "6.1.0-56"):
@@ -27,12 +34,10 @@ def test_headers_of_another_kernel_are_linked_and_taken_back(tmp_path: Path) -> 
 
 def test_headers_stay_while_another_loader_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of several loaders on one host unloads when it likes; none takes the headers from one that compiles."""
-    lock, modules = tmp_path / "vmlinux", tmp_path / "modules"
-    lock.touch()
+    modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "build").symlink_to(tmp_path)
     (modules / ".skedge-headers").write_text("build\n")
-    monkeypatch.setattr(host_requirements, "VMLINUX", str(lock))
     monkeypatch.setattr(host_requirements, "ensure_headers", lambda: None)
     with host_requirements.headers():
         host_requirements.remove_headers(modules)
