@@ -79,6 +79,9 @@ class Reason(IntEnum):
     ONE_WAY = (62, "one-way", "only one end says that the link is up")
     NOT_CONFIGURED = (63, "not-configured", "the far end has not (yet) this link")
     OVERLOAD = (64, "overload", "the site is not used for transit")
+    NOT_SENT = (65, "not-sent", "this host itself refuses to send the probes")
+    TCP_DROPPED = (66, "tcp-dropped", "the far end answers probes, but no TCP connection over the link")
+    TCP_PROHIBITED = (67, "tcp-prohibited", "a firewall answers TCP connections over the link: prohibited")
 
     def __str__(self) -> str:
         return self.word

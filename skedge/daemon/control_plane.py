@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from skedge.control.health.monitor import CheckedWorkload, HealthMonitor, HealthState
 from skedge.control.health.probes import ProbeFailed
@@ -48,6 +49,7 @@ class ControlPlane:
             on_message=events.message,
             take=lambda link: flooder.take(time.monotonic(), link),
             rtt=self._rtt,
+            on_verdict=lambda _link: events.links_changed(),
         )
         self._prober = Prober(asyncio.get_running_loop(), self._probed)
         self._health = HealthMonitor(self._health_changed, events.good_probe, self._bound)
@@ -94,8 +96,13 @@ class ControlPlane:
         self._bus.reset(link, reason)
 
     def link_stats(self) -> Mapping[LinkId, LinkStats]:
-        """Return what the probes measured."""
-        return self._prober.snapshot()
+        """Return what the probes measured, and what dialling told."""
+        told = {link: stream.tcp for link, stream in self._bus.stats().items()}
+        return {link: replace(one, tcp=told.get(link, Reason.NONE)) for link, one in self._prober.snapshot().items()}
+
+    def probes_turn(self, within_s: float) -> bool:
+        """Tell whether the probes' thread looked at the links of late."""
+        return self._prober.turns(within_s)
 
     def stream_causes(self) -> Mapping[str, str]:
         """Return why links have no control stream, by the link's written form."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
@@ -159,10 +160,10 @@ class Controller:
         self._tell_loads(now)
 
     def _look_at_links(self, now: float) -> None:
-        """Take over which links may be used; only a change of up or down is news by itself."""
+        """Take over which links may be used; only a change of what they are used for is news by itself."""
         hold_s = self.state.config.hold_time_s
         used = link_status.used(self.control.link_stats(), self.flooder.adjacencies(now), now, hold_s)
-        news = link_status.ups(used) != link_status.ups(self.state.links_used)
+        news = link_status.uses(used) != link_status.uses(self.state.links_used)
         if news:
             self.tunnels.look()
         if news or now >= self._say_rtt_at:
@@ -307,5 +308,6 @@ class Controller:
             self._note(Event.ADDRESSES)
 
     def _turns(self) -> bool:
-        """Tell whether the kernel's thread is not stuck."""
-        return self.worker.busy_since is None or time.monotonic() - self.worker.busy_since <= STUCK_S
+        """Tell whether neither the kernel's thread nor the probes' is stuck."""
+        busy_since = self.worker.busy_since or inf
+        return time.monotonic() - busy_since <= STUCK_S and self.control.probes_turn(STUCK_S)

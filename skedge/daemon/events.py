@@ -98,7 +98,11 @@ class Orders(Protocol):
         ...
 
     def link_stats(self) -> Mapping[LinkId, LinkStats]:
-        """Return what the probes measured."""
+        """Return what the probes measured, and what dialling told."""
+        ...
+
+    def probes_turn(self, within_s: float) -> bool:
+        """Tell whether the probes' thread looked at the links of late."""
         ...
 
     def stream_causes(self) -> Mapping[str, str]:

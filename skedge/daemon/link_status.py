@@ -12,11 +12,15 @@ from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 
 VERDICT_PROBES = 10  # so many probes without an answer after the start are an answer too
+LAST_RESORT = frozenset({Reason.TCP_DROPPED, Reason.TCP_PROHIBITED})
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFacts:
-    """One link as measured and spoken over; ``since`` is monotonic seconds of the last change of ``up``."""
+    """One link as measured and spoken over; ``since`` is monotonic seconds of the last change of ``up``.
+
+    ``last_resort`` is why a link that is up is used only where no other path is, NONE where it is like others.
+    """
 
     up: bool = False
     reason: Reason = Reason.PROBE_LOST
@@ -26,6 +30,9 @@ class LinkFacts:
     sent: int = 0
     received: int = 0
     since: float = 0.0
+    unsent: int = 0
+    unsent_errno: int = 0
+    last_resort: Reason = Reason.NONE
 
 
 def facts(stats: Mapping[LinkId, LinkStats], adjacencies: Mapping[LinkId, AdjacencyView]) -> Mapping[LinkId, LinkFacts]:
@@ -34,16 +41,25 @@ def facts(stats: Mapping[LinkId, LinkStats], adjacencies: Mapping[LinkId, Adjace
 
 
 def _facts(stats: LinkStats, adjacency: AdjacencyView | None) -> LinkFacts:
+    up = _answers(stats)
     return LinkFacts(
-        up=stats.up,
-        reason=stats.reason if not stats.up else Reason.NONE,
+        up=up,
+        reason=Reason.NONE if up else stats.tcp if stats.up else stats.reason,
         adjacency=adjacency.state.value if adjacency else AdjacencyState.DOWN.value,
         rtt_us=stats.rtt_us,
         loss=stats.loss,
         sent=stats.sent,
         received=stats.received,
         since=stats.since,
+        unsent=stats.unsent,
+        unsent_errno=stats.unsent_errno,
+        last_resort=stats.tcp if stats.tcp in LAST_RESORT else Reason.NONE,
     )
+
+
+def _answers(stats: LinkStats) -> bool:
+    """Tell whether both ends hear each other: a neighbour that runs and hangs up at once does not hear us."""
+    return stats.up and stats.tcp is not Reason.ONE_WAY
 
 
 def used(
@@ -51,19 +67,25 @@ def used(
 ) -> dict[LinkId, Liveness]:
     """Return what this site says of its links: up only where the far kernel answers and its controller was heard.
 
+    Where probes are answered and TCP does not pass, the link is a last resort, for as long as that lasts.
+
     A link that was never full since this controller started has ``full_until`` at its start, so a restart keeps
     what the life before used for the hold time; `synced` decides when this is said at all.
     """
     return {
-        link: Liveness(link_in_use(adjacency, answers=one.up, now=now, hold_s=hold_s), one.rtt_us)
+        link: Liveness(
+            link_in_use(adjacency, answers=_answers(one), now=now, hold_s=hold_s, last_resort=one.tcp in LAST_RESORT),
+            one.rtt_us,
+            one.tcp in LAST_RESORT,
+        )
         for link, one in stats.items()
         if (adjacency := adjacencies.get(link)) is not None
     }
 
 
-def ups(links: Mapping[LinkId, Liveness]) -> Mapping[LinkId, bool]:
-    """Return which of the links are up."""
-    return {link: one.up for link, one in links.items()}
+def uses(links: Mapping[LinkId, Liveness]) -> Mapping[LinkId, tuple[bool, bool]]:
+    """Return of each link what decides over paths: is it up, is it a last resort."""
+    return {link: (one.up, one.last_resort) for link, one in links.items()}
 
 
 def waiting(
@@ -71,12 +93,16 @@ def waiting(
     stats: Mapping[LinkId, LinkStats],
     adjacencies: Mapping[LinkId, AdjacencyView],
 ) -> frozenset[LinkId]:
-    """Return the links whose far kernel answers and whose controller was not heard yet: sync waits for them."""
+    """Return the links whose far kernel answers and whose controller was not heard yet: sync waits for them.
+
+    Not where dialling has told that it will not be heard.
+    """
     return frozenset(
         link
         for link in configured
         if (one := stats.get(link)) is not None
         and one.up
+        and one.tcp is Reason.NONE
         and ((adjacency := adjacencies.get(link)) is None or adjacency.state is not AdjacencyState.FULL)
     )
 
@@ -84,5 +110,7 @@ def waiting(
 def undecided(configured: Mapping[LinkId, str], stats: Mapping[LinkId, LinkStats]) -> frozenset[LinkId]:
     """Return the links whose probes have not yet told up from down."""
     return frozenset(
-        link for link in configured if (one := stats.get(link)) is None or (not one.up and one.sent < VERDICT_PROBES)
+        link
+        for link in configured
+        if (one := stats.get(link)) is None or (not one.up and one.sent + one.unsent < VERDICT_PROBES)
     )

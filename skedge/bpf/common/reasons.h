@@ -46,6 +46,9 @@ enum {
     REASON_ONE_WAY = 62, /* only one end says that the link is up */
     REASON_NOT_CONFIGURED = 63, /* the far end has not (yet) this link */
     REASON_OVERLOAD = 64, /* the site is not used for transit */
+    REASON_NOT_SENT = 65, /* this host itself refuses to send the probes */
+    REASON_TCP_DROPPED = 66, /* the far end answers probes, but no TCP connection over the link */
+    REASON_TCP_PROHIBITED = 67, /* a firewall answers TCP connections over the link: prohibited */
     REASONS_END
 };
 

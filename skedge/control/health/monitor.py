@@ -179,6 +179,9 @@ class _Check:
         except OSError as error:
             self._resolver.forget()
             return os.strerror(error.errno) if error.errno else str(error)
+        except Exception as error:  # a check that ended would leave its last verdict standing for ever
+            log.exception("workload=%s the check failed", self.workload)
+            return f"the check failed: {error}"
         return ""
 
     async def _ask(self, health: Health) -> None:

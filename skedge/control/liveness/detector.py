@@ -1,25 +1,22 @@
 """When is a link down? The decision alone: no sockets, no clock (``now`` is monotonic seconds, an argument).
 
 A run of unanswered probes means "down" only while the loss measured on the link makes such a run improbable
-(``FALSE_DOWN`` a probe). On a clean link that is the configured number, on a lossy one more. What our own host did
-not really send, or sent too recently to be answered, never counts as lost.
+(``loss.FALSE_DOWN`` a probe). On a clean link that is the configured number, on a lossy one more. What was sent too
+recently to be answered never counts as lost. What our own host would not send does: only answers keep a link up. An
+overload of the host is excused for a second in a minute (`loss.Excuse`), so no error here puts off the end for longer.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import islice
 
+from skedge.control.liveness.loss import LOST_FACTOR, Excuse, LossWindow
 from skedge.core.model import Probe
 from skedge.core.reasons import Reason
 
-FALSE_DOWN = 1e-6  # accepted probability, per probe, that random loss alone looks like a cut
-LOST_FACTOR = 5  # a lossy link needs at most this many times the configured run
-UNKNOWN_LOSS = 0.03  # reckoned with on a new link that has lost nothing yet
-LONG_WINDOW = 1024  # answered-or-lost outcomes behind the cautious estimate
-SHORT_WINDOW = 64  # outcomes behind the quick estimate, which follows a link that turns bad
 GRACE_FLOOR_S = 0.05  # least time that a reply is waited for
 GRACE_INITIAL_S = 0.5  # the same while no round trip was measured yet
 RISE = 3  # answers in a row that bring a link back that was down
@@ -30,7 +27,7 @@ CLOCK_STEP_S = 1e-6  # rounding of sums of times
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """What changed: is the link up, and if not, why (PROBE_LOST or NO_CARRIER)."""
+    """What changed: is the link up, and if not, why (PROBE_LOST, NOT_SENT or NO_CARRIER)."""
 
     up: bool
     reason: Reason = Reason.NONE
@@ -40,7 +37,9 @@ class LinkStatus:
 class LinkStats:
     """One link as measured. RTTs in µs (0: none yet), ``loss`` 0..1, ``since`` monotonic seconds of the last change.
 
-    ``needed`` is how many probes lost in a row mean down at the present loss.
+    ``needed`` is how many probes lost in a row mean down at the present loss. ``sent`` are those that the kernel took,
+    ``unsent`` those that it refused; ``unsent_errno`` is why it refused the last one, 0 where it took that. ``tcp`` is
+    not measured here, but told by dialling (`DialVerdict`): what TCP meets on a link that answers probes.
     """
 
     up: bool
@@ -52,53 +51,9 @@ class LinkStats:
     sent: int = 0
     received: int = 0
     needed: int = 0
-
-
-class LossWindow:
-    """Outcomes of the last probes, and how long a run of lost ones random loss could explain."""
-
-    def __init__(self) -> None:
-        self._long: deque[bool] = deque(maxlen=LONG_WINDOW)
-        self._short: deque[bool] = deque(maxlen=SHORT_WINDOW)
-        self._long_lost = self._short_lost = 0
-
-    def add(self, lost: bool) -> None:
-        """Note one probe's outcome."""
-        if len(self._long) == LONG_WINDOW:
-            self._long_lost -= self._long[0]
-        self._long.append(lost)
-        self._long_lost += lost
-        if len(self._short) == SHORT_WINDOW:
-            self._short_lost -= self._short[0]
-        self._short.append(lost)
-        self._short_lost += lost
-
-    @property
-    def loss(self) -> float:
-        """Return the measured share of lost probes, 0..1."""
-        return self._long_lost / len(self._long) if self._long else 0.0
-
-    def cautious(self) -> float:
-        """Return the loss that must be reckoned with, 0..1.
-
-        Upper 95 % bound of the long window (the "rule of three" when nothing was lost), or the short window's mean
-        where that is more: the first is steady, the second quick.
-        """
-        if not self._long:
-            return 0.0
-        bound = (self._long_lost + 3 + 2 * math.sqrt(self._long_lost)) / len(self._long)
-        if not self._long_lost:
-            bound = min(bound, UNKNOWN_LOSS)
-        return min(1.0, max(bound, self._short_lost / len(self._short)))
-
-    def needed(self, configured: int) -> int:
-        """Return how many lost in a row mean down: the least k >= configured with loss^k <= FALSE_DOWN, capped."""
-        loss, most = self.cautious(), configured * LOST_FACTOR
-        if loss <= 0.0:
-            return configured
-        if loss >= 1.0:
-            return most
-        return max(configured, min(most, math.ceil(math.log(FALSE_DOWN) / math.log(loss))))
+    unsent: int = 0
+    unsent_errno: int = 0
+    tcp: Reason = Reason.NONE
 
 
 class Liveness:
@@ -106,10 +61,11 @@ class Liveness:
 
     def __init__(self, probe: Probe, now: float) -> None:
         self.probe = probe
-        self._window = LossWindow()
+        self._window, self._excuse = LossWindow(), Excuse(now)
         self._outstanding: OrderedDict[int, tuple[float, float]] = OrderedDict()  # sequence -> (before, after) sending
         self._given_up: OrderedDict[int, tuple[float, float]] = OrderedDict()  # the same, counted as lost
         self._sequence = self._sent = self._received = 0
+        self._unsent = self._errno = 0
         self._run = self._rise = 0
         self._rtt = self._rtt_var = self._rtt_last = 0.0
         self._carrier = True
@@ -134,6 +90,17 @@ class Liveness:
         Losses are judged from ``after``: a sender held up inside the call must not look like a cut.
         """
         self._sent += 1
+        self._errno = 0
+        self._await(sequence, before, after)
+
+    def unsent(self, sequence: int, now: float, error: int, *, overload: bool) -> None:
+        """Note that the kernel refused the probe with errno ``error``: lost, unless it was a short ``overload``."""
+        self._unsent += 1
+        self._errno = error
+        if not (overload and self._excuse.take(now, self.probe.interval_ms / 1000)):
+            self._await(sequence, now, now)
+
+    def _await(self, sequence: int, before: float, after: float) -> None:
         self._outstanding[sequence] = (before, after)
         if len(self._outstanding) > OUTSTANDING_MAX:  # only when tick() is not called
             self._outstanding.popitem(last=False)
@@ -177,8 +144,13 @@ class Liveness:
             self._run += 1
             self._rise = 0
         if self._up and self._run >= self.probe.lost and self._run >= self.needed():
-            return self._change(False, Reason.PROBE_LOST, now)
+            return LinkStatus(False, self._silence) if self._change(False, Reason.PROBE_LOST, now) else None
         return None
+
+    @property
+    def _silence(self) -> Reason:
+        """Why there is no answer: what was refused here asked nobody."""
+        return Reason.NOT_SENT if self._errno else Reason.PROBE_LOST
 
     @property
     def waits(self) -> bool:
@@ -221,7 +193,7 @@ class Liveness:
         """Return the numbers to show."""
         return LinkStats(
             up=self._up,
-            reason=self._reason,
+            reason=self._silence if self._reason is Reason.PROBE_LOST else self._reason,
             since=self._since,
             rtt_us=round(self._rtt * 1e6),
             rtt_last_us=round(self._rtt_last * 1e6),
@@ -229,6 +201,8 @@ class Liveness:
             sent=self._sent,
             received=self._received,
             needed=self.needed(),
+            unsent=self._unsent,
+            unsent_errno=self._errno,
         )
 
     def _measure(self, rtt_s: float) -> None:

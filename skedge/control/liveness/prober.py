@@ -34,7 +34,8 @@ SO_TIMESTAMPNS = 35  # asm-generic/socket.h (64-bit time)
 HEADER = struct.Struct("!BBHHH")  # type, code, checksum (the kernel's), identifier, sequence
 COOKIE = struct.Struct("!8sQ")  # ours, so that only answers to us count; sequence without wrap
 TIMESPEC = struct.Struct("@qq")
-NOT_SENT = frozenset({errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.ENOMEM})  # our own host's trouble
+OVERLOAD = frozenset({errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.ENOMEM})  # may be over in a moment
+TOLD = frozenset({errno.EACCES, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO})  # by ICMP
 NICE = -10
 DRAIN_MAX = 64  # datagrams read from one socket at a time
 IDLE_S = 1.0
@@ -80,6 +81,7 @@ class Prober:
         self._wake_out.setblocking(False)
         self._selector.register(self._wake_out, selectors.EVENT_READ)
         self._running = True
+        self._turned = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="skedge-probe", daemon=True)
         self._thread.start()
 
@@ -98,6 +100,10 @@ class Prober:
         """Return every link's measurements, at most one probe interval old."""
         with self._lock:
             return dict(self._stats)
+
+    def turns(self, within_s: float) -> bool:
+        """Tell whether the thread looked at its links of late: what it said before proves nothing now."""
+        return time.monotonic() - self._turned <= within_s
 
     def close(self) -> None:
         """Stop the thread and close all sockets."""
@@ -139,17 +145,37 @@ class Prober:
                 self._wake_out.recv(4096)
         while self._commands:
             self._commands.popleft()()
-        now = time.monotonic()  # whatever arrived until here is read below
+        now = self._turned = time.monotonic()  # whatever arrived until here is read below
         for probed in list(self._targets.values()):
-            if probed.sock in ready or probed.liveness.waits:
-                self._drain(probed, now)
-            self._tell(probed, probed.liveness.tick(now))
-            if now >= probed.next_at:
-                self._probe(probed)
-                probed.next_at = max(probed.next_at, time.monotonic() - probed.at.probe.interval_ms / 2000)
-                probed.next_at += probed.at.probe.interval_ms / 1000
-                with self._lock:
-                    self._stats[probed.link] = probed.liveness.stats()
+            try:
+                self._look(probed, now, ready=probed.sock in ready)
+            except Exception:
+                self._failed(probed)
+
+    def _look(self, probed: _ProbedLink, now: float, *, ready: bool) -> None:
+        """Read one link's answers, judge, and probe when it is time."""
+        if ready or probed.liveness.waits:
+            self._drain(probed, now)
+        self._tell(probed, probed.liveness.tick(now))
+        if now >= probed.next_at:
+            self._probe(probed)
+            probed.next_at = max(probed.next_at, time.monotonic() - probed.at.probe.interval_ms / 2000)
+            probed.next_at += probed.at.probe.interval_ms / 1000
+            self._publish(probed)
+
+    def _failed(self, probed: _ProbedLink) -> None:
+        """Count a round that could not be made as a probe that was not sent: other links are probed all the same."""
+        if probed.liveness.up:
+            log.exception("link=%s a probe failed", probed.link)
+        now = time.monotonic()
+        self._shut(probed)
+        probed.liveness.unsent(probed.liveness.next_sequence(), now, errno.EIO, overload=False)
+        probed.next_at = now + probed.at.probe.interval_ms / 1000
+        self._publish(probed)
+
+    def _publish(self, probed: _ProbedLink) -> None:
+        with self._lock:
+            self._stats[probed.link] = probed.liveness.stats()
 
     def _take_links(self, links: dict[LinkId, ProbeLink]) -> None:
         now = time.monotonic()
@@ -178,14 +204,13 @@ class Prober:
     def _tell(self, probed: _ProbedLink, status: LinkStatus | None) -> None:
         if status is None:
             return
-        with self._lock:
-            self._stats[probed.link] = probed.liveness.stats()
+        self._publish(probed)
         log.info("link=%s up=%s reason=%s", probed.link, status.up, status.reason.word)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._on_change, probed.link, status)
 
     def _probe(self, probed: _ProbedLink) -> None:
-        """Send one probe. What our own host could not send is not a lost probe; a missing device or route is."""
+        """Send one probe, and note whether the kernel took it."""
         before = time.monotonic()
         sequence = probed.liveness.next_sequence()
         packet = HEADER.pack(ECHO_REQUEST, 0, 0, int.from_bytes(probed.cookie[:2]), sequence & 0xFFFF)
@@ -193,12 +218,14 @@ class Prober:
             if probed.sock is None:
                 probed.sock = self._open(probed.at)
                 self._selector.register(probed.sock, selectors.EVENT_READ)
-            probed.sock.send(packet + COOKIE.pack(probed.cookie, sequence))
+            _send(probed.sock, packet + COOKIE.pack(probed.cookie, sequence))
         except OSError as error:
-            if error.errno in NOT_SENT:
-                return
-            self._shut(probed)
-        probed.liveness.sent(sequence, before, time.monotonic())
+            overload = error.errno in OVERLOAD
+            if not overload:
+                self._shut(probed)
+            probed.liveness.unsent(sequence, time.monotonic(), error.errno or errno.EIO, overload=overload)
+        else:
+            probed.liveness.sent(sequence, before, time.monotonic())
 
     def _open(self, at: ProbeLink) -> socket.socket:
         """Return a socket that hears only echo replies of the neighbour on the device. Raises OSError."""
@@ -242,6 +269,16 @@ class Prober:
             sequence = _sequence(data, probed.cookie)
             if sequence is not None:
                 self._tell(probed, probed.liveness.reply(sequence, _arrival(ancillary), now))
+
+
+def _send(sock: socket.socket, packet: bytes) -> None:
+    """Send; an ICMP error about an earlier probe, which the kernel tells now, is no refusal of this one."""
+    try:
+        sock.send(packet)
+    except OSError as error:
+        if error.errno not in TOLD:
+            raise
+        sock.send(packet)
 
 
 def _sequence(data: bytes, cookie: bytes) -> int | None:

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from skedge.control.identity.identity import Identity
-from skedge.control.streams.link_session import LinkEnd, Seams, StreamStats
+from skedge.control.streams.link_session import LinkEnd
+from skedge.control.streams.seams import Seams, StreamStats
 from skedge.control.streams.stream import BusLink
 from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId
@@ -26,6 +27,7 @@ class Bus:
     ``on_message(link, message)``, ``on_down(link, reason)``: what came, and that the stream is gone.
     ``take(link)`` returns the next message to send, None when there is none until the next `wake`.
     ``rtt(link)`` returns the link's round trip in seconds, 0 when unknown.
+    ``on_verdict(link)``: dialling told something new of TCP on the link, see `StreamStats.tcp`.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Bus:
         on_message: Callable[[LinkId, Message], None],
         take: Callable[[LinkId], Message | None],
         rtt: Callable[[LinkId], float] = lambda _link: 0.0,
+        on_verdict: Callable[[LinkId], None] = lambda _link: None,
     ) -> None:
-        self._seams = Seams(site, identity, port, on_up, on_down, on_message, take, rtt)
+        self._seams = Seams(site, identity, port, on_up, on_down, on_message, take, rtt, on_verdict)
         self._ends: dict[LinkId, LinkEnd] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -69,7 +72,7 @@ class Bus:
             end.drop(reason, f"{link}: reset: {reason.sentence}")
 
     def set_up(self, link: LinkId, up: bool) -> None:
-        """Follow the link's liveness: up means dial now, down means close and do not dial."""
+        """Follow the link's liveness: up means dial now, down means close soon and do not dial."""
         end = self._ends.get(link)
         if end:
             end.set_up(up)

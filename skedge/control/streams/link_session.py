@@ -7,11 +7,12 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import replace
 
-from skedge.control.identity.identity import Identity
 from skedge.control.sockets import bind_to_device, exempt, scoped
+from skedge.control.streams.dial_verdict import DialVerdict
+from skedge.control.streams.seams import Seams, StreamStats
 from skedge.control.streams.stream import BusLink, Refused, Stream, accept, dial
 from skedge.core.linkstate.messages import Message
 from skedge.core.linkstate.pacing import jitter
@@ -31,34 +32,8 @@ HALF_OPEN_MAX = 4  # handshakes at once on a link
 ACCEPT_PAUSE_S = 0.05  # at most 20 a second on a link
 SAID_MAX = 16  # causes logged between two streams
 RECHECK_S = 5.0  # is the peer's certificate still good
+LAST_WORDS_S = 1.0  # after a link went down: the neighbour, whose own probes may be answered, is to hear of it
 DEVICE_CHECK_S = 2.0  # a device that was made anew has another index
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """One link's stream: up since when (monotonic seconds), or why not."""
-
-    up: bool
-    since: float
-    reason: Reason = Reason.NONE
-    text: str = ""
-    dialler: str = ""
-    frames_in: int = 0
-    frames_out: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Seams:
-    """What every link's end shares: who we are, and the callables behind which the flooder sits (see `Bus`)."""
-
-    site: str
-    identity: Identity
-    port: int
-    on_up: Callable[[LinkId], None]
-    on_down: Callable[[LinkId, Reason], None]
-    on_message: Callable[[LinkId, Message], None]
-    take: Callable[[LinkId], Message | None]
-    rtt: Callable[[LinkId], float]
 
 
 class LinkEnd:
@@ -74,6 +49,8 @@ class LinkEnd:
         self._last = StreamStats(False, time.monotonic(), Reason.NO_ANSWER, f"{link}: not yet")
         self._attempt = 0
         self._said: set[str] = set()
+        self._verdict = DialVerdict()
+        self._farewell: asyncio.TimerHandle | None = None
         self._dialling: asyncio.Task[Stream] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn(self._listen())
@@ -83,7 +60,7 @@ class LinkEnd:
     def stats(self) -> StreamStats:
         """Return the state of the stream."""
         if not self.stream:
-            return self._last
+            return replace(self._last, tcp=self._verdict.reason)
         stream = self.stream
         return StreamStats(
             True, stream.since, dialler=stream.dialler, frames_in=stream.frames_in, frames_out=stream.frames_out
@@ -92,15 +69,26 @@ class LinkEnd:
     def set_up(self, up: bool) -> None:
         """Note whether the link carries packets."""
         self._up = up
-        if up:
+        self._verdict.forget()
+        if not up:
+            if self._dialling:
+                self._dialling.cancel()
+            if not self._farewell:
+                self._farewell = asyncio.get_running_loop().call_later(LAST_WORDS_S, self._close_down)
+        else:
+            if self._farewell:
+                self._close_down()
             self._attempt = 0
             if self.stream is None:
                 self._hurry.set()
-        else:
-            if self._dialling:
-                self._dialling.cancel()
-            self.drop(Reason.PROBE_LOST, f"{self.link}: the link is down")
         self._want()
+
+    def _close_down(self) -> None:
+        """Close the stream of a link that went down, its last words said."""
+        if self._farewell:
+            self._farewell.cancel()
+            self._farewell = None
+        self.drop(Reason.PROBE_LOST, f"{self.link}: the link is down")
 
     def drop(self, reason: Reason, text: str) -> None:
         """Close the stream, if any, and report it."""
@@ -115,6 +103,8 @@ class LinkEnd:
 
     async def close(self, reason: Reason) -> None:
         """End everything of this link."""
+        if self._farewell:
+            self._farewell.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -141,6 +131,12 @@ class LinkEnd:
             level = logging.WARNING if reason not in (Reason.NO_ANSWER, Reason.NONE) else logging.INFO
             log.log(level, "link=%s stream=down reason=%s %s", self.link, reason.word, text)
 
+    def _note_dial(self, told: Reason | None) -> None:
+        """Take what a dial told of TCP on the link."""
+        if told is not None and self._up and self._verdict.note(time.monotonic(), told):
+            log.warning("link=%s tcp=%s", self.link, self._verdict.reason.word)
+            self.bus.on_verdict(self.link)
+
     def _adopt(self, new: Stream) -> bool:
         """Take a new stream if it is the one that survives at both ends; the other is closed."""
         old = self.stream
@@ -151,6 +147,7 @@ class LinkEnd:
         if old:
             self.drop(Reason.STALE, f"{self.link}: replaced by a newer stream")
         self.stream = new
+        self._note_dial(Reason.NONE)
         self._last = StreamStats(True, new.since)
         self._said.clear()
         self._want()
@@ -212,6 +209,7 @@ class LinkEnd:
         except Refused as error:
             if self.stream is None:
                 self._failed(error.reason, str(error))
+                self._note_dial(error.told)
             return None
         except asyncio.CancelledError:
             self._dialling.cancel()

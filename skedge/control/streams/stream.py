@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -30,16 +31,24 @@ SHUTDOWN_S = 1.0
 BUFFER_BYTES = 64 * 1024  # unsent bytes here and in the kernel: what waits longer stays in the flooder's queue
 USER_TIMEOUT_MS = 10_000  # unacknowledged data or a closed window for so long ends the stream
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3))
+_TOLD = {
+    errno.ECONNREFUSED: Reason.NONE,
+    errno.EACCES: Reason.TCP_PROHIBITED,
+    errno.EHOSTUNREACH: Reason.TCP_PROHIBITED,
+}  # what a failed connect tells of TCP on the link; anything else tells of our own host
 SERVER_NAME = "skedge"  # SNI only; the name that counts is the certificate's
 X509_V_ERR_CERT_REVOKED = 23  # openssl/x509_vfy.h
 
 
 class Refused(PeerError):
-    """A stream that does not come to be: ``reason``, and a sentence that names the link."""
+    """A stream that does not come to be: ``reason``, and a sentence that names the link.
 
-    def __init__(self, reason: Reason, text: str) -> None:
+    ``told`` is what the dial told of TCP on the link (see `DialVerdict.note`), None where it told nothing.
+    """
+
+    def __init__(self, reason: Reason, text: str, told: Reason | None = None) -> None:
         super().__init__(text)
-        self.reason = reason
+        self.reason, self.told = reason, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +154,8 @@ async def dial(link: LinkId, at: BusLink, port: int, identity: Identity, timeout
     Raises:
         Refused: with the reason why.
     """
-    loop = asyncio.get_running_loop()
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    sock = await _connect(link, at, port, timeout_s)
     try:
-        tune(sock)
-        bind_to_device(sock, at.device)
-        sock.bind(scoped(at.own_ll, 0, at.device))
-        async with asyncio.timeout(timeout_s):
-            await loop.sock_connect(sock, scoped(at.peer_ll, port, at.device))
         reader, writer = await asyncio.open_connection(
             sock=sock,
             ssl=identity.tls(server=False),
@@ -162,7 +165,8 @@ async def dial(link: LinkId, at: BusLink, port: int, identity: Identity, timeout
         )
     except (OSError, TimeoutError) as error:
         sock.close()
-        raise refusal(error, link) from error
+        hung_up = isinstance(error, ConnectionResetError)
+        raise refusal(error, link, Reason.ONE_WAY if hung_up else Reason.NONE) from error
     except BaseException:
         sock.close()
         raise
@@ -176,12 +180,34 @@ async def dial(link: LinkId, at: BusLink, port: int, identity: Identity, timeout
             raise Refused(Reason.NO_ANSWER, f"{link}: {at.neighbour} closed the stream before a word")
     except (OSError, TimeoutError, BadFrame) as error:
         stream.abort()
-        raise refusal(error, link) from error
+        raise refusal(error, link, Reason.NONE) from error
     except BaseException:
         stream.abort()
         raise
     stream.since = time.monotonic()
     return stream
+
+
+async def _connect(link: LinkId, at: BusLink, port: int, timeout_s: float) -> socket.socket:
+    """Return a socket connected to the neighbour. Raises Refused, with what that tells of TCP on the link."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        tune(sock)
+        bind_to_device(sock, at.device)
+        sock.bind(scoped(at.own_ll, 0, at.device))
+        address = scoped(at.peer_ll, port, at.device)
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().sock_connect(sock, address)
+    except TimeoutError as error:
+        sock.close()
+        raise refusal(error, link, Reason.TCP_DROPPED) from error
+    except OSError as error:
+        sock.close()
+        raise refusal(error, link, _TOLD.get(error.errno or 0)) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def accept(sock: socket.socket, link: LinkId, at: BusLink, identity: Identity) -> Stream:
@@ -214,10 +240,14 @@ async def accept(sock: socket.socket, link: LinkId, at: BusLink, identity: Ident
     return stream
 
 
-def refusal(error: BaseException, link: LinkId) -> Refused:
+def refusal(error: BaseException, link: LinkId, told: Reason | None = None) -> Refused:
     """Return what went wrong on a stream, with the reason from the closed list."""
-    if isinstance(error, Refused):
-        return error
+    made = error if isinstance(error, Refused) else _refusal(error, link)
+    made.told = made.told if told is None else told
+    return made
+
+
+def _refusal(error: BaseException, link: LinkId) -> Refused:
     if isinstance(error, BadFrame):
         return Refused(Reason.BAD_FRAME, f"{link}: {error}")
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -60,6 +60,9 @@ class SiteRow:
 class LinkRow:
     """One link of this site. ``state`` is down, init, exchange or full; ``reason`` says why it is not used.
 
+    A link that is up and has a reason is used only where no other path is. ``unsent`` counts the probes that the host
+    refused to send, ``unsent_errno`` is why it refused the last one (0: it took that).
+
     ``endpoint`` is where the far end's packets come from (wireguard), or its address as configured; ``handshake_s`` the
     age of the last WireGuard handshake, None without one, and ``keys`` the keys that the device takes from the far end.
     """
@@ -81,6 +84,8 @@ class LinkRow:
     handshake_s: float | None = None
     endpoint: str = ""
     keys: tuple[str, ...] = ()
+    unsent: int = 0
+    unsent_errno: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,10 +169,12 @@ class Adjacency:
         return tuple(taken)
 
 
-def link_in_use(adjacency: AdjacencyView, *, answers: bool, now: float, hold_s: float) -> bool:
+def link_in_use(
+    adjacency: AdjacencyView, *, answers: bool, now: float, hold_s: float, last_resort: bool = False
+) -> bool:
     """Tell whether a link that ``answers`` probes (or not) may carry traffic.
 
     Restart is graceful: where the far kernel still answers, a lost stream means a controller that restarts, and the
-    link stays in use for ``hold_s`` seconds.
+    link stays in use for ``hold_s`` seconds. A ``last_resort`` is one by its cost: it is not needed less after a while.
     """
-    return answers and now - adjacency.full_until < hold_s
+    return answers and (last_resort or now - adjacency.full_until < hold_s)

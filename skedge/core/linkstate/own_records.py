@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from skedge.core.abilities import ABILITIES
 from skedge.core.errors import ConfigError
 from skedge.core.model import (
+    COST_MAX,
     Connector,
     HealthType,
     Link,
@@ -26,10 +27,14 @@ from skedge.core.routing.overlay_addresses import plain_address
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """What the probes of one link say; round-trip time in microseconds, 0 while unknown."""
+    """What the probes of one link say; round-trip time in microseconds, 0 while unknown.
+
+    ``last_resort``: TCP does not pass, so the link is for where no other path is.
+    """
 
     up: bool = False
     rtt_us: int = 0
+    last_resort: bool = False
 
 
 NO_RESOLVED: Mapping[str, str] = {}
@@ -108,7 +113,15 @@ def links_record(
 
 
 def _link_state(link: Link, liveness: Liveness) -> LinkState:
-    return LinkState(link.to, link.name, link.cost, liveness.up, liveness.rtt_us, link.service_costs)
+    """Return what is said of one link.
+
+    A last resort is said to have the largest cost, also for each service: the larger one holds, so the far end
+    need not know the word, nor any site of another version, and all agree on the paths.
+    """
+    cost, service_costs = link.cost, link.service_costs
+    if liveness.last_resort:
+        cost, service_costs = COST_MAX, dict.fromkeys(link.service_costs, COST_MAX)
+    return LinkState(link.to, link.name, cost, liveness.up, liveness.rtt_us, service_costs)
 
 
 def is_healthy(connector: Connector, health: Mapping[str, bool]) -> bool:

@@ -31,6 +31,7 @@ class Answers:
     async def watch(self) -> None:
         """Look at the problems every few seconds, asked or not: so that each knows since when it is there."""
         while True:
+            self._at.refresh_heard()
             self.status()
             await asyncio.sleep(LOOK_S)
 

@@ -10,12 +10,11 @@ from skedge.core.desired.compute import Desired
 from skedge.core.desired.drift import RECENT_S
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
-from skedge.core.transports import Transport
+from skedge.daemon.api import link_causes
 from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.state import State
 
-FRESH_S = 180.0  # a WireGuard session ends when it is not renewed for so long
 _ANY_CULPRIT = "find the program that does it, and let it leave what is skedge's alone"
 _CULPRITS = {
     "rule": "does systemd-networkd (ManageForeignRoutingPolicyRules=no), a VPN client or a script flush rules?",
@@ -24,6 +23,7 @@ _CULPRITS = {
     "setting": "does a sysctl file, tuned or a hardening script set it?",
     "forwarding": "does a sysctl file, tuned or a hardening script set it?",
 }  # kind of object -> who does such a thing, and how it is kept from it
+LOADS_S = 30.0  # a site that is silent for so long has lost more than one report
 REFUSAL_S = 60.0  # how long a refused message stays a problem
 
 
@@ -51,6 +51,7 @@ def findings(look: Look) -> list[Finding]:
         *_controller(look),
         *_links(look),
         *_sites(look),
+        *_loads(look),
         *_services(look),
         *_kernel(look),
         *_drift(look),
@@ -79,32 +80,31 @@ def _links(look: Look) -> Iterator[Finding]:
     for row in look.link_rows:
         if not row.up and f"link {row.device}" in look.applied.waiting:
             continue  # said there
-        if not row.up and row.transport == Transport.WIREGUARD and not (row.handshake_s or FRESH_S) < FRESH_S:
-            yield Finding("warning", f"link {row.link}", f"{row.reason}: {_no_handshake(row)}")
-        elif not row.up:
-            sentence = _sentence(row.reason)
-            yield Finding("warning", f"link {row.link}", f"{row.reason}: {sentence}")
+        if not row.up:
+            yield Finding("warning", f"link {row.link}", f"{row.reason}: {link_causes.cause(row)}")
+        elif row.reason in link_causes.LAST_RESORT:
+            yield Finding("warning", f"link {row.link}", f"{row.reason}: {link_causes.last_resort(row)}")
         elif row.state != "full":
             cause = look.stream_causes.get(row.link, "") or "the far controller has not been heard"
             yield Finding("warning", f"adjacency {row.link}", cause)
-
-
-def _no_handshake(row: LinkRow) -> str:
-    where = f"at {row.endpoint}" if row.endpoint else "which has to call this site"
-    return (
-        f"no WireGuard handshake with {row.to} {where}; open the UDP port there, or, where a key is not the right one, "
-        "run deploy.yml for both sites"
-    )
-
-
-def _sentence(word: str) -> str:
-    return next((reason.sentence for reason in Reason if reason.word == word), word)
 
 
 def _sites(look: Look) -> Iterator[Finding]:
     for site in sorted(look.state.network_map.links):
         if site != look.state.config.site and site not in look.state.rib.paths:
             yield Finding("error", f"site {site}", f"unreachable: {Reason.UNREACHABLE.sentence}")
+
+
+def _loads(look: Look) -> Iterator[Finding]:
+    """Yield what is reckoned with for want of news: a site with open connections repeats its report every second."""
+    for site, heard in sorted(look.state.heard.items()):
+        age = look.now - heard.at
+        if any(heard.report.open.values()) and age > LOADS_S and site in look.state.rib.paths:
+            cause = (
+                f"no load report for {age:.0f} s, so its last one still counts; does UDP port "
+                f"{look.state.config.load_port} pass, and does the controller of {site} run?"
+            )
+            yield Finding("warning", f"loads {site}", cause)
 
 
 def _services(look: Look) -> Iterator[Finding]:

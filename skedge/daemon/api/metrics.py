@@ -85,6 +85,8 @@ def link_metrics(rows: Iterable[LinkRow]) -> Iterator[Metric]:
     yield _gauge("skedge_link_handshake_age_seconds", "Since the last WireGuard handshake", ages, labels)
     yield _gauge("skedge_link_cost", "Configured cost", ((at, row.cost) for row, at in table), labels)
     yield _counter("skedge_link_probes_sent", "Probes sent", ((at, row.sent) for row, at in table), labels)
+    unsent = ((at, row.unsent) for row, at in table)
+    yield _counter("skedge_link_probes_unsent", "Probes that the host refused to send", unsent, labels)
     yield _counter("skedge_link_probes_answered", "Probes answered", ((at, row.received) for row, at in table), labels)
 
 

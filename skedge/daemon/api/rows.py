@@ -85,24 +85,29 @@ def _link(
     fact = facts.get(identity, LinkFacts())
     unused = spf.unused_reason(state.network_map, identity, state.config.site)
     reason = fact.reason if fact.reason is not Reason.NONE else unused
+    if fact.up and reason is Reason.PROBE_LOST:
+        reason = Reason.NO_ANSWER  # probes are answered; this site gave the link up for its neighbour's silence
+    up = reason is Reason.NONE and fact.up
     return LinkRow(
         link=str(identity),
         to=link.to,
         device=names.device_name(state.config.network, identity, state.config.site),
         transport=link.transport.value,
         cost=link.cost,
-        up=reason is Reason.NONE and fact.up,
+        up=up,
         state=fact.adjacency,
         rtt_ms=fact.rtt_us / 1000 if fact.rtt_us else None,
         loss=fact.loss,
         sent=fact.sent,
         received=fact.received,
         since_s=max(0.0, now - fact.since),
-        reason=reason.word,
+        reason=(fact.last_resort if up else reason).word,
         service_costs=dict(link.service_costs),
         handshake_s=tunnel.handshake_s,
         endpoint=tunnel.endpoint or link.remote,
         keys=tunnel.keys,
+        unsent=fact.unsent,
+        unsent_errno=fact.unsent_errno,
     )
 
 

@@ -45,6 +45,7 @@ class Talker:
         self.queue: deque[Message] = deque()
         self.heard: list[Message] = []
         self.events: list[tuple[str, Reason]] = []
+        self.verdicts: list[LinkId] = []
         self.on_message: Callable[[LinkId, Message], None] = lambda _link, message: self.heard.append(message)
         self.bus = Bus(
             self.site,
@@ -55,6 +56,7 @@ class Talker:
             on_message=lambda link, message: self.on_message(link, message),
             take=lambda _link: self.queue.popleft() if self.queue else None,
             rtt=rtt,
+            on_verdict=lambda link: self.verdicts.append(link),
         )
         self.at = BusLink(place.device, place.link_local, peer.link_local, neighbour)
         place.call(self.bus.set_links, {LINK: self.at})
@@ -222,7 +224,7 @@ def test_strangers_are_refused(
     assert not b.heard
 
 
-def test_a_link_that_goes_down_is_closed_at_once_and_redialled_when_it_is_up(
+def test_a_link_that_goes_down_is_closed_soon_and_redialled_when_it_is_up(
     two: tuple[Talker, Talker], joined: Pair
 ) -> None:
     a, b = two
@@ -230,7 +232,8 @@ def test_a_link_that_goes_down_is_closed_at_once_and_redialled_when_it_is_up(
     joined.cut()
     for talker in two:
         talker.place.call(talker.bus.set_up, LINK, False)
-        assert not talker.up
+    wait(lambda: not a.up and not b.up, 5, "streams closed")
+    for talker in two:
         assert talker.events[-1] == ("down", Reason.PROBE_LOST)
         talker.heard.clear()
     time.sleep(1)
@@ -239,6 +242,83 @@ def test_a_link_that_goes_down_is_closed_at_once_and_redialled_when_it_is_up(
         talker.place.call(talker.bus.set_up, LINK, True)
     took = both_up(a, b, 3)
     print(f"stream back {took * 1000:.0f} ms after the link")
+
+
+def test_the_end_that_takes_a_link_for_down_says_so_before_it_hangs_up(two: tuple[Talker, Talker]) -> None:
+    """The other end's probes may be answered: it has no other way to learn it."""
+    a, b = two
+    both_up(a, b)
+    a.place.call(a.bus.set_up, LINK, False)
+    last = Pull((Key("edge-a", Kind.LINKS),))
+    a.say(last)
+    wait(lambda: last in b.heard, 4, "last words")
+    wait(lambda: not a.up and not b.up, 8, "closed")
+
+
+def dropped_tcp(place: Place) -> None:
+    """Throw away what arrives of TCP, also of connections that are open."""
+    place.nft(
+        "table inet trial {",
+        " chain arrive { type filter hook prerouting priority -300; meta l4proto tcp drop; }",
+        "}",
+    )
+
+
+def prohibited_tcp(place: Place) -> None:
+    place.nft(
+        "table inet trial {",
+        " chain arrive { type filter hook input priority 0; meta l4proto tcp reject with icmpx admin-prohibited; }",
+        "}",
+    )
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Dial more often, and judge sooner: return after how long."""
+    monkeypatch.setattr("skedge.control.streams.link_session.RETRY_MOST_S", 0.2)
+    monkeypatch.setattr("skedge.control.streams.dial_verdict.OVER_S", 2.0)
+    return 4.0
+
+
+@pytest.mark.parametrize(
+    ("firewall", "verdict"),
+    [(dropped_tcp, Reason.TCP_DROPPED), (prohibited_tcp, Reason.TCP_PROHIBITED)],
+)
+def test_tcp_that_does_not_pass_is_told_from_a_controller_that_is_gone(
+    joined: Pair,
+    authority: Authority,
+    tmp_path: Path,
+    talkers: list[Talker],
+    hurried: float,
+    firewall: Callable[[Place], None],
+    verdict: Reason,
+) -> None:
+    """An ICMP error that comes during the call, as between namespaces, is told at the next SYN: a second later."""
+    mine, theirs = identity(authority, tmp_path, "edge-a"), identity(authority, tmp_path, "edge-b")
+    a = Talker(joined.a, joined.b, mine, "edge-b", rtt=lambda _link: 0.1 if verdict is Reason.TCP_DROPPED else 0.5)
+    b = Talker(joined.b, joined.a, theirs, "edge-a")
+    talkers.append(a)
+    both_up(a, b)
+    b.close()
+    wait(lambda: not a.up, 8, "stream down")
+    time.sleep(hurried)
+    assert a.bus.stats()[LINK].tcp is Reason.NONE, "refused: its host forwards"
+    firewall(joined.b)
+    took = wait(lambda: a.bus.stats()[LINK].tcp is verdict, 4 * 2 * hurried, "verdict")
+    print(f"{verdict} after {took:.1f} s")
+    assert a.verdicts == [LINK]
+    joined.b.nft()
+    took = wait(lambda: a.bus.stats()[LINK].tcp is Reason.NONE, 4 * 2.0, "taken back")
+    assert a.verdicts == [LINK, LINK]
+
+
+def test_a_neighbour_that_accepts_and_hangs_up_does_not_hear_us(two: tuple[Talker, Talker], hurried: float) -> None:
+    a, b = two
+    both_up(a, b)
+    a.place.call(a.bus.set_up, LINK, False)
+    wait(lambda: b.bus.stats()[LINK].tcp is Reason.ONE_WAY, 4 * 2 * hurried, "verdict")
+    a.place.call(a.bus.set_up, LINK, True)
+    wait(lambda: b.up and b.bus.stats()[LINK].tcp is Reason.NONE, 8, "stream back")
 
 
 def test_a_device_that_is_made_anew_is_listened_on_again(two: tuple[Talker, Talker], joined: Pair) -> None:

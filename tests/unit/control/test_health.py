@@ -265,6 +265,31 @@ def test_a_changed_target_keeps_its_health_until_it_is_probed() -> None:
     asyncio.run(work())
 
 
+def test_a_check_that_fails_itself_is_no_good_probe() -> None:
+    faults: list[Exception] = []
+
+    def bound(_address: str, _port: int) -> None:
+        for fault in faults:
+            raise fault
+
+    async def work() -> None:
+        watch = Watch()
+        watch.monitor = HealthMonitor(lambda _w, state: watch.changes.append(state), bound=bound)
+        checked = Health(HealthType.SOCKET, interval_s=0.02, fall=1, rise=1)
+        watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", 53, checked)})
+        try:
+            await watch.until(lambda: bool(watch.changes) and watch.changes[-1].healthy)
+            faults.append(RuntimeError("a fault of ours"))
+            await watch.until(lambda: not watch.changes[-1].healthy)
+            assert watch.changes[-1].cause == "the check failed: a fault of ours"
+            faults.clear()
+            await watch.until(lambda: watch.changes[-1].healthy)
+        finally:
+            await watch.monitor.close()
+
+    asyncio.run(work())
+
+
 def test_a_workload_is_healthy_while_its_socket_is_bound() -> None:
     asked: list[tuple[str, int]] = []
     gone = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
 import pytest
 
-from skedge.control.liveness.detector import LONG_WINDOW, LinkStatus, Liveness, LossWindow
+from skedge.control.liveness.detector import LinkStatus, Liveness
+from skedge.control.liveness.loss import LONG_WINDOW, LossWindow
 from skedge.core.model import Probe
 from skedge.core.reasons import Reason
 
@@ -139,14 +141,63 @@ def test_a_host_that_slept_for_a_minute_asks_again_before_it_judges() -> None:
     assert len(world.changes) == 1
 
 
-def test_probes_that_were_not_sent_are_not_lost() -> None:
+def refused(world: World, seconds: float) -> None:
+    """The kernel has no buffers for so long, and answers nothing."""
+    end = world.now + seconds
+    while world.now < end:
+        world.liveness.unsent(world.liveness.next_sequence(), world.now, errno.ENOBUFS, overload=True)
+        world.now += INTERVAL
+        status = world.liveness.tick(world.now)
+        if status:
+            world.changes.append((world.now, status))
+    world.next_at = world.now
+
+
+def test_an_overload_of_the_own_host_is_excused_for_a_second() -> None:
     world = World()
     world.run(60)
-    for _ in range(50):
-        world.liveness.next_sequence()  # the kernel had no buffers: `sent` is not told
-        world.now += INTERVAL
-        assert world.liveness.tick(world.now) is None
+    refused(world, 0.9)
     assert world.liveness.up
+    stats = world.liveness.stats()
+    assert (stats.unsent in (9, 10), stats.loss) == (True, 0.0)
+    world.run(60)
+    assert [status.up for _, status in world.changes] == [True]
+
+
+def test_what_the_own_host_refuses_for_longer_is_a_cut() -> None:
+    world = World()
+    world.run(60)
+    start = world.now
+    refused(world, 5)
+    at, status = world.changes[-1]
+    assert status == LinkStatus(False, Reason.NOT_SENT)
+    assert 1.0 < at - start <= 1.6
+    stats = world.liveness.stats()
+    assert (stats.reason, stats.unsent_errno, stats.loss) == (Reason.NOT_SENT, errno.ENOBUFS, 1.0)
+    world.run(1)
+    assert world.liveness.up
+    assert world.liveness.stats().unsent_errno == 0
+
+
+def test_the_excuse_is_not_renewed_by_an_answer_now_and_then() -> None:
+    world = World()
+    world.run(60)
+    for _ in range(20):
+        refused(world, 0.9)
+        world.run(0.15)
+    assert not world.liveness.up or world.liveness.stats().loss > 0.1
+    assert any(not status.up for _, status in world.changes)
+
+
+def test_a_refusal_that_is_no_overload_is_not_excused() -> None:
+    world = World()
+    world.run(60)
+    for _ in range(4):
+        world.liveness.unsent(world.liveness.next_sequence(), world.now, errno.EPERM, overload=False)
+        world.now += INTERVAL
+        status = world.liveness.tick(world.now)
+    assert status is None or not status.up
+    assert not world.liveness.up
 
 
 def test_a_link_comes_back_after_three_answers_and_forgets_the_cut() -> None:

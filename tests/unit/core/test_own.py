@@ -4,7 +4,7 @@ import pytest
 
 from skedge.core.errors import ConfigError
 from skedge.core.linkstate import own_records
-from skedge.core.model import Health, HealthType, Lan, Link, LinkId, LinkState, Listener, Protocol, Share
+from skedge.core.model import COST_MAX, Health, HealthType, Lan, Link, LinkId, LinkState, Listener, Protocol, Share
 from skedge.core.objects import Target
 from tests.fakes.networks import connector, site_config
 
@@ -65,6 +65,12 @@ def test_the_links_record_says_what_the_probes_say() -> None:
     )
     assert (record.overlay4, record.overlay6) == (config.overlay4, config.overlay6)
     assert (record.overload, record.drain, record.software) == (True, True, "0.1")
+
+
+def test_a_last_resort_is_said_to_have_the_largest_cost_for_every_service() -> None:
+    config = site_config("A", links=(Link("C", cost=9, service_costs={"web": 3, "dns": 12}),))
+    record = own_records.links_record(config, {LinkId("A", "C"): own_records.Liveness(True, 5, last_resort=True)})
+    assert record.links == (LinkState("C", "main", COST_MAX, True, 5, {"web": COST_MAX, "dns": COST_MAX}),)
 
 
 def test_the_services_record_says_what_the_health_checks_say() -> None:

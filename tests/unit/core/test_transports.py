@@ -32,7 +32,7 @@ KNOW_TRANSPORTS = {
     "core/transports.py",
     "core/model.py",  # the default
     "config/schema.py",  # the default
-    "daemon/api/findings.py",  # what to do about a WireGuard handshake
+    "daemon/api/link_causes.py",  # what to do about a WireGuard handshake
     "dataplane/links/transports/strategies.py",
 }
 WORDS = {"vxlan", "direct"}  # "wireguard" is also the name of its own parts

@@ -179,6 +179,7 @@ class FakeControl:
         self.reports = 0
         self.peers: dict[str, LoadPeer] = {}
         self.opened = self.closed = False
+        self.turning = True
 
     def open(self) -> None:
         self.opened = True
@@ -194,6 +195,9 @@ class FakeControl:
 
     def link_stats(self) -> Mapping[LinkId, LinkStats]:
         return dict(self.measured)
+
+    def probes_turn(self, within_s: float) -> bool:
+        return self.turning and within_s > 0
 
     def stream_causes(self) -> Mapping[str, str]:
         return {}
@@ -212,6 +216,11 @@ class FakeControl:
 
     async def close(self) -> None:
         self.closed = True
+
+    def dialled(self, link: LinkId, told: Reason) -> None:
+        """Let dialling tell something of a link."""
+        self.measured[link] = replace(self.measured[link], tcp=told)
+        self._events.links_changed()
 
     def measure(self, link: LinkId, up: bool, *, sent: int = 20, reason: Reason = Reason.PROBE_LOST) -> None:
         """Let the probes say that a link is up or down."""

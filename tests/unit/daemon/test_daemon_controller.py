@@ -11,7 +11,7 @@ import pytest
 
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate import own_records as own
-from skedge.core.model import Connector, Health, HealthType, LinkId, Listener, Policy, Share, WorkloadId
+from skedge.core.model import COST_MAX, Connector, Health, HealthType, LinkId, Listener, Policy, Share, WorkloadId
 from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
@@ -328,6 +328,46 @@ def test_a_lost_stream_leaves_the_link_in_use_for_the_hold_time(tmp_path: Path, 
             await run.until(lambda: set(run.at.state.rib.paths) == {"a"}, 10.0)
             assert time.monotonic() - gone > 0.8
             await run.until(lambda: run.candidates()["b/web"] is Reason.UNREACHABLE)
+
+    asyncio.run(main())
+
+
+def test_a_link_on_which_tcp_is_dropped_is_a_last_resort(tmp_path: Path, authority: Authority) -> None:
+    """Its hold time does not end: the cost keeps it for where no other path is."""
+
+    async def main() -> None:
+        async with running(tmp_path, authority, first=site(tmp_path, hold_time_s=0.5)) as run:
+            neighbour = await run.reach_sync()
+            neighbour.disconnect()
+            run.control.dialled(LINK_AB, Reason.TCP_DROPPED)
+            await run.until(lambda: run.at.state.rib.path_cost("b") == COST_MAX)
+            await asyncio.sleep(0.8)
+            assert run.at.state.rib.path_cost("b") == COST_MAX
+            run.control.dialled(LINK_AB, Reason.NONE)
+            neighbour.connect()
+            await run.until(lambda: run.at.state.rib.path_cost("b") == 10)
+
+    asyncio.run(main())
+
+
+def test_probes_that_stand_still_do_not_pat_the_watchdog(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            assert run.at._turns()
+            run.control.turning = False
+            assert not run.at._turns()
+
+    asyncio.run(main())
+
+
+def test_a_link_whose_far_end_does_not_hear_this_one_is_down(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            neighbour = await run.reach_sync()
+            neighbour.disconnect()
+            run.control.dialled(LINK_AB, Reason.ONE_WAY)
+            await run.until(lambda: set(run.at.state.rib.paths) == {"a"})
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -278,6 +279,20 @@ def test_links_say_why_they_are_not_used() -> None:
     assert (c.to, c.up, c.rtt_ms, c.reason, c.cost) == ("C", False, None, "probe-lost", 20)
 
 
+def test_a_link_is_named_by_what_tcp_or_its_neighbours_controller_does() -> None:
+    """Answers to probes are no answers of the controller; where those are missing for too long, that is said."""
+    state = state_of(site="B")
+    state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
+    links = {"A": LinkStats(True, Reason.NONE, 1.0, tcp=Reason.TCP_DROPPED), "C": LinkStats(True, Reason.NONE, 1.0)}
+    facts = link_status.facts({LinkId.between("B", to): one for to, one in links.items()}, {})
+    a, c = rows.links(state, facts, 100.0, {})
+    assert (a.up, a.reason) == (True, "tcp-dropped")
+    assert (c.up, c.reason) == (False, "no-answer")
+    one_way = {LinkId("A", "B"): replace(links["A"], tcp=Reason.ONE_WAY)}
+    a, _c = rows.links(state, link_status.facts(one_way, {}), 1.0, {})
+    assert (a.up, a.reason) == (False, "one-way")
+
+
 def test_a_link_that_only_this_end_uses_is_one_way() -> None:
     networks = dict(LINE)
     network_map = map_of(LINE)
@@ -393,6 +408,47 @@ def test_a_wireguard_link_without_a_handshake_says_what_to_do() -> None:
     session = replace(down, handshake_s=20.0)
     cause = problems(look(state_of(), link_rows=[session]))["link A--B"][1]
     assert cause == f"probe-lost: {Reason.PROBE_LOST.sentence}"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (errno.EPERM, "the host's own rules refuse our probes on sk-b; look at the output chains"),
+        (errno.ENOBUFS, "the host throws away what is sent into sk-b; look at chains"),
+        (errno.ENOKEY, "WireGuard has no session with B on sk-b"),
+        (errno.EDESTADDRREQ, "WireGuard does not know where B is"),
+        (errno.EIO, "the host cannot send our probes on sk-b (Input/output error)"),
+    ],
+)
+def test_a_probe_that_the_host_refuses_names_the_device_and_what_to_look_at(error: int, says: str) -> None:
+    row = replace(link_row(False, reason="not-sent"), transport="wireguard", unsent=9, unsent_errno=error)
+    severity, cause = problems(look(state_of(), link_rows=[row]))["link A--B"]
+    assert severity == "warning"
+    assert cause.startswith(f"not-sent: {says}")
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (Reason.TCP_DROPPED, "B answers probes, but no TCP connection over sk-b"),
+        (Reason.TCP_PROHIBITED, "B answers probes, but a firewall prohibits TCP connections over sk-b"),
+    ],
+)
+def test_a_link_that_takes_no_tcp_is_named(reason: Reason, says: str) -> None:
+    row = link_row(True, "down", reason.word)
+    cause = problems(look(state_of(), link_rows=[row]))["link A--B"][1]
+    assert cause.startswith(f"{reason.word}: {says}; look at the firewalls of both hosts.")
+
+
+def test_a_load_report_that_is_old_is_named_while_it_counts() -> None:
+    state = state_of()
+    state.recompute(map_of(LINE))
+    state.heard = {"B": Heard(LoadReport("B", Version(1, 1), {WorkloadId("B", "web"): 3}), 60.0)}
+    severity, cause = problems(look(state))["loads B"]
+    assert (severity, cause.partition(";")[0]) == ("warning", "no load report for 40 s, so its last one still counts")
+    assert "loads B" not in problems(look(state, now=80.0))
+    state.heard = {"B": Heard(LoadReport("B", Version(1, 1), {WorkloadId("B", "web"): 0}), 60.0)}
+    assert "loads B" not in problems(look(state)), "nothing is open: it need not repeat that"
 
 
 def test_what_waits_for_another_host_is_a_warning() -> None:
