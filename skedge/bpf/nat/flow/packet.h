@@ -2,7 +2,8 @@
 #ifndef SKEDGE_NAT_FLOW_PACKET_H
 #define SKEDGE_NAT_FLOW_PACKET_H
 
-/* Verdict of a parse beside the reasons: options, extension headers or a fragment; see nat/ip_options.c. */
+/* Verdict of a parse beside the reasons: options, extension headers, a fragment, or IPv4's addresses in an IPv6 header;
+ * see nat/ip_options.c. */
 #define ODD 0x400
 #define NOT_OURS 0x401
 #define IP4_DONT_FRAGMENT 0x40
@@ -44,6 +45,12 @@ INLINE int lan_packet_parse4(struct lan_packet *p, const __u8 *ip)
     return ip[0] != 0x45 || ((ip[6] & 0x3f) | ip[7]) ? ODD : 0;
 }
 
+/* Whether an address is one of IPv4, as ::ffff:a.b.c.d. In the header of a packet it would have the key of IPv4's. */
+INLINE int address_is_mapped(const __u32 *address)
+{
+    return address[2] == MAPPED_PREFIX && !(address[0] | address[1]);
+}
+
 INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
 {
     if (ip[0] >> 4 != 6)
@@ -62,6 +69,8 @@ INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
     p->key.to[1] = *(__u32 *)(ip + 28);
     p->key.to[2] = *(__u32 *)(ip + 32);
     p->key.to[3] = *(__u32 *)(ip + 36);
+    if (address_is_mapped(p->key.from) || address_is_mapped(p->key.to))
+        return ODD;
     return ip[6] == NEXT_HOP_BY_HOP || ip[6] == NEXT_ROUTING || ip[6] == NEXT_FRAGMENT || ip[6] == NEXT_DESTINATION ? ODD
                                                                                                                    : 0;
 }
