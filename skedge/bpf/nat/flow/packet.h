@@ -2,6 +2,9 @@
 #ifndef SKEDGE_NAT_FLOW_PACKET_H
 #define SKEDGE_NAT_FLOW_PACKET_H
 
+#include "common/lan_prefixes.h"
+#include "placement/any_address.h"
+
 /* Verdict of a parse beside the reasons: options, extension headers, a fragment, or IPv4's addresses in an IPv6 header;
  * see nat/ip_options.c. */
 #define ODD 0x400
@@ -156,12 +159,16 @@ INLINE int port_is_listened(const struct nat_key *key)
 INLINE struct listener *listener_lookup(const struct nat_key *key)
 {
     struct listener_key at = {.port = key->to_port, .protocol = key->protocol};
+    struct listener *listener;
 
     at.addr[0] = key->to[0];
     at.addr[1] = key->to[1];
     at.addr[2] = key->to[2];
     at.addr[3] = key->to[3];
-    return listeners_v2.lookup(&at);
+    listener = listeners_v2.lookup(&at);
+    if (!listener && address_is_of_host(&at))
+        listener = listener_lookup_any(&at);
+    return listener;
 }
 
 INLINE int packet_refuse(__u32 reason)
