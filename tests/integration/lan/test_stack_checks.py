@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,13 +13,12 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import FlowBits
-from skedge.dataplane.ebpf.packet_check import link_mac
 from tests.integration.links.packets import ACK, SYN, frame, icmp, icmp6, ip, tcp, udp
 
 from .kit import (
     CLIENT,
     CLIENT_MAC,
-    FAR,
+    FAR_PORT,
     HOST,
     LISTEN,
     MACHINE,
@@ -30,13 +27,15 @@ from .kit import (
     SHOT,
     UNSPEC,
     Bench,
+    counted,
     far_overlay,
-    remote,
+    segment,
+    serve,
 )
+from .wire import Wire
 
 BOTH = pytest.mark.parametrize("v", [4, 6])
 KINDS = pytest.mark.parametrize("kind", [Protocol.TCP, Protocol.UDP], ids=["tcp", "udp"])
-FAR_PORT = 61005
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 SOURCES = {
     4: ("127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "224.0.0.9", "239.1.2.3", "255.255.255.255"),
@@ -46,23 +45,7 @@ TARGETS = {
     4: ("127.0.0.1", "127.0.1.1", "0.0.0.0", "0.1.2.3", "224.0.0.9", "255.255.255.255"),
     6: ("::1", "::", "ff02::9"),
 }
-_SOL_PACKET, _PACKET_AUXDATA, _TAGGED = 263, 8, 1 << 4  # TP_STATUS_VLAN_VALID
 ANY_DEVICE, LAN_DEVICE = "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.lan0.rp_filter"
-
-
-def segment(kind: Protocol, sport: int = 40000, dport: int = LISTEN):
-    return tcp(sport, dport) if kind is Protocol.TCP else udp(sport, dport)
-
-
-def serve(bench: Bench, v: int, kind: Protocol, *addresses: str, preserves_src: bool = False) -> None:
-    far = remote("far", 1, (far_overlay()[v], FAR_PORT), preserves_src=preserves_src)
-    bench.site.service(
-        [far], *((one, LISTEN) for one in addresses or (HOST[v],)), protocol=kind, preserves_src=preserves_src
-    )
-
-
-def counted(bench: Bench, reason: Reason) -> int:
-    return bench.site.drops().get(reason, 0)
 
 
 @contextlib.contextmanager
@@ -247,52 +230,6 @@ def test_a_connection_that_is_open_is_not_asked_again(bench: Bench) -> None:
             bench.site.ns.ip("route", "del", f"{CLIENT[4]}/32")
 
 
-# ---- frames with VLAN tags: from the wire, as the kernel takes the tag off before the programs see them --------------
-
-
-def tagged(packet: bytes, to: bytes, *tags: int, outer: int = 0x8100, source: bytes = CLIENT_MAC) -> bytes:
-    """A frame with these VLAN numbers, the outermost first."""
-    plain = frame(to, source, packet)
-    kinds = (outer, *[0x8100] * (len(tags) - 1))
-    return plain[:12] + b"".join(struct.pack(">HH", *one) for one in zip(kinds, tags, strict=True)) + plain[12:]
-
-
-class Wire:
-    """The other end of the LAN's cable."""
-
-    def __init__(self, bench: Bench, device: str = "lan1") -> None:
-        self.bench = bench
-        self.socket = bench.site.ns(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.socket.bind((device, 0))
-        self.socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-
-    def send(self, data: bytes) -> None:
-        self.socket.send(data)
-
-    def flows(self, within: float = 2.0, expected: int = 1) -> int:
-        """Return how many flows there are, after a time in which `expected` ones would have come."""
-        until = time.monotonic() + within
-        while (found := len(list(self.bench.site.flows.records()))) < expected and time.monotonic() < until:
-            time.sleep(0.01)
-        return found
-
-    def received(self, packet: bytes, within: float = 2.0) -> bool:
-        """Return whether the first frame out of the LAN device with this IP packet in it has a tag."""
-        until = time.monotonic() + within
-        while select.select([self.socket], [], [], max(0.0, until - time.monotonic()))[0]:
-            data, said, _, where = self.socket.recvmsg(2000, 200)
-            if where[2] != socket.PACKET_OUTGOING and packet in data:
-                return bool(struct.unpack_from("=I", said[0][2])[0] & _TAGGED) or data[12:14] == b"\x81\x00"
-        raise AssertionError("no such frame")
-
-
-@pytest.fixture
-def wire(bench: Bench) -> Iterator[Wire]:
-    made = Wire(bench)
-    yield made
-    made.socket.close()
-
-
 @BOTH
 @pytest.mark.parametrize("strict", [0, 1])
 def test_who_is_taken_is_whom_the_stack_takes(bench: Bench, wire: Wire, v: int, strict: int) -> None:
@@ -324,70 +261,3 @@ def test_who_is_taken_is_whom_the_stack_takes(bench: Bench, wire: Wire, v: int, 
         server.close()
         ns.ip(f"-{v}", "route", "del", elsewhere)
         ns.ip(f"-{v}", "route", "del", "default", "dev", "lan0")
-
-
-@BOTH
-@pytest.mark.parametrize(
-    ("tags", "outer"),
-    [((100,), 0x8100), ((1,), 0x8100), ((100,), 0x88A8), ((7, 100), 0x88A8), ((0, 100), 0x8100), ((100, 0), 0x8100)],
-    ids=str,
-)
-def test_frames_of_a_vlan_are_its_own_devices(bench: Bench, wire: Wire, v: int, tags: tuple, outer: int) -> None:
-    serve(bench, v, Protocol.TCP)
-    wire.send(tagged(ip(CLIENT[v], HOST[v], tcp(40000, LISTEN)), bench.lan_mac, *tags, outer=outer))
-    wire.send(frame(bench.lan_mac, CLIENT_MAC, ip(CLIENT[v], HOST[v], tcp(40001, LISTEN))))
-    assert wire.flows() == 1, "the one without a tag, which came later"
-    (record,) = bench.site.flows.records()
-    assert record.key.source_port == 40001
-
-
-@BOTH
-@KINDS
-def test_the_tag_0_is_none(bench: Bench, wire: Wire, v: int, kind: Protocol) -> None:
-    """A priority alone: served, and nothing of it goes on or comes back."""
-    serve(bench, v, kind)
-    wire.send(tagged(ip(CLIENT[v], HOST[v], segment(kind)), bench.lan_mac, 5 << 13))
-    assert wire.flows() == 1
-    (record,) = bench.site.flows.records()
-    port = record.forward.source_port
-    answer = tcp(FAR_PORT, port, SYN | ACK) if kind is Protocol.TCP else udp(FAR_PORT, port)
-    bench_answer = bench.link(ip(far_overlay()[v], bench.site.overlay(v), answer))
-    assert bench_answer[0] == REDIRECT
-
-
-def test_a_flow_within_the_lan_goes_on_without_the_tag_0(bench: Bench, wire: Wire) -> None:
-    far = [remote("here", 0, (MACHINE[4], 9000), own_site=True, off_host=True)]
-    bench.site.service(far, (HOST[4], LISTEN))
-    wire.send(tagged(ip(CLIENT[4], HOST[4], tcp(40000, LISTEN)), bench.lan_mac, 5 << 13))
-    assert wire.flows() == 1
-    (record,) = bench.site.flows.records()
-    out = ip(HOST[4], MACHINE[4], tcp(record.forward.source_port, 9000), hops=63)
-    assert not wire.received(out)
-
-
-@BOTH
-@pytest.mark.parametrize("tags", [(), (100,), (0,), (0, 100)], ids=str)
-def test_a_direct_link_is_the_device_without_a_tag(bench: Bench, v: int, tags: tuple) -> None:
-    """Its device gets the frames of every VLAN that has no device of its own."""
-    site, key = bench.site, EndpointKey(61200)
-    name, link = site.device(FAR, "second"), site.direct(FAR, "under0", "second")
-    site.ns(site.links.put, name, link)
-    site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[v], 9000, off_host=True))
-    wire, lan = Wire(bench, "under1"), Wire(bench)
-    try:
-        packet = ip(far_overlay()[v], site.overlay(v), tcp(41000, 61200))
-        to, peer = link_mac(link, link.link_local), link_mac(link, link.peer_link_local)
-        before = counted(bench, Reason.NOT_OVERLAY)
-        wire.send(tagged(packet, to, *tags, source=peer) if tags else frame(to, peer, packet))
-        if 100 in tags:
-            assert wire.flows(within=0.2) == 0
-            assert counted(bench, Reason.NOT_OVERLAY) == before + 1
-            return
-        assert wire.flows() == 1
-        (record,) = site.flows.records()
-        assert not lan.received(ip(HOST[v], MACHINE[v], tcp(record.forward.source_port, 9000), hops=63))
-    finally:
-        wire.socket.close()
-        lan.socket.close()
-        site.endpoints.delete(key)
-        site.ns(site.links.delete, name)
