@@ -90,7 +90,8 @@ def links_of(*given: tuple[str, int, str, int | None]) -> Any:
 def test_which_devices_of_a_host_are_the_lans() -> None:
     host = links_of(
         ("lo", 1, "", None), ("eth0", 2, "", 9), ("eth1", 3, "", None), ("eth1.7", 4, "vlan", None),
-        ("red", 5, "vrf", None), ("eth2", 6, "", 5), ("br0", 7, "bridge", 5), ("port", 8, "veth", 7), ("bond0", 9, "bond", None),
+        ("red", 5, "vrf", None),
+        ("eth2", 6, "", 5), ("br0", 7, "bridge", 5), ("port", 8, "veth", 7), ("bond0", 9, "bond", None),
         ("mac0", 10, "macvlan", None), ("sk-1", 11, "vxlan", None), ("team", 12, "team", None), ("leg", 13, "", 12),
     )  # fmt: skip
     plain = dict.fromkeys(("eth1", "eth1.7", "bond0", "mac0", "team"), LanDevice())
