@@ -13,7 +13,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import FlowBits
-from tests.integration.links.packets import ACK, SYN, frame, icmp, icmp6, ip, tcp, udp
+from tests.integration.links.packets import ACK, SYN, checksum, frame, icmp, icmp6, ip, tcp, udp
 
 from .kit import (
     CLIENT,
@@ -261,3 +261,33 @@ def test_who_is_taken_is_whom_the_stack_takes(bench: Bench, wire: Wire, v: int, 
         server.close()
         ns.ip(f"-{v}", "route", "del", elsewhere)
         ns.ip(f"-{v}", "route", "del", "default", "dev", "lan0")
+
+
+@BOTH
+def test_routes_by_the_type_of_service_are_for_flows_too(bench: Bench, v: int) -> None:
+    """A rule of the host for some class of packets: here the table that it leads to goes nowhere."""
+    ns = bench.site.ns
+    serve(bench, v, Protocol.TCP)
+
+    def with_class(packet: bytes) -> bytes:
+        if v == 6:
+            return bytes([packet[0] | 1]) + packet[1:]  # 0x10
+        fields = packet[:1] + b"\x10" + packet[2:10] + b"\0\0" + packet[12:20]
+        return fields[:10] + checksum(fields).to_bytes(2) + packet[12:]
+
+    verdict, out = bench.lan(ip(CLIENT[v], HOST[v], tcp(40000, LISTEN)))
+    assert verdict == REDIRECT
+    answer = ip(
+        far_overlay()[v], bench.site.overlay(v), tcp(FAR_PORT, int.from_bytes(out[{4: 20, 6: 40}[v] :][:2]), ACK)
+    )
+    ns.ip(f"-{v}", "route", "add", "prohibit", "default", "table", "100")
+    ns.ip(f"-{v}", "rule", "add", "tos", "0x10", "lookup", "100", "priority", "90")
+    try:
+        assert bench.link(answer)[0] == REDIRECT
+        before = counted(bench, Reason.NO_ROUTE)
+        assert bench.link(with_class(answer))[0] == SHOT
+        assert bench.lan(with_class(ip(CLIENT[v], HOST[v], tcp(40001, LISTEN))))[0] == SHOT
+        assert counted(bench, Reason.NO_ROUTE) == before + 2
+    finally:
+        ns.ip(f"-{v}", "rule", "del", "priority", "90")
+        ns.ip(f"-{v}", "route", "del", "prohibit", "default", "table", "100")

@@ -136,3 +136,54 @@ def test_the_vlans_own_device_serves(bench: Bench, wire: Wire, v: int) -> None:
             assert bench.link(answer)[0] == REDIRECT
     finally:
         ns.ip("link", "del", "lan0.100")
+
+
+@pytest.mark.parametrize("tags", [(), (100,), (7,)], ids=str)
+def test_a_direct_link_on_a_vlan(bench: Bench, tags: tuple) -> None:
+    if not makes("under.7", "link", "under", "type", "vlan", "id", "7"):
+        pytest.skip("this kernel has no 802.1Q devices")
+    site, key = bench.site, EndpointKey(61200)
+    site.ns.ip("link", "add", "under0.100", "link", "under0", "type", "vlan", "id", "100")
+    site.ns.ip("link", "set", "under0.100", "up")
+    name, link = site.device(FAR, "second"), site.direct(FAR, "under0.100", "second")
+    site.ns(site.links.put, name, link)
+    site.endpoints.put(key, Endpoint(WorkloadId("edge", "m"), MACHINE[4], 9000, off_host=True))
+    wire = Wire(bench, "under1")
+    try:
+        packet = ip(far_overlay()[4], site.overlay4, tcp(41000, 61200))
+        to, peer = link_mac(link, link.link_local), link_mac(link, link.peer_link_local)
+        wire.send(tagged(packet, to, *tags, source=peer) if tags else frame(to, peer, packet))
+        here = tags == (100,)
+        assert wire.flows(within=2.0 if here else 0.3) == here
+    finally:
+        wire.socket.close()
+        site.endpoints.delete(key)
+        site.ns(site.links.delete, name)
+        site.ns.ip("link", "del", "under0.100")
+
+
+def test_a_bridge_that_filters_vlans(bench: Bench) -> None:
+    """What comes up to it with a tag on belongs to a VLAN's device on it."""
+    ns = bench.site.ns
+    if not makes("br0", "type", "bridge", "vlan_filtering", "1"):
+        pytest.skip("bridges of this kernel do not filter VLANs")
+    ns.ip("link", "add", "br0", "type", "bridge", "vlan_filtering", "1")
+    ns.ip("link", "add", "port0", "type", "veth", "peer", "name", "port1")
+    ns.ip("link", "set", "port0", "master", "br0")
+    for device in ("br0", "port0", "port1"):
+        ns.ip("link", "set", device, "up")
+    ns.ip("addr", "add", "10.57.0.1/24", "dev", "br0")
+    ns.sh("bridge vlan add dev port0 vid 100; bridge vlan add dev br0 vid 100 self")
+    ns(bench.site.lan.put, "br0", LanDevice())
+    wire = Wire(bench, "port1")
+    try:
+        serve(bench, 4, Protocol.TCP, "10.57.0.1")
+        to = bytes.fromhex(ns.sh("cat /sys/class/net/br0/address").strip().replace(":", ""))
+        for tag, port, flows in ((100, 40000, 0), (0, 40001, 1), (None, 40002, 2)):
+            packet = ip("10.57.0.9", "10.57.0.1", tcp(port, LISTEN))
+            wire.send(frame(to, CLIENT_MAC, packet) if tag is None else tagged(packet, to, tag))
+            assert wire.flows(within=2.0 if flows else 0.3, expected=flows or 1) == flows
+    finally:
+        wire.socket.close()
+        ns.ip("link", "del", "br0")
+        ns.ip("link", "del", "port0")

@@ -21,6 +21,7 @@ struct lan_packet {
     __u32 length;   /* of the packet on the wire, from the IP header on: of one segment of a super-packet */
     __u8 v6;
     __u8 hops;
+    __u8 class;     /* type of service, traffic class: the host may have routes by it */
     __u8 whole;     /* IPv4: must not be fragmented */
     __u8 tcp_flags; /* 0 for UDP */
 };
@@ -40,6 +41,7 @@ INLINE int lan_packet_parse4(struct lan_packet *p, const __u8 *ip)
     p->length = (__u32)ip[2] << 8 | ip[3];
     p->whole = ip[6] & IP4_DONT_FRAGMENT;
     p->hops = ip[8];
+    p->class = ip[1];
     p->key.protocol = ip[9];
     p->key.from[0] = p->key.from[1] = p->key.to[0] = p->key.to[1] = 0;
     p->key.from[2] = p->key.to[2] = MAPPED_PREFIX;
@@ -63,6 +65,7 @@ INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
     p->length = IP6_LENGTH + ((__u32)ip[4] << 8 | ip[5]);
     p->whole = 1;
     p->hops = ip[7];
+    p->class = ip[0] << 4 | ip[1] >> 4;
     p->key.protocol = ip[6];
     p->key.from[0] = *(__u32 *)(ip + 8);
     p->key.from[1] = *(__u32 *)(ip + 12);
