@@ -15,15 +15,17 @@ from skedge.core.model import EngineKind
 class Abilities:
     """What an engine serves, and what it needs of the host.
 
-    ``loopback_listeners``: a listener may be at a loopback address. ``loopback_workloads``: clients of this site may
-    be led to a workload at one. ``loopback6_endpoints``: clients of other sites may be led to a workload at ``::1``.
-    ``off_host``: workloads may be on another machine than this host. ``preserves_src``: LAN clients of other sites may
-    come under their own addresses. ``affinity_across_services``: a client keeps its workload also where a listener
-    leads in turn to several services. ``replies_forwarded``: the host must forward packets, because replies to LAN
-    clients pass through it as foreign ones.
+    ``loopback_listeners``: a listener may be at a loopback address. ``whole_prefixes``: a listener on every address is
+    also on those that are the host's by a local route alone (AnyIP, 127.0.0.0/8). ``loopback_workloads``: clients of
+    this site may be led to a workload at one. ``loopback6_endpoints``: clients of other sites may be led to a workload
+    at ``::1``. ``off_host``: workloads may be on another machine than this host. ``preserves_src``: LAN clients of
+    other sites may come under their own addresses. ``affinity_across_services``: a client keeps its workload also where
+    a listener leads in turn to several services. ``replies_forwarded``: the host must forward packets, because replies
+    to LAN clients pass through it as foreign ones.
     """
 
     loopback_listeners: bool
+    whole_prefixes: bool
     loopback_workloads: bool
     loopback6_endpoints: bool
     off_host: bool
@@ -34,6 +36,7 @@ class Abilities:
 
 _EBPF = Abilities(
     loopback_listeners=True,
+    whole_prefixes=True,
     loopback_workloads=True,
     loopback6_endpoints=True,
     off_host=True,
@@ -44,6 +47,7 @@ _EBPF = Abilities(
 
 _IPVS = Abilities(
     loopback_listeners=False,
+    whole_prefixes=False,
     loopback_workloads=False,
     loopback6_endpoints=False,
     off_host=False,

@@ -56,6 +56,8 @@ class Reason(IntEnum):
     NO_ROUTE = (29, "no-route", "the host has no route towards it, or no address to send from")
     TOO_BIG = (30, "too-big", "a packet larger than the way ahead takes; its sender is told where it may be")
     NOT_FORWARDED = (31, "not-forwarded", "a packet of the host's own networks that would have gone into a link, or on")
+    MARTIAN = (35, "martian", "an address that no packet from the wire can have, such as one of loopback")
+    REVERSE_PATH = (37, "reverse-path", "the way back to the sender leaves by another device, and rp_filter is strict")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

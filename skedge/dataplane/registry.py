@@ -25,7 +25,8 @@ from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriv
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
 from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
 from skedge.dataplane.ebpf.packet_check import SITE, PacketCheck, PacketCheckConfig, PacketCheckDriver
-from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
+from skedge.dataplane.ebpf.prefix_table import HOST_MAP, OWN_MAP, PrefixTable
+from skedge.dataplane.host import host_addresses
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
 from skedge.dataplane.ipvs import chains
@@ -69,6 +70,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
     """Return the registry of a site with the engine ``ebpf``."""
     owned = ChainGroupDriver(base.table, forward_guard.OWNED, notrack.OWNED)
     own_prefixes, others_prefixes = PrefixTable(pin_dir, OWN_MAP), PrefixTable(pin_dir)
+    host_prefixes = PrefixTable(pin_dir, HOST_MAP)
     nat, sources, devices = NatConfigDriver(pin_dir), NatSourceDriver(pin_dir), LanDriver(pin_dir, base.netlink)
     packets, loop = PacketCheckDriver(check), LoopSettingDriver()
 
@@ -111,6 +113,12 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             own_prefixes,
             lambda _config, desired, _held: dict.fromkeys(desired.prefixes, 0),
             glance=lambda: tuple(sorted(own_prefixes.read().items())),
+        ),
+        Kind(
+            "host-prefix",
+            host_prefixes,
+            lambda _config, _desired, _held: dict.fromkeys(host_addresses.host_prefixes(), 0),
+            glance=lambda: tuple(sorted(host_prefixes.read().items())),
         ),
         Kind(
             "setting",

@@ -37,6 +37,7 @@ GROUP = "skedge"
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
 NAT_FLOWS = 262144
 _SO_NETNS_COOKIE = 71
+_RP_FILTER = 8  # IPV4_DEVCONF_RP_FILTER
 _PINNED_MAP = re.compile(r'PIN_DIR "/([a-z0-9_]+)"')
 _INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
@@ -74,7 +75,7 @@ def source_text(name: str) -> str:
 
 
 def kernel_defines() -> Mapping[str, int]:
-    """Return the offsets in the running kernel's struct sock that the programs are compiled with."""
+    """Return the offsets in the running kernel's structs that the programs are compiled with."""
     places = member_places(
         {
             "sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr", "skc_tw_rcv_nxt"),
@@ -82,9 +83,16 @@ def kernel_defines() -> Mapping[str, int]:
             "tcp_sock": ("total_retrans",),
             "inet_connection_sock": ("icsk_accept_queue",),
             "request_sock_queue": ("qlen",),
+            "sk_buff": ("dev",),
+            "net_device": ("ip_ptr", "nd_net"),
+            "in_device": ("cnf",),
+            "ipv4_devconf": ("data",),
+            "net": ("ipv4",),
+            "netns_ipv4": ("devconf_all",),
         }
     )
     only, locks = places["sock_common", "skc_ipv6only"], places["sock", "sk_userlocks"]
+    rp_filter = places["ipv4_devconf", "data"].byte + 4 * (_RP_FILTER - 1)
     return {
         "OFF_V6ONLY_BYTE": only.byte,
         "OFF_V6ONLY_BIT": only.bit,
@@ -97,6 +105,12 @@ def kernel_defines() -> Mapping[str, int]:
         "OFF_MAX_ACK_BACKLOG": places["sock", "sk_max_ack_backlog"].byte,
         "OFF_HALF_OPEN": places["inet_connection_sock", "icsk_accept_queue"].byte
         + places["request_sock_queue", "qlen"].byte,
+        "OFF_SKB_DEV": places["sk_buff", "dev"].byte,
+        "OFF_DEV_IN_DEVICE": places["net_device", "ip_ptr"].byte,
+        "OFF_DEV_NET": places["net_device", "nd_net"].byte,
+        "OFF_NET_DEVCONF_ALL": places["net", "ipv4"].byte + places["netns_ipv4", "devconf_all"].byte,
+        "OFF_RP_FILTER": places["in_device", "cnf"].byte + rp_filter,
+        "OFF_DEVCONF_RP_FILTER": rp_filter,
     }
 
 

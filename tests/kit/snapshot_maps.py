@@ -119,6 +119,7 @@ KEPT: Mapping[str, Entries] = {
     "endpoint_marks_v1": Entries(INDEX, Layout("marks:I"), mask=1 | 4),  # MARK_PUBLISHED, MARK_NAT
     "endpoint_sources_v1": Entries(Layout("host:F port:H protocol:B v6:B"), Layout("port:H")),
     "lan_prefixes_v1": PREFIX,
+    "host_prefixes_v1": PREFIX,
     "link_prefixes_v1": PREFIX,
 }
 # Written by programs, or (staged_v1) a place where a table lies on its way.

@@ -1,10 +1,12 @@
-/* LAN prefixes of sites: the clients whose source address is preserved on the way to another site are in them. */
+/* LAN prefixes of sites: the clients whose source address is preserved on the way to another site are in them. And the
+ * prefixes that are this host's own as a whole. */
 #ifndef SKEDGE_COMMON_LAN_PREFIXES_H
 #define SKEDGE_COMMON_LAN_PREFIXES_H
 
 #ifndef MAX_PREFIXES
 #define MAX_PREFIXES 4096
 #endif
+#define MAX_HOST_PREFIXES 1024
 
 struct prefix_key {
     __u32 length;  /* bits */
@@ -27,5 +29,8 @@ BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, lan_prefixes_v1, 
 /* What the others announce, while there is a route to it. */
 BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, link_prefixes_v1, MAX_PREFIXES,
                  PIN_DIR "/link_prefixes_v1", BPF_F_NO_PREALLOC);
+/* What the host takes for its own address beside the addresses that it has: local routes (AnyIP), but loopback. */
+BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, host_prefixes_v1, MAX_HOST_PREFIXES,
+                 PIN_DIR "/host_prefixes_v1", BPF_F_NO_PREALLOC);
 
 #endif

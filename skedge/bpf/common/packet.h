@@ -13,6 +13,7 @@
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 #define TCP_RST 0x04
+#define VLAN_NUMBER 0xfff /* the bits of a tag that name the VLAN */
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
@@ -53,6 +54,12 @@ INLINE int address_is_link_local(const struct address *a)
 INLINE int address_is_multicast6(const struct address *a)
 {
 	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+/* ::ffff:a.b.c.d, which nobody may send in an IPv6 header: tables have IPv4's addresses in this form. */
+INLINE int address_is_of_ipv4(const struct address *a)
+{
+	return !(a->word[0] | a->word[1]) && a->word[2] == bpf_htonl(0xffff);
 }
 
 INLINE int address_in_overlay(const struct link_config *config, const struct address *a, int v6)
@@ -121,7 +128,7 @@ INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->hops = ip[7];
 	__builtin_memcpy(&p->from, ip + 8, 16);
 	__builtin_memcpy(&p->to, ip + 24, 16);
-	return 0;
+	return address_is_of_ipv4(&p->from) || address_is_of_ipv4(&p->to) ? REASON_MARTIAN : 0;
 }
 
 /* Read the ports of a TCP or UDP packet. */
@@ -172,6 +179,14 @@ INLINE int packet_rewrite(struct __sk_buff *skb, const struct packet *p, __u32 a
 	if (bpf_skb_store_bytes(skb, port_at, &to_port, sizeof(to_port), 0))
 		return -1;
 	return bpf_skb_store_bytes(skb, at, &to, size, 0);
+}
+
+/* Whether the packet is of a VLAN, whose own device it is left to. The tag 0 gives but a priority: it is taken off. */
+INLINE int vlan_tag_is_foreign(struct __sk_buff *skb)
+{
+	if (!skb->vlan_present)
+		return 0;
+	return (skb->vlan_tci & VLAN_NUMBER) || bpf_skb_vlan_pop(skb) || skb->vlan_present;
 }
 
 /* Return the link that an interface is, 0 for none. */

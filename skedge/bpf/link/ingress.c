@@ -139,6 +139,8 @@ INLINE int link_check(struct __sk_buff *skb)
 	reason = packet_may_pass(skb, config, link);
 	if (reason)
 		return reason == TO_NAT ? TO_NAT : 0;
+	if (vlan_tag_is_foreign(skb))
+		return skb->pkt_type == PACKET_HOST ? REASON_NOT_OVERLAY : SILENT;
 	if (!(link->flags & LINK_L3)) {
 		reason = sender_check(skb, link);
 		if (reason)
@@ -173,6 +175,9 @@ int link_ingress(struct __sk_buff *skb)
 
 	if (reason == 0)
 		return TC_ACT_OK;
+	/* What the fast path lets pass with a tag on, the stack drops; flows by-pass it. */
+	if (reason == TO_NAT && vlan_tag_is_foreign(skb))
+		reason = REASON_NOT_OVERLAY;
 	if (reason == TO_NAT || reason == TO_NAT_ERROR || reason == TO_TOO_BIG) {
 		struct link_entry *link;
 		__u32 ifindex = skb->ifindex;

@@ -17,6 +17,7 @@
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
 #include "nat/flow/forward.h"
+#include "nat/flow/stack_checks.h"
 
 #define QUOTED_PORTS 8 /* of the quoted transport header: the least that a router quotes */
 
@@ -171,7 +172,7 @@ int lan_error(struct __sk_buff *skb)
     if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
         return TC_ACT_UNSPEC;
     flow = quote_lookup_flow(skb, &p, &old, &key);
-    if (!flow || (skb->cb[CB_DENY] && !quote_is_of_overlay(&p, &key)))
+    if (!flow || packet_is_martian(&p) || (skb->cb[CB_DENY] && !quote_is_of_overlay(&p, &key)))
         return skb->cb[CB_DENY] ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
     quote_translate(&new, p.v6, &key, flow);

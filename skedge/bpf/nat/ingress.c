@@ -17,6 +17,7 @@
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
 #include "nat/flow/forward.h"
+#include "nat/flow/stack_checks.h"
 
 /* Go on in another program; only when it is not loaded does the call return. */
 INLINE int program_call(struct __sk_buff *skb, int link_header, int program, int otherwise)
@@ -62,6 +63,8 @@ INLINE int lan_packet_ingress(struct __sk_buff *skb, int link_header)
 
     if (skb->pkt_type != PACKET_HOST || !config || !config->device || !link || !link->mask4.word[0])
         return TC_ACT_UNSPEC;
+    if (vlan_tag_is_foreign(skb))
+        return TC_ACT_UNSPEC;
     odd = lan_packet_parse(skb, &p, link_header);
     if (odd == REASON_MALFORMED ||
         (odd == NOT_OURS && skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
@@ -81,7 +84,9 @@ INLINE int lan_packet_ingress(struct __sk_buff *skb, int link_header)
     flow = nat_flows_v1.lookup(&p.key);
     if (flow)
         return flow_ingress(skb, link_header, config, &p, flow);
-    if (!listened || (p.key.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN))
+    if (!listened)
+        return packet_is_martian(&p) ? packet_refuse(REASON_MARTIAN) : TC_ACT_UNSPEC;
+    if (p.key.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
         return TC_ACT_UNSPEC; /* the host's own socket has it, or the stack refuses it */
     return listener_lookup(&p.key) ? program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
 }

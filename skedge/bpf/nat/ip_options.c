@@ -1,5 +1,5 @@
-/* Packets with IPv4 options, IPv6 extension headers, and fragments: refused where they are for a listener or a flow, as
- * on link devices, and left alone otherwise. Fragments after the first name no port; without the first, which is refused
+/* Packets with IPv4 options, IPv6 extension headers, fragments, and IPv4's addresses in an IPv6 header: refused where they
+ * are for a listener or a flow, as on link devices, and left alone otherwise. Fragments after the first name no port; without the first, which is refused
  * here, the host never puts them together. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
@@ -70,6 +70,8 @@ int lan_odd(struct __sk_buff *skb)
     if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != ODD)
         return TC_ACT_UNSPEC;
     reason = p.v6 ? options_skip6(skb, &p) : options_skip4(skb, &p);
+    if (reason && p.v6 && (address_is_mapped(p.key.from) || address_is_mapped(p.key.to)))
+        reason = REASON_MARTIAN;
     if (!reason || (p.key.protocol != IPPROTO_TCP && p.key.protocol != IPPROTO_UDP))
         return TC_ACT_UNSPEC;
     if (bpf_skb_load_bytes(skb, p.l4, ports, sizeof(ports)))

@@ -19,6 +19,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
+#include "nat/flow/stack_checks.h"
 #include "nat/flow/sk_assign.h"
 
 /* What there is already: 0 when nothing (any more), else a verdict. */
@@ -60,13 +61,19 @@ int lan_open(struct __sk_buff *skb)
 
     if (!config || !scratch || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_UNSPEC;
+    if (packet_is_martian(&p))
+        return packet_refuse(REASON_MARTIAN);
     if (flow_resume(skb, config, &p, &verdict))
         return verdict;
     listener = listener_lookup(&p.key);
     if (!listener || (p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
         return TC_ACT_UNSPEC;
-    if (!client_is_answerable(skb, config, &p))
-        return packet_refuse(REASON_NO_ROUTE);
+    reason = client_check(skb, config, &p);
+    if (reason) {
+        drop_count(reason);
+        /* The stack has the same filter, and the device may be only the lower one of the right one. */
+        return reason == REASON_REVERSE_PATH ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+    }
     reason = flow_reserve(&p.key, &placement);
     if (reason < 0 || (!reason && !placement))
         return TC_ACT_SHOT;

@@ -9,6 +9,7 @@
 #include "placement/store.h"
 #include "socket/request.h"
 #include "placement/listener.h"
+#include "socket/destination.h"
 #include "socket/udp_flows.h"
 #include "socket/verdicts.h"
 #include "nat/flow/types.h"

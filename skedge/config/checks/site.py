@@ -213,9 +213,7 @@ def _listeners_as_set(file: ParsedFile) -> Iterator[Problem]:
     for path, listener in file.listeners:
         others = seen.setdefault((listener.port, listener.protocol), {})
         address = canonical(listener.address)
-        clash = others.get(address) or others.get(ANY_ADDRESS)
-        if address == ANY_ADDRESS and not clash:
-            clash = next(iter(others.values()), None)
+        clash = others.get(address)
         if clash:
             shown_address = f"[{address}]" if ":" in address else address
             what = f"{shown_address}:{listener.port} {listener.protocol.value}"

@@ -41,6 +41,7 @@ from skedge.core.routing.rib import Rib
 
 LOOPBACK_DEVICE = "lo"
 LOOPBACK = ("127.0.0.1", "::1")
+REST = ("0.0.0.0", "::")  # noqa: S104 (a listener's key for what is the host's, but no address that it has)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +293,10 @@ def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[List
 
     ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
     without a device, and every link device of ours has one. Loopback is left out where the engine cannot listen there.
+    `REST` stands for what is the host's by a local route alone.
     """
     can = ABILITIES[config.engine]
-    every = sorted({*LOOPBACK, *_usable(host_addresses)})
+    every = sorted({*LOOPBACK, *_usable(host_addresses), *(REST if can.whole_prefixes else ())})
     found: dict[ListenerKey, Listener] = {}
     for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
         given = plain_address(listener.address)

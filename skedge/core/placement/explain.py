@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from skedge.core.api.documents import CandidateRow, Explain, ListenerRow, ListenerServiceRow
 from skedge.core.linkstate.own_records import NO_RESOLVED
@@ -183,6 +184,7 @@ def _listener_row(
         for at, to in listener_targets.items()
         if (at.port, at.protocol) == (one.port, one.protocol)
         and one.address in (ANY_ADDRESS, at.address)
+        and not ip_address(at.address).is_unspecified  # what has no address to name
         and to.service in keys
     }
     to = next(iter(addresses.values()), listener_target(one, tables, suspended))

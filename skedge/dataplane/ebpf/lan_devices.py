@@ -1,21 +1,22 @@
 """The LAN devices of the host: where clients and workloads that are not processes of the host come in.
 
 A LAN device is any device that is not ours, not lo and not a port of a bridge or bond (the bridge itself is it), or
-those that the operator names. Packets of flows are looked up as from lo, whose forwarding flag alone is set
-(`host.sysctls`): the host does not become a router for its LAN.
+those that the operator names. Devices in a VRF are named as what is not served: routes are looked up in the host's own
+tables. Packets of flows are looked up as from lo, whose forwarding flag alone is set (`host.sysctls`): the host does
+not become a router for its LAN.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from skedge.core.errors import DataplaneError
+from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import ANY_DEVICE
 from skedge.core.names import PREFIX
 from skedge.dataplane.bpf import syscall, tc
@@ -30,10 +31,11 @@ _ARPHRD_ETHER = 1
 
 @dataclass(frozen=True, slots=True)
 class LanDevice:
-    """One LAN device (key: its name); ``l3``: packets have no Ethernet header (WireGuard, TUN)."""
+    """One LAN device (key: its name); ``l3``: packets have no Ethernet header (WireGuard, TUN); ``vrf``: its master."""
 
     l3: bool = False
     loop: bool = False
+    vrf: str = ""
 
     @property
     def pin(self) -> str:
@@ -54,10 +56,11 @@ class LanDriver:
         if not wanted:
             return {}
         found = {str(link.get_attr("IFLA_IFNAME")): link for link in self._netlink.dump("links")}
+        vrfs = {link["index"]: name for name, link in found.items() if _is_vrf(link)}
         lan = {
-            name: LanDevice(l3=link["ifi_type"] != _ARPHRD_ETHER)
+            name: LanDevice(l3=link["ifi_type"] != _ARPHRD_ETHER, vrf=vrfs.get(link.get_attr("IFLA_MASTER"), ""))
             for name, link in found.items()
-            if (_is_lan(name, link) if ANY_DEVICE in wanted else name in wanted)
+            if link["index"] not in vrfs and (_is_lan(name, link, vrfs) if ANY_DEVICE in wanted else name in wanted)
         }
         return {**lan, LOOPBACK: LanDevice(loop=True)}
 
@@ -78,7 +81,18 @@ class LanDriver:
             return syscall.prog_id(fd)
 
     def put(self, key: str, value: LanDevice) -> None:
-        """Put the program onto a device; another version of ours is replaced without a gap. Raises DataplaneError."""
+        """Put the program onto a device; another version of ours is replaced without a gap.
+
+        Raises:
+            Waiting: the device is in a VRF.
+            DataplaneError: there is no such device, or the kernel refused.
+        """
+        if value.vrf:
+            detach(self._netlink, key)
+            raise Waiting(
+                f"its clients are not served, as it is in the VRF {value.vrf}, whose routes are not the host's own;"
+                " take it out of the VRF, or name in skedge_lan_devices those that are to be served"
+            )
         index = self._netlink.index(key)
         if index is None:
             raise DataplaneError(f"LAN device {key}: there is none of that name")
@@ -122,5 +136,11 @@ def source_towards(netlink: Netlink, address: str) -> str | None:
     return None if source is None else str(source)
 
 
-def _is_lan(name: str, link: Any) -> bool:
-    return name != LOOPBACK and not name.startswith(PREFIX) and not link.get_attr("IFLA_MASTER")
+def _is_vrf(link: Any) -> bool:
+    about = link.get_attr("IFLA_LINKINFO")
+    return about is not None and about.get_attr("IFLA_INFO_KIND") == "vrf"
+
+
+def _is_lan(name: str, link: Any, vrfs: Container[int]) -> bool:
+    master = link.get_attr("IFLA_MASTER")
+    return name != LOOPBACK and not name.startswith(PREFIX) and (not master or master in vrfs)

@@ -1,5 +1,5 @@
 """The LAN prefixes that the packet programs know (bpf/common/lan_prefixes.h): this site's own, and those of other
-sites.
+sites; and the prefixes that are the host's own as a whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf.layout_placement import pack_address, unpack_address
 
-OWN_MAP, OTHERS_MAP = "lan_prefixes_v1", "link_prefixes_v1"
+OWN_MAP, OTHERS_MAP, HOST_MAP = "lan_prefixes_v1", "link_prefixes_v1", "host_prefixes_v1"
 HERE = 1
 KEY = struct.Struct("=I16s")
 VALUE = struct.Struct("=II")
@@ -20,7 +20,7 @@ _MAPPED_BITS = 96
 
 
 class PrefixTable:
-    """One of the two tables, pinned in ``pin_dir``: prefix -> PREFIX_* flags."""
+    """One of the tables, pinned in ``pin_dir``: prefix -> PREFIX_* flags."""
 
     def __init__(self, pin_dir: str, name: str = OTHERS_MAP) -> None:
         self._path = Path(pin_dir) / name

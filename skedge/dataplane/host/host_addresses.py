@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
 from skedge.core.names import PREFIX
-from skedge.dataplane.host.netlink import Netlink
+from skedge.dataplane.host.netlink import Netlink, attributes, dump_retry, kernel_errors, request
 
 _SCOPE_LINK = 253
+_RTM_GETROUTE, _RTA_DST, _RTN_LOCAL, _RTPROT_KERNEL, _LOCAL_TABLE = 26, 1, 2, 2, 255
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 
 
@@ -20,6 +23,34 @@ def addresses(netlink: Netlink) -> frozenset[str]:
         for message in netlink.dump("addr")
         if not _link_local6(message)
     )
+
+
+@dump_retry
+def host_prefixes() -> frozenset[str]:
+    """Return the prefixes that are the host's own by a local route, beside its addresses: AnyIP, but not loopback."""
+    found = set()
+    with kernel_errors("read the local routes"):
+        for family in (socket.AF_INET, socket.AF_INET6):
+            body = struct.pack("=8BI", family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
+            for _, payload in request(_RTM_GETROUTE, body, dump=True, strict=True):
+                if payload[0] == family and is_local_route(payload) and (prefix := _prefix(payload)) is not None:
+                    found.add(prefix)
+    return frozenset(found)
+
+
+def is_local_route(payload: bytes) -> bool:
+    """Return whether a message is about a route of the host to itself, which is not that of one of its addresses."""
+    family, length, _, _, table, protocol, _, kind = payload[:8]
+    whole = length == (32 if family == socket.AF_INET else 128)
+    return table == _LOCAL_TABLE and kind == _RTN_LOCAL and length > 0 and not (whole and protocol == _RTPROT_KERNEL)
+
+
+def _prefix(payload: bytes) -> str | None:
+    raw = attributes(payload, 12).get(_RTA_DST)
+    if raw is None:
+        return None
+    network = ip_network((raw, payload[1]), strict=False)
+    return None if network.is_loopback or network.is_link_local else str(network)
 
 
 def _link_local6(message: Any) -> bool:

@@ -34,6 +34,7 @@ LAST_METRIC = 65535  # of the overlay's last routes, behind whatever else leads 
 _RTM_GETLINK, _RTM_SETLINK = 18, 19
 _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_SOL_NETLINK, _GET_STRICT_CHK = 270, 12
 _IFLA_AF_SPEC = 26
 _IFLA_INET_CONF, _IFLA_INET6_CONF = 1, 2
 _IFLA_IFNAME, _IFLA_EXT_MASK, _SKIP_STATS = 3, 29, 8
@@ -133,8 +134,10 @@ def device_settings(wanted: Callable[[str], bool]) -> Mapping[str, tuple[bytes, 
     return found
 
 
-def request(kind: int, body: bytes, *, dump: bool = False) -> list[tuple[int, bytes]]:
+def request(kind: int, body: bytes, *, dump: bool = False, strict: bool = False) -> list[tuple[int, bytes]]:
     """Send one rtnetlink request in raw form, for what pyroute2 cannot say or read; return type and payload of answers.
+
+    ``strict``: the kernel itself leaves out of a dump what the body does not ask for.
 
     Raises:
         OSError: the kernel refused, or the dump was interrupted (EINTR).
@@ -143,6 +146,8 @@ def request(kind: int, body: bytes, *, dump: bool = False) -> list[tuple[int, by
     answers: list[tuple[int, bytes]] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection:
         connection.bind((0, 0))
+        if strict:
+            connection.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         connection.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
         while True:
             for answer, payload in split_messages(connection.recv(1 << 17)):

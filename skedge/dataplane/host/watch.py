@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from skedge.core.names import NFT_TABLE, PREFIX
-from skedge.dataplane.host.host_addresses import running
+from skedge.dataplane.host.host_addresses import is_local_route, running
 from skedge.dataplane.host.netlink import (
     LAST_METRIC,
     MAIN,
@@ -147,9 +147,11 @@ def _waiting(source: socket.socket) -> tuple[list[tuple[int, bytes]], bool]:
 
 
 def _is_ours(kind: int, payload: bytes) -> bool:
-    """Return whether a message is about a route of ours, a neighbour on a link device, or settings of one or of lo."""
+    """Return whether a message is about a route (ours, or the host's to itself), a neighbour on a link device, or
+    settings of one or of lo.
+    """
     if kind in (_NEWROUTE, _DELROUTE):
-        return payload[5] == PROTOCOL or _replaces(payload)  # rtm_protocol
+        return payload[5] == PROTOCOL or is_local_route(payload) or _replaces(payload)  # rtm_protocol
     if kind in _NEIGH:
         return _named(struct.unpack_from("=i", payload, 4)[0]).startswith(PREFIX)
     if kind == _NEWNETCONF:

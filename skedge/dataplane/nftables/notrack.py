@@ -74,6 +74,6 @@ def _by_version(listeners: Iterable[ListenerKey]) -> dict[int, list[tuple[str, i
     found: dict[int, set[tuple[str, int]]] = {}
     for one in listeners:
         address = ip_address(one.address)
-        if one.protocol is Protocol.TCP and not address.is_loopback:
+        if one.protocol is Protocol.TCP and not (address.is_loopback or address.is_unspecified):
             found.setdefault(address.version, set()).add((str(address), one.port))
     return {version: sorted(places) for version, places in sorted(found.items())}

@@ -9,6 +9,7 @@ import pytest
 from tests.integration.links.kit import run
 
 from .kit import Bench, Site, make_bench
+from .wire import Wire
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,3 +53,10 @@ def bench(standing: Bench) -> Iterator[Bench]:
         standing.site.engine.listeners.delete(listener)
     for service in list(standing.site.engine.services.read()):
         standing.site.engine.services.delete(service)
+
+
+@pytest.fixture
+def wire(bench: Bench) -> Iterator[Wire]:
+    made = Wire(bench)
+    yield made
+    made.socket.close()

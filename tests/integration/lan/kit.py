@@ -31,7 +31,7 @@ from skedge.dataplane.ebpf.packet_check import link_mac
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader
 from tests.integration.links import kit as links
-from tests.integration.links.packets import frame
+from tests.integration.links.packets import frame, tcp, udp
 from tests.kit.rows import configure_engine, configure_nat, set_loop, set_sources
 
 UNSPEC, OK, SHOT, REDIRECT = 0xFFFFFFFF, 0, 2, 7
@@ -41,7 +41,7 @@ MACHINE = {4: "10.55.0.20", 6: "fd55::20"}
 CLIENT_MAC, MACHINE_MAC = bytes.fromhex("0255000000c1"), bytes.fromhex("0255000000a1")
 PORTS = (63000, 63063)
 FAR = "peer"
-LISTEN = 8080
+LISTEN, FAR_PORT = 8080, 61005
 WITHOUT_CGROUP = tuple(one for one in CONNECT_PROGRAMS if not one.cgroup)
 
 
@@ -207,3 +207,18 @@ def make_bench(site: Site) -> Bench:
 def far_overlay() -> dict[int, str]:
     names, cidr = links.names, links.IPv4Network(links.CIDR)
     return {4: str(names.overlay_address(cidr, links.NETWORK, FAR)), 6: str(names.overlay_address6(links.NETWORK, FAR))}
+
+
+def segment(kind: Protocol, sport: int = 40000, dport: int = LISTEN):
+    return tcp(sport, dport) if kind is Protocol.TCP else udp(sport, dport)
+
+
+def serve(bench: Bench, v: int, kind: Protocol, *addresses: str, preserves_src: bool = False) -> None:
+    far = remote("far", 1, (far_overlay()[v], FAR_PORT), preserves_src=preserves_src)
+    bench.site.service(
+        [far], *((one, LISTEN) for one in addresses or (HOST[v],)), protocol=kind, preserves_src=preserves_src
+    )
+
+
+def counted(bench: Bench, reason: Reason) -> int:
+    return bench.site.drops().get(reason, 0)

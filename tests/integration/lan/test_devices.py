@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from skedge.core.errors import Waiting
 from skedge.dataplane.ebpf import lan_devices
 from skedge.dataplane.ebpf.lan_devices import LanDevice
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
+from tests.integration.links.kit import Namespace
 from tests.kit.rows import set_loop
 
 from .kit import HOST, MACHINE, Bench
@@ -27,6 +37,69 @@ def test_ports_of_bridges_and_our_own_devices_are_none(bench: Bench) -> None:
     finally:
         ns.ip("link", "del", "br0")
         ns.ip("link", "del", "port0")
+
+
+def makes(*device: str) -> bool:
+    """Return whether this kernel has such devices."""
+    with contextlib.suppress(subprocess.CalledProcessError):
+        space = Namespace("kinds")
+        try:
+            space.ip("link", "add", "under", "type", "veth", "peer", "name", "other")
+            space.ip("link", "add", *device)
+            return True
+        finally:
+            space.close()
+    return False
+
+
+@pytest.fixture
+def vrf(bench: Bench) -> Iterator[None]:
+    if not makes("red", "type", "vrf", "table", "10"):
+        pytest.skip("this kernel has no VRF")
+    bench.site.ns.ip("link", "add", "red", "type", "vrf", "table", "10")
+    bench.site.ns.ip("link", "set", "under1", "master", "red")
+    yield
+    bench.site.ns.ip("link", "del", "red")
+
+
+def test_devices_of_a_vrf_are_named(bench: Bench, vrf: None) -> None:
+    ns, driver = bench.site.ns, bench.site.lan
+    found = ns(driver.devices)
+    assert found["under1"] == LanDevice(vrf="red")
+    assert "red" not in found
+    assert found == {**ns(driver.devices, found), "lo": LOOP}
+    ns(driver.put, "under1", LanDevice())  # as it was before it came into the VRF
+    with pytest.raises(Waiting, match="VRF red"):
+        ns(driver.put, "under1", found["under1"])
+    assert "under1" not in ns(driver.read)
+
+
+def links_of(*given: tuple[str, int, str, int | None]) -> Any:
+    """A netlink socket that tells of these devices: name, index, kind, index of the master."""
+    found = []
+    for name, index, kind, master in given:
+        about, link = MagicMock(), MagicMock()
+        about.get_attr.side_effect = {"IFLA_INFO_KIND": kind}.get
+        said = {"IFLA_IFNAME": name, "IFLA_LINKINFO": about if kind else None, "IFLA_MASTER": master}
+        link.get_attr.side_effect = said.get
+        link.__getitem__.side_effect = {"index": index, "ifi_type": 1}.get
+        found.append(link)
+    return MagicMock(dump=lambda _what: found)
+
+
+def test_which_devices_of_a_host_are_the_lans() -> None:
+    host = links_of(
+        ("lo", 1, "", None), ("eth0", 2, "", 9), ("eth1", 3, "", None), ("eth1.7", 4, "vlan", None),
+        ("red", 5, "vrf", None),
+        ("eth2", 6, "", 5), ("br0", 7, "bridge", 5), ("port", 8, "veth", 7), ("bond0", 9, "bond", None),
+        ("mac0", 10, "macvlan", None), ("sk-1", 11, "vxlan", None), ("team", 12, "team", None), ("leg", 13, "", 12),
+    )  # fmt: skip
+    plain = dict.fromkeys(("eth1", "eth1.7", "bond0", "mac0", "team"), LanDevice())
+    expected = {**plain, "eth2": LanDevice(vrf="red"), "br0": LanDevice(vrf="red"), "lo": LOOP}
+    assert lan_devices.LanDriver("/", host).devices() == expected
+    assert lan_devices.LanDriver("/", host).devices(["eth2", "eth1"]) == {
+        "eth2": LanDevice(vrf="red"), "eth1": LanDevice(), "lo": LOOP,
+    }  # fmt: skip
 
 
 def test_put_twice_read_and_taken_off(bench: Bench) -> None:

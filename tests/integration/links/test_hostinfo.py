@@ -45,6 +45,19 @@ def test_addresses_come_and_go(site: Site, watch: watching.HostWatch) -> None:
     assert watch.read() == watching.Changes()
 
 
+def test_prefixes_that_become_the_hosts_own(site: Site, watch: watching.HostWatch) -> None:
+    found = site.ns(host_addresses.host_prefixes)
+    for what in ("add", "del"):
+        watch.read()
+        site.ns.ip("route", what, "local", "10.9.0.0/24", "dev", "lo")
+        assert wait(watch)
+        assert watch.read().objects
+        assert site.ns(host_addresses.host_prefixes) == (found | {"10.9.0.0/24"} if what == "add" else found)
+    site.ns.ip("route", "add", "10.9.0.0/24", "dev", "lo")
+    assert not watch.read().compare, "a plain route"
+    site.ns.ip("route", "del", "10.9.0.0/24", "dev", "lo")
+
+
 def test_carrier_of_our_devices(site: Site, watch: watching.HostWatch) -> None:
     site.ns.sh("ip link add sk-w0 type veth peer name sk-w1; ip link set sk-w0 up; ip link set sk-w1 up")
     time.sleep(0.1)

@@ -198,6 +198,8 @@ def _maps() -> list[Fault]:
         Fault("nat source changed", _poke("nat_sources_v1", b"", 12, "=I", 1), "nat-source"),
         Fault("own prefix deleted", _pull("lan_prefixes_v1"), "lan-prefix"),
         Fault("own prefix changed", _poke("lan_prefixes_v1", b"", 0, "=I", 1), "lan-prefix"),
+        Fault("host prefix deleted", _pull("host_prefixes_v1"), "host-prefix", "10.97.0.0/24"),
+        Fault("host prefix changed", _poke("host_prefixes_v1", b"", 0, "=I", 1), "host-prefix", "10.97.0.0/24"),
         Fault("other's prefix deleted", _pull("link_prefixes_v1"), "route"),
         Fault("other's prefix changed", _poke("link_prefixes_v1", b"", 0, "=I", 8), "route"),
         Fault("other's prefix added", _add_prefix, "route", "192.0.2.0/24"),

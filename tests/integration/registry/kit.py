@@ -44,6 +44,7 @@ class Host:
         for address, device in ((f"{HERE}/24", "eth0"), ("10.55.0.1/24", "lan0"), ("fd55::1/64", "lan0")):
             self.ns.ip("addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
         self.ns.ip("addr", "add", "fd95::5/64", "dev", "eth0", "nodad")
+        self.ns.ip("route", "add", "local", "10.97.0.0/24", "dev", "lo")  # AnyIP
         for gateway in ("10.95.0.1", "fd95::1"):
             self.ns.ip("neigh", "add", gateway, "lladdr", "02:95:00:00:00:01", "dev", "eth0", "nud", "permanent")
             self.ns.ip("route", "add", "default", "via", gateway, "dev", "eth0")

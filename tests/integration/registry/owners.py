@@ -116,6 +116,8 @@ class Owners:
                     yield "endpoint", f"{port}/{NUMBERS[key[2]]}"
             case "lan_prefixes_v1" | "link_prefixes_v1":
                 yield "lan-prefix" if pin.startswith("lan") else "route", _prefix(key)
+            case "host_prefixes_v1":
+                yield "host-prefix", _prefix(key)
 
 
 def fits(owner: Owner, steps: set[Owner]) -> bool:

@@ -380,14 +380,6 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
         "listeners[1]: *:8080 tcp is already taken by listeners[0]; give each listener its own address and port",
     ),
     (
-        [("listeners.1", {"service": "x", "port": 8080, "address": "10.0.0.1"})],
-        "listeners[1]: 10.0.0.1:8080 tcp is already taken by listeners[0]; give each listener its own address and port",
-    ),
-    (
-        [("listeners.0.address", "10.0.0.1"), ("listeners.1", {"service": "x", "port": 8080})],
-        "listeners[1]: *:8080 tcp is already taken by listeners[0]; give each listener its own address and port",
-    ),
-    (
         [
             ("listeners.0.address", "fd00:0::1"),
             ("listeners.1", {"service": "x", "port": 8080, "address": "fd00::0001"}),
@@ -426,6 +418,12 @@ def test_one_wrong_thing_gives_one_sentence(changes: list[tuple[str, Any]], sent
 
 def test_the_good_one_has_no_problem() -> None:
     assert problems(GOOD, "x") == []
+
+
+@pytest.mark.parametrize("addresses", [("*", "10.0.0.1"), ("127.0.1.1", "*")])
+def test_one_address_beside_all_of_them(addresses: tuple[str, str]) -> None:
+    listeners = [{"service": f"web{number}", "port": 8080, "address": one} for number, one in enumerate(addresses)]
+    assert problems(changed(("listeners", listeners)), "x") == []
 
 
 def test_all_problems_come_at_once_and_none_is_made_up() -> None:

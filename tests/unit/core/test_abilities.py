@@ -11,6 +11,7 @@ import pytest
 
 from skedge.core import abilities
 from skedge.core.abilities import ABILITIES
+from skedge.core.desired.compute import REST
 from skedge.core.desired.forwarding import host_forwards
 from skedge.core.linkstate.own_records import endpoint_ports, services_record
 from skedge.core.model import EngineKind, Link, Listener
@@ -98,7 +99,7 @@ def served() -> tuple[set[str], set[str], set[str], set[str]]:
     )
 
 
-EVERY, ADDRESSES = set(HOSTS), {"127.0.0.1", "::1", HOST}
+EVERY, ADDRESSES = set(HOSTS), {"127.0.0.1", "::1", HOST, *REST}
 
 
 def test_who_can_do_all_serves_all() -> None:
@@ -108,7 +109,8 @@ def test_who_can_do_all_serves_all() -> None:
 @pytest.mark.parametrize(
     ("ability", "expected"),
     [
-        ("loopback_listeners", (EVERY, EVERY, EVERY, {HOST})),
+        ("loopback_listeners", (EVERY, EVERY, EVERY, {HOST, *REST})),
+        ("whole_prefixes", (EVERY, EVERY, EVERY, ADDRESSES - {*REST})),
         ("loopback_workloads", ({"near", "far"}, EVERY, EVERY, ADDRESSES)),
         ("loopback6_endpoints", (EVERY, EVERY - {"loop6"}, EVERY - {"loop6"}, ADDRESSES)),
         ("off_host", (EVERY - {"far"}, EVERY - {"far"}, EVERY - {"far"}, ADDRESSES)),

@@ -157,7 +157,7 @@ def test_a_star_listener_is_every_address_of_the_host_and_loopback() -> None:
     addresses = ["10.0.0.1/24", "fd01::0001", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "169.254.1.1", "junk"]
     assert compute.listeners(config, addresses) == {
         ListenerKey(address, 80): config.listeners[0]
-        for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1")
+        for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1", *compute.REST)
     }
 
 
@@ -170,7 +170,8 @@ def test_a_given_address_goes_before_star() -> None:
     assert made[ListenerKey("10.0.0.1", 80)].service == "mine"
     assert made[ListenerKey("127.0.0.1", 80)].service == "web"
     assert made[ListenerKey("fd01::1", 81)].service == "six"
-    assert len(made) == 4
+    assert made[ListenerKey("0.0.0.0", 80)].service == "web"
+    assert len(made) == 6
 
 
 def test_link_devices_hold_what_their_transport_uses() -> None:

@@ -23,9 +23,11 @@ INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config,
     fib->tot_len = length;
     fib->ifindex = config->device;
     if (p->v6) {
+        fib->flowinfo = bpf_htonl((__u32)p->class << 20);
         address_copy(fib->ipv6_src, flow->from);
         address_copy(fib->ipv6_dst, flow->to);
     } else {
+        fib->tos = p->class;
         fib->ipv4_src = flow->from[3];
         fib->ipv4_dst = flow->to[3];
     }

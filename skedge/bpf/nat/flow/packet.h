@@ -2,7 +2,11 @@
 #ifndef SKEDGE_NAT_FLOW_PACKET_H
 #define SKEDGE_NAT_FLOW_PACKET_H
 
-/* Verdict of a parse beside the reasons: options, extension headers or a fragment; see nat/ip_options.c. */
+#include "common/lan_prefixes.h"
+#include "placement/any_address.h"
+
+/* Verdict of a parse beside the reasons: options, extension headers, a fragment, or IPv4's addresses in an IPv6 header;
+ * see nat/ip_options.c. */
 #define ODD 0x400
 #define NOT_OURS 0x401
 #define IP4_DONT_FRAGMENT 0x40
@@ -17,6 +21,7 @@ struct lan_packet {
     __u32 length;   /* of the packet on the wire, from the IP header on: of one segment of a super-packet */
     __u8 v6;
     __u8 hops;
+    __u8 class;     /* type of service, traffic class: the host may have routes by it */
     __u8 whole;     /* IPv4: must not be fragmented */
     __u8 tcp_flags; /* 0 for UDP */
 };
@@ -36,12 +41,19 @@ INLINE int lan_packet_parse4(struct lan_packet *p, const __u8 *ip)
     p->length = (__u32)ip[2] << 8 | ip[3];
     p->whole = ip[6] & IP4_DONT_FRAGMENT;
     p->hops = ip[8];
+    p->class = ip[1];
     p->key.protocol = ip[9];
     p->key.from[0] = p->key.from[1] = p->key.to[0] = p->key.to[1] = 0;
     p->key.from[2] = p->key.to[2] = MAPPED_PREFIX;
     p->key.from[3] = *(__u32 *)(ip + 12);
     p->key.to[3] = *(__u32 *)(ip + 16);
     return ip[0] != 0x45 || ((ip[6] & 0x3f) | ip[7]) ? ODD : 0;
+}
+
+/* Whether an address is one of IPv4, as ::ffff:a.b.c.d. In the header of a packet it would have the key of IPv4's. */
+INLINE int address_is_mapped(const __u32 *address)
+{
+    return address[2] == MAPPED_PREFIX && !(address[0] | address[1]);
 }
 
 INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
@@ -53,6 +65,7 @@ INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
     p->length = IP6_LENGTH + ((__u32)ip[4] << 8 | ip[5]);
     p->whole = 1;
     p->hops = ip[7];
+    p->class = ip[0] << 4 | ip[1] >> 4;
     p->key.protocol = ip[6];
     p->key.from[0] = *(__u32 *)(ip + 8);
     p->key.from[1] = *(__u32 *)(ip + 12);
@@ -62,6 +75,8 @@ INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
     p->key.to[1] = *(__u32 *)(ip + 28);
     p->key.to[2] = *(__u32 *)(ip + 32);
     p->key.to[3] = *(__u32 *)(ip + 36);
+    if (address_is_mapped(p->key.from) || address_is_mapped(p->key.to))
+        return ODD;
     return ip[6] == NEXT_HOP_BY_HOP || ip[6] == NEXT_ROUTING || ip[6] == NEXT_FRAGMENT || ip[6] == NEXT_DESTINATION ? ODD
                                                                                                                    : 0;
 }
@@ -147,12 +162,16 @@ INLINE int port_is_listened(const struct nat_key *key)
 INLINE struct listener *listener_lookup(const struct nat_key *key)
 {
     struct listener_key at = {.port = key->to_port, .protocol = key->protocol};
+    struct listener *listener;
 
     at.addr[0] = key->to[0];
     at.addr[1] = key->to[1];
     at.addr[2] = key->to[2];
     at.addr[3] = key->to[3];
-    return listeners_v2.lookup(&at);
+    listener = listeners_v2.lookup(&at);
+    if (!listener && address_is_of_host(&at))
+        listener = listener_lookup_any(&at);
+    return listener;
 }
 
 INLINE int packet_refuse(__u32 reason)

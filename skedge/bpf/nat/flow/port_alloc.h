@@ -137,22 +137,6 @@ INLINE int lan_source_lookup(const __u32 *target, struct nat_flow *flow)
     return 0;
 }
 
-/* Whether the client can be answered: its address is no one's of this host, no group, not loopback. */
-INLINE int client_is_answerable(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p)
-{
-    struct nat_flow back = {};
-    struct bpf_fib_lookup fib;
-    long found;
-
-    address_copy(back.from, p->key.to);
-    address_copy(back.to, p->key.from);
-    if (p->v6 ? address_is_link_local((struct address *)back.to) || !(back.to[0] | back.to[1] | back.to[2] | back.to[3])
-              : !back.to[3])
-        return 0;
-    found = route_lookup(skb, config, p, &back, 0, &fib);
-    return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
-}
-
 /* What the workload sees as its client: this site's address for NAT where there is one (@far: and all sites know it),
  * else its overlay address. */
 INLINE void flow_set_overlay_source(const struct config *config, int v6, int far, struct nat_flow *flow)
