@@ -43,7 +43,7 @@ INLINE int flow_ingress(struct __sk_buff *skb, int link_header, const struct nat
             return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
         if (KIND_OF(state) == KIND_LOCAL) {
             if (p->tcp_flags & TCP_RST) {
-                flow_track_local(skb, p, flow);
+                flow_track_assigned(skb, p, flow);
                 return TC_ACT_UNSPEC;
             }
             return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);

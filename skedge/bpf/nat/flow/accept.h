@@ -69,7 +69,7 @@ static __always_inline int placement_take_over(struct bpf_sock_ops *ops, struct 
         placed = flow->placed;
     if (placed)
         __sync_lock_test_and_set(&to->placed, placed);
-    flow_forget(&key, state);
+    flow_delete_held(&key, state);
     return placed != 0;
 }
 

@@ -153,7 +153,7 @@ INLINE void flow_abolish(struct nat_key *key, __u64 state, int refused)
 
 /* Delete forward entry and placement of a flow that the caller holds (TAKEN); @state has its generation. A count that is
  * still there is an older version's. */
-INLINE void flow_forget(struct nat_key *key, __u64 state)
+INLINE void flow_delete_held(struct nat_key *key, __u64 state)
 {
     struct placement *placement = nat_placements_v1.lookup(key);
 
@@ -188,7 +188,7 @@ INLINE int flow_delete(struct nat_key *key, struct nat_flow *flow, __u64 state, 
         __sync_fetch_and_and(&held->state, ~FLOW_TAKEN);
         return -1;
     }
-    flow_forget(key, state);
+    flow_delete_held(key, state);
     if (reply)
         nat_flows_v1.delete(&answer);
     return 0;

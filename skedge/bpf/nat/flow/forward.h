@@ -199,7 +199,7 @@ INLINE int flow_carry(struct __sk_buff *skb, const struct nat_config *config, st
 
     if (flow->seen != now) {
         flow->seen = now;
-        flow_keep_numbers(skb, p, flow);
+        flow_store_numbers(skb, p, flow);
     }
     if (p->tcp_flags & TCP_TURNS)
         flow_track(skb, p, flow);

@@ -69,7 +69,7 @@ INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int ow
         return TRY_ANOTHER;
     }
     flow_reply_key(old, m->answer.protocol, &m->ended);
-    flow_forget(&m->ended, state);
+    flow_delete_held(&m->ended, state);
     if (!nat_flows_v1.update(&m->answer, &m->reply))
         return 0;
     nat_flows_v1.delete(&m->answer);

@@ -7,7 +7,7 @@
 
 #define TCP_FIN 0x01
 #define TCP_TURNS (TCP_FIN | TCP_SYN | TCP_RST)
-/* A reset's number may be ahead of what was kept by all that is on its way: the largest window in use, and what a fast link
+/* A reset's number may be ahead of what was stored by all that is on its way: the largest window in use, and what a fast link
  * carries in a tick. */
 #define RESET_AHEAD (1u << 26)
 #define RESET_BEHIND (1u << 22)
@@ -33,14 +33,14 @@ INLINE __u32 tcp_number_next(struct __sk_buff *skb, const struct lan_packet *p)
     return sequence + 1 ? sequence + 1 : 1;
 }
 
-INLINE int tcp_number_is_near(__u32 number, __u32 kept)
+INLINE int tcp_number_is_near(__u32 number, __u32 stored)
 {
-    return number - kept + RESET_BEHIND <= RESET_AHEAD + RESET_BEHIND;
+    return number - stored + RESET_BEHIND <= RESET_AHEAD + RESET_BEHIND;
 }
 
 /* Keep the numbers of the workload's packet: by an exchange with what was there before the word was read, as the element may
  * be another flow's by now. */
-INLINE void flow_keep_numbers(struct __sk_buff *skb, const struct lan_packet *p, struct nat_flow *flow)
+INLINE void flow_store_numbers(struct __sk_buff *skb, const struct lan_packet *p, struct nat_flow *flow)
 {
     __u64 old = *(volatile __u64 *)&flow->placed;
     __u32 sequence, acknowledged;
@@ -52,7 +52,7 @@ INLINE void flow_keep_numbers(struct __sk_buff *skb, const struct lan_packet *p,
 }
 
 /* Keep the number of a SYN that is not answered yet: the client may have begun anew. */
-INLINE void flow_keep_syn(struct __sk_buff *skb, const struct lan_packet *p, struct nat_flow *reply, __u64 said)
+INLINE void flow_store_syn(struct __sk_buff *skb, const struct lan_packet *p, struct nat_flow *reply, __u64 said)
 {
     __u64 old = *(volatile __u64 *)&reply->placed, state = state_read(reply);
 
@@ -64,16 +64,16 @@ INLINE void flow_keep_syn(struct __sk_buff *skb, const struct lan_packet *p, str
  * acknowledge the client's. */
 INLINE int reset_is_plausible(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *reply, __u64 said)
 {
-    __u64 kept = *(const volatile __u64 *)&reply->placed;
+    __u64 stored = *(const volatile __u64 *)&reply->placed;
     __u32 sequence, acknowledged;
 
-    if (!kept) /* of an older version's flow nothing is known */
+    if (!stored) /* of an older version's flow nothing is known */
         return 1;
     if (tcp_numbers_load(skb, p, &sequence, &acknowledged))
         return 0;
     if (!(said & FLOW_REPLY))
-        return tcp_number_is_near(sequence, (__u32)kept);
-    return said & FLOW_SYN ? tcp_number_is_near(sequence, kept >> 32) : tcp_number_is_near(acknowledged, (__u32)kept);
+        return tcp_number_is_near(sequence, (__u32)stored);
+    return said & FLOW_SYN ? tcp_number_is_near(sequence, stored >> 32) : tcp_number_is_near(acknowledged, (__u32)stored);
 }
 
 /* A SYN, FIN or RST of one direction: say it, and end the flow at the first RST or the second FIN. A RST that answers the SYN
@@ -97,9 +97,9 @@ INLINE void flow_track(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
             return;
     } else if (bits & TCP_SYN) {
         if (said & FLOW_REPLY)
-            flow_keep_numbers(skb, p, flow);
+            flow_store_numbers(skb, p, flow);
         else
-            flow_keep_syn(skb, p, reply, said);
+            flow_store_syn(skb, p, reply, said);
     }
     if (((said | bits) & FLOW_FIN) && (said & FLOW_REPLY) && !(heard & FLOW_FIN))
         bits |= FLOW_PASSIVE;
@@ -115,7 +115,7 @@ INLINE void flow_track(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
 }
 
 /* A reset of a client whose connection is on its way to a socket of this host. */
-INLINE void flow_track_local(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
+INLINE void flow_track_assigned(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
 {
     struct placement *placement = nat_placements_v1.lookup(&p->key);
     __u64 said = state_read(flow);
