@@ -16,6 +16,7 @@
 #define MAX_AFFINITIES 65536 /* clients with affinity, about 7 MiB; the least recently placed one is evicted first */
 #define PORT_WORDS 2048 /* 65536 bits for TCP, then 65536 for UDP, in 64-bit words */
 #define NAME_SIZE 64
+#define IDLE_AT_LEAST_NS 1000000ull /* no sweep ends a flow of a socket that was idle for less */
 #define UDP_FLOWS 8 /* listeners that one unconnected UDP socket may talk to at the same time */
 
 /* The pick log is a debugging aid: the loader sizes it (a power of two), one entry when it is off. */
@@ -53,6 +54,7 @@
 #define APPLY_RESET 0x4u  /* a new workload in this slot: its counters start at 0 */
 #define APPLY_RESUME 0x8u /* a good health probe ends the suspension */
 #define APPLY_DELTA 0x10u /* reconciliation corrects the count of open connections */
+#define APPLY_NAT 0x20u   /* and the number of those that hold a NAT port, by staged_slot.rank, which is signed then */
 
 /* The placement word: 0 is "nothing placed", so one 64-bit exchange takes the placement away exactly once. */
 #define PLACED_VALID (1ull << 63)

@@ -17,6 +17,7 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/sk_assign.h"
@@ -89,6 +90,7 @@ int lan_overlay(struct __sk_buff *skb)
     struct scratch *scratch = scratch_reset();
     struct nat_flow *flow;
     struct lan_packet p;
+    __u64 state;
     int fresh;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
@@ -100,9 +102,10 @@ int lan_overlay(struct __sk_buff *skb)
         return packet_refuse(REASON_MALFORMED);
     fresh = p.key.protocol == IPPROTO_UDP || (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
     flow = nat_flows_v1.lookup(&p.key);
-    if (flow && ((flow->state & FLOW_REPLY) || !(flow->state & FLOW_ENDED) || !fresh))
+    state = flow ? state_read(flow) : 0;
+    if (flow && ((state & FLOW_REPLY) || !(state & FLOW_ENDED) || !fresh))
         return flow_carry(skb, config, &p, flow);
-    if (flow && flow_delete(&p.key, flow, 0))
+    if (flow && flow_delete(&p.key, flow, state, 0))
         return TC_ACT_SHOT;
     key.port = bpf_ntohs(p.key.to_port);
     key.protocol = p.key.protocol;

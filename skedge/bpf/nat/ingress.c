@@ -16,6 +16,7 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/stack_checks.h"
 
@@ -43,7 +44,7 @@ INLINE int flow_ingress(struct __sk_buff *skb, int link_header, const struct nat
             return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
         if (KIND_OF(state) == KIND_LOCAL) {
             if (p->tcp_flags & TCP_RST) {
-                flow_track(&p->key, flow, p->tcp_flags);
+                flow_track_assigned(skb, p, flow);
                 return TC_ACT_UNSPEC;
             }
             return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);

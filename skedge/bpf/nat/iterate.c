@@ -40,6 +40,47 @@ INLINE __u64 flow_timeout(const struct nat_config *config, const struct nat_key 
     return (said & FLOW_ACK) && (answered & FLOW_SYN) ? config->established : config->syn;
 }
 
+/* Take a placement away whose flow never came to be. Say first, then look: its maker, who may only have been stopped for
+ * long, finds placed_at changed after it has put the flow in, or its flow is found here. */
+INLINE void placement_give_up(struct nat_key *key)
+{
+    struct placement *placement = nat_placements_v1.lookup(key);
+    __u64 at = placement ? placement->placed_at : 0;
+
+    if (!at || bpf_ktime_get_ns() < at + UNFINISHED_NS || __sync_val_compare_and_swap(&placement->placed_at, at, 0) != at)
+        return;
+    if (nat_flows_v1.lookup(key)) {
+        __sync_val_compare_and_swap(&placement->placed_at, 0, at);
+        return;
+    }
+    placement_release(placement, 0);
+    nat_placements_v1.delete(key);
+}
+
+/* Write struct nat_record, part by part: as a whole it is too large for the stack. */
+INLINE void flow_write(struct seq_file *seq, struct nat_key *key, struct nat_flow *forward, struct nat_flow *reply,
+                       struct placement *placement)
+{
+    struct nat_flow none = {};
+    struct {
+        __u64 cookie;
+        __u32 client[4];
+        __u32 client_port;
+        __u32 spare;
+    } head = {};
+
+    address_copy(head.client, key->from);
+    head.client_port = bpf_ntohs(key->from_port);
+    bpf_seq_write(seq, key, sizeof(*key));
+    bpf_seq_write(seq, forward, sizeof(*forward));
+    if (reply)
+        bpf_seq_write(seq, reply, sizeof(*reply));
+    else
+        bpf_seq_write(seq, &none, sizeof(none));
+    bpf_seq_write(seq, &head, sizeof(head));
+    bpf_seq_write(seq, placement, sizeof(*placement));
+}
+
 int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
 {
     struct placement *placement = ctx->value;
@@ -54,38 +95,26 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     bpf_probe_read_kernel(&key, sizeof(key), ctx->key);
     flow = nat_flows_v1.lookup(&key);
     if (!flow) {
-        seen = placement->placed_at;
-        if (seen && now > seen + UNFINISHED_NS) {
-            placement_release(placement, 0);
-            nat_placements_v1.delete(&key);
-        }
+        placement_give_up(&key);
         return 0;
     }
-    flow_reply_key(flow, key.protocol, &answer);
-    if (KIND_OF(flow->state) != KIND_LOCAL)
-        reply = nat_flows_v1.lookup(&answer);
-    said = flow->state;
-    answered = reply ? reply->state : 0;
+    said = state_read(flow);
+    if (!placement_is_of(placement, said)) /* made anew a moment ago */
+        return 0;
+    if (KIND_OF(said) != KIND_LOCAL)
+        reply = flow_other(&key, flow, said, &answer);
+    answered = reply ? state_read(reply) : 0;
     seen = flow->seen;
     if (reply && reply->seen > seen)
         seen = reply->seen;
     if (now > seen && now - seen > flow_timeout(config, &key, said, answered)) {
         /* A SYN that nobody answered says the same of the workload as at connect time. */
-        flow_delete(&key, flow,
+        flow_delete(&key, flow, said,
                     key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));
         return 0;
     }
 #ifndef SECOND
-    struct nat_record record = {};
-
-    record.key = key;
-    bpf_probe_read_kernel(&record.forward, sizeof(record.forward), flow);
-    if (reply)
-        bpf_probe_read_kernel(&record.reply, sizeof(record.reply), reply);
-    bpf_probe_read_kernel(&record.placed.placement, sizeof(record.placed.placement), placement);
-    address_copy(record.placed.client, key.from);
-    record.placed.client_port = bpf_ntohs(key.from_port);
-    bpf_seq_write(((struct iter_meta *)ctx->meta)->seq, &record, sizeof(record));
+    flow_write(((struct iter_meta *)ctx->meta)->seq, &key, flow, reply, placement);
 #endif
     return 0;
 }

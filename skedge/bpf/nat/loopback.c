@@ -15,6 +15,7 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 
 /* Everything on lo comes through here: whether it is to a NAT port or address must be known at once. */

@@ -17,6 +17,7 @@
 #include "common/lan_prefixes.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/stack_checks.h"
@@ -26,17 +27,20 @@
 INLINE int flow_resume(struct __sk_buff *skb, struct nat_config *config, struct lan_packet *p, int *verdict)
 {
     struct nat_flow *flow = nat_flows_v1.lookup(&p->key);
+    int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+    __u64 state;
 
     if (!flow)
         return 0;
-    if (KIND_OF(flow->state) == KIND_LOCAL && !(flow->state & FLOW_ENDED)) {
+    state = state_read(flow);
+    if (KIND_OF(state) == KIND_LOCAL && (!fresh || !(state & FLOW_ENDED))) {
         *verdict = tcp_deliver_again(skb, p, flow);
         return 1;
     }
     *verdict = TC_ACT_SHOT; /* another processor is at it, or was first: the client sends again */
-    if (p->key.protocol == IPPROTO_TCP ? !(flow->state & FLOW_ENDED) : placement_goes_on(flow->placed))
+    if (p->key.protocol == IPPROTO_TCP ? !(state & FLOW_ENDED) : placement_goes_on(flow->placed))
         return 1;
-    return flow_delete(&p->key, flow, 0);
+    return flow_delete(&p->key, flow, state, 0);
 }
 
 /* Whether the client is in a LAN that this site announces, so that other sites find the way back to it. */

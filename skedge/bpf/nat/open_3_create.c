@@ -16,16 +16,16 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/sk_assign.h"
 
 /* Take back what was reserved and counted. */
-INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, int kind, int reason)
+INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struct scratch *m, int reason)
 {
-    flow_release(&p->key, 0);
-    nat_placements_v1.delete(&p->key);
-    if (reason == REASON_NO_ROUTE || kind == KIND_OVERLAY)
+    flow_abolish(&p->key, m->flow.state, 0);
+    if (reason == REASON_NO_ROUTE || m->kind == KIND_OVERLAY)
         return packet_refuse(reason);
     return connection_refuse(skb, p, reason);
 }
@@ -59,10 +59,17 @@ int lan_begin(struct __sk_buff *skb)
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct config *site = config_v1.lookup(&zero);
+    struct placement *placement;
     int reason = 0, verdict;
 
     if (!config || !site || !scratch || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_SHOT;
+    placement = nat_placements_v1.lookup(&p.key);
+    if (!placement)
+        return TC_ACT_SHOT;
+    scratch->flow.state = flow_generation(placement);
+    if (p.key.protocol == IPPROTO_TCP)
+        scratch->reply.placed = tcp_number_next(skb, &p);
     if (scratch->kind != KIND_OVERLAY)
         reason = flow_set_target(site, &p, scratch);
     if (!reason && scratch->kind == KIND_LOOP && p.key.protocol == IPPROTO_TCP) {
@@ -74,7 +81,9 @@ int lan_begin(struct __sk_buff *skb)
         reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
     if (!reason)
         reason = flow_create(config, &p.key, scratch);
+    if (reason < 0)
+        return TC_ACT_SHOT;
     if (reason)
-        return flow_abandon(skb, &p, scratch->kind, reason);
+        return flow_abandon(skb, &p, scratch, reason);
     return flow_forward(skb, config, &p, &scratch->flow);
 }

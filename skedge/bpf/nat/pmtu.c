@@ -16,6 +16,7 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 
 #define ICMP_LENGTH 8

@@ -39,6 +39,7 @@ static __always_inline void slot_apply(struct slot *to, const struct staged_slot
     APPLY(to->suspended, 0, reset | apply_mask(from->apply, APPLY_RESUME));
     APPLY(to->last, (__u64)from->rank, reset | (control & (0 - never)));
     to->mine += (__s64)from->delta & apply_mask(from->apply, APPLY_DELTA);
+    to->nat += from->rank & apply_mask(from->apply, APPLY_NAT);
     more = (to->mine - to->nat) >> 63; /* more NAT ports than connections: what was corrected held ports too */
     OPAQUE(more);
     APPLY(to->nat, to->mine, 0 - more);

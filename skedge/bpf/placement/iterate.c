@@ -51,6 +51,19 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
     return 0;
 }
 #else
+/* End a flow that was idle for too long. Say first, then look: a datagram that came meanwhile has either seen this, and
+ * places the flow anew, or is seen here, and the flow goes on. */
+static __always_inline void udp_flow_sweep(struct placement *flow, __u64 before)
+{
+    __u64 word = flow->placed;
+
+    if (!word || flow->seen >= before || __sync_val_compare_and_swap(&flow->placed, word, 0) != word)
+        return;
+    if (*(volatile __u64 *)&flow->seen >= before && !__sync_val_compare_and_swap(&flow->placed, 0, word))
+        return;
+    workload_uncount(word, 0);
+}
+
 /* Also ends the flows that were idle for too long. */
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
@@ -66,8 +79,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
     for (int i = 0; i < UDP_FLOWS; i++) {
         struct placement *flow = &flows->flow[i];
 
-        if (flow->placed && flow->seen < config->sweep_before)
-            placement_release(flow, 0);
+        udp_flow_sweep(flow, config->sweep_before);
         if (flow->placed)
             placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, flow, &record);
     }

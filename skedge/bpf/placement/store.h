@@ -19,7 +19,7 @@ static __always_inline void workload_uncount(__u64 word, int refused)
     slot = &service->slots[word & (MAX_WORKLOADS - 1)];
     if ((slot->generation & GENERATION_MASK) == generation && slot->mine) {
         slot->mine--;
-        slot->nat -= word >> 31 & 1;
+        slot->nat -= slot->nat ? word >> 31 & 1 : 0;
         if (refused) {
             slot->refused++;
             slot->suspended = 1;
@@ -32,6 +32,31 @@ static __always_inline void workload_uncount(__u64 word, int refused)
     __sync_fetch_and_add(&news->changes, 1);
     if (refused)
         __sync_fetch_and_add(&news->suspensions, 1);
+}
+
+/* Count an open connection whose end was taken for certain and was none. Returns 0 where its workload is gone. */
+static __always_inline int workload_count_again(__u64 word)
+{
+    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0;
+    __u32 generation = (word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
+    struct service *service = services_v1.lookup(&id);
+    struct news *news = news_v1.lookup(&zero);
+    struct slot *slot;
+    int same;
+
+    if (!service || !news)
+        return 0;
+    bpf_spin_lock(&service->lock);
+    slot = &service->slots[word & (MAX_WORKLOADS - 1)];
+    same = (slot->flags & SLOT_USED) && (slot->generation & GENERATION_MASK) == generation;
+    if (same) {
+        slot->mine++;
+        slot->nat += word >> 31 & 1;
+        service->epoch++;
+    }
+    bpf_spin_unlock(&service->lock);
+    __sync_fetch_and_add(&news->changes, 1);
+    return same;
 }
 
 /* Take a placement away; whoever exchanges the word first gives the count back, all others do nothing. */

@@ -47,7 +47,7 @@ struct staged_slot {
     __u16 port6;
     __u32 addr6[4];
     __u32 generation;
-    __u32 rank;  /* by name among the candidates, 0..255 */
+    __u32 rank;  /* by name among the candidates, 0..255; APPLY_NAT: added to `nat` */
     __s32 delta; /* APPLY_DELTA: added to `mine` */
 };
 struct staged {

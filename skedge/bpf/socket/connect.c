@@ -13,6 +13,7 @@
 #include "socket/udp_flows.h"
 #include "socket/verdicts.h"
 #include "nat/flow/types.h"
+#include "nat/flow/conntrack.h"
 #include "nat/flow/accept.h"
 
 /* Undo the socket's old placement, before anything is known of the new destination: a connect(2) that failed and is

@@ -30,6 +30,18 @@ static __always_inline int listener_key_equals(const __u32 *a, __u32 port, const
              (port ^ key->port));
 }
 
+/* Say that a flow is in use, before its placement is looked at (see udp_flow_sweep(); the hooks themselves run one after the
+ * other, under the socket's lock). Only of a flow that may be swept this must be seen at once. */
+static __always_inline void udp_flow_touch(struct placement *flow)
+{
+    __u64 now = bpf_ktime_get_ns();
+
+    if (now - flow->seen > IDLE_AT_LEAST_NS)
+        __sync_lock_test_and_set(&flow->seen, now);
+    else
+        flow->seen = now;
+}
+
 /* Find the socket's flow to the listener, or place a new one in the room of the flow that was idle longest.
  * Returns 0 with the flow in *found, else the reason why there is none. */
 static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *config, struct listener *listener,
@@ -57,10 +69,12 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
     }
     *(volatile __u64 *)&flows->index = index; /* through memory, as in service_slot() */
     flow = &flows->flow[*(volatile __u64 *)&flows->index & (UDP_FLOWS - 1)];
-    if (hit && placement_goes_on(flow->placed)) {
-        flow->seen = bpf_ktime_get_ns();
-        *found = flow;
-        return 0;
+    if (hit) {
+        udp_flow_touch(flow);
+        if (placement_goes_on(*(volatile __u64 *)&flow->placed)) {
+            *found = flow;
+            return 0;
+        }
     }
     placement_release(flow, 0);
     placement_set_request(flow, request);

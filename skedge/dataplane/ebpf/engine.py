@@ -32,6 +32,8 @@ _SETTLE_S = 0.02  # longer than the moment between counting a connection and sto
 _TRIES = 3
 
 ServiceWorkload = tuple[ServiceKey, WorkloadId]
+Missing = tuple[int, int]
+"""What a slot's counters lack: of its open connections, and of those that hold a NAT port."""
 
 
 class EbpfEngine:
@@ -187,31 +189,37 @@ class EbpfEngine:
                 for ident, (epoch, deltas) in again.items():
                     if suspects[ident] == (epoch, deltas):
                         self._repair(ident, deltas)
-                        total += sum(abs(delta) for delta in deltas.values())
+                        total += sum(abs(number) for delta in deltas.values() for number in delta)
                 suspects = {ident: one for ident, one in again.items() if suspects[ident] != one}
             self.services.collect()
         return total
 
-    def _differences(self, idents: set[int]) -> dict[int, tuple[int, dict[int, int]]]:
-        """Return epoch and wrong slots (slot -> what is missing from the counter) of services that were quiet."""
+    def _differences(self, idents: set[int]) -> dict[int, tuple[int, dict[int, Missing]]]:
+        """Return epoch and wrong slots of services that were quiet."""
         before = {ident: self._maps.service(ident).epoch for ident in idents}
-        truth: Counter[tuple[int, int, int]] = Counter(
-            (record.service, record.slot, record.generation) for record in self._maps.placements()
-        )
-        found: dict[int, tuple[int, dict[int, int]]] = {}
+        open_: Counter[tuple[int, int, int]] = Counter()
+        nat: Counter[tuple[int, int, int]] = Counter()
+        for record in self._maps.placements():
+            where = record.service, record.slot, record.generation
+            open_[where] += 1
+            nat[where] += bool(record.placed & layout.PLACED_NAT)
+        found: dict[int, tuple[int, dict[int, Missing]]] = {}
         for ident in idents:
             value = self._maps.service(ident)
-            deltas = {
-                index: truth[ident, index, slot.generation] - slot.mine
-                for index, slot in enumerate(value.slots)
-                if truth[ident, index, slot.generation] != slot.mine
-            }
+            deltas: dict[int, Missing] = {}
+            for index, slot in enumerate(value.slots):
+                where = ident, index, slot.generation
+                if (open_[where], nat[where]) != (slot.mine, slot.nat):
+                    deltas[index] = open_[where] - slot.mine, nat[where] - slot.nat
             if deltas and value.epoch == before[ident]:
                 found[ident] = value.epoch, deltas
         return found
 
-    def _repair(self, ident: int, deltas: Mapping[int, int]) -> None:
-        staged = {index: layout.StagedSlot(layout.APPLY_DELTA, delta=delta) for index, delta in deltas.items()}
+    def _repair(self, ident: int, deltas: Mapping[int, Missing]) -> None:
+        apply = layout.APPLY_DELTA | layout.APPLY_NAT
+        staged = {
+            index: layout.StagedSlot(apply, delta=mine, rank=nat & layout.U32) for index, (mine, nat) in deltas.items()
+        }
         self._maps.apply(layout.Staged(ident, staged))
 
 

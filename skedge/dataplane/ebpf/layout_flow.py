@@ -15,7 +15,8 @@ from skedge.core.model import Protocol
 from skedge.dataplane.ebpf.layout_placement import PROTOCOL_OF, PlacementRecord, pack_address, unpack_address
 
 NANOSECONDS = 1_000_000_000
-KIND_SHIFT = 16
+KIND_SHIFT, GENERATION_SHIFT = 16, 32
+_BITS = (1 << GENERATION_SHIFT) - 1 & ~(0xF << KIND_SHIFT)
 
 
 class FlowBits(IntFlag):
@@ -29,6 +30,8 @@ class FlowBits(IntFlag):
     ENDED = 0x200
     PASSIVE = 0x400
     TAKEN = 0x800
+    ENDING = 0x100000
+    RESET = 0x200000
 
 
 class Kind(IntEnum):
@@ -172,7 +175,7 @@ class FlowEntry:
             unpack_address(destination),
             int.from_bytes(destination_port),
             seen,
-            FlowBits(state & (1 << KIND_SHIFT) - 1),
+            FlowBits(state & _BITS),
             state >> KIND_SHIFT & 0xF,
             placed,
         )

@@ -23,7 +23,8 @@ MAX_WORKLOADS = 256
 SIZES = (8, 32, 256)
 FIRST_CHOICE = 256
 NAME_SIZE = 64
-PLACED_VALID = 1 << 63
+PLACED_VALID, PLACED_NAT = 1 << 63, 1 << 31
+U32 = (1 << 32) - 1
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOLS.items()}
 
@@ -34,7 +35,7 @@ IN_FLAGS = {
     "off_host": OFF_HOST,
     "preserves_src": PRESERVES_SRC,
 }  # fields of a candidate as they are -> their bits
-APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA = (1 << bit for bit in range(5))
+APPLY_CONTROL, APPLY_OTHERS, APPLY_RESET, APPLY_RESUME, APPLY_DELTA, APPLY_NAT = (1 << bit for bit in range(6))
 
 _MAPPED = bytes(10) + b"\xff\xff"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -153,6 +156,38 @@ def test_a_flow_leaves_a_workload_that_is_gone_but_not_one_that_is_drained(site:
         assert client.recvfrom(9)[1] == LISTENER
         assert (site.open("a"), site.open("b")) == (0, 1)
     assert site.open() == 0
+
+
+def test_threads_on_one_socket(site: Site) -> None:
+    """Two threads send to two listeners, and two connect, on one socket whose flows are swept: what it stores is
+    what is counted, and its close ends all."""
+    listeners = [("127.0.0.1", 5400 + number) for number in range(2)]
+    for number, listener in enumerate(listeners):
+        target = site.server("127.0.0.1", UDP).target
+        site.service([candidate(f"w{number}", 0, target)], listener, name=f"u{number}", protocol=UDP)
+    until = time.monotonic() + 1.5
+
+    def again_and_again(act: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            while time.monotonic() < until:
+                with contextlib.suppress(OSError):
+                    act()
+
+        return run
+
+    with udp() as client:
+        acts = [again_and_again(lambda to=to: client.sendto(b"x", to)) for to in listeners]
+        acts += [again_and_again(lambda to=to: client.connect(to)) for to in listeners]
+        acts.append(again_and_again(lambda: site.engine.sweep_udp(time.monotonic(), 0.0015)))
+        threads = [threading.Thread(target=act) for act in acts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 1 <= site.open() <= 3
+        assert site.engine.reconcile_counts() == 0
+    assert site.open() == 0
+    assert site.engine.stale_picks() == 0
 
 
 def test_no_workload(site: Site) -> None:

@@ -20,7 +20,7 @@ from skedge.core.objects import Candidate, Endpoint, EndpointKey, ListenerKey, L
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
 from tests.integration.links.kit import Namespace
-from tests.integration.links.packets import ACK, L4, SYN, TCP, ip, sums_right, tcp
+from tests.integration.links.packets import ACK, L4, RST, SYN, TCP, ip, sums_right, tcp
 from tests.kit.rows import configure_nat
 
 from .kit import remote
@@ -533,6 +533,37 @@ def test_a_device_without_ethernet(world: World, v: int) -> None:
             device,
             ip(client, edge, L4(TCP, header[:4] + struct.pack(">I", 1009) + header[8:13] + b"\4" + header[14:], 16)),
         )
+        eventually(lambda: world.a.open() == 0, "the reset ends the count")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="this kernel has no TUN device")
+def test_a_reset_that_the_listener_does_not_believe_leaves_the_connection_counted(world: World) -> None:
+    """On its way to a socket of this host: far off it ends nothing; near enough, and the socket takes it back."""
+    server, candidate = workload(world, "near", 4)
+    edge, client, isn = "10.60.9.1", "10.60.9.9", 5000
+    world.a.service([candidate], (edge, LISTEN))
+    with tun(world.a.ns, "tun0") as device:
+        world.a.ns.ip("addr", "add", f"{edge}/24", "dev", "tun0")
+        world.a.ns.ip("link", "set", "tun0", "up")
+        world.a.ns(world.a.lan.put, "tun0", world.a.ns(world.a.lan.devices, ["tun0"])["tun0"])
+
+        def send(flags: int, sequence: int, acknowledged: int = 0) -> None:
+            os.write(device, ip(client, edge, tcp(20000, LISTEN, flags, b"", sequence, acknowledged)))
+
+        send(SYN, isn)
+        answer = receive(device, 4)
+        acknowledged = int.from_bytes(answer[24:28]) + 1
+        send(RST, isn + (1 << 30))
+        time.sleep(0.05)
+        assert world.a.open() == 1
+        send(RST, isn + 1_000_000)
+        eventually(lambda: world.a.open() == 0, "near enough")
+        send(ACK, isn + 1, acknowledged)
+        eventually(lambda: server.accepted, "accepted")
+        eventually(lambda: world.a.open() == 1, "counted again")
+        assert [workload.site for _, workload in world.a.engine.suspended()] == []
+        assert world.a.engine.reconcile_counts() == 0
+        send(RST, isn + 1)
         eventually(lambda: world.a.open() == 0, "the reset ends the count")
 
 

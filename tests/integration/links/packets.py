@@ -26,8 +26,11 @@ class L4:
     sum_at: int | None  # where its checksum stands
 
 
-def tcp(sport: int, dport: int, flags: int = SYN, payload: bytes = b"") -> L4:
-    return L4(TCP, struct.pack(">HHIIBBHHH", sport, dport, 1000, 0, 0x50, flags, 64000, 0, 0) + payload, 16)
+def tcp(
+    sport: int, dport: int, flags: int = SYN, payload: bytes = b"", sequence: int = 1000, acknowledged: int = 0
+) -> L4:
+    numbers = sequence % (1 << 32), acknowledged % (1 << 32)
+    return L4(TCP, struct.pack(">HHIIBBHHH", sport, dport, *numbers, 0x50, flags, 64000, 0, 0) + payload, 16)
 
 
 def udp(sport: int, dport: int, payload: bytes = b"hi") -> L4:

@@ -30,31 +30,46 @@ static __always_inline void nat_key_from_sock(struct bpf_sock_ops *ops, struct n
     key->to[3] = to4;
 }
 
+/* Take hold of the flow of a connection that is established: one that lives, or that a reset ended which was none. */
+static __always_inline int flow_hand_over(struct nat_flow *flow, __u64 state)
+{
+    if (state_change(flow, state, FLOW_TAKEN | FLOW_ENDING, FLOW_TAKEN | FLOW_ENDING | FLOW_ENDED))
+        return 1;
+    return (state_read(flow) & FLOW_RESET) && state_change(flow, state, FLOW_TAKEN, FLOW_TAKEN);
+}
+
 /* A socket that was accepted: when it is a LAN client's, its placement moves to it. Returns whether it did. */
 static __always_inline int placement_take_over(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
     __u32 port = ops->local_port, word = port >> 6 & (PORT_WORDS / 2 - 1);
     __u64 *ports = ports_v1.lookup(&word), placed;
     struct placement *from, *to;
+    struct nat_flow *flow;
     struct nat_key key;
+    __u64 state;
 
     if (!ports || !(*ports >> (port & 63) & 1))
         return 0;
     nat_key_from_sock(ops, &key);
+    flow = nat_flows_v1.lookup(&key);
     from = nat_placements_v1.lookup(&key);
-    if (!from || !from->placed)
+    if (!flow || !from)
+        return 0;
+    state = state_read(flow);
+    if (KIND_OF(state) != KIND_LOCAL || !placement_is_of(from, state))
         return 0;
     to = placement_create(sk);
-    if (!to)
+    if (!to || !flow_hand_over(flow, state))
         return 0;
     __builtin_memcpy(to, from, sizeof(*to));
     to->placed = 0;
     to->passive = 1;
     placed = __sync_lock_test_and_set(&from->placed, 0);
+    if (!placed && flow->placed && workload_count_again(flow->placed))
+        placed = flow->placed;
     if (placed)
         __sync_lock_test_and_set(&to->placed, placed);
-    nat_flows_v1.delete(&key);
-    nat_placements_v1.delete(&key);
+    flow_delete_held(&key, state);
     return placed != 0;
 }
 

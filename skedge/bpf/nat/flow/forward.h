@@ -199,12 +199,14 @@ INLINE int flow_carry(struct __sk_buff *skb, const struct nat_config *config, st
 {
     __u64 now = bpf_ktime_get_coarse_ns();
 
-    if (flow->seen != now)
+    if (flow->seen != now) {
         flow->seen = now;
+        flow_store_numbers(skb, p, flow);
+    }
     if (p->tcp_flags & TCP_TURNS)
-        flow_track(&p->key, flow, p->tcp_flags);
-    else if (!(flow->state & FLOW_ACK))
-        __sync_fetch_and_or(&flow->state, FLOW_ACK);
+        flow_track(skb, p, flow);
+    else if ((flow->state & (FLOW_ACK | FLOW_ENDED)) != FLOW_ACK)
+        flow_goes_on(p, flow);
     return flow_forward(skb, config, p, flow);
 }
 

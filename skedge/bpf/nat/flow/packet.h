@@ -101,6 +101,8 @@ INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 l
     end = (const __u8 *)(long)skb->data_end;
     p->l3 = link;
     p->tcp_flags = 0;
+    p->key.protocol = 0; /* of what is not even IP: nothing may be taken for ICMP */
+    p->v6 = 0;
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         if (ip + IP4_LENGTH > end)
             return REASON_MALFORMED;

@@ -6,6 +6,7 @@
 
 #define PORT_TRIES 64
 #define PASSIVE_TRIES 48 /* until here, ports that the workload may have in TIME_WAIT are left alone */
+#define RESTING_TRIES 24 /* until here, ports of connections that were reset a moment ago */
 #define PASSIVE_TRIES_REMOTE 4 /* other sites' hosts take such a port, at about the cost of as many tries */
 
 /* A placement of nothing. */
@@ -28,11 +29,20 @@ INLINE int flow_is_from_nat_address(const struct nat_addresses *nat, const struc
 }
 
 #define TRY_ANOTHER 0x100ull
+#define RESET_RESTS_NS 2000000000ull /* so long after a reset the next packet would show that it was none */
 
-/* Put the reply entry under one port (@own: the client's) that is free, or that of a flow which has ended (@passive:
- * even if the workload may have that one in TIME_WAIT). The port becomes flow.from_port. Returns 0, TRY_ANOTHER or
- * REASON_TABLE_FULL. */
-INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int own, int passive)
+/* Whether the port of a flow that has ended is better left alone: the workload may have it in TIME_WAIT (not asked with
+ * @passive), or it was reset a moment ago, or still has packets (not asked with @resting). */
+INLINE int port_is_spared(const struct nat_flow *old, __u64 state, __u64 now, int passive, int resting)
+{
+    if ((state & FLOW_PASSIVE) && !passive)
+        return 1;
+    return (state & FLOW_RESET) && !resting && now < old->seen + RESET_RESTS_NS;
+}
+
+/* Put the reply entry under one port (@own: the client's) that is free, or that of a flow which has ended. The port becomes
+ * flow.from_port. Returns 0, TRY_ANOTHER or REASON_TABLE_FULL. */
+INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int own, int passive, int resting)
 {
     __u32 low = config->low, range = (__u32)config->high - low + 1, zero = 0;
     struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
@@ -50,12 +60,16 @@ INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int ow
     old = nat_flows_v1.lookup(&m->answer);
     if (!old)
         return REASON_TABLE_FULL;
-    state = old->state;
-    if (!(state & FLOW_ENDED) || ((state & FLOW_PASSIVE) && !passive) || !flow_claim(old))
+    state = state_read(old);
+    if (!(state & FLOW_ENDED) || port_is_spared(old, state, m->reply.seen, passive, resting) ||
+        !state_change(old, state, FLOW_TAKEN, FLOW_TAKEN))
         return TRY_ANOTHER;
+    if (nat_flows_v1.lookup(&m->answer) != old) { /* its memory was another flow's already, which is left as it was */
+        __sync_fetch_and_and(&old->state, ~FLOW_TAKEN);
+        return TRY_ANOTHER;
+    }
     flow_reply_key(old, m->answer.protocol, &m->ended);
-    nat_flows_v1.delete(&m->ended);
-    nat_placements_v1.delete(&m->ended);
+    flow_delete_held(&m->ended, state);
     if (!nat_flows_v1.update(&m->answer, &m->reply))
         return 0;
     nat_flows_v1.delete(&m->answer);
@@ -72,7 +86,7 @@ INLINE int port_allocate(const struct nat_config *config, struct scratch *m)
 
 #pragma clang loop unroll(disable)
     for (int i = 0; i < PORT_TRIES; i++) {
-        result = port_try(config, m, m->preserves_src && !i, i >= spared);
+        result = port_try(config, m, m->preserves_src && !i, i >= spared, i >= RESTING_TRIES);
         OPAQUE(result);
         if (result != TRY_ANOTHER)
             return result;
@@ -80,15 +94,16 @@ INLINE int port_allocate(const struct nat_config *config, struct scratch *m)
     return REASON_NO_PORT;
 }
 
-/* Make the flow of packets like @key. Returns 0 or the reason why not. */
+/* Make the flow of packets like @key; the scratch has its generation. Returns 0, the reason why not, or -1 when its placement
+ * was taken away. */
 INLINE int flow_create(const struct nat_config *config, struct nat_key *key, struct scratch *m)
 {
     __u64 kind = m->kind;
     int reason;
 
     m->flow.seen = m->reply.seen = bpf_ktime_get_coarse_ns();
-    m->flow.state = kind << FLOW_KIND_SHIFT | (key->protocol == IPPROTO_TCP ? FLOW_SYN : 0);
-    m->reply.state = kind << FLOW_KIND_SHIFT | FLOW_REPLY;
+    m->reply.state = m->flow.state | kind << FLOW_KIND_SHIFT | FLOW_REPLY;
+    m->flow.state |= kind << FLOW_KIND_SHIFT | (key->protocol == IPPROTO_TCP ? FLOW_SYN : 0);
     address_copy(m->reply.from, key->to);
     address_copy(m->reply.to, key->from);
     m->reply.from_port = key->to_port;
@@ -99,10 +114,10 @@ INLINE int flow_create(const struct nat_config *config, struct nat_key *key, str
     reason = port_allocate(config, m);
     if (reason)
         return reason;
-    if (!nat_flows_v1.update(key, &m->flow))
-        return 0;
-    nat_flows_v1.delete(&m->answer);
-    return REASON_TABLE_FULL;
+    reason = flow_insert(key, &m->flow);
+    if (reason)
+        nat_flows_v1.delete(&m->answer);
+    return reason;
 }
 
 /* Reserve the flow's place, before anything is counted: only one processor gets it. Returns 0 with the room for the

@@ -121,7 +121,7 @@ INLINE int tcp_socket_state(struct __sk_buff *skb, const struct lan_packet *p)
  * the workload is suspended and the stack refuses the client, as a connect of this host would be. */
 INLINE int tcp_deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow)
 {
-    int error;
+    int error, reason;
 
     if (tcp_socket_state(skb, p) == STATE_TIME_WAIT)
         return NOT_ASSIGNABLE;
@@ -129,20 +129,19 @@ INLINE int tcp_deliver(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
     if (error == -ESOCKTNOSUPPORT)
         return NOT_ASSIGNABLE;
     if (error) {
-        flow_release(&p->key, 1);
-        nat_placements_v1.delete(&p->key);
+        flow_abolish(&p->key, flow->state, 1);
         drop_count(REASON_WORKLOAD_CLOSED);
         return socket_exists(skb, p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
     }
     flow->seen = bpf_ktime_get_coarse_ns();
-    flow->state = KIND_LOCAL << FLOW_KIND_SHIFT | FLOW_SYN;
-    if (nat_flows_v1.update(&p->key, flow)) {
-        flow_release(&p->key, 0);
-        nat_placements_v1.delete(&p->key);
-        drops_v1.increment(REASON_TABLE_FULL);
-        return TC_ACT_SHOT;
+    flow->state |= KIND_LOCAL << FLOW_KIND_SHIFT | FLOW_SYN;
+    flow->sum = tcp_number_next(skb, p);
+    reason = flow_insert(&p->key, flow);
+    if (reason > 0) {
+        flow_abolish(&p->key, flow->state, 0);
+        drops_v1.increment(reason);
     }
-    return TC_ACT_UNSPEC;
+    return reason ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* A packet of a handshake that goes on: a SYN sent again, or the answer to a SYN cookie. */

@@ -25,13 +25,14 @@ struct nat_flow {
     __u32 to[4];
     __u16 from_port; /* NBO */
     __u16 to_port;
-    __u32 sum;    /* how the addresses change a checksum */
+    __u32 sum;    /* how the addresses change a checksum; KIND_LOCAL: the sequence number that follows the SYN */
     __u64 seen;   /* last packet, ns since boot (coarse) */
     __u64 state;  /* FLOW_*; changed by atomic operations only */
-    __u64 placed; /* forward direction: a copy of the placement word, to look the workload up by; 0: none */
+    __u64 placed; /* forward: a copy of the placement word, to look the workload up by; 0: none. Reply, TCP: the workload's
+                   * sequence number (upper half) and what it has acknowledged, see nat/flow/tcp_track.h; 0: not known */
 };
 
-/* nat_flow.state: what packets of this direction have said, and what the flow is. */
+/* nat_flow.state: what packets of this direction have said, and what the flow is. Its discipline: nat/flow/conntrack.h. */
 #define FLOW_FIN 0x01ull
 #define FLOW_SYN 0x02ull
 #define FLOW_RST 0x04ull
@@ -39,8 +40,11 @@ struct nat_flow {
 #define FLOW_REPLY 0x100ull     /* this is the workload's direction */
 #define FLOW_ENDED 0x200ull     /* the connection is over, the count given back; the entry waits for late packets */
 #define FLOW_PASSIVE 0x400ull   /* reply: the workload closed first, and has the connection in TIME_WAIT */
-#define FLOW_TAKEN 0x800ull     /* reply: another flow is taking the port over */
+#define FLOW_TAKEN 0x800ull     /* the one who set it alone deletes the flow, takes its port over or revives it */
+#define FLOW_ENDING 0x100000ull /* forward: the one who set it gives the count back */
+#define FLOW_RESET 0x200000ull  /* it ended by a reset, so its port rests for a while */
 #define FLOW_KIND_SHIFT 16
+#define FLOW_GENERATION_SHIFT 32 /* the upper half tells a flow from others that have or had its key or memory */
 #define KIND_LOCAL 1ull   /* to a socket of this host, which gets the SYN as it is */
 #define KIND_LOOP 5ull    /* the same by NAT over lo: UDP, and what cannot be assigned (SO_REUSEPORT before Linux 6.6) */
 #define KIND_REMOTE 2ull  /* to another site's endpoint */
