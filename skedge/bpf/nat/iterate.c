@@ -17,6 +17,7 @@
 #include "common/iterators.h"
 
 #define TIME_WAIT_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
+#define EXCHANGE_NS 2000000000ull /* packets of a UDP flow over more than this make it a stream, as in nf_conntrack */
 #define UNFINISHED_NS 1000000000ull /* a flow whose creation never came to its end */
 
 /* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
@@ -27,11 +28,15 @@ struct bpf_iter__bpf_map_elem {
     void *value;
 };
 
-/* How long the flow may be idle as it is now. */
-INLINE __u64 flow_timeout(const struct nat_config *config, const struct nat_key *key, __u64 said, __u64 answered)
+/* How long a UDP flow may be idle that was placed at @placed_at and had its last packet at @seen. */
+INLINE __u64 udp_timeout(const struct nat_config *config, const struct nat_addresses *nat, __u64 placed_at, __u64 seen)
 {
-    if (key->protocol == IPPROTO_UDP)
-        return config->udp;
+    return nat && nat->udp_stream && seen > placed_at + EXCHANGE_NS ? nat->udp_stream : config->udp;
+}
+
+/* How long the flow may be idle as it is now. One whose client alone has closed may wait for its answer. */
+INLINE __u64 flow_timeout(const struct nat_config *config, __u64 said, __u64 answered)
+{
     if (said & FLOW_ENDED) /* another site's host takes a port in TIME_WAIT, a machine of a LAN may not */
         return (answered & FLOW_PASSIVE) && KIND_OF(said) != KIND_REMOTE && config->closed &&
                        config->closed < TIME_WAIT_NS ? TIME_WAIT_NS : config->closed;
@@ -86,7 +91,7 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     struct placement *placement = ctx->value;
     struct nat_flow *flow, *reply = 0;
     struct nat_key key, answer;
-    __u64 seen, now = bpf_ktime_get_ns(), said, answered;
+    __u64 seen, now = bpf_ktime_get_ns(), said, answered, timeout;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
 
@@ -107,7 +112,10 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     seen = flow->seen;
     if (reply && reply->seen > seen)
         seen = reply->seen;
-    if (now > seen && now - seen > flow_timeout(config, &key, said, answered)) {
+    timeout = key.protocol == IPPROTO_UDP
+                  ? udp_timeout(config, nat_addresses_v1.lookup(&zero), placement->placed_at, seen)
+                  : flow_timeout(config, said, answered);
+    if (now > seen && now - seen > timeout) {
         /* A SYN that nobody answered says the same of the workload as at connect time. */
         flow_delete(&key, flow, said,
                     key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));

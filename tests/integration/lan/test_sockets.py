@@ -473,6 +473,26 @@ def test_answers_to_the_hosts_own_sockets_are_theirs(world: World, v: int, conne
     assert world.a.open() == 1
 
 
+def test_udp_has_two_ages(world: World) -> None:
+    """One exchange ends soon; what went on for some seconds is a stream."""
+    _, datagrams = workload(world, "there", 4, kind=socket.SOCK_DGRAM)
+    world.a.service([datagrams], *listeners(4), name="dns", protocol=Protocol.UDP)
+    once, often = (world.socket(world.client, socket.SOCK_DGRAM, EDGE_A[4]) for _ in range(2))
+
+    def ask(one: socket.socket) -> None:
+        one.sendto(b"q", (EDGE_A[4], LISTEN))
+        assert one.recv(9) == b"q"
+
+    ask(once)
+    ask(often)
+    time.sleep(2.2)
+    ask(often)
+    time.sleep(0.5)
+    world.configure_nat(world.a, udp_s=0.4)
+    world.a.flows.sweep()
+    assert [record.key.source_port for record in world.a.flows.records()] == [often.getsockname()[1]]
+
+
 @pytest.mark.parametrize("where", KINDS)
 def test_receipts(world: World, where: str) -> None:
     server, candidate = workload(world, where, 4, cost=7)
