@@ -1,0 +1,55 @@
+"""Whether anybody accepts what the kernel's handshake let in (pure): a listening socket's queue may have no reader.
+
+A TCP handshake says nothing of that: a published container port is often held by a socket that only reserves it.
+A probe's own connection stays in that queue, closed or not, until a program takes it out; so probes need not wait for
+it, a later one looks. A busy server is not blamed: it took one of ours, or holds a connection that it took before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from skedge.core.objects import Target
+
+PATIENCE_S = 3.0
+CONNECTIONS = 3  # so many must have been left
+HELD_MAX = 16
+
+Pair = tuple[Target, Target]
+
+
+class AcceptQueue:
+    """The connections of one workload's probes that nobody has taken yet.
+
+    ``waits(own, asked)`` tells it of one; ``serves()`` whether the workload holds any connection: asked seldom.
+    """
+
+    def __init__(self, waits: Callable[[Target, Target], bool], serves: Callable[[], bool]) -> None:
+        self._waits, self._serves = waits, serves
+        self._left: list[Pair] = []
+        self._since = 0.0
+
+    def opened(self, pair: Pair, now: float) -> None:
+        """Note a connection of a probe."""
+        if not self._left:
+            self._since = now
+        if len(self._left) < HELD_MAX:
+            self._left.append(pair)
+
+    def answered(self) -> None:
+        """Forget all: the workload said something."""
+        self._left = []
+
+    def waiting(self, now: float) -> bool:
+        """Tell whether any is left."""
+        left = [pair for pair in self._left if self._waits(*pair)]
+        if len(left) < len(self._left):
+            self._since = now
+        self._left = left
+        return bool(left)
+
+    def stuck(self, now: float) -> bool:
+        """Tell whether nobody accepts: some wait, none was taken for a while, and none is held from before."""
+        if not self.waiting(now) or len(self._left) < CONNECTIONS or now - self._since < PATIENCE_S:
+            return False
+        return not self._serves()
