@@ -218,7 +218,7 @@ class _Check:
             raise ProbeFailed(NOBODY_ACCEPTS)  # and no more of them into the queue
         sock, asked = await self._resolver.connect()
         self._follow(Target(*sock.getsockname()[:2]), asked)
-        await converse(sock, self.target.host, self.target.port, health)
+        await converse(sock, asked, self.target.host, health)
         if health.tls or health.type is HealthType.HTTP:
             self._queue.answered()
 

@@ -8,14 +8,16 @@ import ssl
 import time
 
 from skedge.control.health import tls
-from skedge.control.health.probe_failed import ProbeFailed
+from skedge.control.health.probe_failed import Misunderstood, ProbeFailed
 from skedge.control.sockets import exempt
 from skedge.core.model import Health, HealthType
+from skedge.core.names import address_port
 from skedge.core.objects import Target
 
 RESOLVE_S = 30.0  # a host name is looked up again after so long, or when a probe fails
 STATUS_LINE_MAX = 4096  # bytes
-TLS_ALERT = b"\x15\x03"  # how a server that speaks TLS may answer one that does not
+HANDSHAKE_S = 0.3  # for a second question to a server whose answer to the first is bad anyway
+BAD_REQUEST = 400
 
 Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as getaddrinfo gives them
 
@@ -74,8 +76,13 @@ async def _connect(family: socket.AddressFamily, address: Address) -> socket.soc
     return sock
 
 
-async def converse(sock: socket.socket, host: str, port: int, health: Health) -> None:
-    """Do over a connected socket what the check asks for beyond a connect; closes it. Raises ProbeFailed, OSError."""
+async def converse(sock: socket.socket, at: Target, host: str, health: Health) -> None:
+    """Do over a socket connected to ``at`` what the check of a host asks for beyond that; closes it.
+
+    Raises:
+        ProbeFailed: what came was not what was asked for.
+        OSError: nothing came.
+    """
     if not health.tls and health.type is not HealthType.HTTP:
         sock.close()
         return
@@ -86,9 +93,25 @@ async def converse(sock: socket.socket, host: str, port: int, health: Health) ->
         raise
     try:
         if health.type is HealthType.HTTP:
-            await _ask_http(reader, writer, health.host or _host_header(host, port), health.path)
+            await _ask_http(reader, writer, health.host or address_port(host, at.port), health.path)
+    except (Misunderstood, ConnectionError):
+        if not health.tls and await _speaks_tls(at):
+            raise ProbeFailed("TLS: the server speaks TLS; give the check tls: true") from None
+        raise
     finally:
         writer.transport.abort()
+
+
+async def _speaks_tls(at: Target) -> bool:
+    """Return whether a server that did not understand HTTP understands TLS."""
+    family = socket.AF_INET6 if ":" in at.address else socket.AF_INET
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            sock = await _connect(family, (at.address, at.port))
+            await converse(sock, at, at.address, Health(tls=True, tls_verify=False))
+    except (OSError, ProbeFailed):
+        return False
+    return True
 
 
 async def _open(sock: socket.socket, host: str, health: Health) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -105,10 +128,6 @@ async def _open(sock: socket.socket, host: str, health: Health) -> tuple[asyncio
         raise ProbeFailed("TLS: closed during the handshake") from error
 
 
-def _host_header(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 async def _ask_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, path: str) -> None:
     """GET ``path``; 200..399 is good. Raises ProbeFailed or OSError."""
     request = f"GET {path} HTTP/1.1\r\nHost: {name}\r\nUser-Agent: skedge\r\nConnection: close\r\n\r\n"
@@ -116,18 +135,16 @@ async def _ask_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     try:
         line = await reader.readline()
     except ValueError as error:  # longer than the limit
-        raise ProbeFailed("the answer is not HTTP") from error
+        raise Misunderstood("the answer is not HTTP") from error
     except ssl.SSLError as error:  # with TLS 1.3 a server refuses a client after the handshake
         raise ProbeFailed(tls.sentence(error)) from error
     status = http_status(line)
     if not 200 <= status < 400:
-        raise ProbeFailed(f"answered {status}")
+        raise (Misunderstood if status == BAD_REQUEST else ProbeFailed)(f"answered {status}")
 
 
 def http_status(line: bytes) -> int:
     """Return the status code of an HTTP status line (RFC 9112). Raises ProbeFailed."""
-    if line.startswith(TLS_ALERT):
-        raise ProbeFailed("TLS: the server speaks TLS; give the check tls: true")
     version, _, rest = line.partition(b" ")
     code = rest[:3]
     if (
@@ -136,5 +153,5 @@ def http_status(line: bytes) -> int:
         or not code.isdigit()
         or rest[3:4] not in (b" ", b"\r", b"\n")
     ):
-        raise ProbeFailed("the answer is not HTTP" if line else "closed without an answer")
+        raise Misunderstood("the answer is not HTTP" if line else "closed without an answer")
     return int(code)
