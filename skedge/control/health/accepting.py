@@ -33,8 +33,7 @@ class AcceptQueue:
         """Note a connection of a probe."""
         if not self._left:
             self._since = now
-        if len(self._left) < HELD_MAX:
-            self._left.append(pair)
+        self._left = [*self._left, pair][-HELD_MAX:]  # of a group of sockets one may hang while others serve
 
     def answered(self) -> None:
         """Forget all: the workload said something."""
@@ -48,8 +47,11 @@ class AcceptQueue:
         self._left = left
         return bool(left)
 
+    def silent(self, now: float) -> bool:
+        """Tell whether some wait, and nobody holds any."""
+        return self.waiting(now) and not self._serves()
+
     def stuck(self, now: float) -> bool:
-        """Tell whether nobody accepts: some wait, none was taken for a while, and none is held from before."""
-        if not self.waiting(now) or len(self._left) < CONNECTIONS or now - self._since < PATIENCE_S:
-            return False
-        return not self._serves()
+        """Tell whether nobody accepts: several wait, none was taken for a while, and none is held from before."""
+        long = self.waiting(now) and len(self._left) >= CONNECTIONS and now - self._since >= PATIENCE_S
+        return long and not self._serves()

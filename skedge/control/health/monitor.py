@@ -192,8 +192,8 @@ class _Check:
             async with asyncio.timeout(health.timeout_s):
                 await self._ask(health)
         except TimeoutError:
-            waiting = self._queue.waiting(time.monotonic())
-            return NOBODY_ACCEPTS if waiting else f"no answer within {health.timeout_s:g} s"
+            silent = self._queue.silent(time.monotonic())
+            return NOBODY_ACCEPTS if silent else f"no answer within {health.timeout_s:g} s"
         except ProbeFailed as failed:
             return str(failed)
         except OSError as error:
