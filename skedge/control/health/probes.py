@@ -94,9 +94,11 @@ async def converse(sock: socket.socket, at: Target, host: str, health: Health) -
     try:
         if health.type is HealthType.HTTP:
             await _ask_http(reader, writer, health.host or address_port(host, at.port), health.path)
-    except (Misunderstood, ConnectionError):
+    except (Misunderstood, ConnectionError) as error:
+        if health.tls and isinstance(error, ConnectionError):
+            raise ProbeFailed("TLS: closed after the handshake; does it want a client's certificate?") from error
         if not health.tls and await _speaks_tls(at):
-            raise ProbeFailed("TLS: the server speaks TLS; give the check tls: true") from None
+            raise ProbeFailed("TLS: the server speaks TLS; give the check tls: true") from error
         raise
     finally:
         writer.transport.abort()
