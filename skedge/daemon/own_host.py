@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from skedge.control.health.accepting import DatagramQueue
 from skedge.control.health.probe_failed import ProbeFailed
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate.own_records import is_own
@@ -24,15 +25,22 @@ class OwnHost:
     def __init__(self, state: State) -> None:
         self._state = state
         self._blind_until = 0.0
+        self._datagrams: dict[Target, DatagramQueue] = {}
 
     def bound(self, address: str, port: int) -> None:
         """Look for the socket of a UDP workload; of one on another machine it cannot be told. Raises ProbeFailed."""
         target = Target(address, port)
         try:
-            if self._here(target) and not sock_diag.takes_datagrams(target):
-                raise ProbeFailed("no UDP socket is bound to it")
+            sockets = sock_diag.datagram_sockets(target) if self._here(target) else None
         except DataplaneError as error:
             raise ProbeFailed(str(error)) from error
+        if sockets is None:
+            return
+        if not sockets:
+            raise ProbeFailed("no UDP socket is bound to it")
+        queue = self._datagrams.setdefault(target, DatagramQueue())
+        if queue.stuck(sum(one.queued for one in sockets), time.monotonic()):
+            raise ProbeFailed("a UDP socket is bound to it, but nothing reads from that")
 
     def led_to(self, own: Target, asked: Target) -> Target:
         """Return where a connection went; where that cannot be told, as it was asked for."""

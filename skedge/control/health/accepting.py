@@ -14,6 +14,8 @@ from skedge.core.objects import Target
 PATIENCE_S = 3.0
 CONNECTIONS = 3  # so many must have been left
 HELD_MAX = 16
+UNREAD_S = 10.0
+UNREAD_MAX = 65536  # bytes; a queue with more may be that of a server which reads, and cannot keep up
 
 Pair = tuple[Target, Target]
 
@@ -55,3 +57,18 @@ class AcceptQueue:
         """Tell whether nobody accepts: several wait, none was taken for a while, and none is held from before."""
         long = self.waiting(now) and len(self._left) >= CONNECTIONS and now - self._since >= PATIENCE_S
         return long and not self._serves()
+
+
+class DatagramQueue:
+    """What lies unread in a UDP workload's socket: one that only reserves a port keeps all that it ever got."""
+
+    def __init__(self) -> None:
+        self._last, self._since, self._stuck = 0, 0.0, False
+
+    def stuck(self, queued: int, now: float) -> bool:
+        """Take how many bytes lie there; tell whether nobody reads: for long it has become no less, nor much."""
+        if queued == 0 or queued < self._last or self._last == 0:
+            self._since, self._stuck = now, False
+        self._last = queued
+        self._stuck = self._stuck or (now - self._since >= UNREAD_S and queued <= UNREAD_MAX)
+        return self._stuck

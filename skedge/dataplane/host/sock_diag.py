@@ -29,6 +29,7 @@ _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _ID = struct.Struct(">HH16s16s4x8s")  # ports and addresses in network order; interface 0; cookie as it came
 _FIXED = 72  # size of struct inet_diag_msg
 _EXPIRES = 52  # family, state and identity (addresses, ports, cookie) end here; queue lengths and the like follow
+_QUEUED = 56
 _INODE = 68  # of the file that a program has the socket by; 0 while it has none, as in the queue of a listening socket
 _ANY_COOKIE = b"\xff" * 8
 _SKV6ONLY = 11
@@ -36,7 +37,7 @@ _SKV6ONLY = 11
 
 @dataclass(frozen=True, slots=True)
 class SocketInfo:
-    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by."""
+    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by, ``queued`` what was not read yet."""
 
     family: int
     state: int
@@ -45,6 +46,7 @@ class SocketInfo:
     cookie: bytes
     v6only: bool = False
     inode: int = 0
+    queued: int = 0
 
 
 def _address(family: int, raw: bytes) -> str:
@@ -56,8 +58,8 @@ def _parse(message: bytes) -> SocketInfo:
     family, state = message[0], message[1]
     source_port, port, source, destination, cookie = _ID.unpack_from(message, 4)
     local, remote = Target(_address(family, source), source_port), Target(_address(family, destination), port)
-    (inode,) = struct.unpack_from("=I", message, _INODE)
-    return SocketInfo(family, state, local, remote, cookie, _v6only(message), inode)
+    (queued,), (inode,) = (struct.unpack_from("=I", message, at) for at in (_QUEUED, _INODE))
+    return SocketInfo(family, state, local, remote, cookie, _v6only(message), inode, queued)
 
 
 def _v6only(message: bytes) -> bool:
@@ -160,11 +162,11 @@ def listening(protocol: Protocol = Protocol.TCP) -> list[SocketInfo]:
     return [info for info in dump(protocol, 1 << state) if info.remote.port == 0 and info.local.port]
 
 
-def takes_datagrams(target: Target) -> bool:
-    """Return whether a UDP socket of this namespace takes anybody's datagrams to the target. Raises DataplaneError."""
+def datagram_sockets(target: Target) -> list[SocketInfo]:
+    """Return the UDP sockets of this namespace that take anybody's datagrams to the target. Raises DataplaneError."""
     bound = [info for info in dump(Protocol.UDP, 1 << _CLOSE, target.port) if info.remote.port == 0]
     version = ip_address(_plain(target.address)).version
-    return any(_takes(info, version, str(ip_address(_plain(target.address)))) for info in bound)
+    return [info for info in bound if _takes(info, version, str(ip_address(_plain(target.address))))]
 
 
 def waits_for_accept(client: Target, server: Target) -> bool:

@@ -206,3 +206,57 @@ def test_the_translated_place_is_told_and_its_own_socket_is_not_asked(ns: Namesp
         seen = watched(ns, asked, 5, unhealthy)
         assert (seen.cause, seen.at) == (NOBODY_ACCEPTS, Target("127.0.0.1", asked))
         container.shutdown(socket.SHUT_RDWR)
+
+
+# ---- datagrams --------------------------------------------------------------------------------------------------
+
+
+def bound_udp(ns: Namespace) -> socket.socket:
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("127.0.0.1", 0))
+        made.settimeout(5)
+        return made
+
+    return ns(make)
+
+
+def test_datagrams_that_nobody_reads(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container engine reserves a UDP port; one who reads is not blamed, however much comes."""
+    monkeypatch.setattr(accepting, "UNREAD_S", 0.4)
+    with bound_udp(ns) as deaf, bound_udp(ns) as sender:
+        port = deaf.getsockname()[1]
+        assert watched(ns, port, 1, unhealthy, type=HealthType.SOCKET).healthy, "nothing came yet"
+        sender.sendto(b"?", ("127.0.0.1", port))
+        seen = watched(ns, port, 5, unhealthy, type=HealthType.SOCKET)
+        assert seen.cause == "a UDP socket is bound to it, but nothing reads from that"
+        deaf.recv(100)
+        assert watched(ns, port, 1, unhealthy, type=HealthType.SOCKET).healthy, "it was read"
+
+
+def test_a_udp_server_that_reads_is_not_blamed(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "UNREAD_S", 0.4)
+    with bound_udp(ns) as server, bound_udp(ns) as sender:
+        port = server.getsockname()[1]
+        over = threading.Event()
+
+        def send() -> None:
+            while not over.is_set():
+                for _ in range(5):
+                    sender.sendto(b"?" * 500, ("127.0.0.1", port))
+                time.sleep(0.02)
+
+        def read() -> None:  # for a moment, then not for longer than the check is patient less two looks
+            while not over.is_set():
+                for _ in range(60):
+                    server.recv(1000)
+                time.sleep(0.25)
+
+        threads = [threading.Thread(target=one, daemon=True) for one in (send, read)]
+        for one in threads:
+            one.start()
+        seen = watched(ns, port, 2.5, unhealthy, type=HealthType.SOCKET)
+        assert (seen.healthy, seen.bad) == (True, 0), seen
+        over.set()
+        for one in threads:
+            one.join(10)
