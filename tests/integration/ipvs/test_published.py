@@ -51,7 +51,7 @@ def test_without_programs_a_published_port_is_refused_by_name(tmp_path: Path) ->
         a, b = line.sites["a"], line.sites["b"]
         listening(a, PORT)
         publish(a, line.container.address, 9191)
-        until(lambda: reasons(a) == ["engine"] and reasons(b) == ["no-family"], 10, "chosen nowhere")
+        until(lambda: reasons(a) == ["published-by-dnat"] and reasons(b) == ["no-family"], 10, "chosen nowhere")
         what = "the host's own DNAT leads its port to where this site does not deliver"
         where = f"port {PORT} of {HOST} is published by DNAT to {line.container.address}:9191"
         way_out = "give engine: ebpf, or let the server listen on the host itself"

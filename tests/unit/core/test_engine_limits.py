@@ -97,6 +97,7 @@ def test_a_published_port_is_refused_by_name_where_it_cannot_be_followed() -> No
     wanted = {Skipped("workload", str(WorkloadId("A", name)), Reason.PUBLISHED_BY_DNAT) for name in CONTAINER}
     ipvs = compute(site(EngineKind.IPVS, Listener(SERVICE, 80)), CONTAINER)
     assert wanted <= set(ipvs.skipped)
+    assert {outs(ipvs)[name] for name in CONTAINER} == {Reason.PUBLISHED_BY_DNAT}
     assert not {EndpointKey(61001), EndpointKey(61002)} & set(ipvs.endpoints)
     nowhere = replace(site(EngineKind.EBPF, Listener(SERVICE, 80)), lan=Lan(devices=()))
     assert wanted <= set(compute(nowhere, CONTAINER).skipped)
