@@ -120,7 +120,7 @@ def unhealthy(state: HealthState) -> bool:
 
 
 @pytest.mark.parametrize("more", [{}, {"type": HealthType.HTTP}], ids=["tcp", "http"])
-@pytest.mark.parametrize("backlog", [0, 1, 64])
+@pytest.mark.parametrize("backlog", [0, 64])
 def test_nobody_accepts(ns: Namespace, backlog: int, more: dict[str, Any]) -> None:
     with ns(listener, "0.0.0.0", backlog=backlog) as deaf:
         port = deaf.getsockname()[1]
