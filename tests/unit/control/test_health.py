@@ -270,15 +270,16 @@ def test_a_changed_target_keeps_its_health_until_it_is_probed() -> None:
 def test_a_check_that_fails_itself_is_no_good_probe() -> None:
     faults: list[Exception] = []
 
-    def bound(_address: str, _port: int) -> None:
-        for fault in faults:
-            raise fault
+    class Host(NoHost):
+        def bound(self, address: str, port: int) -> None:
+            for fault in faults:
+                raise fault
 
     async def work() -> None:
         watch = Watch()
-        watch.monitor = HealthMonitor(lambda _w, state: watch.changes.append(state), bound=bound)
+        watch.monitor = HealthMonitor(lambda _w, state: watch.changes.append(state), host=Host())
         checked = Health(HealthType.SOCKET, interval_s=0.02, fall=1, rise=1)
-        watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", 53, checked)})
+        watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", 53, checked, here=True)})
         try:
             await watch.until(lambda: bool(watch.changes) and watch.changes[-1].healthy)
             faults.append(RuntimeError("a fault of ours"))
