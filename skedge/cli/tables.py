@@ -285,7 +285,7 @@ _CANDIDATES = (
     *_TERMS,
     Column("PERCEIVED", lambda r: NOTHING if r.path_cost is None else cost(r.perceived), right=True),
     Column("TARGET", lambda r: clean(r.target)),
-    Column("OUT BECAUSE", lambda r: reason(r.reason)),
+    Column("OUT BECAUSE", lambda r: reason(r.reason) + (f" ({clean(r.cause)})" if r.cause else "")),
 )
 
 

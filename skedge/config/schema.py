@@ -57,6 +57,20 @@ UnitName = Annotated[
 HttpPath = Annotated[
     str, _named("a path", r"^/[!-~]{0,1023}\Z", "a path that begins with / and has no space, such as /healthz")
 ]
+HostHeader = Annotated[
+    str,
+    _named(
+        "a Host header",
+        r"^((\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?)?\Z",
+        "a name or address, with a port or without, such as shop.example",
+    ),
+]
+ServerName = Annotated[
+    str, _named("a server name", r"^([A-Za-z0-9._:-]{1,253})?\Z", "a host name or an address, as in the certificate")
+]
+CaFile = Annotated[
+    str, _named("a file", r"^(/[^\x00-\x1f]{1,1023})?\Z", "the absolute path of a PEM file with CA certificates")
+]
 
 Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
 Weight = Annotated[int, Meta(ge=1, le=WEIGHT_MAX)]
@@ -139,6 +153,11 @@ class HealthSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     type: HealthType | None = None
     path: HttpPath = "/"
+    host: HostHeader = ""
+    tls: bool = False
+    tls_verify: bool = True
+    tls_ca: CaFile = ""
+    tls_server_name: ServerName = ""
     interval_s: Seconds = 1.0
     timeout_s: Seconds = 1.0
     fall: Times = 2

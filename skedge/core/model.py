@@ -118,7 +118,12 @@ class HealthType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A workload's health check; ``fall`` bad probes in a row mean unhealthy, ``rise`` good ones healthy."""
+    """A workload's health check; ``fall`` bad probes in a row mean unhealthy, ``rise`` good ones healthy.
+
+    ``host`` is the Host header of an http check, empty: host:port of the workload. With ``tls`` it goes over TLS; the
+    certificate must be for ``tls_server_name`` (empty: the name in ``host``, or the workload's address) and signed by
+    one in the file ``tls_ca`` (empty: by one that the system trusts).
+    """
 
     type: HealthType = HealthType.TCP
     path: str = "/"
@@ -126,6 +131,11 @@ class Health:
     timeout_s: float = 1.0
     fall: int = 2
     rise: int = 1
+    host: str = ""
+    tls: bool = False
+    tls_verify: bool = True
+    tls_ca: str = ""
+    tls_server_name: str = ""
 
 
 ANY_ADDRESS = "*"

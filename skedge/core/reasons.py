@@ -42,6 +42,11 @@ class Reason(IntEnum):
     # placement: another than the cheapest was chosen
     AFFINITY = (16, "affinity", "kept at the workload that the same client had before")
     ENGINE = (17, "engine", "the engine ipvs serves no loopback address, and no other machine of the LAN")
+    PUBLISHED_BY_DNAT = (
+        18,
+        "published-by-dnat",
+        "the host's own DNAT leads its port to where this site does not deliver",
+    )
     # default deny on link devices
     NOT_PUBLISHED = (20, "not-published", "a new connection to something that is not a published endpoint")
     NO_SOCKET = (21, "no-socket", "a packet of no open connection")

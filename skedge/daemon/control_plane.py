@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from skedge.control.health.monitor import CheckedWorkload, HealthMonitor, HealthState
-from skedge.control.health.probes import ProbeFailed
+from skedge.control.health.monitor import CheckedWorkload, HealthMonitor
 from skedge.control.identity.identity import Identity
 from skedge.control.liveness.detector import LinkStats, LinkStatus
 from skedge.control.liveness.prober import ProbeLink, Prober
@@ -19,14 +18,13 @@ from skedge.core.desired.compute import link_id
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate.flooding import Flooder
 from skedge.core.linkstate.messages import Key, Kind
-from skedge.core.linkstate.own_records import is_own
 from skedge.core.model import Health, HealthType, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import Target
 from skedge.core.placement.loads import Heard
 from skedge.core.reasons import Reason
 from skedge.daemon.events import ControlEvents
+from skedge.daemon.own_host import OwnHost
 from skedge.daemon.state import State
-from skedge.dataplane.host import sock_diag
 from skedge.dataplane.host.sock_diag import ListenWatch
 from skedge.dataplane.host.watch import HostWatch
 
@@ -52,7 +50,7 @@ class ControlPlane:
             on_verdict=lambda _link: events.links_changed(),
         )
         self._prober = Prober(asyncio.get_running_loop(), self._probed)
-        self._health = HealthMonitor(self._health_changed, events.good_probe, self._bound)
+        self._health = HealthMonitor(events.health_changed, events.good_probe, OwnHost(state))
         self._loads = LoadExchange(
             identity,
             config.load_port,
@@ -151,7 +149,9 @@ class ControlPlane:
     def _set_targets(self) -> None:
         config = self._state.config
         own = {
-            WorkloadId(config.site, connector.name): CheckedWorkload(connector.host, connector.port, connector.health)
+            WorkloadId(config.site, connector.name): CheckedWorkload(
+                connector.host, connector.port, connector.health, here=True
+            )
             for connector in config.connectors
         }
         self._health.set_targets({**self._suspended, **own})
@@ -159,18 +159,6 @@ class ControlPlane:
     def _probed(self, link: LinkId, status: LinkStatus) -> None:
         self._bus.set_up(link, status.up)
         self._events.links_changed()
-
-    def _health_changed(self, workload: WorkloadId, state: HealthState) -> None:
-        self._events.health_changed(workload, state.healthy, state.address)
-
-    def _bound(self, address: str, port: int) -> None:
-        """Look for the socket of a UDP workload; of one on another machine it cannot be told. Raises ProbeFailed."""
-        target = Target(address, port)
-        try:
-            if is_own(target, self._state.own_addresses()) and not sock_diag.takes_datagrams(target):
-                raise ProbeFailed("no UDP socket is bound to it")
-        except DataplaneError as error:
-            raise ProbeFailed(str(error)) from error
 
     def _listening_closed(self) -> None:
         """Probe own workloads at once whose listening socket may have closed."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
+from skedge.control.health.monitor import HealthState
 from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
 from skedge.core.desired.compute import Desired
@@ -202,9 +203,14 @@ class Controller:
         self.worker.want(self.state.config, self.wanted(), allow_delete=self.life.deleting)
 
     def wanted(self) -> Desired:
-        """Return what the next reconcile run would make so. Until balancing, services are left as they were found."""
+        """Return what the next reconcile run would make so.
+
+        Until balancing, services are left as they were found, and endpoints: where they lead to, health checks tell.
+        """
         desired = self.state.desired()
-        return desired if self.life.balancing else replace(desired, services={}, listeners={}, choosers={})
+        if self.life.balancing:
+            return desired
+        return replace(desired, services={}, listeners={}, choosers={}, endpoints={})
 
     def _tell_loads(self, now: float) -> None:
         """Tell the kernel's thread what other sites reported; numbers only grow while some may not have reported."""
@@ -236,11 +242,11 @@ class Controller:
         self._routing.message(time.monotonic(), link, message)
         self._wake.set()
 
-    def health_changed(self, workload: WorkloadId, healthy: bool, address: str) -> None:
+    def health_changed(self, workload: WorkloadId, health: HealthState) -> None:
         """Take a verdict of the health checks (own workloads; suspended ones of other sites matter when good)."""
         if workload.site != self.state.config.site:
             return
-        self.state.set_health(workload.connector, healthy, address)
+        self.state.set_health(workload.connector, health)
         self._note(Event.HEALTH)
 
     def good_probe(self, workload: WorkloadId) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from skedge.control.health.monitor import HealthState
 from skedge.control.liveness.detector import LinkStats
 from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
@@ -37,8 +38,8 @@ class LinkEvents(Protocol):
 class WorkloadEvents(Protocol):
     """What health checks and load reports tell."""
 
-    def health_changed(self, workload: WorkloadId, healthy: bool, address: str) -> None:
-        """Take a verdict of the health checks; ``address`` is where the workload was probed, or empty."""
+    def health_changed(self, workload: WorkloadId, health: HealthState) -> None:
+        """Take a verdict of the health checks."""
         ...
 
     def good_probe(self, workload: WorkloadId) -> None:

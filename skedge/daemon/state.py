@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from skedge import __version__
+from skedge.control.health.monitor import HealthState
 from skedge.core.desired.compute import Desired, compute, link_id
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.own_records import Liveness
@@ -42,7 +43,8 @@ class State:
     rib: rib.Rib = field(init=False)
     links_used: dict[LinkId, Liveness] = field(default_factory=dict)
     health: dict[str, bool] = field(default_factory=dict)
-    resolved: dict[str, str] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)  # why the health checks of unhealthy connectors fail
+    resolved: dict[str, Target] = field(default_factory=dict)
     host_addresses: tuple[str, ...] = ()
     heard: dict[str, Heard] = field(default_factory=dict)
     counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
@@ -56,9 +58,13 @@ class State:
     def set_config(self, config: SiteConfig, saved: Mapping[str, int]) -> None:
         """Take a new configuration. Raises ConfigError when it has more connectors than endpoint ports."""
         self.ports = own_records.endpoint_ports(config, saved)
+        before = {one.name: (one.host, one.port, one.protocol) for one in self.config.connectors}
         self.config = config
         names = {connector.name for connector in config.connectors}
         self.health = {name: good for name, good in self.health.items() if name in names}
+        self.causes = {name: cause for name, cause in self.causes.items() if name in names}
+        same = {one.name for one in config.connectors if before.get(one.name) == (one.host, one.port, one.protocol)}
+        self.resolved = {name: target for name, target in self.resolved.items() if name in same}
         links = self.configured_links()
         self.links_used = {link: state for link, state in self.links_used.items() if link in links}
 
@@ -116,12 +122,15 @@ class State:
         """Tell whether every checked workload has a verdict."""
         return all(own_records.is_healthy(c, {}) or c.name in self.health for c in self.config.connectors)
 
-    def set_health(self, connector: str, healthy: bool, address: str) -> None:
-        """Take whether a workload of this site is well, and at what address its host was found (if at any)."""
-        self.health[connector] = healthy
+    def set_health(self, connector: str, health: HealthState) -> None:
+        """Take whether a workload of this site is well, and where it was found (if anywhere)."""
+        self.health[connector] = health.healthy
+        self.causes.pop(connector, None)
+        if not health.healthy:
+            self.causes[connector] = health.cause
         for one in self.config.connectors:
-            if one.name == connector and address:
-                self.resolved[one.host] = address
+            if one.name == connector and (health.at or health.address):
+                self.resolved[connector] = health.at or Target(health.address, one.port)
 
     def line(self) -> str:
         """Return this site in one line, for `systemctl status`."""
@@ -185,6 +194,7 @@ class State:
             suspended=self.suspended,
             others=self.others(),
             heard=self.heard,
+            causes=self.causes,
         )
 
 

@@ -17,6 +17,7 @@ enum {
     REASON_NO_FAMILY = 15, /* not reachable over the client's address family */
     REASON_AFFINITY = 16, /* kept at the workload that the same client had before */
     REASON_ENGINE = 17, /* the engine ipvs serves no loopback address, and no other machine of the LAN */
+    REASON_PUBLISHED_BY_DNAT = 18, /* the host's own DNAT leads its port to where this site does not deliver */
     REASON_NOT_PUBLISHED = 20, /* a new connection to something that is not a published endpoint */
     REASON_NO_SOCKET = 21, /* a packet of no open connection */
     REASON_NOT_OVERLAY = 22, /* source or destination is outside the overlay */

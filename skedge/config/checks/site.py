@@ -12,6 +12,7 @@ from ipaddress import IPv6Network
 
 from skedge.config.addresses import canonical, parse_cidr, parse_host
 from skedge.config.checks.engines import engine_limits
+from skedge.config.checks.health import check_keys
 from skedge.config.checks.lans import prefixes, preserving
 from skedge.config.checks.links import LINK_CHECKS, link_port
 from skedge.config.checks.listeners import listener_services
@@ -235,6 +236,8 @@ def _connectors(file: ParsedFile) -> Iterator[Problem]:
         if kind is not None and kind not in _CHECKS[connector.protocol]:
             given, fit = kind.value, " or ".join(kind.value for kind in _CHECKS[connector.protocol])
             yield f"{path}.health.type", f"{given} cannot check a {connector.protocol.value} workload; give type: {fit}"
+        else:
+            yield from check_keys(f"{path}.health", connector)
 
 
 def _connectors_as_set(file: ParsedFile) -> Iterator[Problem]:

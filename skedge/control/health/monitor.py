@@ -1,4 +1,4 @@
-"""Health of workloads: TCP connect, HTTP GET, or a look for a UDP socket; ``fall`` bad ones in a row mean unhealthy.
+"""Health of workloads: TCP connect, TLS, HTTP GET, or a look for a UDP socket; ``fall`` bad ones in a row: unhealthy.
 
 `Counter` decides and is pure; `HealthMonitor` does the I/O, one task a workload, all in one asyncio loop.
 """
@@ -11,24 +11,34 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from skedge.control.health.probes import ProbeFailed, WorkloadAddresses, ask_http
+from skedge.control.health.accepting import AcceptQueue
+from skedge.control.health.host import Host, NoHost
+from skedge.control.health.probe_failed import ProbeFailed
+from skedge.control.health.probes import WorkloadAddresses, converse
 from skedge.core.linkstate.pacing import jitter
 from skedge.core.model import Health, HealthType, WorkloadId
+from skedge.core.names import address_port
+from skedge.core.objects import Target
 
 log = logging.getLogger(__name__)
 
 URGENT_S = 0.05  # between the probes that settle a suspicion
+NOBODY_ACCEPTS = "listens, but does not accept"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedWorkload:
-    """What to probe: host (name or address) and port of a workload, and how."""
+    """What to probe: host (name or address) and port of a workload, and how.
+
+    ``here``: it is this site's, so the host's own tables tell more of a connection to it.
+    """
 
     host: str
     port: int
     health: Health
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class HealthState:
     """A workload's health. ``cause`` says in a few words why the last bad probe was bad.
 
     ``known`` is False until the first result; ``address`` is the host as last resolved; ``since`` monotonic seconds.
+    ``at`` is where a connection to it ends, as last seen: not at its host and port where the host translates.
     """
 
     healthy: bool
@@ -43,6 +54,7 @@ class HealthState:
     since: float
     cause: str = ""
     address: str = ""
+    at: Target | None = None
     good: int = 0
     bad: int = 0
 
@@ -78,18 +90,18 @@ class Counter:
 class HealthMonitor:
     """Probes workloads: this site's connectors, and suspended workloads of other sites at their endpoints.
 
-    ``on_change(workload, state)`` when health changes or becomes known, or a healthy one's host has another address;
-    ``on_good(workload)`` at every good probe (which ends a suspension). ``bound(address, port)`` looks for a UDP socket
-    and raises ProbeFailed when there is none. All are called in the loop.
+    ``on_change(workload, state)`` when health changes or becomes known, a healthy one is at another place, or an
+    unhealthy one has another cause; ``on_good(workload)`` at every good probe (which ends a suspension). All are called
+    in the loop, as what is asked of the ``host``.
     """
 
     def __init__(
         self,
         on_change: Callable[[WorkloadId, HealthState], None],
         on_good: Callable[[WorkloadId], None] = lambda _workload: None,
-        bound: Callable[[str, int], None] = lambda _address, _port: None,
+        host: Host | None = None,
     ) -> None:
-        self._on_change, self._on_good, self._bound = on_change, on_good, bound
+        self._on_change, self._on_good, self._host = on_change, on_good, host or NoHost()
         self._checks: dict[WorkloadId, _Check] = {}
 
     def set_targets(self, targets: Mapping[WorkloadId, CheckedWorkload]) -> None:
@@ -102,7 +114,7 @@ class HealthMonitor:
         for workload, target in targets.items():
             old = self._checks.get(workload)
             if old is None or old.target != target:
-                self._checks[workload] = _Check(workload, target, self._on_change, self._on_good, self._bound, old)
+                self._checks[workload] = _Check(workload, target, self._on_change, self._on_good, self._host, old)
 
     def probe_now(self, workload: WorkloadId) -> None:
         """Probe at once (a socket closed, a connect failed), again and again until the suspicion is settled."""
@@ -132,16 +144,23 @@ class _Check:
         target: CheckedWorkload,
         on_change: Callable[[WorkloadId, HealthState], None],
         on_good: Callable[[WorkloadId], None],
-        bound: Callable[[str, int], None],
+        host: Host,
         old: _Check | None,
     ) -> None:
         self.workload, self.target = workload, target
         self.urgent = asyncio.Event()
-        self.state: HealthState = old.state if old else HealthState(False, False, time.monotonic())
-        self._on_change, self._on_good, self._bound = on_change, on_good, bound
+        self.state = old.state_of(target) if old else HealthState(False, False, time.monotonic())
+        self._on_change, self._on_good, self._host = on_change, on_good, host if target.here else NoHost()
         self._counter = Counter(target.health.fall, target.health.rise)
         self._resolver = WorkloadAddresses(target.host, target.port)
+        self._at: Target | None = None
+        self._queue = AcceptQueue(self._host.waits, self._serves)
         self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def state_of(self, target: CheckedWorkload) -> HealthState:
+        """Return what is known of a workload that is checked in another way, or is elsewhere, from now on."""
+        same = (target.host, target.port) == (self.target.host, self.target.port)
+        return self.state if same else replace(self.state, at=None)
 
     async def _run(self) -> None:
         health = self.target.health
@@ -173,7 +192,8 @@ class _Check:
             async with asyncio.timeout(health.timeout_s):
                 await self._ask(health)
         except TimeoutError:
-            return f"no answer within {health.timeout_s:g} s"
+            silent = self._queue.silent(time.monotonic())
+            return NOBODY_ACCEPTS if silent else f"no answer within {health.timeout_s:g} s"
         except ProbeFailed as failed:
             return str(failed)
         except OSError as error:
@@ -192,13 +212,30 @@ class _Check:
             return
         if health.type is HealthType.SOCKET:
             await self._resolver.addresses()
-            self._bound(self._resolver.last, self.target.port)
+            self._host.bound(self._resolver.last, self.target.port)
             return
-        sock = await self._resolver.connect()
-        if health.type is HealthType.HTTP:
-            await ask_http(sock, self.target.host, self.target.port, health.path)
-        else:
-            sock.close()
+        if self._queue.stuck(time.monotonic()):
+            raise ProbeFailed(NOBODY_ACCEPTS)  # and no more of them into the queue
+        sock, asked = await self._resolver.connect()
+        self._follow(Target(*sock.getsockname()[:2]), asked)
+        await converse(sock, asked, self.target.host, health)
+        if health.tls or health.type is HealthType.HTTP:
+            self._queue.answered()
+
+    def _follow(self, own: Target, asked: Target) -> None:
+        """See where the host led a connection; one that it did not lead on is in the queue of a listening socket."""
+        at = self._host.led_to(own, asked)
+        if at == asked:
+            self._queue.opened((own, asked), time.monotonic())
+        if at != (self._at or asked):
+            log.info("workload=%s led_to=%s", self.workload, address_port(at.address, at.port))
+        self._at = at
+
+    def _place(self, state: HealthState) -> tuple[str, Target]:
+        return state.address, state.at or Target(state.address, self.target.port)
+
+    def _serves(self) -> bool:
+        return self._host.serves(self.workload, Target(self._resolver.last, self.target.port))
 
     def _result(self, cause: str) -> None:
         changed = self._counter.result(not cause)
@@ -209,6 +246,7 @@ class _Check:
             since=time.monotonic() if changed and (healthy != old.healthy or not old.known) else old.since,
             cause=cause or ("" if healthy else old.cause),
             address=self._resolver.last,
+            at=self._at or old.at,
             good=old.good + (not cause),
             bad=old.bad + bool(cause),
         )
@@ -216,7 +254,10 @@ class _Check:
             text = "" if healthy else f" cause={cause!r}"
             log.info("workload=%s healthy=%s%s", self.workload, healthy, text)
             self._on_change(self.workload, self.state)
-        elif healthy and self.state.address != old.address:
+        elif healthy and self._place(self.state) != self._place(old):
+            self._on_change(self.workload, self.state)
+        elif not healthy and self.state.cause != old.cause:
+            log.info("workload=%s healthy=False cause=%r", self.workload, self.state.cause)
             self._on_change(self.workload, self.state)
         if not cause:
             self._on_good(self.workload)

@@ -105,6 +105,7 @@ class CandidateRow:
 
     ``perceived`` is exact as ``num/den``; ``others_age_s`` is the age of the oldest report in ``others``;
     ``path`` is the sites of one cheapest path, from the entering site to the workload's (one entry when it is here).
+    ``cause`` is what the last failed health check of an unhealthy workload of this site got.
     """
 
     workload: str
@@ -122,6 +123,7 @@ class CandidateRow:
     chosen: int = 0
     refused: int = 0
     path: tuple[str, ...] = ()
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

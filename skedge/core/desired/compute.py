@@ -30,6 +30,7 @@ from skedge.core.objects import (
     RouteUse,
     ServiceKey,
     ServiceTable,
+    Target,
 )
 from skedge.core.placement.candidates import offers, service_table
 from skedge.core.placement.policies import Suspended, Tables, listened, listener_target
@@ -87,7 +88,7 @@ def compute(
     others: Mapping[tuple[ServiceKey, WorkloadId], int],
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
     avoided: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
-    resolved: Mapping[str, str] = NO_RESOLVED,
+    resolved: Mapping[str, Target] = NO_RESOLVED,
 ) -> Desired:
     """Return the desired state of this site.
 
@@ -101,7 +102,7 @@ def compute(
         others: open connections of the other sites, as they last reported, summed.
         suspended: what the data plane suspended at this site, as the tables shall say it.
         avoided: the same, where only listeners with several services shall take notice.
-        resolved: host name of a connector -> address literal.
+        resolved: connector name -> where its server was found.
     """
     addresses, refused = site_addresses(config, network_map)
     nat = (addresses[config.site].nat4, addresses[config.site].nat6)
@@ -232,7 +233,7 @@ def _next_hops(config: SiteConfig, links: Iterable[LinkId], version: int) -> tup
 def endpoints(
     config: SiteConfig,
     ports: Mapping[str, int],
-    resolved: Mapping[str, str] = NO_RESOLVED,
+    resolved: Mapping[str, Target] = NO_RESOLVED,
     off_host: Collection[WorkloadId] = (),
 ) -> Mapping[EndpointKey, Endpoint]:
     """Return the published endpoint of every connector with a port and an address.
@@ -272,7 +273,9 @@ def _beyond_engine(config: SiteConfig, here: View, ports: Mapping[str, int]) -> 
         workload = WorkloadId(config.site, connector.name)
         target = (here.own_site or {}).get(workload)
         nowhere = target is not None and not _delivers(can, target.address, off_host=workload in here.off_host)
-        if nowhere and connector.name in ports:
+        if workload in here.led_on and (nowhere or (workload in here.off_host and not config.lan.devices)):
+            yield Skipped("workload", str(workload), Reason.PUBLISHED_BY_DNAT)
+        elif nowhere and connector.name in ports:
             yield Skipped("workload", str(workload), Reason.ENGINE)
         elif connector.service in offered and workload in here.unserved:
             yield Skipped("workload", f"{workload} for clients of this site", Reason.ENGINE)

@@ -37,7 +37,7 @@ class Liveness:
     last_resort: bool = False
 
 
-NO_RESOLVED: Mapping[str, str] = {}
+NO_RESOLVED: Mapping[str, Target] = {}
 
 
 def endpoint_ports(config: SiteConfig, saved: Mapping[str, int]) -> Mapping[str, int]:
@@ -73,13 +73,22 @@ def endpoint_ports(config: SiteConfig, saved: Mapping[str, int]) -> Mapping[str,
     return ports
 
 
-def workload_target(connector: Connector, resolved: Mapping[str, str] = NO_RESOLVED) -> Target | None:
+def workload_target(connector: Connector, resolved: Mapping[str, Target] = NO_RESOLVED) -> Target | None:
     """Return the address and port of a connector's server; None while its host name has no known address.
 
-    ``resolved`` maps host names to one address literal each.
+    ``resolved`` maps connectors to where their health checks found the server: at an address of the host name, or where
+    the host's own DNAT leads.
     """
-    address = plain_address(resolved.get(connector.host, connector.host))
-    return None if address is None else Target(str(address), connector.port)
+    target = resolved.get(connector.name, Target(connector.host, connector.port))
+    address = plain_address(target.address)
+    return None if address is None else Target(str(address), target.port)
+
+
+def led_on_to(connector: Connector, resolved: Mapping[str, Target]) -> Target | None:
+    """Return where the host's own DNAT leads what goes to a connector's server; None where it does not."""
+    target, asked = workload_target(connector, resolved), plain_address(connector.host)
+    led_on = target is not None and asked is not None and target != Target(str(asked), connector.port)
+    return target if led_on else None
 
 
 def is_ipv4(target: Target) -> bool:
@@ -134,7 +143,7 @@ def services_record(
     health: Mapping[str, bool],
     ports: Mapping[str, int],
     *,
-    resolved: Mapping[str, str] = NO_RESOLVED,
+    resolved: Mapping[str, Target] = NO_RESOLVED,
     own_addresses: Collection[str] | None = None,
 ) -> ServicesRecord:
     """Return what this site offers and listens to.
@@ -143,7 +152,7 @@ def services_record(
         config: this site's configuration.
         health: connector name -> last verdict; one not named has not been probed and is unhealthy.
         ports: as returned by `endpoint_ports`.
-        resolved: host name -> address literal.
+        resolved: connector name -> where its server was found.
         own_addresses: this host's addresses, loopback included; a server elsewhere is then offered to other sites
             only where the site has LAN devices and its engine delivers off the host. None: every address counts
             as this host's.
@@ -172,7 +181,7 @@ def _workload_state(
     connector: Connector,
     healthy: bool,
     ports: Mapping[str, int],
-    resolved: Mapping[str, str],
+    resolved: Mapping[str, Target],
     own_addresses: Collection[str] | None,
     *,
     loopback6: bool,

@@ -10,7 +10,7 @@ from skedge.core.api.documents import CandidateRow, Explain, ListenerRow, Listen
 from skedge.core.linkstate.own_records import NO_RESOLVED
 from skedge.core.model import ANY_ADDRESS, Listener, NetworkMap, Protocol, SiteConfig, WorkloadId
 from skedge.core.names import address_port
-from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.placement import rule
 from skedge.core.placement.candidates import offers, service_table
@@ -32,18 +32,19 @@ class Facts:
 
     ``network_map`` has all records, with that site's own services as they are now. ``rib``, ``counts`` and
     ``suspended`` are that site's. ``others`` are the open connections of all other sites as its tables count them,
-    ``heard`` the reports these come from, by site.
+    ``heard`` the reports these come from, by site. ``causes`` say why health checks of own connectors fail.
     """
 
     config: SiteConfig
     network_map: NetworkMap
     rib: rib.Rib
     host_addresses: tuple[str, ...] = ()
-    resolved: Mapping[str, str] = field(default_factory=lambda: NO_RESOLVED)
+    resolved: Mapping[str, Target] = field(default_factory=lambda: NO_RESOLVED)
     counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
     suspended: frozenset[ServiceWorkload] = frozenset()
     others: Mapping[ServiceWorkload, int] = field(default_factory=dict)
     heard: Mapping[str, Heard] = field(default_factory=dict)
+    causes: Mapping[str, str] = field(default_factory=dict)
 
 
 def known_services(facts: Facts) -> frozenset[ServiceKey]:
@@ -150,6 +151,7 @@ def _candidate_row(
         chosen=counts.chosen,
         refused=counts.refused,
         path=paths.path(one.workload.site),
+        cause=facts.causes.get(one.workload.connector, "") if one.workload.site == facts.config.site else "",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from skedge.core.abilities import ABILITIES, Abilities
-from skedge.core.linkstate.own_records import NO_RESOLVED, is_loopback, is_own, workload_target
+from skedge.core.linkstate.own_records import NO_RESOLVED, is_loopback, is_own, led_on_to, workload_target
 from skedge.core.model import NetworkMap, SiteConfig, WorkloadId
 from skedge.core.objects import ServiceKey, Target
 from skedge.core.routing.lan_prefixes import judge
@@ -20,8 +20,9 @@ class View:
 
     ``own_site`` holds the targets of that site's own workloads (host:port by workload); None when the site is not
     this one; ``off_host`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
-    cannot lead its own clients to. ``preserving`` are the other sites that take that site's LAN clients under their own
-    addresses. ``others`` are open connections as the other sites last reported them; ``suspended`` is this site's.
+    cannot lead its own clients to, ``led_on`` those that the host's own DNAT leads elsewhere. ``preserving`` are the
+    other sites that take that site's LAN clients under their own addresses. ``others`` are open connections as the
+    other sites last reported them; ``suspended`` is this site's.
     """
 
     rib: Rib
@@ -33,6 +34,7 @@ class View:
     off_host: frozenset[WorkloadId] = frozenset()
     preserving: frozenset[str] = frozenset()
     unserved: frozenset[WorkloadId] = frozenset()
+    led_on: frozenset[WorkloadId] = frozenset()
 
 
 def view(
@@ -43,7 +45,7 @@ def view(
     *,
     others: Mapping[tuple[ServiceKey, WorkloadId], int],
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
-    resolved: Mapping[str, str] = NO_RESOLVED,
+    resolved: Mapping[str, Target] = NO_RESOLVED,
     host_addresses: Collection[str] = (),
 ) -> View:
     """Return what workloads are judged by at the RIB's site, which may be another one than this (explain)."""
@@ -64,6 +66,7 @@ def view(
         off_host=off_host,
         preserving=preserving_sites(config, network_map),
         unserved=_unserved(ABILITIES[config.engine], own_site, off_host),
+        led_on=frozenset(WorkloadId(config.site, one.name) for one in config.connectors if led_on_to(one, resolved)),
     )
 
 

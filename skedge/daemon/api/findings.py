@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.desired.drift import RECENT_S
+from skedge.core.linkstate.own_records import led_on_to
+from skedge.core.model import WorkloadId
+from skedge.core.names import address_port
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
+from skedge.core.routing.overlay_addresses import Skipped
 from skedge.daemon.api import link_causes
 from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
@@ -122,7 +127,8 @@ def _services(look: Look) -> Iterator[Finding]:
     for connector in look.state.config.connectors:
         if look.state.health.get(connector.name) is False:
             where = f"{connector.host}:{connector.port}"
-            yield Finding("error", f"workload {connector.name}", f"unhealthy: the health check of {where} fails")
+            cause = look.state.causes.get(connector.name) or "failed"
+            yield Finding("error", f"workload {connector.name}", f"unhealthy: the health check of {where}: {cause}")
     usable = {
         (key, one.workload)
         for key, table in look.desired.services.items()
@@ -132,7 +138,21 @@ def _services(look: Look) -> Iterator[Finding]:
     for service, workload in sorted(look.state.suspended & usable):
         yield Finding("warning", f"workload {workload} of {service.name}", Reason.SUSPENDED.sentence)
     for skipped in look.desired.skipped:
-        yield Finding("warning", f"{skipped.kind} {skipped.key}", skipped.reason.sentence)
+        yield Finding("warning", f"{skipped.kind} {skipped.key}", skipped.reason.sentence + _led_on(look, skipped))
+
+
+def _led_on(look: Look, skipped: Skipped) -> str:
+    """Return where the host leads what goes to a workload that is skipped for that, and the way out; else nothing."""
+    state = look.state
+    if skipped.reason is not Reason.PUBLISHED_BY_DNAT:
+        return ""
+    for one in state.config.connectors:
+        to = led_on_to(one, state.resolved)
+        if to is not None and skipped.key == str(WorkloadId(state.config.site, one.name)):
+            way_out = "give skedge_lan_devices" if ABILITIES[state.config.engine].off_host else "give engine: ebpf"
+            where = f"port {one.port} of {one.host} is published by DNAT to {address_port(to.address, to.port)}"
+            return f": {where}; {way_out}, or let the server listen on the host itself"
+    return ""
 
 
 def _kernel(look: Look) -> Iterator[Finding]:

@@ -16,8 +16,8 @@ LOAD_WAIT_S = 2.0  # after sync every site has reported: until then no number go
 class Phase(IntEnum):
     """How far a life has come. A later phase allows all that an earlier one does; none is ever gone back from."""
 
-    STARTED = 0  # the kernel gets everything but services and listeners: those stay as they were found
-    BALANCING = 1  # the health of own workloads is known: services and listeners are applied too
+    STARTED = 0  # the kernel gets all but services, listeners and endpoints: those stay as they were found
+    BALANCING = 1  # the health of own workloads is known: these are applied too
     SYNCED = 2  # the neighbours were heard: this site speaks for itself
     DELETING = 3  # what is not desired is deleted from the kernel
 

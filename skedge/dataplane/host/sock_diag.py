@@ -24,17 +24,20 @@ _BY_FAMILY = 20
 _DESTROY = 21
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
-_ESTABLISHED, _SYN_SENT, _CLOSE, _LISTEN = 1, 2, 7, 10
+_ESTABLISHED, _SYN_SENT, _CLOSE, _CLOSE_WAIT, _LISTEN = 1, 2, 7, 8, 10
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _ID = struct.Struct(">HH16s16s4x8s")  # ports and addresses in network order; interface 0; cookie as it came
 _FIXED = 72  # size of struct inet_diag_msg
 _EXPIRES = 52  # family, state and identity (addresses, ports, cookie) end here; queue lengths and the like follow
+_QUEUED = 56
+_INODE = 68  # of the file that a program has the socket by; 0 while it has none, as in the queue of a listening socket
+_ANY_COOKIE = b"\xff" * 8
 _SKV6ONLY = 11
 
 
 @dataclass(frozen=True, slots=True)
 class SocketInfo:
-    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by."""
+    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by, ``queued`` what was not read yet."""
 
     family: int
     state: int
@@ -42,6 +45,8 @@ class SocketInfo:
     remote: Target
     cookie: bytes
     v6only: bool = False
+    inode: int = 0
+    queued: int = 0
 
 
 def _address(family: int, raw: bytes) -> str:
@@ -53,7 +58,8 @@ def _parse(message: bytes) -> SocketInfo:
     family, state = message[0], message[1]
     source_port, port, source, destination, cookie = _ID.unpack_from(message, 4)
     local, remote = Target(_address(family, source), source_port), Target(_address(family, destination), port)
-    return SocketInfo(family, state, local, remote, cookie, _v6only(message))
+    (queued,), (inode,) = (struct.unpack_from("=I", message, at) for at in (_QUEUED, _INODE))
+    return SocketInfo(family, state, local, remote, cookie, _v6only(message), inode, queued)
 
 
 def _v6only(message: bytes) -> bool:
@@ -156,11 +162,36 @@ def listening(protocol: Protocol = Protocol.TCP) -> list[SocketInfo]:
     return [info for info in dump(protocol, 1 << state) if info.remote.port == 0 and info.local.port]
 
 
-def takes_datagrams(target: Target) -> bool:
-    """Return whether a UDP socket of this namespace takes anybody's datagrams to the target. Raises DataplaneError."""
+def datagram_sockets(target: Target) -> list[SocketInfo]:
+    """Return the UDP sockets of this namespace that take anybody's datagrams to the target. Raises DataplaneError."""
     bound = [info for info in dump(Protocol.UDP, 1 << _CLOSE, target.port) if info.remote.port == 0]
     version = ip_address(_plain(target.address)).version
-    return any(_takes(info, version, str(ip_address(_plain(target.address)))) for info in bound)
+    return [info for info in bound if _takes(info, version, str(ip_address(_plain(target.address))))]
+
+
+def waits_for_accept(client: Target, server: Target) -> bool:
+    """Return whether a TCP connection lies in the queue of a listening socket here: no program has accepted it yet.
+
+    Raises DataplaneError.
+    """
+    family = socket.AF_INET if ip_address(server.address).version == 4 else socket.AF_INET6
+    packed = [ip_address(target.address).packed.ljust(16, b"\0") for target in (server, client)]
+    ident = _ID.pack(server.port, client.port, *packed, _ANY_COOKIE)
+    with kernel_errors("look a connection up"), _open() as connection:
+        connection.send(_request(_BY_FAMILY, 0, family, Protocol.TCP, 0xFFF, ident))
+        kind, payload = split_messages(connection.recv(65536))[0]
+        if kind == _ERROR:
+            code = -struct.unpack_from("=i", payload)[0]
+            if code in (0, errno.ENOENT):
+                return False
+            raise OSError(code, os.strerror(code))
+    info = _parse(payload)
+    return info.state in (_ESTABLISHED, _CLOSE_WAIT) and not info.inode
+
+
+def has_accepted(port: int) -> bool:
+    """Return whether any program here holds an open TCP connection at this local port. Raises DataplaneError."""
+    return any(info.inode for info in dump(Protocol.TCP, 1 << _ESTABLISHED | 1 << _CLOSE_WAIT, port))
 
 
 def delivers(workload: Target, listeners: Collection[SocketInfo]) -> tuple[bool, bool]:

@@ -402,6 +402,40 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
         "connectors[0].health.type: http cannot check a udp workload; give type: socket or none",
     ),
     (
+        [("connectors.0.health", {"host": "shop.example"})],
+        "connectors[0].health.host: the Host header is of an http check, this is tcp; give type: http",
+    ),
+    (
+        [("connectors.0.health", {"type": "none", "tls": True})],
+        "connectors[0].health.tls: a check of type none speaks no TLS; give type: tcp or http",
+    ),
+    (
+        [("connectors.0.health", {"type": "http", "tls_verify": False})],
+        "connectors[0].health.tls_verify: means nothing to a check without TLS; give tls: true beside it",
+    ),
+    (
+        [("connectors.0.health", {"tls_ca": "/etc/ca.pem"})],
+        "connectors[0].health.tls_ca: means nothing to a check without TLS; give tls: true beside it",
+    ),
+    (
+        [("connectors.0.health", {"tls_server_name": "shop.example"})],
+        "connectors[0].health.tls_server_name: means nothing to a check without TLS; give tls: true beside it",
+    ),
+    (
+        [("connectors.0.health", {"tls": True, "tls_verify": False, "tls_ca": "/etc/ca.pem"})],
+        "connectors[0].health.tls_ca: a certificate that is not verified needs no CA; remove it, or tls_verify: false",
+    ),
+    (
+        [("connectors.0.health", {"tls": True, "tls_ca": "ca.pem"})],
+        "connectors[0].health.tls_ca: 'ca.pem' is not a file; give the absolute path of a PEM file with CA"
+        " certificates",
+    ),
+    (
+        [("connectors.0.health", {"type": "http", "host": "a b"})],
+        "connectors[0].health.host: 'a b' is not a Host header; give a name or address, with a port or without,"
+        " such as shop.example",
+    ),
+    (
         [("connectors.0.health", {"type": "socket"})],
         "connectors[0].health.type: socket cannot check a tcp workload; give type: tcp or http or none",
     ),

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from skedge.control.health.host import NoHost
 from skedge.control.health.monitor import CheckedWorkload, Counter, HealthMonitor, HealthState
-from skedge.control.health.probes import ProbeFailed, http_status
+from skedge.control.health.probe_failed import ProbeFailed
+from skedge.control.health.probes import http_status
 from skedge.core.model import Health, HealthType, WorkloadId
 
 W = WorkloadId("edge-a", "backend")
@@ -181,7 +183,7 @@ def test_a_thousand_suspicions_are_few_probes() -> None:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True, ""),
         (b"HTTP/1.1 302 Found\r\n\r\n", True, ""),
-        (b"HTTP/1.1 500 Oops\r\n\r\n", False, "HTTP status 500"),
+        (b"HTTP/1.1 500 Oops\r\n\r\n", False, "answered 500"),
         (b"SSH-2.0-OpenSSH\r\n", False, "the answer is not HTTP"),
         (b"x" * 100_000, False, "the answer is not HTTP"),
         (b"", False, "closed without an answer"),
@@ -268,15 +270,16 @@ def test_a_changed_target_keeps_its_health_until_it_is_probed() -> None:
 def test_a_check_that_fails_itself_is_no_good_probe() -> None:
     faults: list[Exception] = []
 
-    def bound(_address: str, _port: int) -> None:
-        for fault in faults:
-            raise fault
+    class Host(NoHost):
+        def bound(self, address: str, port: int) -> None:
+            for fault in faults:
+                raise fault
 
     async def work() -> None:
         watch = Watch()
-        watch.monitor = HealthMonitor(lambda _w, state: watch.changes.append(state), bound=bound)
+        watch.monitor = HealthMonitor(lambda _w, state: watch.changes.append(state), host=Host())
         checked = Health(HealthType.SOCKET, interval_s=0.02, fall=1, rise=1)
-        watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", 53, checked)})
+        watch.monitor.set_targets({W: CheckedWorkload("127.0.0.1", 53, checked, here=True)})
         try:
             await watch.until(lambda: bool(watch.changes) and watch.changes[-1].healthy)
             faults.append(RuntimeError("a fault of ours"))
@@ -294,16 +297,18 @@ def test_a_workload_is_healthy_while_its_socket_is_bound() -> None:
     asked: list[tuple[str, int]] = []
     gone = False
 
-    def bound(address: str, port: int) -> None:
-        asked.append((address, port))
-        if gone:
-            raise ProbeFailed("no UDP socket is bound to it")
+    class Host(NoHost):
+        def bound(self, address: str, port: int) -> None:
+            asked.append((address, port))
+            if gone:
+                raise ProbeFailed("no UDP socket is bound to it")
 
     async def main() -> None:
         nonlocal gone
         changes: list[HealthState] = []
-        monitor = HealthMonitor(lambda _w, state: changes.append(state), bound=bound)
-        monitor.set_targets({W: CheckedWorkload("localhost", 53, Health(HealthType.SOCKET, interval_s=0.02))})
+        monitor = HealthMonitor(lambda _w, state: changes.append(state), host=Host())
+        health = Health(HealthType.SOCKET, interval_s=0.02)
+        monitor.set_targets({W: CheckedWorkload("localhost", 53, health, here=True)})
         try:
             async with asyncio.timeout(5):
                 while not changes:

@@ -123,7 +123,7 @@ def test_endpoints_publish_every_own_workload_whatever_its_health() -> None:
     )
     made = desired_at(
         config, NetworkMap({}, {}), health={}, endpoint_ports={"web": 61001, "name": 61002, "lost": 61003},
-        resolved={"db.lan": "10.1.1.1"},
+        resolved={"name": Target("10.1.1.1", 9090)},
     )  # fmt: skip
     assert made.endpoints == {
         EndpointKey(61001): Endpoint(WorkloadId("A", "web"), "127.0.0.1", 9090),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from skedge.core.desired import compute as desired
-from skedge.core.linkstate.own_records import services_record
-from skedge.core.model import EngineKind, Listener, SiteConfig, WorkloadId
-from skedge.core.objects import EndpointKey, ListenerKey, ServiceKey
+from skedge.core.linkstate.own_records import NO_RESOLVED, services_record
+from skedge.core.model import EngineKind, Lan, Listener, SiteConfig, WorkloadId
+from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.reasons import Reason
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import Skipped
@@ -24,7 +25,7 @@ def site(engine: EngineKind, *listeners: Listener) -> SiteConfig:
     return replace(LINE["A"], engine=engine, listeners=listeners, connectors=connectors)
 
 
-def compute(config: SiteConfig) -> desired.Desired:
+def compute(config: SiteConfig, resolved: Mapping[str, Target] = NO_RESOLVED) -> desired.Desired:
     network_map = map_of(LINE)
     return desired.compute(
         config,
@@ -34,6 +35,7 @@ def compute(config: SiteConfig) -> desired.Desired:
         endpoint_ports=PORTS,
         health=dict.fromkeys(PORTS, True),
         others={},
+        resolved=resolved,
     )
 
 
@@ -77,3 +79,36 @@ def test_what_is_left_out_is_said() -> None:
         Skipped("workload", str(WorkloadId("A", "far")), Reason.ENGINE),
     }
     assert compute(site(EngineKind.EBPF, Listener(SERVICE, 80, "127.0.0.1"))).skipped == ()
+
+
+CONTAINER = {"near": Target("10.88.0.5", 80), "loop4": Target("10.88.0.6", 80)}
+
+
+def test_a_published_port_is_delivered_to_where_dnat_leads() -> None:
+    made = compute(site(EngineKind.EBPF, Listener(SERVICE, 80)), CONTAINER)
+    assert made.endpoints[EndpointKey(61001)] == Endpoint(WorkloadId("A", "near"), "10.88.0.5", 80, off_host=True)
+    assert made.endpoints[EndpointKey(61002)] == Endpoint(WorkloadId("A", "loop4"), "10.88.0.6", 80, off_host=True)
+    assert {"10.88.0.5", "10.88.0.6"} <= made.off_host
+    assert outs(made) == dict.fromkeys(PORTS, Reason.NONE)
+    assert made.skipped == ()
+
+
+def test_a_published_port_is_refused_by_name_where_it_cannot_be_followed() -> None:
+    wanted = {Skipped("workload", str(WorkloadId("A", name)), Reason.PUBLISHED_BY_DNAT) for name in CONTAINER}
+    ipvs = compute(site(EngineKind.IPVS, Listener(SERVICE, 80)), CONTAINER)
+    assert wanted <= set(ipvs.skipped)
+    assert {outs(ipvs)[name] for name in CONTAINER} == {Reason.PUBLISHED_BY_DNAT}
+    assert not {EndpointKey(61001), EndpointKey(61002)} & set(ipvs.endpoints)
+    nowhere = replace(site(EngineKind.EBPF, Listener(SERVICE, 80)), lan=Lan(devices=()))
+    assert wanted <= set(compute(nowhere, CONTAINER).skipped)
+    for config in (nowhere, site(EngineKind.IPVS)):
+        said = services_record(config, {}, PORTS, resolved=CONTAINER, own_addresses=["127.0.0.1", HOST])
+        assert {one.connector: one.ipv4 for one in said.workloads if one.connector in CONTAINER} == dict.fromkeys(
+            CONTAINER, False
+        )
+
+
+def test_one_that_dnat_leads_to_another_port_of_the_host_is_still_the_hosts() -> None:
+    for engine in (EngineKind.EBPF, EngineKind.IPVS):
+        made = compute(site(engine), {"near": Target(HOST, 8443)})
+        assert made.endpoints[EndpointKey(61001)] == Endpoint(WorkloadId("A", "near"), HOST, 8443)

@@ -49,7 +49,9 @@ def test_more_connectors_than_ports_are_refused_with_a_way_out() -> None:
 def test_a_target_is_an_address_never_a_name() -> None:
     assert own_records.workload_target(connector(host="::1", port=5)) == Target("::1", 5)
     assert own_records.workload_target(connector(host="db.lan")) is None
-    assert own_records.workload_target(connector(host="db.lan"), {"db.lan": "10.1.1.1"}) == Target("10.1.1.1", 9090)
+    assert own_records.workload_target(connector(host="db.lan"), {"web": Target("10.1.1.1", 9090)}) == Target(
+        "10.1.1.1", 9090
+    )
     assert own_records.is_ipv4(Target("10.1.1.1", 1))
     assert not own_records.is_ipv4(Target("::1", 1))
 
@@ -114,7 +116,11 @@ def test_a_server_that_is_not_on_this_host_is_offered_to_others_where_there_is_a
     def offered(lan: Lan) -> tuple[bool, bool]:
         config = site_config("A", connectors=(connector(host=host),), lan=lan)
         (state,) = own_records.services_record(
-            config, {}, {"web": 61001}, resolved={"db.lan": "10.0.0.5"}, own_addresses=["10.0.0.5/24", "fe80::1%eth0"]
+            config,
+            {},
+            {"web": 61001},
+            resolved={"web": Target("10.0.0.5", 9090)} if host == "db.lan" else {},
+            own_addresses=["10.0.0.5/24", "fe80::1%eth0"],
         ).workloads
         return state.ipv4, state.ipv6
 

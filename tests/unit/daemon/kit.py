@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from skedge import config as configuration
+from skedge.control.health.monitor import HealthState
 from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
 from skedge.control.liveness.detector import LinkStats
@@ -380,7 +381,7 @@ class Running:
     def healthy(self, connector: str = "web", good: bool = True) -> None:
         """Let the health check of an own workload say something."""
         workload = WorkloadId(self.at.state.config.site, connector)
-        self.at.health_changed(workload, good, "127.0.0.1")
+        self.at.health_changed(workload, HealthState(good, True, 0.0, "" if good else "refused", "127.0.0.1"))
 
     def candidates(self) -> dict[str, Reason]:
         """What the kernel may choose among, and why not."""

@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from skedge.control.health.monitor import HealthState
 from skedge.control.liveness.detector import LinkStats
 from skedge.core.api.documents import LinkRow
 from skedge.core.desired.compute import Desired
@@ -18,8 +19,10 @@ from skedge.core.linkstate.own_records import Liveness, endpoint_ports
 from skedge.core.model import (
     Affinity,
     Connector,
+    EngineKind,
     Health,
     HealthType,
+    Lan,
     LinkId,
     Listener,
     LoadReport,
@@ -508,6 +511,45 @@ def test_sites_services_and_workloads_have_their_problems() -> None:
     assert "127.0.0.1:9090" in found["workload web"][1]
     assert found["service web/tcp"] == ("error", Reason.NO_WORKLOAD.sentence)
     assert not any(what.endswith(" of web") for what in found), "they are out anyway"
+
+
+def test_an_unhealthy_workload_says_what_its_check_got() -> None:
+    state = state_of()
+    for cause in ("refused", "answered 400"):
+        state.set_health("web", HealthState(False, True, 0.0, cause, "127.0.0.1"))
+        assert problems(look(state))["workload web"][1] == f"unhealthy: the health check of 127.0.0.1:9090: {cause}"
+    row = next(one for one in rows.services(state, 0.0) if one.service == "web").candidates[0]
+    assert (row.reason, row.cause) == ("unhealthy", "answered 400")
+    state.set_health("web", HealthState(True, True, 0.0, "", "127.0.0.1"))
+    assert "workload web" not in problems(look(state))
+    assert state.causes == {}
+
+
+def test_a_published_port_that_cannot_be_followed_says_where_it_leads_and_the_way_out() -> None:
+    state = state_of()
+    state.host_addresses = ("127.0.0.1/8", "10.0.0.5/24")
+    state.set_health("web", HealthState(True, True, 0.0, "", "127.0.0.1", at=Target("10.88.0.5", 80)))
+    assert problems(look(state)) == {}
+    for config, way_out in (
+        (replace(state.config, lan=Lan(devices=())), "give skedge_lan_devices"),
+        (replace(state.config, engine=EngineKind.IPVS), "give engine: ebpf"),
+    ):
+        state.config = config
+        said = "port 9090 of 127.0.0.1 is published by DNAT to 10.88.0.5:80"
+        assert problems(look(state))["workload A/web"] == (
+            "warning",
+            f"{Reason.PUBLISHED_BY_DNAT.sentence}: {said}; {way_out}, or let the server listen on the host itself",
+        )
+
+
+def test_where_a_workload_was_found_is_forgotten_with_its_address() -> None:
+    state = state_of()
+    state.set_health("web", HealthState(True, True, 0.0, "", "127.0.0.1", at=Target("10.88.0.5", 80)))
+    state.set_config(replace(state.config, drain=True), state.ports)
+    assert state.resolved == {"web": Target("10.88.0.5", 80)}
+    moved = replace(state.config.connectors[0], port=9191)
+    state.set_config(replace(state.config, connectors=(moved,)), state.ports)
+    assert state.resolved == {}
 
 
 def test_a_workload_that_only_this_site_holds_for_dead_is_a_problem() -> None:

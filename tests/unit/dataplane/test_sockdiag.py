@@ -83,13 +83,13 @@ def test_the_kernel_tells_whether_a_udp_socket_is_bound(bind: str, asked: str, t
     with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((bind, 0))
         port = server.getsockname()[1]
-        assert sock_diag.takes_datagrams(Target(asked, port)) is taken
+        assert bool(sock_diag.datagram_sockets(Target(asked, port))) is taken
         assert [info.local.port for info in sock_diag.dump(Protocol.UDP, 1 << 7, port)] == [port]
-    assert sock_diag.takes_datagrams(Target(asked, port)) is False
+    assert not sock_diag.datagram_sockets(Target(asked, port))
 
 
 def test_a_connected_udp_socket_takes_nobody_elses_datagrams() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
         one.connect(("127.0.0.1", 9))
-        assert not sock_diag.takes_datagrams(Target("127.0.0.1", one.getsockname()[1]))
+        assert not sock_diag.datagram_sockets(Target("127.0.0.1", one.getsockname()[1]))
