@@ -6,5 +6,6 @@
 #include "nat/pmtu.c"
 #include "nat/ip_options.c"
 #include "nat/from_overlay.c"
+#include "nat/asked.c"
 #include "nat/ingress.c"
 #include "nat/loopback.c"

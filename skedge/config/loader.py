@@ -175,7 +175,12 @@ def build(spec: SiteSpec) -> SiteConfig:
         "listeners": [_listener(listener) for listener in spec.listeners],
         "connectors": [_connector(connector) for connector in spec.connectors],
         "metrics": replace(spec.metrics, address=canonical(spec.metrics.address)),
-        "lan": {"devices": spec.lan_devices, "ports": spec.nat_ports, "times": spec.flow_times},
+        "lan": {
+            "devices": spec.lan_devices,
+            "ports": spec.nat_ports,
+            "times": spec.flow_times,
+            "firewall": spec.lan_firewall,
+        },
     }
     return convert({**asdict(spec), **made}, SiteConfig, from_attributes=True)
 

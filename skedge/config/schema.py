@@ -20,6 +20,7 @@ from skedge.core.model import (
     Affinity,
     EngineKind,
     HealthType,
+    LanFirewall,
     Policy,
     Protocol,
 )
@@ -209,6 +210,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     nat_address: str = ""
     endpoint_ports: tuple[Port, Port] = (61000, 62999)
     lan_devices: list[LanDeviceName] = field(default_factory=lambda: [ANY_DEVICE])
+    lan_firewall: LanFirewall = LanFirewall.HONOUR
     nat_ports: tuple[Port, Port] = (63000, 65535)
     prefixes: list[str] = field(default_factory=list)
     flow_times: FlowTimesSpec = FlowTimesSpec()

@@ -259,6 +259,13 @@ class FlowTimes:
     udp_stream_s: int = 120  # RFC 4787: not less than 2 min
 
 
+class LanFirewall(StrEnum):
+    """Whether the host's own input rules decide on new connections of the LAN whose workload is not on the host."""
+
+    HONOUR = "honour"
+    BYPASS = "bypass"
+
+
 @dataclass(frozen=True, slots=True)
 class Lan:
     """Clients and workloads that are not processes of the host.
@@ -269,6 +276,7 @@ class Lan:
     devices: tuple[str, ...] = (ANY_DEVICE,)
     ports: tuple[int, int] = (63000, 65535)
     times: FlowTimes = FlowTimes()
+    firewall: LanFirewall = LanFirewall.HONOUR
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ INLINE int nat_config_has_port(const struct nat_config *config, __u16 port)
 #define NAT_ODD 4     /* options, extension headers, fragments */
 #define NAT_PLACE 5   /* the first packet of a flow that is to be placed */
 #define NAT_BEGIN 6   /* the first packet of a flow whose workload is chosen */
+#define NAT_ASKED 7   /* the first packet of a flow that the host's own rules have let through */
 #define NAT_PROGRAMS 8
 BPF_TABLE_PINNED("prog", __u32, __u32, nat_programs_v1, NAT_PROGRAMS, PIN_DIR "/nat_programs_v1");
 

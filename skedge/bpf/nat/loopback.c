@@ -1,4 +1,5 @@
-/* tc ingress of lo: the answers of this host's own sockets to clients of the LAN that reach them by NAT (KIND_LOOP). */
+/* tc ingress of lo: the answers of this host's own sockets to clients of the LAN that reach them by NAT (KIND_LOOP), and
+ * what the host's own rules were asked about. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -17,6 +18,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
+#include "nat/flow/ask.h"
 
 /* Everything on lo comes through here: whether it is to a NAT port or address must be known at once. */
 INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *config)
@@ -40,6 +42,10 @@ int lan_loop(struct __sk_buff *skb)
     struct nat_flow *flow;
     __u64 state;
 
+    if (skb->priority == ASKING) {
+        nat_programs_v1.call(skb, NAT_ASKED);
+        return TC_ACT_SHOT;
+    }
     if (!config || !config->device || !packet_is_to_nat(skb, config))
         return TC_ACT_UNSPEC;
     if (lan_packet_parse(skb, &p, ETH_LENGTH))

@@ -22,6 +22,7 @@
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/stack_checks.h"
 #include "nat/flow/sk_assign.h"
+#include "nat/flow/ask.h"
 
 /* What there is already: 0 when nothing (any more), else a verdict. */
 INLINE int flow_resume(struct __sk_buff *skb, struct nat_config *config, struct lan_packet *p, int *verdict)
@@ -72,11 +73,15 @@ int lan_open(struct __sk_buff *skb)
     listener = listener_lookup(&p.key);
     if (!listener || (p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
         return TC_ACT_UNSPEC;
-    reason = client_check(skb, config, &p);
-    if (reason) {
-        drop_count(reason);
-        /* The stack has the same filter, and the device may be only the lower one of the right one. */
-        return reason == REASON_REVERSE_PATH ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+    if (!host_rules_accepted(skb)) {
+        reason = client_check(skb, config, &p);
+        if (reason) {
+            drop_count(reason);
+            /* The stack has the same filter, and the device may be only the lower one of the right one. */
+            return reason == REASON_REVERSE_PATH ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+        }
+        if (host_rules_are_honoured())
+            return host_rules_ask(skb, &p);
     }
     reason = flow_reserve(&p.key, &placement);
     if (reason < 0 || (!reason && !placement))

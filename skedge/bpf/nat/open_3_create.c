@@ -20,6 +20,7 @@
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/sk_assign.h"
+#include "nat/flow/ask.h"
 
 /* Take back what was reserved and counted. */
 INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struct scratch *m, int reason)
@@ -85,5 +86,7 @@ int lan_begin(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     if (reason)
         return flow_abandon(skb, &p, scratch, reason);
+    if (host_rules_accepted(skb))
+        return packet_send_home(skb);
     return flow_forward(skb, config, &p, &scratch->flow);
 }

@@ -113,6 +113,7 @@ LAN_PROGRAMS: tuple[Program, ...] = (
     _part("error", 2),
     _part("too_big", 3),
     _part("odd", 4),
+    _part("asked", 7),
     _part("overlay", 1),
     Program(LAN_PARTS, "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
     Program(LAN_PARTS, "lan_ingress_l3", ProgType.SCHED_CLS, "lan_ingress_l3_v1"),

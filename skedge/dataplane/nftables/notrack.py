@@ -4,6 +4,7 @@ Where a host translates addresses (Docker does, firewalld may), the kernel takes
 ours has assigned to a SYN: to `nf_nat` a listening socket, which knows no client, looks like one that early demux found
 for the wrong port. It only looks at packets that are tracked. So these are not: everything on link devices, and packets
 of the LAN to and from listeners. Rules of the host that ask for a state do not fit them; pre-flight judges by that.
+Tracked, as new, is what the host's rules are asked about (`accepted.py`): it never reaches a socket.
 
 Written only where connections are tracked at all, as two more chains cost each packet of the host something.
 """
@@ -18,7 +19,7 @@ from skedge.core.model import Protocol
 from skedge.core.objects import ChainGroup, ListenerKey, NftRule
 from skedge.dataplane.nftables import syntax
 from skedge.dataplane.nftables.chain_groups import Owned, base
-from skedge.dataplane.nftables.syntax import FROM_LINK, OPENS, TO_LINK, Expression, field, match, meant
+from skedge.dataplane.nftables.syntax import ACCEPT, ASKED, FROM_LINK, OPENS, TO_LINK, Expression, field, match, meant
 
 NAME, IN, OUT = "notrack", "untracked-in", "untracked-out"
 OWNED = Owned(NAME, (IN, OUT))
@@ -50,7 +51,7 @@ def group(listeners: Iterable[ListenerKey], *, opening: bool = False) -> ChainGr
     ``opening``: only packets that open a connection are left alone, as another engine's open ones must be tracked on.
     """
     places = _by_version(listeners)
-    into = _rules(FROM_LINK, "daddr", "dport", places, opening=opening)
+    into = [meant([ASKED, ACCEPT], "asked"), *_rules(FROM_LINK, "daddr", "dport", places, opening=opening)]
     out = _rules(TO_LINK, "saddr", "sport", places, opening=opening)
     return ChainGroup((base(IN, "filter", "prerouting", RAW, into), base(OUT, "filter", "output", RAW, out)))
 

@@ -16,6 +16,8 @@ PLACE = {"family": FAMILY, "table": TABLE}
 Expression = dict[str, Any]
 FROM_LINK: Expression = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": f"{PREFIX}*"}}
 TO_LINK: Expression = {"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": f"{PREFIX}*"}}
+# What the host's rules are asked about: ASKING of bpf/nat/flow/ask.h, as nft prints it.
+ASKED: Expression = {"match": {"op": "==", "left": {"meta": {"key": "priority"}}, "right": "736b:6673"}}
 ACCEPT: Expression = {"accept": None}
 DROP: Expression = {"drop": None}
 L4PROTO: Expression = {"meta": {"key": "l4proto"}}
@@ -86,9 +88,17 @@ def element(action: str, name: str, elements: Sequence[Any]) -> dict[str, Any]:
     return {action: {"element": {**PLACE, "name": name, "elem": list(elements)}}}
 
 
-def script(*commands: Mapping[str, Any]) -> dict[str, Any]:
-    """Return commands as one script, carried out as one change; the table is made first."""
-    return {"nftables": [{"add": {"table": {"family": FAMILY, "name": TABLE}}}, *commands]}
+def script(*commands: Mapping[str, Any], family: str = FAMILY) -> dict[str, Any]:
+    """Return commands as one script for our table of a family, carried out as one change; the table is made first."""
+    made = {"add": {"table": {"family": family, "name": TABLE}}}
+    return {"nftables": [made, *(commands if family == FAMILY else (_of_family(one, family) for one in commands))]}
+
+
+def _of_family(command: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """Return a command for an object of another family."""
+    return {
+        action: {kind: {**value, "family": family} for kind, value in what.items()} for action, what in command.items()
+    }
 
 
 def meant(expressions: Sequence[Expression], label: str = "") -> NftRule:

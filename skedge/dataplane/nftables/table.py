@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from skedge.core.errors import DataplaneError
@@ -23,12 +24,12 @@ Run = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 Item = tuple[str, Mapping[str, Any]]
 
 
-def run_nft(script: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Run a JSON script, or list our table when there is none. Raises DataplaneError."""
+def run_nft(script: Mapping[str, Any] | None, family: str = FAMILY) -> Mapping[str, Any]:
+    """Run a JSON script, or list our table of a family when there is none. Raises DataplaneError."""
     nft = shutil.which("nft", path=os.environ.get("PATH", "") + ":" + _PATH)
     if nft is None:
         raise DataplaneError("the program nft is missing; install the package nftables")
-    arguments = ["list", "table", FAMILY, TABLE] if script is None else ["-f", "-"]
+    arguments = ["list", "table", family, TABLE] if script is None else ["-f", "-"]
     command, said = [nft, "-j", *arguments], json.dumps(script or {})
     try:
         result = subprocess.run(command, input=said, capture_output=True, text=True, check=False, timeout=NFT_TIMEOUT_S)
@@ -43,14 +44,15 @@ def run_nft(script: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 class NftTable:
-    """The table of one host. Safe for use from several threads.
+    """The table of one host, of one family. Safe for use from several threads.
 
     A listing is valid for `READ_EVERY_S` seconds, until a change of ours, or until `forget`. ``who`` asks is what an
     error begins with.
     """
 
-    def __init__(self, run: Run = run_nft, clock: Callable[[], float] = time.monotonic) -> None:
-        self._run, self._clock = run, clock
+    def __init__(self, run: Run = run_nft, clock: Callable[[], float] = time.monotonic, family: str = FAMILY) -> None:
+        self._run = run if family == FAMILY else partial(run, family=family)
+        self._clock, self._family = clock, family
         self._lock = threading.RLock()
         self._known: Sequence[Item] = ()
         self._read_at = float("-inf")
@@ -88,7 +90,7 @@ class NftTable:
             return
         with self._lock:
             try:
-                self._asked(who, syntax.script(*said))
+                self._asked(who, syntax.script(*said, family=self._family))
             finally:
                 self.forget()
 
@@ -99,12 +101,12 @@ class NftTable:
 
     def names(self) -> list[str]:
         """Return the name of our table in a list, an empty one when there is none. Raises DataplaneError."""
-        return [f"{FAMILY} {TABLE}"] if self.fresh("table") else []
+        return [f"{self._family} {TABLE}"] if self.fresh("table") else []
 
     def remove(self) -> None:
         """Remove our table with all in it, if it is there. Raises DataplaneError."""
         if self.names():
-            self.change("table", [{"delete": {"table": {"family": FAMILY, "name": TABLE}}}])
+            self.change("table", [{"delete": {"table": {"family": self._family, "name": TABLE}}}])
 
     def _asked(self, who: str, script: Mapping[str, Any] | None) -> Mapping[str, Any]:
         try:

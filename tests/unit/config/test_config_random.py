@@ -124,6 +124,7 @@ def configs(draw: Any) -> dict[str, Any]:
         "engine": draw(st.sampled_from(["auto", "ebpf"])),
         "engine_drain_s": draw(st.floats(0, 86400)),
         "lan_devices": draw(st.sampled_from([["*"], [], ["eth0", "docker0"]])),
+        "lan_firewall": draw(st.sampled_from(["honour", "bypass"])),
         "nat_ports": [draw(st.integers(63000, 64000)), 65535],
         "flow_times": {"udp_s": draw(st.integers(1, 604_800))},
         "prefixes": draw(st.sampled_from([[], ["172.16.0.0/16"], ["172.16.0.0/16", "fd12:3456::/48"]])),
@@ -137,6 +138,7 @@ def as_data(value: Any) -> Any:
         data = {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
         lan = data.pop("lan")
         data |= {"lan_devices": lan["devices"], "nat_ports": lan["ports"], "flow_times": lan["times"]}
+        data["lan_firewall"] = lan["firewall"]
         del data["nat6"]  # always made from the names
         keys = {"overlay4": "overlay_address", "overlay6": "overlay_address6", "nat4": "nat_address"}
         return {keys.get(k, k): v for k, v in data.items()}

@@ -32,8 +32,9 @@ DEFAULT_NETWORK = "skedge"
 # Variables that become keys of skedge.yaml, in the order in which they are written there.
 SITE_KEYS = (
     "network", "site", "engine", "engine_drain_s", "overlay_cidr", "overlay_address", "overlay_address6",
-    "nat_address", "endpoint_ports", "lan_devices", "nat_ports", "prefixes", "flow_times", "links", "listeners",
-    "connectors", "drain", "overload", "hold_time_s", "control_port", "load_port", "metrics", "log_placements",
+    "nat_address", "endpoint_ports", "lan_devices", "lan_firewall", "nat_ports", "prefixes", "flow_times", "links",
+    "listeners", "connectors", "drain", "overload", "hold_time_s", "control_port", "load_port", "metrics",
+    "log_placements",
 )  # fmt: skip
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
