@@ -62,6 +62,7 @@ class Reason(IntEnum):
     TOO_BIG = (30, "too-big", "a packet larger than the way ahead takes; its sender is told where it may be")
     NOT_FORWARDED = (31, "not-forwarded", "a packet of the host's own networks that would have gone into a link, or on")
     MARTIAN = (35, "martian", "an address that no packet from the wire can have, such as one of loopback")
+    HOST_FIREWALL = (36, "host-firewall", "a new connection of the LAN that the host's own input rules refuse")
     REVERSE_PATH = (37, "reverse-path", "the way back to the sender leaves by another device, and rp_filter is strict")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")

@@ -16,6 +16,7 @@ from skedge.dataplane.host.netlink import Netlink, kernel_errors
 from skedge.dataplane.host.sysctls import LoopSettingDriver
 from skedge.dataplane.ipvs import purge as ipvs_purge
 from skedge.dataplane.links.device import is_ours
+from skedge.dataplane.nftables.accepted import AcceptedDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
@@ -34,12 +35,18 @@ class Row:
     delete: Callable[[str], object]
 
 
-def rows(netlink: Netlink, overlay: Iterable[str], state: Path, table: NftTable | None = None) -> tuple[Row, ...]:
+def rows(
+    netlink: Netlink,
+    overlay: Iterable[str],
+    state: Path,
+    table: NftTable | None = None,
+    accepted: AcceptedDriver | None = None,
+) -> tuple[Row, ...]:
     """Return the rows of the registry that `purge` removes, in the order of removal.
 
     Packets come in no more before the check goes, and the chain that closes devices goes after the switch.
     """
-    nft = table or NftTable()
+    nft, asked = table or NftTable(), accepted or AcceptedDriver()
     routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
     loop, forwarding = LoopSettingDriver(), ForwardingDriver(netlink, state / MEMORY)
     return (
@@ -51,6 +58,7 @@ def rows(netlink: Netlink, overlay: Iterable[str], state: Path, table: NftTable 
         Row("address", addresses.read, addresses.delete),
         Row("forwarding", forwarding.thrown, forwarding.delete),
         Row("engine ipvs", lambda: ipvs_purge.found(state), lambda key: ipvs_purge.remove(key, state)),
+        Row("accepted", asked.names, asked.remove),
         Row("table", nft.names, lambda _: nft.remove()),
     )
 

@@ -16,10 +16,11 @@ from skedge.core.desired.compute import Desired
 from skedge.core.desired.forwarding import host_forwards
 from skedge.core.desired.kinds import Kind, Registry
 from skedge.core.desired.kinds import field as desired_field
-from skedge.core.model import Lan, SiteConfig
+from skedge.core.model import Lan, LanFirewall, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
 from skedge.core.placement.candidates import merge_candidates
+from skedge.dataplane.ebpf import host_rules
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
 from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
@@ -33,7 +34,7 @@ from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
 from skedge.dataplane.ipvs.sysctls import WANTED as IPVS_SETTINGS
 from skedge.dataplane.links.driver import LinkDriver
-from skedge.dataplane.nftables import default_deny, forward_guard, notrack
+from skedge.dataplane.nftables import accepted, default_deny, forward_guard, notrack
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.routing import rules
@@ -55,6 +56,7 @@ class Base:
     overlays: tuple[str, ...] = ()
     other_serves: Callable[[], bool] = lambda: False
     other_drains: Callable[[], bool] = lambda: False
+    accepted: accepted.AcceptedDriver = field(default_factory=accepted.AcceptedDriver)
     forwarding: ForwardingDriver = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
     own_prefixes, others_prefixes = PrefixTable(pin_dir, OWN_MAP), PrefixTable(pin_dir)
     host_prefixes = PrefixTable(pin_dir, HOST_MAP)
     nat, sources, devices = NatConfigDriver(pin_dir), NatSourceDriver(pin_dir), LanDriver(pin_dir, base.netlink)
-    packets, loop = PacketCheckDriver(check), LoopSettingDriver()
+    packets, loop, asks = PacketCheckDriver(check), LoopSettingDriver(), host_rules.HostRulesDriver(pin_dir)
 
     def groups(config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]) -> Mapping[str, ChainGroup]:
         return {**_forward_guard(base, config), **_notrack(base, config, desired, held)}
@@ -94,6 +96,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             glance=lambda: tuple(packets.read().items()),
         ),
         Kind("chain", owned, groups),
+        Kind("accepted", base.accepted, lambda config, _d, _held: accepted.wanted(honoured=honoured(config.lan))),
         _forwarding(base),
         Kind(
             "placement",
@@ -126,6 +129,12 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             lambda config, _desired, held: loop_settings() if config.lan.devices else {} if looped() else held,
         ),
         Kind("lan-device", devices, lan_devices),
+        Kind(  # behind the programs that can ask, and the chains that answer
+            "host-rules",
+            asks,
+            lambda config, _desired, _held: host_rules.wanted(honoured=honoured(config.lan)),
+            glance=lambda: tuple(asks.read().items()),
+        ),
         _link(links, rests_on=lambda: check.directions),
         _address(base),
         _route(base, others_prefixes),
@@ -190,6 +199,11 @@ def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
         ),
         Kind("listener", engine.listeners, desired_field("listeners"), waits=True),
     )
+
+
+def honoured(lan: Lan) -> bool:
+    """Return whether the host's own input rules decide on what comes from its LAN."""
+    return bool(lan.devices) and lan.firewall is LanFirewall.HONOUR
 
 
 def nat_config(lan: Lan, desired: Desired) -> NatConfig:

@@ -31,6 +31,7 @@ from skedge.dataplane.ipvs.procfs import PROC, Found
 from skedge.dataplane.ipvs.table import KernelTable
 from skedge.dataplane.ipvs.weight_loop import FAMILIES, target_of
 from skedge.dataplane.nftables import default_deny, notrack, syntax
+from skedge.dataplane.nftables.accepted import AcceptedDriver
 from skedge.dataplane.nftables.chain_groups import adding, base
 from skedge.dataplane.nftables.syntax import ACCEPT, match
 from skedge.dataplane.nftables.table import NftTable
@@ -92,12 +93,14 @@ class RetiredEbpf:
         )
 
     def remove(self) -> None:
-        """Take the programs off all devices, then off the cgroup, then the pins away."""
+        """Take the programs off all devices, then off the cgroup, then the chains and the pins away."""
         for name in lan_devices.attached(self._netlink):
             lan_devices.detach(self._netlink, name)
         for index, name in self._netlink.names().items():
             if name.startswith(PREFIX):
                 self._check.detach(index)
+        for name in (accepted := AcceptedDriver()).names():
+            accepted.remove(name)
         pins.remove_all(self._pins, PROGRAMS)
 
 

@@ -103,6 +103,7 @@ KEPT: Mapping[str, Entries] = {
         INDEX, Layout("device:I low:H high:H syn:Q established:Q fin:Q closed:Q udp:Q -spare:16s")
     ),
     "nat_addresses_v1": Entries(INDEX, Layout("own4:4s flags:I own6:A low:H high:H -spare:I udp_stream:Q -spares:32s")),
+    "host_rules_v1": Entries(INDEX, Layout("honoured:I")),
     "nat_programs_v1": Entries(INDEX, Layout("program:I")),
     "nat_sources_v1": Entries(Layout("target:A"), Layout("source:A")),
     "link_config_v2": Entries(
@@ -124,8 +125,9 @@ KEPT: Mapping[str, Entries] = {
 }
 # Written by programs, or (staged_v1) a place where a table lies on its way.
 LEFT_OUT = frozenset({
-    "affinities_v1", "drops_v1", "flows_v1", "link_drops_v1", "link_drops_v2", "link_udp_clients_v1", "nat_flows_v1",
-    "nat_making_v1", "nat_placements_v1", "news_v1", "own_datagrams_v1", "pick_log_v2", "placements_v1", "staged_v1",
+    "affinities_v1", "drops_v1", "flows_v1", "host_rules_counts_v1", "link_drops_v1", "link_drops_v2",
+    "link_udp_clients_v1", "nat_asked_v1", "nat_flows_v1", "nat_making_v1", "nat_placements_v1", "news_v1",
+    "own_datagrams_v1", "pick_log_v2", "placements_v1", "staged_v1",
 })  # fmt: skip
 
 

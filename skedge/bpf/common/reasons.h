@@ -31,6 +31,7 @@ enum {
     REASON_TOO_BIG = 30, /* a packet larger than the way ahead takes; its sender is told where it may be */
     REASON_NOT_FORWARDED = 31, /* a packet of the host's own networks that would have gone into a link, or on */
     REASON_MARTIAN = 35, /* an address that no packet from the wire can have, such as one of loopback */
+    REASON_HOST_FIREWALL = 36, /* a new connection of the LAN that the host's own input rules refuse */
     REASON_REVERSE_PATH = 37, /* the way back to the sender leaves by another device, and rp_filter is strict */
     REASON_BAD_SIGNATURE = 40, /* a record whose signature or certificate does not verify */
     REASON_BAD_FRAME = 41, /* a control frame that cannot be decoded or is too large */

@@ -25,6 +25,7 @@ _CULPRITS = {
     "rule": "does systemd-networkd (ManageForeignRoutingPolicyRules=no), a VPN client or a script flush rules?",
     "route": "does systemd-networkd (ManageForeignRoutes=no), a VPN client or a script flush routes?",
     "chain": "does a firewall service or a script flush the whole rule set? Let it flush its own tables alone",
+    "accepted": "does a firewall service or a script flush the whole rule set? Let it flush its own tables alone",
     "setting": "does a sysctl file, tuned or a hardening script set it?",
     "forwarding": "does a sysctl file, tuned or a hardening script set it?",
 }  # kind of object -> who does such a thing, and how it is kept from it

@@ -12,6 +12,7 @@ from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import registry
 from skedge.dataplane.ebpf.engine import EbpfEngine
+from skedge.dataplane.ebpf.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.host import host_addresses, sock_diag
 from skedge.dataplane.host.netlink import Netlink
@@ -25,6 +26,7 @@ from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
 from skedge.dataplane.nftables import forward_guard, notrack, tunnel_guard
+from skedge.dataplane.nftables.accepted import AcceptedDriver
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import DefaultDeny
 from skedge.dataplane.nftables.table import NftTable
@@ -54,8 +56,8 @@ def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     handover = Handover(RetiredIpvs(base.state, base.overlays, check, base.table) if found else None)
     _follow(base, handover)
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
-    refused = [check.drops, _counted(base.table)]
-    return Kernel(rows, engine, _Host(base.netlink, base.table), wireguard, why, handover, refused)
+    refused = [check.drops, HostRulesDriver(str(pin_dir)).refused, _counted(base.table)]
+    return Kernel(rows, engine, _Host(base.netlink, base.table, base.accepted), wireguard, why, handover, refused)
 
 
 def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
@@ -71,7 +73,7 @@ def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     _follow(base, handover)
     rows = registry.ipvs(base, engine, _links(base, check, wireguard))
     refused = [check.drops, _counted(base.table)]
-    return Kernel(rows, engine, _Host(base.netlink, base.table), wireguard, why, handover, refused)
+    return Kernel(rows, engine, _Host(base.netlink, base.table, base.accepted), wireguard, why, handover, refused)
 
 
 def _links(base: registry.Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
@@ -94,8 +96,8 @@ def _counted(table: NftTable) -> Callable[[], Mapping[Reason, int]]:
 class _Host:
     """What the host itself has, and what is known of it."""
 
-    def __init__(self, netlink: Netlink, table: NftTable) -> None:
-        self._netlink, self._table = netlink, table
+    def __init__(self, netlink: Netlink, *tables: NftTable | AcceptedDriver) -> None:
+        self._netlink, self._tables = netlink, tables
 
     def addresses(self) -> frozenset[str]:
         return host_addresses.addresses(self._netlink)
@@ -107,4 +109,5 @@ class _Host:
         return sock_diag.end_datagrams(targets, placed)
 
     def forget(self) -> None:
-        self._table.forget()
+        for table in self._tables:
+            table.forget()

@@ -7,51 +7,53 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
+from skedge.core.model import LanFirewall
+from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
 
-MAP = "host_rules_v1"
+MAP, COUNTS_MAP = "host_rules_v1", "host_rules_counts_v1"
 LAN = "lan"
-HONOUR = "honour"
-_WORD = struct.Struct("=Q")
-_HONOURED, _ASKED, _ACCEPTED = 0, 1, 2
+_SWITCH, _COUNT = struct.Struct("=I"), struct.Struct("=Q")
+_ASKED, _ACCEPTED = 0, 1
 
 
 class HostRulesDriver:
-    """Driver[str, str]: under the one key `LAN`, that the host's rules are honoured; not there: they are by-passed."""
+    """Driver[str, str]: `LAN` -> ``honour`` while the host's rules are asked; not there while they are by-passed."""
 
     def __init__(self, pin_dir: str) -> None:
-        self._pin = Path(pin_dir) / MAP
+        self._pins = Path(pin_dir)
         self._refused = 0
 
     def read(self) -> Mapping[str, str]:
         """Return what the programs do. Raises DataplaneError."""
-        return {LAN: HONOUR} if self._words()[_HONOURED] else {}
+        return {LAN: LanFirewall.HONOUR} if self._word(MAP, 0, _SWITCH) else {}
 
     def put(self, key: str, value: str) -> None:
         """Let the programs ask. Raises DataplaneError."""
-        if (key, value) != (LAN, HONOUR):
-            raise DataplaneError(f"host rules: {key} {value} is not {LAN} {HONOUR}")
-        self._write(1)
+        if (key, value) != (LAN, LanFirewall.HONOUR):
+            raise DataplaneError(f"host rules: {key} {value} is not {LAN} {LanFirewall.HONOUR}")
+        self._switch(1)
 
     def delete(self, key: str) -> None:  # noqa: ARG002  (there is one)
         """Let the programs ask no more. Raises DataplaneError."""
-        self._write(0)
+        self._switch(0)
 
-    def refused(self) -> int:
-        """Return how many packets the host's rules have refused: those that did not come back. Never falls."""
-        words = self._words()
-        self._refused = max(self._refused, words[_ASKED] - words[_ACCEPTED])
-        return self._refused
+    def refused(self) -> Mapping[Reason, int]:
+        """Return how many packets the host's rules have refused: those that never came back. It does not fall."""
+        accepted = self._word(COUNTS_MAP, _ACCEPTED, _COUNT)
+        self._refused = max(self._refused, self._word(COUNTS_MAP, _ASKED, _COUNT) - accepted)
+        return {Reason.HOST_FIREWALL: self._refused}
 
-    def _words(self) -> dict[int, int]:
-        with syscall.Fd(syscall.obj_get(str(self._pin))) as fd:
-            found = {at: syscall.map_lookup(fd, _key(at), _WORD.size) for at in (_HONOURED, _ACCEPTED, _ASKED)}
-        return {at: _WORD.unpack(raw or bytes(_WORD.size))[0] for at, raw in found.items()}
+    def _word(self, name: str, index: int, form: struct.Struct) -> int:
+        with syscall.Fd(syscall.obj_get(str(self._pins / name))) as fd:
+            raw = syscall.map_lookup(fd, _SWITCH.pack(index), form.size)
+        return int(form.unpack(raw)[0]) if raw else 0
 
-    def _write(self, word: int) -> None:
-        with syscall.Fd(syscall.obj_get(str(self._pin))) as fd:
-            syscall.map_update(fd, _key(_HONOURED), _WORD.pack(word))
+    def _switch(self, word: int) -> None:
+        with syscall.Fd(syscall.obj_get(str(self._pins / MAP))) as fd:
+            syscall.map_update(fd, _SWITCH.pack(0), _SWITCH.pack(word))
 
 
-def _key(at: int) -> bytes:
-    return at.to_bytes(4, "little")
+def wanted(*, honoured: bool) -> Mapping[str, str]:
+    """Return what the programs should do."""
+    return {LAN: LanFirewall.HONOUR} if honoured else {}

@@ -50,8 +50,10 @@ class NftTable:
     error begins with.
     """
 
-    def __init__(self, run: Run = run_nft, clock: Callable[[], float] = time.monotonic, family: str = FAMILY) -> None:
-        self._run = run if family == FAMILY else partial(run, family=family)
+    def __init__(
+        self, run: Run | None = None, clock: Callable[[], float] = time.monotonic, family: str = FAMILY
+    ) -> None:
+        self._run = run or partial(run_nft, family=family)
         self._clock, self._family = clock, family
         self._lock = threading.RLock()
         self._known: Sequence[Item] = ()

@@ -12,7 +12,9 @@ import pytest
 
 from skedge.core.model import Protocol
 from skedge.core.objects import ListenerKey
-from skedge.dataplane.ebpf.host_rules import HONOUR, LAN, HostRulesDriver
+from skedge.core.reasons import Reason
+from skedge.dataplane.ebpf import host_rules
+from skedge.dataplane.ebpf.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.lan_devices import LOOPBACK as LO
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, detach
 from skedge.dataplane.nftables import accepted, notrack
@@ -53,7 +55,7 @@ def honour(site: Site, *, off: bool = False) -> None:
     """Let the host's rules hold, as the registry's rows do, or by-pass them."""
     if not off:
         site.ns(make, accepted.AcceptedDriver(), accepted.wanted(honoured=True))
-    make(HostRulesDriver(site.pin_dir), {} if off else {LAN: HONOUR})
+    make(HostRulesDriver(site.pin_dir), host_rules.wanted(honoured=not off))
     if off:
         site.ns(make, accepted.AcceptedDriver(), {})
 
@@ -92,7 +94,7 @@ def ask(world: World, v: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
 
 
 def refused(world: World) -> int:
-    return HostRulesDriver(world.a.pin_dir).refused()
+    return HostRulesDriver(world.a.pin_dir).refused()[Reason.HOST_FIREWALL]
 
 
 def serve(world: World, where: str, v: int, kind: int = socket.SOCK_STREAM):

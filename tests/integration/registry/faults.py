@@ -157,8 +157,13 @@ def _hosts() -> list[Fault]:
                 f" nft delete chain inet skedge {chain}", *owner, also=("link",)) for chain, owner in chains.items()),
         *(Fault(f"nft {chain} let all in", f"nft insert rule inet skedge {chain} accept", *owner, also=("link",))
           for chain, owner in chains.items()),
+        *(Fault(f"nft {family} {what}", command.format(f"{family} skedge"), "accepted", family)
+          for family in ("ip", "ip6") for what, command in {
+              "chain emptied": "nft flush chain {} accepted", "table deleted": "nft delete table {}",
+              "chain lets all in": "nft insert rule {} accepted accept"}.items()),
         Fault("nft table deleted", f"{TRACKED}; nft delete table inet skedge", "chain", "notrack", ("chain", "link")),
-        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard", ("chain", "link"),
+        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard",
+              ("chain", "link", "accepted"),
               after=THEIRS),
     ]  # fmt: skip
 
@@ -194,6 +199,7 @@ def _maps() -> list[Fault]:
         Fault("nat config emptied", _poke("nat_config_v1", b"", 0, "=64s", bytes(64)), "nat", "nat"),
         Fault("nat addresses changed", _poke("nat_addresses_v1", b"", 0, "=I", 1), "nat", "nat"),
         Fault("nat addresses emptied", _poke("nat_addresses_v1", b"", 0, "=72s", bytes(72)), "nat", "nat"),
+        Fault("host rules no longer asked", _poke("host_rules_v1", b"", 0, "=I", 0), "host-rules", "lan"),
         Fault("nat source deleted", _pull("nat_sources_v1"), "nat-source"),
         Fault("nat source changed", _poke("nat_sources_v1", b"", 12, "=I", 1), "nat-source"),
         Fault("own prefix deleted", _pull("lan_prefixes_v1"), "lan-prefix"),

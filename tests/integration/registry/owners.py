@@ -71,6 +71,8 @@ class Owners:
                 yield "forwarding", "ipv6"
             case ("nft table", "inet", "skedge"):
                 yield from (("chain", ""), ("link", ""))
+            case ("nft table" | "nft chain", "ip" | "ip6" as family, "skedge", *_):
+                yield "accepted", family
             case ("nft chain" | "nft counter", "inet", "skedge", name) if name in CHAINS:
                 yield "chain", CHAINS[name]
             case ("nft chain", "inet", "skedge", "tunnels"):
@@ -99,6 +101,8 @@ class Owners:
                 yield from (("placement", PLACEMENT[name]) for name in _different(before, after))
             case "nat_config_v1" | "nat_addresses_v1":
                 yield "nat", "nat"
+            case "host_rules_v1":
+                yield "host-rules", "lan"
             case "nat_sources_v1":
                 yield "nat-source", key[0]
             case "link_config_v2":

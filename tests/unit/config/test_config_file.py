@@ -18,6 +18,7 @@ from skedge.core.model import (
     Health,
     HealthType,
     Lan,
+    LanFirewall,
     Link,
     Listener,
     Metrics,
@@ -100,7 +101,7 @@ def test_full_file() -> None:
         control_port=7501,
         load_port=7502,
         metrics=Metrics("::1", 0),
-        lan=Lan(("lan0", "docker0"), (62000, 63999), FlowTimes(5, 600, 60, 1, 30)),
+        lan=Lan(("lan0", "docker0"), (62000, 63999), FlowTimes(5, 600, 60, 1, 30), LanFirewall.BYPASS),
     )
 
 

@@ -15,16 +15,9 @@ from skedge.dataplane.nftables.table import NftTable
 PAGE = (Path(__file__).parents[3] / "docs/kernel-objects.md").read_text()
 ROWS = re.findall(r"^\| `([a-z-]+)` \|.*\| (ebpf|ipvs|both) \|.*\| (\d+) s \|$", PAGE, re.MULTILINE)
 GOES_WITH_PINS = {
-    "packet-check",
-    "placement",
-    "nat",
-    "nat-source",
-    "lan-prefix",
-    "host-prefix",
-    "endpoint",
-    "service",
+    "packet-check", "placement", "nat", "nat-source", "lan-prefix", "host-prefix", "host-rules", "endpoint", "service",
     "listener",
-}
+}  # fmt: skip
 PURGED = {"link": "device", "lan-device": "lan", "chain": "table"}  # kind -> row of the purge, where the words differ
 
 

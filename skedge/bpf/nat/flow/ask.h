@@ -16,11 +16,10 @@
 #define CB_HOME 3      /* then: the device that it came in by */
 #define MACS 12
 
-/* host_rules_v1 */
-#define HOST_RULES_HONOURED 0 /* controller: 1 when the host's rules are asked */
-#define HOST_RULES_ASKED 1    /* packets */
-#define HOST_RULES_ACCEPTED 2
-#define HOST_RULES_WORDS 4
+/* Packets, in host_rules_counts_v1. */
+#define HOST_RULES_ASKED 0
+#define HOST_RULES_ACCEPTED 1
+#define HOST_RULES_COUNTS 2
 
 /* What of a flow's first packet gets lost or changed on the way round. */
 struct asked {
@@ -32,12 +31,14 @@ struct asked {
     __u8 spare[6];
 };
 
-BPF_TABLE_PINNED("array", __u32, __u64, host_rules_v1, HOST_RULES_WORDS, PIN_DIR "/host_rules_v1");
+/* Written by the controller only: 1 when the host's rules are asked. */
+BPF_TABLE_PINNED("array", __u32, __u32, host_rules_v1, 1, PIN_DIR "/host_rules_v1");
+BPF_TABLE_PINNED("array", __u32, __u64, host_rules_counts_v1, HOST_RULES_COUNTS, PIN_DIR "/host_rules_counts_v1");
 BPF_TABLE_PINNED("lru_hash", struct nat_key, struct asked, nat_asked_v1, ASKED_MAX, PIN_DIR "/nat_asked_v1");
 
 INLINE void host_rules_count(__u32 what)
 {
-    __u64 *count = host_rules_v1.lookup(&what);
+    __u64 *count = host_rules_counts_v1.lookup(&what);
 
     if (count)
         __sync_fetch_and_add(count, 1);
@@ -50,8 +51,7 @@ INLINE int host_rules_accepted(const struct __sk_buff *skb)
 
 INLINE int host_rules_are_honoured(void)
 {
-    __u32 zero = 0;
-    __u64 *honoured = host_rules_v1.lookup(&zero);
+    __u32 zero = 0, *honoured = host_rules_v1.lookup(&zero);
 
     return honoured && *honoured;
 }
