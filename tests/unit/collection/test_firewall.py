@@ -177,36 +177,89 @@ LISTENS = {
     "listeners": [{"service": "web", "port": 8080}, {"service": "far", "port": 8081}],
     "connectors": [{"service": "web", "host": "127.0.0.1", "port": 9090}],
 }
+BYPASS = {"lan_firewall": "bypass"}
+
+
+def ports(found: list[str]) -> list[str]:
+    return [problem.partition(" on port ")[2].split()[0] for problem in found]
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "local", "found"),
     [
-        ({}, 1),
-        ({"lan_devices": []}, 0),
-        ({"connectors": [{"service": "web", "host": "10.5.5.5", "port": 9090}]}, 0),
-        ({"connectors": [{"service": "web", "host": "10.0.0.1", "port": 9090}]}, 1),
-        ({"listeners": [{"service": "web", "port": 8080, "address": "127.0.0.1"}]}, 0),
-        ({"listeners": [{"services": [{"service": "far"}, {"service": "web"}], "port": 80}]}, 1),
+        ({}, ["8080/tcp"], ["8080/tcp", "8081/tcp"]),
+        ({"lan_devices": []}, [], []),
+        ({"engine": "ipvs"}, ["8080/tcp"], ["8080/tcp"]),
+        ({"connectors": [{"service": "web", "host": "10.5.5.5", "port": 9090}]}, [], ["8080/tcp", "8081/tcp"]),
+        (
+            {"connectors": [{"service": "web", "host": "10.0.0.1", "port": 9090}]},
+            ["8080/tcp"],
+            ["8080/tcp", "8081/tcp"],
+        ),
+        ({"listeners": [{"service": "web", "port": 8080, "address": "127.0.0.1"}]}, [], []),
+        ({"listeners": [{"service": "far", "port": 53, "protocol": "udp"}]}, [], ["53/udp"]),
+        ({"listeners": [{"services": [{"service": "far"}, {"service": "web"}], "port": 80}]}, ["80/tcp"], ["80/tcp"]),
     ],
-    ids=["local", "no-lan", "elsewhere", "own-address", "loopback", "several"],
+    ids=["local", "no-lan", "ipvs", "elsewhere", "own-address", "loopback", "udp", "several"],
 )
-def test_clients_of_the_lan_pass_the_filter_only_to_sockets_of_the_host(change: dict[str, Any], found: int):
-    assert len(problems(iptables("-P INPUT DROP\n"), {**LISTENS, **change})) == found
+def test_clients_of_the_lan_must_pass_the_filter(change: dict[str, Any], local: list[str], found: list[str]):
+    """To sockets of the host they always must; to all others unless the host's rules are by-passed."""
+    rules = iptables("-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n")
+    assert ports(problems(rules, {**LISTENS, **change})) == found
+    assert ports(problems(rules, {**LISTENS, **change, **BYPASS})) == local
 
 
-@pytest.mark.parametrize(("state", "found"), [("NEW", 1), ("UNTRACKED", 0), ("NEW,UNTRACKED", 0)])
-def test_a_rule_for_new_connections_does_not_fit_what_is_not_tracked(state: str, found: int):
-    rules = f"-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 8080 -m conntrack --ctstate {state} -j ACCEPT\n"
-    assert len(problems(iptables(rules), LISTENS)) == found
+@pytest.mark.parametrize(
+    ("state", "found", "bypassed"),
+    [("NEW", ["8080/tcp"], ["8080/tcp"]), ("UNTRACKED", ["8080/tcp", "8081/tcp"], []), ("NEW,UNTRACKED", [], [])],
+)
+def test_a_new_connection_is_new_and_a_socket_of_the_host_gets_untracked_packets(
+    state: str, found: list[str], bypassed: list[str]
+):
+    rules = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n"
+    rules += f"-A INPUT -p tcp -m tcp --dport 8080:8081 -m conntrack --ctstate {state} -j ACCEPT\n"
+    assert ports(problems(iptables(rules), LISTENS)) == found
+    assert ports(problems(iptables(rules), {**LISTENS, **BYPASS})) == bypassed
+
+
+@pytest.mark.parametrize(("hook", "found"), [("INPUT", ["8080/tcp"]), ("OUTPUT", ["8080/tcp", "8081/tcp"])])
+@pytest.mark.parametrize("accepting", ["", "-i lo", "-o lo"])
+def test_what_they_let_through_goes_over_lo(hook: str, found: list[str], accepting: str):
+    rules = f"-P {hook} DROP\n-A {hook} ! -{'i' if hook == 'INPUT' else 'o'} lo -j ACCEPT\n"
+    fits = accepting and (accepting == "-i lo") == (hook == "INPUT")
+    rules += f"-A {hook} {accepting} -j ACCEPT\n" if fits else ""
+    told = problems(iptables(rules), LISTENS)
+    assert ports(told) == ([] if fits else found)
+    assert all("on their way over lo" in one for one in told)
+    assert problems(iptables(rules), {**LISTENS, **BYPASS}) == []
+
+
+@pytest.mark.parametrize("name", ["iptables-ufw", "iptables-ufw-open"])
+def test_ufw_lets_what_goes_over_lo_pass(name: str):
+    assert not [problem for problem in problems(iptables(name), LISTENS) if "over lo" in problem]
+
+
+def test_firewalld_lets_what_goes_over_lo_pass():
+    assert not [problem for problem in problems(nft("nft-firewalld"), LISTENS) if "over lo" in problem]
 
 
 def test_a_listeners_port_is_named_with_what_to_open():
-    (problem,) = problems(iptables("iptables-ufw"), LISTENS)
-    assert problem == (
+    here, elsewhere = problems(iptables("iptables-ufw"), LISTENS)
+    assert here == (
         "iptables chain INPUT drops clients of the LAN that come to the listener on port 8080/tcp by its policy; "
         "open it: ufw allow 8080/tcp"
     )
+    assert elsewhere == (
+        "iptables chain INPUT drops clients of the LAN that come to the listener on port 8081/tcp by its policy; "
+        "open it: ufw allow 8081/tcp, or let the LAN in past these rules: skedge_lan_firewall: bypass"
+    )
+
+
+@pytest.mark.parametrize(("code", "found"), [(0, 0), (None, 0), (1, 1)])
+def test_a_kernel_that_cannot_be_asked_is_named(code: int | None, found: int):
+    assert len(firewall.trial_problems(LISTENS, code)) == found
+    for change in ({"engine": "ipvs"}, {"lan_devices": []}, {"listeners": []}, BYPASS):
+        assert firewall.trial_problems({**LISTENS, **change}, code) == []
 
 
 def test_a_site_alone_needs_nothing():

@@ -3,18 +3,20 @@
 """Which rule of the host's firewall would drop what skedge needs, and what to open. PRIVATE to the collection.
 
 What passes the host's filter is less than one may think. Packets between links are forwarded, packets that end or begin
-at a socket of the host pass its input and output chains, and nothing else does: connections of the LAN that leave
-the host again are led past its filter by skedge's own programs.
+at a socket of the host pass its input and output chains. Connections of the LAN to listeners that leave the host again
+are led past it by our own programs, but for the first packet: the input chains are asked about that as it came, and
+what they let through goes once over lo. With ``skedge_lan_firewall: bypass`` the first one is led past them, too.
 
 Packets on links, and of the LAN to listeners, are not tracked where the host tracks connections (the controller sees to
-that, `skedge/dataplane/nftables/notrack.py`), so a rule for new or established connections does not fit them.
+that, `skedge/dataplane/nftables/notrack.py`), so a rule for new or established connections does not fit them. What is
+asked about is tracked, and new.
 """
 
 from __future__ import annotations
 
 import ipaddress
 
-from ansible_collections.skedge.edge.plugins.module_utils.packetfilter import OTHER_DEVICE, Packet
+from ansible_collections.skedge.edge.plugins.module_utils.packetfilter import LOOPBACK, OTHER_DEVICE, Packet
 from ansible_collections.skedge.edge.plugins.module_utils.transports import udp_port
 
 OURS = "sk-?"
@@ -26,12 +28,13 @@ OWN_TABLES = {("inet", "skedge")}
 class Need:
     """One kind of packet that must pass, by the words that a problem says of it."""
 
-    def __init__(self, what, packets, port=0, protocol=""):
+    def __init__(self, what, packets, port=0, protocol="", instead=""):
         self.what = what
         self.packets = packets
         self.hook = packets[0].hook
         self.port = port
         self.protocol = protocol
+        self.instead = instead
 
 
 def needs(site, own_addresses, reachable=True):
@@ -47,7 +50,7 @@ def needs(site, own_addresses, reachable=True):
     if len({link["to"] for link in links}) > 1:
         passing = _on_links(site, "forward", iif=OURS, oif=OURS)[:2]
         found.append(Need("forwarded traffic between links", passing))
-    return found + _tunnels(links, reachable) + _local_listeners(site, own_addresses)
+    return found + _tunnels(links, reachable) + _listeners(site, own_addresses)
 
 
 def _on_links(site, hook, **devices):
@@ -90,8 +93,8 @@ def _literal(text):
     return text
 
 
-def _local_listeners(site, own_addresses):
-    """Return the listeners whose LAN clients may be sent to a socket of this host, which its input chains see."""
+def _listeners(site, own_addresses):
+    """Return what clients of the LAN need: to be let in, and where a socket of this host serves them, to get on."""
     if not site.get("lan_devices", ["*"]):
         return []
     own = {*own_addresses, "127.0.0.1", "::1"}
@@ -99,14 +102,34 @@ def _local_listeners(site, own_addresses):
     found = []
     for listener in site.get("listeners", []):
         names = {listener.get("service")} | {share["service"] for share in listener.get("services", [])}
-        address = listener.get("address", "*")
-        if names & local and not address.startswith(("127.", "::1")):
-            protocol, port = listener.get("protocol", "tcp"), listener["port"]
-            version = 6 if ":" in address else 4
-            to, state = None if address == "*" else address, UNTRACKED if protocol == "tcp" else "new"
-            packet = Packet("input", version, protocol, port, OTHER_DEVICE, daddr=to, state=state)
-            words = "clients of the LAN that come to the listener on port %d/%s" % (port, protocol)
-            found.append(Need(words, [packet], port, protocol))
+        if not listener.get("address", "*").startswith(("127.", "::1")):
+            found += _listener(listener, is_asked(site), bool(names & local))
+    return found
+
+
+def is_asked(site):
+    """Return whether the input rules of a host decide on new connections of its LAN, wherever the workload is."""
+    honoured = site.get("lan_firewall", "honour") == "honour" and site.get("engine", "auto") != "ipvs"
+    return bool(honoured and site.get("lan_devices", ["*"]) and site.get("listeners"))
+
+
+def _listener(listener, asked, local):
+    protocol, port, address = listener.get("protocol", "tcp"), listener["port"], listener.get("address", "*")
+    version, to = 6 if ":" in address else 4, None if address == "*" else address
+    carried = [] if not local else [UNTRACKED] if protocol == "tcp" else ["new"]
+    found, instead = [], "" if local else "or let the LAN in past these rules: skedge_lan_firewall: bypass"
+    states = dict.fromkeys((["new"] if asked else []) + carried)
+    if states:
+        packets = [Packet("input", version, protocol, port, OTHER_DEVICE, daddr=to, state=state) for state in states]
+        words = "clients of the LAN that come to the listener on port %d/%s" % (port, protocol)
+        found.append(Need(words, packets, port, protocol, instead))
+    if asked:
+        words = "clients of the LAN on their way over lo to the listener on port %d/%s" % (port, protocol)
+        out = Packet("output", version, protocol, port, oif=LOOPBACK, daddr=to, state=UNTRACKED)
+        found.append(Need(words, [out], port, protocol, instead))
+    if asked and local and protocol == "tcp":
+        into = Packet("input", version, protocol, port, LOOPBACK, daddr=to, state=UNTRACKED)
+        found.append(Need(words, [into], port, protocol))
     return found
 
 
@@ -117,8 +140,29 @@ def problems(bases, wanted):
         for base in bases:
             how = next(filter(None, (base.drops(packet) for packet in need.packets)), "")
             if how:
-                found.append("%s drops %s %s; open it: %s" % (base.label, need.what, how, _opener(base, need)))
+                opened = ", ".join(filter(None, [_opener(base, need), need.instead]))
+                found.append("%s drops %s %s; open it: %s" % (base.label, need.what, how, opened))
     return list(dict.fromkeys(found))
+
+
+# What `dup` looks like where the host's rules are asked: is it known to the kernel?
+TRIAL = """table ip skedge_trial {
+  chain trial {
+    type filter hook input priority 0
+    dup to 127.0.0.1 device "lo"
+  }
+}
+"""
+
+
+def trial_problems(site, code):
+    """Return a sentence where the host's kernel cannot do what asking its rules takes; ``code``: of nft, None: none."""
+    if not code or not is_asked(site):
+        return []
+    return [
+        "the kernel has no nftables expression dup (module nft_dup_ipv4), so this host's input rules cannot be asked "
+        "about connections of its LAN; load it, or let the LAN in past these rules: skedge_lan_firewall: bypass"
+    ]
 
 
 # ---- what to open --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import shlex
 
 DEPTH = 16
 ALIASES = {"ipv6-icmp": "icmpv6", "17": "udp", "6": "tcp", "58": "icmpv6"}
+LOOPBACK = "lo"
 OTHER_DEVICE = "?"  # neither the loopback nor ours
 
 
@@ -68,7 +69,9 @@ def _same_device(device, pattern):
         if wild:
             return True if device.startswith(stem) else None if stem.startswith("sk-") else False
         return None if stem.startswith("sk-") else False
-    if not device or pattern == "lo" or stem.startswith("sk-"):
+    if device == LOOPBACK:
+        return pattern == LOOPBACK or (wild and device.startswith(stem))
+    if not device or pattern == LOOPBACK or stem.startswith("sk-"):
         return False
     return None if device == OTHER_DEVICE else device == pattern or (wild and device.startswith(stem))
 

@@ -202,6 +202,12 @@ def filters(module):
     return found
 
 
+def trial(module):
+    """Return how nft ends when it tries what asking takes, which changes nothing; None without nft."""
+    nft = module.get_bin_path("nft")
+    return module.run_command([nft, "-c", "-f", "-"], data=firewall.TRIAL)[0] if nft else None
+
+
 def own_addresses(module):
     """Return the host's devices and addresses."""
     links = run_json(module, ["ip", "-j", "address"]) or []
@@ -261,8 +267,9 @@ def main():
         "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
         "addresses": lambda: checks.addresses(site, own),
-        "firewall": lambda: firewall.problems(
-            filters(module), firewall.needs(site, own["addresses"], params["reachable"])
+        "firewall": lambda: (
+            firewall.problems(filters(module), firewall.needs(site, own["addresses"], params["reachable"]))
+            + firewall.trial_problems(site, trial(module))
         ),
     }
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
