@@ -184,3 +184,65 @@ def test_a_host_that_translates_addresses_serves_from_its_sockets(
         assert made.do("check")["dead"] == 0
     kinds = {row.kind for row in a.rows("flows") if row.service == "own"}
     assert kinds <= {"local"}, "delivered, not translated"
+
+
+CLOSED = """table inet operator {{
+chain in {{
+type filter hook input priority filter; policy drop;
+iifname != "{device}" accept
+meta l4proto ipv6-icmp accept
+tcp dport {port} accept
+}}
+}}"""
+
+
+def test_the_hosts_own_rules_hold_as_they_and_the_setting_change(
+    line: Line, machine: Machine, stack: ExitStack
+) -> None:
+    """Closed, opened, by-passed, closed again, with workloads of other sites; and the chains come back when flushed."""
+    a = line.sites["a"]
+    a.write(connectors=[])
+    a.reload()
+
+    def tried() -> str:
+        return machine.inside("python3", "-c", PROBE, machine.gateway).stdout.strip()
+
+    until(lambda: attached(machine) and a.at_rest() and tried() == "answered", 10, "served")
+    lan = clients(stack, machine, f"{machine.gateway}:8080")
+    stack.callback(a.inside, "nft", "delete table inet operator")
+
+    def rules(port: int) -> None:
+        text = CLOSED.format(device=machine.device, port=port)
+        a.inside("nft", f"table inet operator {{}}\ndelete table inet operator\n{text}")
+
+    rules(22)
+    assert tried() == "no answer"
+    rules(8080)
+    assert sum(lan.open(3).values()) == 3
+    rules(22)
+    assert lan.do("check")["dead"] == 0, "what is open goes on"
+    a.write(connectors=[], lan_firewall="bypass")
+    a.reload()
+    until(lambda: tried() == "answered", 5, "by-passed")
+    assert "skedge" not in a.inside("nft", "list", "tables", "ip").stdout
+    a.write(connectors=[])
+    a.reload()
+    until(lambda: tried() == "no answer", 5, "honoured again")
+    assert any(row.reason == "host-firewall" and row.count for row in a.rows("drops"))
+    a.inside("nft", "delete table ip skedge")
+    until(lambda: "accepted" in a.inside("nft", "list", "table", "ip", "skedge", check=False).stdout, 2, "back")
+    until(lambda: any("accepted" in f"{one.what} {one.cause}" for one in a.status().problems), 2, "named")
+    assert lan.do("check")["dead"] == 0
+    lan.do("close")
+
+
+PROBE = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 8080), 1.0).close()
+    print("answered")
+except TimeoutError:
+    print("no answer")
+except OSError as error:
+    print(error)
+"""
