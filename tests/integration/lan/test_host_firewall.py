@@ -230,6 +230,25 @@ def test_a_socket_of_the_host_never_gets_it(world: World, kind: int, v: int) -> 
     assert squatter.peers == []
 
 
+@pytest.mark.parametrize("where", KINDS)
+def test_a_strict_reverse_path_filter_is_passed_once(world: World, where: str) -> None:
+    """By the device that the packet came in by; what was let through comes by lo, where the way back never leads."""
+    serve(world, where, 4)
+    world.a.ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.lan0.rp_filter=1")
+    try:
+        ask(world, 4)
+    finally:
+        world.a.ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan0.rp_filter=0")
+
+
+@BOTH
+def test_what_was_let_through_is_refused_where_nobody_serves(world: World, v: int) -> None:
+    world.a.service([], (EDGE_A[v], LISTEN))
+    rules(world, f"tcp dport {LISTEN} accept")
+    with pytest.raises(ConnectionRefusedError):
+        ask(world, v)
+
+
 @BOTH
 def test_reject_is_heard_at_once(world: World, v: int) -> None:
     serve(world, "there", v)
