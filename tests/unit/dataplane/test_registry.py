@@ -25,7 +25,13 @@ GOES_WITH_PINS = {
     "service",
     "listener",
 }
-PURGED = {"link": "device", "lan-device": "lan", "chain": "table"}  # kind -> row of the purge, where the words differ
+GOES_WITH_PINS |= {"own-address", "path"}
+PURGED = {
+    "link": "device",
+    "lan-device": "lan",
+    "chain": "table",
+    "site": "table",
+}  # kind -> row of the purge, where the words differ
 
 
 def rows(engine: str) -> Registry:
