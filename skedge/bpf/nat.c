@@ -4,7 +4,7 @@
 #include "nat/open_1_reserve.c"
 #include "nat/icmp_error.c"
 #include "nat/pmtu.c"
-#include "nat/ip_options.c"
 #include "nat/from_overlay.c"
+#include "nat/ip_options.c"
 #include "nat/ingress.c"
 #include "nat/loopback.c"
