@@ -68,6 +68,9 @@ class Reason(IntEnum):
     MARTIAN = (35, "martian", "an address that no packet from the wire can have, such as one of loopback")
     HOST_FIREWALL = (36, "host-firewall", "a new connection of the LAN that the host's own input rules refuse")
     REVERSE_PATH = (37, "reverse-path", "the way back to the sender leaves by another device, and rp_filter is strict")
+    # fragments
+    EARLY_FRAGMENT = (38, "early-fragment", "a fragment that came before the first one of its datagram")
+    BAD_FRAGMENT = (39, "bad-fragment", "a fragment that is too small, or overlaps the first one of its datagram")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

@@ -10,6 +10,7 @@
 #define IP4_LENGTH 20
 #define IP6_LENGTH 40
 #define TCP_LENGTH 20
+#define FRAGMENT_HEADER 8 /* IPv6 */
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 #define TCP_RST 0x04
@@ -145,6 +146,20 @@ INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	__builtin_memcpy(&p->from, ip + 8, 16);
 	__builtin_memcpy(&p->to, ip + 24, 16);
 	return address_is_of_ipv4(&p->from) || address_is_of_ipv4(&p->to) ? REASON_MARTIAN : 0;
+}
+
+/* Skip the header of an IPv6 fragment that is the first of its datagram. Returns 0 where there is something behind it. */
+INLINE int packet_skip_fragment_header(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 head[4];
+
+	if (!p->v6 || !p->fragment)
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->l4, head, sizeof(head)) || head[2] | (head[3] & 0xf8))
+		return -1;
+	p->protocol = head[0];
+	p->l4 += FRAGMENT_HEADER;
+	return 0;
 }
 
 /* Read the ports of a TCP or UDP packet. */

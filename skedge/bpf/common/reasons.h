@@ -36,6 +36,8 @@ enum {
     REASON_MARTIAN = 35, /* an address that no packet from the wire can have, such as one of loopback */
     REASON_HOST_FIREWALL = 36, /* a new connection of the LAN that the host's own input rules refuse */
     REASON_REVERSE_PATH = 37, /* the way back to the sender leaves by another device, and rp_filter is strict */
+    REASON_EARLY_FRAGMENT = 38, /* a fragment that came before the first one of its datagram */
+    REASON_BAD_FRAGMENT = 39, /* a fragment that is too small, or overlaps the first one of its datagram */
     REASON_BAD_SIGNATURE = 40, /* a record whose signature or certificate does not verify */
     REASON_BAD_FRAME = 41, /* a control frame that cannot be decoded or is too large */
     REASON_WRONG_PEER = 42, /* the peer's certificate names another site */

@@ -76,9 +76,11 @@ INLINE int nat_config_has_port(const struct nat_config *config, __u16 port)
 BPF_TABLE_PINNED("prog", __u32, __u32, nat_programs_v1, NAT_PROGRAMS, PIN_DIR "/nat_programs_v1");
 
 /* Between the programs, in skb->cb: the length of the link-layer header, the MTU of the way ahead, and whether the
- * packet came from a link device (where what belongs to nobody is dropped). */
+ * packet came from a link device (where what belongs to nobody is dropped), or FROM_*. */
 #define CB_LINK 0
 #define CB_MTU 1
 #define CB_DENY 2
+#define FROM_TOO_BIG 2 /* to NAT_ODD: cut it up */
+#define FROM_LOOPBACK 4 /* to NAT_ODD: only answers of this host's own sockets are ours */
 
 #endif

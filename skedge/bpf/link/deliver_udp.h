@@ -20,6 +20,19 @@ INLINE int udp_assign(struct __sk_buff *skb, const struct packet *p, const struc
 	return error;
 }
 
+/* Whether a socket would take datagrams to ``to``:``to_port``. */
+INLINE int udp_socket_exists(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 to_port)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+
+	sk = bpf_sk_lookup_udp(skb, &t, tuple_fill(&t, p, to, to_port), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	bpf_sk_release(sk);
+	return 1;
+}
+
 /* Whether a UDP packet reaches a socket that may have it: one connected to the sender, or one that has sent to an
  * endpoint before and gets this from the endpoint range. A mere bound socket is some other service of the host.
  * -1: there is no socket at all. */

@@ -11,6 +11,7 @@
 #include "link/verdicts.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
+#include "link/fragments_rewrite.h"
 
 /* Return the endpoint that a packet of this host replies for. A socket bound to every address sends from the overlay
  * address. */
@@ -40,11 +41,49 @@ INLINE int packet_rewrite_source(struct __sk_buff *skb, const struct packet *p, 
 	return packet_rewrite(skb, p, p->l3 + (p->v6 ? 8 : 12), p->l4, &p->from, from, p->from_port, port);
 }
 
+/* A datagram of this host that its kernel has cut up: the first fragment says who it is from. */
+INLINE int fragment_leave(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+{
+	struct fragment_way fresh = {.how = FRAGMENT_FROM}, *way;
+	struct fragment_key key = {};
+	__u16 *endpoint = 0;
+	struct fragment f;
+	int reason;
+
+	if (fragment_load(skb, p->l3, p->v6, &f) || f.protocol != IPPROTO_UDP)
+		return address_is_loopback(&p->from, p->v6) ? REASON_NOT_OVERLAY : 0;
+	p->protocol = f.protocol;
+	p->l4 = f.l4;
+	fragment_key_fill(p, &f, 1, &key);
+	if (f.at) {
+		way = fragment_way_lookup(&key, f.at, &reason);
+		if (!way)
+			return address_is_loopback(&p->from, p->v6) ? reason : 0;
+		return fragment_rewrite(skb, p, p->l3 + (p->v6 ? 8 : 12), &p->from, &way->address) ? REASON_MALFORMED : 0;
+	}
+	if (packet_parse_ports(skb, p))
+		return REASON_MALFORMED;
+	endpoint = endpoint_source_lookup(config, p);
+	if (endpoint) {
+		fresh.address = p->v6 ? config->overlay6 : config->overlay4;
+		fragment_way_store(&key, &f, &fresh);
+		return packet_rewrite_source(skb, p, &fresh.address, *endpoint) ? REASON_MALFORMED : 0;
+	}
+	fragment_ways_v1.delete(&key); /* of a datagram before, with the same identification */
+	if (address_is_loopback(&p->from, p->v6))
+		return REASON_NOT_OVERLAY;
+	if (port_is_endpoint(config, p->to_port))
+		udp_client_store(skb);
+	return 0;
+}
+
 INLINE int packet_leave(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	__u16 *endpoint, port;
 
-	if ((p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP) || p->fragment || packet_parse_ports(skb, p))
+	if (p->fragment)
+		return fragment_leave(skb, config, p);
+	if ((p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP) || packet_parse_ports(skb, p))
 		return 0;
 	if (p->protocol == IPPROTO_TCP && port_is_endpoint(config, p->from_port))
 		return 0; /* a delivered connection: its socket has the endpoint's address */

@@ -84,6 +84,8 @@ INLINE int icmp_check(struct __sk_buff *skb, const struct link_config *config, s
 		return REASON_NOT_PUBLISHED;
 	if (p->v6 ? packet_parse6(skb, &quoted, p->l4 + 8) : packet_parse4(skb, &quoted, p->l4 + 8))
 		return REASON_MALFORMED;
+	if (packet_skip_fragment_header(skb, &quoted))
+		return REASON_NO_SOCKET;
 	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) ||
 	    !address_is_own_site(config, &quoted.from, p->v6))
 		return REASON_NO_SOCKET;

@@ -13,6 +13,7 @@
 #include "link/verdicts.h"
 #include "common/link_maps.h"
 #include "common/packet.h"
+#include "common/send_to_lo.h"
 #include "common/tail_calls.h"
 #include "common/lan_prefixes.h"
 #include "link/sk_lookup.h"
@@ -20,6 +21,7 @@
 #include "link/deliver_udp.h"
 #include "link/icmp.h"
 #include "link/fast_path.h"
+#include "link/fragments.h"
 #include "link/preserved_src.h"
 
 #define ICMP6_ECHO_REQUEST 128
@@ -92,7 +94,7 @@ INLINE int neighbour_check(struct __sk_buff *skb, const struct link_config *conf
 INLINE int nat_address_check(const struct packet *p)
 {
 	if (p->fragment)
-		return REASON_FRAGMENT;
+		return TO_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return TO_NAT_ERROR;
 	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP ? TO_NAT : REASON_NOT_PUBLISHED;
@@ -128,7 +130,7 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 		return preserves_src ? packet_check_size(skb, config, p) : 0; /* transit */
 	}
 	if (p->fragment)
-		return REASON_FRAGMENT;
+		return fragment_deliver(skb, config, p, preserves_src);
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return preserves_src || site_path_is_possible(p, link) ? TO_ERROR : REASON_WRONG_PATH;
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
@@ -201,17 +203,23 @@ int link_ingress(struct __sk_buff *skb)
 	/* What the fast path lets pass with a tag on, the stack drops; flows by-pass it. */
 	if (reason == TO_NAT && vlan_tag_is_foreign(skb))
 		reason = REASON_NOT_OVERLAY;
-	if (reason == TO_NAT || reason == TO_NAT_ERROR || reason == TO_TOO_BIG) {
+	if (reason >= TO_NAT) {
 		struct link_entry *link;
 		__u32 ifindex = skb->ifindex;
 
 		link = link_lookup(ifindex);
 		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
 		skb->cb[CB_DENY] = 1;
+		if (reason == TO_LO) {
+			skb->mark = 0;
+			return skb_send_to_lo(skb, skb->cb[CB_LINK], LOOPBACK_INDEX);
+		}
 		if (reason == TO_NAT)
 			nat_programs_v1.call(skb, NAT_OVERLAY);
 		else if (reason == TO_NAT_ERROR)
 			nat_programs_v1.call(skb, NAT_ERROR);
+		else if (reason == TO_FRAGMENT)
+			nat_programs_v1.call(skb, NAT_ODD);
 		else
 			nat_programs_v1.call(skb, NAT_TOO_BIG);
 		reason = REASON_NO_SOCKET; /* NAT is not loaded */

@@ -77,7 +77,7 @@ INLINE int client_check_to(const struct packet *p)
 	if (!lan_prefixes_v1.lookup(&key))
 		return prefix ? REASON_HOST_ADDRESS : REASON_NOT_OVERLAY;
 	if (p->fragment)
-		return REASON_FRAGMENT;
+		return TO_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return TO_NAT_ERROR;
 	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP ? TO_NAT : REASON_NO_SOCKET;
@@ -96,14 +96,24 @@ INLINE __u32 packet_size(struct __sk_buff *skb, const struct packet *p)
 	return p->l4 - p->l3 + header + segment;
 }
 
+/* Whether routers may cut the packet up: then the kernel does. */
+INLINE int packet_may_be_cut4(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 flags = 0;
+
+	return !p->v6 && (packet_load(skb, p->l3 + 6, &flags, 1) || !(flags & 0x40));
+}
+
 /* Whether a packet on its way through fits. The kernel would tell its sender by the host's own routes, where the LAN of
  * another site is not (see dataplane/routing/rules.py): so it is told from here, over the link that the packet came by. */
-INLINE int packet_check_size(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+INLINE int packet_check_size(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	__u32 zero = 0;
 	struct nat_config *nat = nat_config_v1.lookup(&zero);
 	struct bpf_fib_lookup fib = {};
 
+	if (packet_may_be_cut4(skb, p) || packet_skip_fragment_header(skb, p))
+		return 0;
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return 0;
 	fib.family = p->v6 ? FAMILY6 : FAMILY4;

@@ -23,8 +23,19 @@
 #define QUOTED_PORTS 8 /* of the quoted transport header: the least that a router quotes */
 
 struct quote {
-    __u8 ip[IP6_LENGTH + QUOTED_PORTS];
+    __u8 ip[IP6_LENGTH + FRAGMENT_HEADER + QUOTED_PORTS];
 };
+
+/* Whether a fragment over IPv6 is quoted: it has a header more. */
+INLINE int quote_is_fragment6(const struct quote *q, int v6)
+{
+    return v6 && q->ip[6] == NEXT_FRAGMENT;
+}
+
+INLINE __u32 quote_ports_at(const struct quote *q, int v6)
+{
+    return quote_is_fragment6(q, v6) ? IP6_LENGTH + FRAGMENT_HEADER : v6 ? IP6_LENGTH : IP4_LENGTH;
+}
 
 /* A checksum when what it covers changes by @diff (as a sum) and a pair of ports. */
 INLINE __u16 checksum_update(__u16 check, __u32 diff, __u32 old_ports, __u32 new_ports)
@@ -47,12 +58,17 @@ INLINE __u32 flow_ports(const struct nat_flow *flow, int back)
 /* The key of the flow that the quoted packet is an answer in: whoever sent it is where the error goes. */
 INLINE int quote_key(const struct quote *q, int v6, struct nat_key *key)
 {
-    const __u8 *l4 = q->ip + (v6 ? IP6_LENGTH : IP4_LENGTH);
+    const __u8 *l4 = q->ip + quote_ports_at(q, v6);
 
     if (v6) {
         if (q->ip[0] >> 4 != 6)
             return -1;
         key->protocol = q->ip[6];
+        if (quote_is_fragment6(q, v6)) {
+            if (q->ip[IP6_LENGTH + 2] | (q->ip[IP6_LENGTH + 3] & 0xf8))
+                return -1;
+            key->protocol = q->ip[IP6_LENGTH];
+        }
         address_copy(key->to, (__u32 *)(q->ip + 8));
         address_copy(key->from, (__u32 *)(q->ip + 24));
     } else {
@@ -75,7 +91,7 @@ INLINE int quote_key(const struct quote *q, int v6, struct nat_key *key)
  * flow, so the same difference serves. */
 INLINE void quote_translate(struct quote *q, int v6, const struct nat_key *key, const struct nat_flow *flow)
 {
-    __u8 *l4 = q->ip + (v6 ? IP6_LENGTH : IP4_LENGTH);
+    __u8 *l4 = q->ip + quote_ports_at(q, v6);
     __u32 old_ports = key->from_port | (__u32)key->to_port << 16;
 
     if (v6) {
@@ -95,12 +111,12 @@ INLINE void quote_translate(struct quote *q, int v6, const struct nat_key *key, 
 INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
                         const struct nat_flow *flow)
 {
-    __u32 at = p->l4 + 8, size = (p->v6 ? IP6_LENGTH : IP4_LENGTH) + QUOTED_PORTS, diff;
+    __u32 at = p->l4 + 8, size = quote_ports_at(old, p->v6) + QUOTED_PORTS, diff;
     struct nat_flow addresses;
     struct nat_key outer = p->key;
 
-    if (p->v6)
-        diff = (__u32)bpf_csum_diff((void *)old, IP6_LENGTH + QUOTED_PORTS, (void *)new, IP6_LENGTH + QUOTED_PORTS, 0);
+    if (p->v6) /* what is not quoted is 0 in both */
+        diff = (__u32)bpf_csum_diff((void *)old, sizeof(*old), (void *)new, sizeof(*new), 0);
     else
         diff = (__u32)bpf_csum_diff((void *)old, IP4_LENGTH + QUOTED_PORTS, (void *)new, IP4_LENGTH + QUOTED_PORTS, 0);
     if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) || bpf_skb_store_bytes(skb, at, new, size, 0))
@@ -130,8 +146,12 @@ INLINE int icmp_is_error(struct __sk_buff *skb, const struct lan_packet *p)
 
 INLINE int quote_load(struct __sk_buff *skb, const struct lan_packet *p, struct quote *q)
 {
+    if (p->v6 && bpf_skb_load_bytes(skb, p->l4 + 8, q, IP6_LENGTH + QUOTED_PORTS))
+        return -1;
+    if (quote_is_fragment6(q, p->v6))
+        return bpf_skb_load_bytes(skb, p->l4 + 8, q, sizeof(*q));
     if (p->v6)
-        return bpf_skb_load_bytes(skb, p->l4 + 8, q, IP6_LENGTH + QUOTED_PORTS);
+        return 0;
     return bpf_skb_load_bytes(skb, p->l4 + 8, q, IP4_LENGTH + QUOTED_PORTS);
 }
 
@@ -179,7 +199,7 @@ int lan_error(struct __sk_buff *skb)
     quote_translate(&new, p.v6, &key, flow);
     if (!(flow->state & FLOW_REPLY) && KIND_OF(flow->state) == KIND_LOOP)
         return icmp_rewrite(skb, &p, &old, &new, flow) ? packet_refuse(REASON_MALFORMED)
-                                                       : packet_send_to_lo(skb, &p, config);
+                                                       : skb_send_to_lo(skb, p.l3, config->device);
     found = route_lookup(skb, config, &p, flow, 0, &fib);
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return packet_refuse(REASON_NO_ROUTE);

@@ -1,6 +1,6 @@
-/* Packets with IPv4 options, IPv6 extension headers, fragments, and IPv4's addresses in an IPv6 header: refused where they
- * are for a listener or a flow, as on link devices, and left alone otherwise. Fragments after the first name no port; without the first, which is refused
- * here, the host never puts them together. */
+/* Packets with IPv4 options, IPv6 extension headers, or IPv4's addresses in an IPv6 header: refused where they are for a
+ * listener or a flow, as on link devices, and left alone otherwise. So are fragments of TCP, whose segments fit. Those of
+ * datagrams go the way of their flow; those that name no flow of ours are left alone, unless they come over a link. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -17,6 +17,8 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/forward.h"
+#include "nat/flow/fragments.h"
 
 #define HEADERS_MAX 6
 
@@ -59,27 +61,127 @@ INLINE int options_skip6(struct __sk_buff *skb, struct lan_packet *p)
     return reason;
 }
 
+/* Go on with the first fragment of a flow that is to be made, or made anew. */
+INLINE int fragment_open(struct __sk_buff *skb, int over_link)
+{
+    if (over_link)
+        nat_programs_v1.call(skb, NAT_OVERLAY);
+    else
+        nat_programs_v1.call(skb, NAT_OPEN);
+    return TC_ACT_SHOT;
+}
+
+/* The first fragment of a datagram. */
+INLINE int fragment_first(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
+                          struct fragment *f, struct fragment_key *key, __u32 from)
+{
+    int over_link = from == 1, ours, reason;
+    struct fragment_way other = {.how = FRAGMENT_PASSES};
+    struct nat_flow *flow = nat_flows_v1.lookup(&p->key);
+
+    if (from == FROM_LOOPBACK)
+        ours = flow && flow->state & FLOW_REPLY && KIND_OF(flow->state) == KIND_LOOP;
+    else
+        ours = over_link || flow || (port_is_listened(&p->key) && listener_lookup(&p->key));
+    if (!ours) {
+        fragment_way_store(key, f, &other);
+        return TC_ACT_UNSPEC;
+    }
+    if (!packet_is_cut(skb)) {
+        reason = flow_way_store(p, f, over_link ? FRAGMENT_ROOM_SITE : FRAGMENT_ROOM_CLIENT);
+        if (reason)
+            return packet_refuse(reason);
+    }
+    if (over_link || !flow)
+        return fragment_open(skb, over_link);
+    if (!(flow->state & FLOW_REPLY) && flow->placed && !placement_goes_on(flow->placed))
+        return fragment_open(skb, 0);
+    return piece_carry(skb, config, p, f, flow);
+}
+
+/* One of the others. */
+INLINE int fragment_later(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
+                          struct fragment *f, struct fragment_key *key, __u32 from)
+{
+    __u32 zero = 0;
+    struct link_config *link = link_config_v2.lookup(&zero);
+    struct fragment_way *way;
+    struct nat_flow *flow;
+    int over_link = from == 1, reason;
+
+    way = fragment_way_lookup(key, packet_is_cut(skb) ? DATAGRAM_LARGEST : f->at, &reason);
+    if (!way)
+        return over_link || reason == REASON_BAD_FRAGMENT ? packet_refuse(reason) : TC_ACT_UNSPEC;
+    p->key.from_port = way->from_port;
+    p->key.to_port = way->to_port;
+    flow = way->how == FRAGMENT_FLOW ? nat_flows_v1.lookup(&p->key) : 0;
+    if (!flow)
+        return over_link && link ? packet_without_flow(skb, link, p) : TC_ACT_UNSPEC;
+    if (!packet_is_cut(skb)) {
+        reason = fragment_admit(key, f, way, over_link ? FRAGMENT_ROOM_SITE : FRAGMENT_ROOM_CLIENT);
+        if (reason)
+            return packet_refuse(reason);
+    }
+    return piece_carry(skb, config, p, f, flow);
+}
+
+/* A fragment of a datagram. */
+INLINE int fragment_ingress(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
+                            struct fragment *f, int reason)
+{
+    struct fragment_key key = {};
+    __u32 from = skb->cb[CB_DENY];
+
+    if (reason)
+        return from == 1 ? packet_refuse(reason) : TC_ACT_UNSPEC;
+    fragment_take(p, f);
+    lan_fragment_key_fill(p, f, &key);
+    if (f->at)
+        return fragment_later(skb, config, p, f, &key, from);
+    if (fragment_parse_ports(skb, p, f))
+        return packet_refuse(REASON_MALFORMED);
+    return fragment_first(skb, config, p, f, &key, from);
+}
+
+/* What is odd otherwise. */
+INLINE int options_ingress(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p)
+{
+    __u16 ports[2];
+    int reason = p->v6 ? options_skip6(skb, p) : options_skip4(skb, p);
+
+    if (reason && lan_packet_is_mapped(p))
+        reason = REASON_MARTIAN;
+    if (skb->cb[CB_DENY] == 1)
+        return packet_refuse(reason ? reason : REASON_FRAGMENT);
+    if (!reason || (p->key.protocol != IPPROTO_TCP && p->key.protocol != IPPROTO_UDP))
+        return TC_ACT_UNSPEC;
+    if (bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)))
+        return TC_ACT_UNSPEC;
+    p->key.from_port = ports[0];
+    p->key.to_port = ports[1];
+    if (port_is_listened(&p->key) && listener_lookup(&p->key))
+        return packet_refuse(reason);
+    return nat_config_has_port(config, p->key.to_port) && nat_flows_v1.lookup(&p->key) ? packet_refuse(reason)
+                                                                                       : TC_ACT_UNSPEC;
+}
+
 int lan_odd(struct __sk_buff *skb)
 {
     struct lan_packet p;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
-    __u16 ports[2];
-    int reason;
+    struct fragment f = {};
+    int odd, reason;
 
-    if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != ODD)
+    if (!config)
         return TC_ACT_UNSPEC;
-    reason = p.v6 ? options_skip6(skb, &p) : options_skip4(skb, &p);
-    if (reason && p.v6 && (address_is_mapped(p.key.from) || address_is_mapped(p.key.to)))
-        reason = REASON_MARTIAN;
-    if (!reason || (p.key.protocol != IPPROTO_TCP && p.key.protocol != IPPROTO_UDP))
+    odd = lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15);
+    if (skb->cb[CB_DENY] == FROM_TOO_BIG && (!odd || odd == ODD))
+        return datagram_cut(skb, config, &p, !odd);
+    if (odd != ODD)
         return TC_ACT_UNSPEC;
-    if (bpf_skb_load_bytes(skb, p.l4, ports, sizeof(ports)))
-        return TC_ACT_UNSPEC;
-    p.key.from_port = ports[0];
-    p.key.to_port = ports[1];
-    if (port_is_listened(&p.key) && listener_lookup(&p.key))
-        return packet_refuse(reason);
-    return nat_config_has_port(config, p.key.to_port) && nat_flows_v1.lookup(&p.key) ? packet_refuse(reason)
-                                                                                     : TC_ACT_UNSPEC;
+    reason = fragment_load(skb, p.l3, p.v6, &f);
+    if (reason == REASON_MALFORMED || f.protocol != IPPROTO_UDP || lan_packet_is_mapped(&p))
+        return options_ingress(skb, config, &p);
+    return fragment_ingress(skb, config, &p, &f, reason);
 }

@@ -64,7 +64,7 @@ int lan_open(struct __sk_buff *skb)
     struct listener *listener;
     int reason, verdict = TC_ACT_SHOT;
 
-    if (!config || !scratch || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!config || !scratch || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_UNSPEC;
     if (packet_is_martian(&p))
         return packet_refuse(REASON_MARTIAN);

@@ -63,7 +63,7 @@ int lan_begin(struct __sk_buff *skb)
     struct placement *placement;
     int reason = 0, verdict;
 
-    if (!config || !site || !scratch || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!config || !site || !scratch || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_SHOT;
     placement = nat_placements_v1.lookup(&p.key);
     if (!placement)
@@ -82,7 +82,9 @@ int lan_begin(struct __sk_buff *skb)
         reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
     if (!reason)
         reason = flow_create(config, &p.key, scratch);
-    if (reason < 0)
+    /* Parsed anew, what was known of the packet is no matter to the verifier in the loop over the ports: without that it
+     * walks the loop once for each kind of packet, which is more than it has the patience for. */
+    if (reason < 0 || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_SHOT;
     if (reason)
         return flow_abandon(skb, &p, scratch, reason);

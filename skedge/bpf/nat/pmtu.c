@@ -1,4 +1,5 @@
-/* A packet of a flow that is too big for the way ahead: dropped, and its sender told the size that fits. The packet
+/* A packet of a flow that is too big for the way ahead: cut up where it may be; else dropped, and its sender told the size
+ * that fits. The packet
  * itself becomes the answer: cut down to its headers, with an ICMP header in front. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
@@ -18,35 +19,12 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
+#include "nat/flow/checksum.h"
 
 #define ICMP_LENGTH 8
 #define HOPS 64
 #define TCP_HEADER 20
 #define UDP_HEADER 8
-
-/* Whether the transport checksum is left to the device. The helper changes only checksums that are not; so a change is
- * tried, and taken back. */
-INLINE int checksum_is_partial(struct __sk_buff *skb, __u32 at)
-{
-    __u16 before = 0, after = 0;
-
-    if (bpf_skb_load_bytes(skb, at, &before, 2) || bpf_l4_csum_replace(skb, at, 0, 1, 2) ||
-        bpf_skb_load_bytes(skb, at, &after, 2))
-        return 0;
-    if (before == after)
-        return 1;
-    bpf_skb_store_bytes(skb, at, &before, 2, 0);
-    return 0;
-}
-
-INLINE __u16 checksum_fold(__u64 sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return ~sum;
-}
 
 /* Everything of the answer but its link-layer header. */
 struct answer4 {
@@ -97,11 +75,12 @@ INLINE int icmp_answer4(struct __sk_buff *skb, const struct lan_packet *p, __u32
 INLINE int icmp_answer6(struct __sk_buff *skb, const struct lan_packet *p, __u32 mtu, int partial)
 {
     int tcp = p->key.protocol == IPPROTO_TCP;
-    __u32 quoted = IP6_LENGTH + (tcp ? TCP_HEADER : UDP_HEADER);
+    __u32 quoted = IP6_LENGTH + (tcp ? TCP_HEADER : lan_packet_is_fragment6(p) ? FRAGMENT_HEADER + UDP_HEADER : UDP_HEADER);
     struct answer6 a = {};
     __u64 sum;
 
-    if (tcp ? bpf_skb_load_bytes(skb, p->l3, a.quote, IP6_LENGTH + TCP_HEADER)
+    if (tcp                          ? bpf_skb_load_bytes(skb, p->l3, a.quote, IP6_LENGTH + TCP_HEADER)
+        : lan_packet_is_fragment6(p) ? bpf_skb_load_bytes(skb, p->l3, a.quote, IP6_LENGTH + FRAGMENT_HEADER + UDP_HEADER)
             : bpf_skb_load_bytes(skb, p->l3, a.quote, IP6_LENGTH + UDP_HEADER))
         return -1;
     a.ip[0] = 0x60;
@@ -140,6 +119,18 @@ INLINE int packet_send_back(struct __sk_buff *skb, const struct lan_packet *p)
     return bpf_redirect(skb->ifindex, 0);
 }
 
+/* Whether a packet answers a client of the LAN from a socket of this host, over lo: what lo takes says nothing of the way
+ * ahead, and here is where its sender would cut it up. */
+INLINE int sender_is_here(struct lan_packet *p)
+{
+    struct nat_flow *flow;
+
+    if (p->key.protocol != IPPROTO_UDP)
+        return 0;
+    flow = nat_flows_v1.lookup(&p->key);
+    return flow && flow->state & FLOW_REPLY && KIND_OF(flow->state) == KIND_LOOP;
+}
+
 int lan_too_big(struct __sk_buff *skb)
 {
     struct lan_packet p;
@@ -147,11 +138,15 @@ int lan_too_big(struct __sk_buff *skb)
     __u16 none = 0;
     int partial;
 
-    if (lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15))
+    if (lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return packet_refuse(REASON_MALFORMED);
+    if (!p.whole || sender_is_here(&p)) {
+        skb->cb[CB_DENY] = FROM_TOO_BIG;
+        nat_programs_v1.call(skb, NAT_ODD);
+    }
     drop_count(REASON_TOO_BIG);
     if (!p.whole)
-        return TC_ACT_SHOT; /* may be cut up, but translating fragments is not done: lost, and counted */
+        return TC_ACT_SHOT;
     /* A checksum that the device shall put into the quote makes the quoted segment sum up to nothing, provided that the
      * field is 0 before; so the ICMP checksum can be known already. */
     sum_at = p.l4 + (p.key.protocol == IPPROTO_TCP ? 16 : 6);

@@ -84,6 +84,22 @@ def test_address_and_port_stay_and_answers_are_from_the_listener(kept: Bench, v:
 
 
 @BOTH
+def test_fragments_follow_the_first_one_both_ways(kept: Bench, v: int) -> None:
+    far, first, later = far_overlay()[v], {4: 0x2000, 6: 1}[v], {4: 3, 6: 24}[v]
+    rest = L4(17, b"the rest", None)
+    serve(kept, v, kind=Protocol.UDP)
+    assert dropped(kept, ip(far, CLIENT[v], rest, fragment=later)) is Reason.EARLY_FRAGMENT
+    ways = (
+        (kept.lan, (CLIENT[v], HOST[v]), (40000, LISTEN), (CLIENT[v], far), (40000, FAR_PORT)),
+        (kept.link, (far, CLIENT[v]), (FAR_PORT, 40000), (HOST[v], CLIENT[v]), (LISTEN, 40000)),
+    )
+    for send, come, asked, leave, sent in ways:
+        for before, after, word in ((udp(*asked, bytes(16)), udp(*sent, bytes(16)), first), (rest, rest, later)):
+            verdict, out = send(ip(*come, before, fragment=word))
+            assert (verdict, out) == (REDIRECT, ip(*leave, after, fragment=word, hops=63))
+
+
+@BOTH
 def test_the_count_ends_as_that_of_any_flow(kept: Bench, v: int) -> None:
     far = far_overlay()[v]
     serve(kept, v)

@@ -399,11 +399,16 @@ def plain_ip(source: str, destination: str, l4: L4) -> bytes:
     return header[:10] + checksum(header).to_bytes(2) + header[12:] + packet[20:]
 
 
-def test_too_big_a_datagram_that_may_be_cut_is_lost_and_counted(bench: Bench) -> None:
+def test_too_big_a_datagram_that_may_be_cut_is_cut(bench: Bench) -> None:
+    """Its front leaves at once, with the checksum of the whole; the rest comes in once more and follows."""
     bench.site.service([remote("far", 1, (far_overlay()[4], FAR_PORT))], (HOST[4], LISTEN), protocol=Protocol.UDP)
     before = bench.site.drops().get(Reason.TOO_BIG, 0)
-    assert bench.lan(ip(CLIENT[4], HOST[4], udp(40000, LISTEN, bytes(1470))))[0] == SHOT
-    assert bench.site.drops()[Reason.TOO_BIG] == before + 1
+    verdict, out = bench.lan(ip(CLIENT[4], HOST[4], udp(40000, LISTEN, bytes(1470))))
+    port, front = ports(out, 4)[0], (bench.link_mtu - 20) // 8 * 8
+    whole = ip(bench.site.overlay(4), far_overlay()[4], udp(port, FAR_PORT, bytes(1470)), fragment=0x2000, hops=63)
+    assert (verdict, len(out), out[20:]) == (REDIRECT, 20 + front, whole[20 : 20 + front])
+    assert (int.from_bytes(out[2:4]), out[4:10], checksum(out[:20])) == (20 + front, whole[4:10], 0)
+    assert bench.site.drops().get(Reason.TOO_BIG, 0) == before
 
 
 @BOTH
@@ -429,6 +434,23 @@ def test_errors_reach_who_sent_the_original(bench: Bench, v: int, kind: Protocol
     assert bench.link(ip(router, site.overlay(v), error(about_nobody)))[0] == SHOT
     packet = ip(MACHINE[v], HOST[v], error(ip(HOST[v], CLIENT[v], l4(kind, LISTEN, 40001, ACK))))
     assert bench.lan(packet) == (UNSPEC, packet)
+
+
+def test_an_error_about_a_fragment_reaches_who_sent_it(bench: Bench) -> None:
+    """Over IPv6 the sender alone can make smaller ones, so it must hear of it."""
+    site, far = bench.site, far_overlay()[6]
+    site.service([remote("far", 1, (far, FAR_PORT))], (HOST[6], LISTEN), protocol=Protocol.UDP)
+    port = ports(bench.lan(ip(CLIENT[6], HOST[6], udp(40000, LISTEN)))[1], 6)[0]
+
+    def error(source: str, to: str, sport: int, dport: int) -> L4:
+        return L4(ICMP6, b"\2\0\0\0\0\0\5\0" + ip(source, to, udp(sport, dport, bytes(64)), fragment=1)[:56], 2)
+
+    verdict, out = bench.link(ip(far, site.overlay(6), error(site.overlay(6), far, port, FAR_PORT)))
+    assert (verdict, out) == (REDIRECT, ip(HOST[6], CLIENT[6], error(CLIENT[6], HOST[6], 40000, LISTEN)))
+    later = L4(
+        ICMP6, bytes([2, 0, 0, 0, 0, 0, 5, 0]) + ip(site.overlay(6), far, udp(port, FAR_PORT), fragment=64)[:56], 2
+    )
+    assert bench.link(ip(far, site.overlay(6), later))[0] == SHOT
 
 
 def test_options_and_fragments_are_refused_where_they_are_ours(bench: Bench) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from skedge.core.model import Protocol
 from tests.integration.links.wg import Go, kernel_has_wireguard
 
 from .kit import Site
+from .test_large_datagrams import echo, served
 from .test_sockets import BOTH, exchange, listeners, workload
 from .world import EDGE_A, LISTEN, World, eventually
 
@@ -56,10 +55,7 @@ def test_bytes_go_and_come_back_exactly(world: World, where: str, v: int) -> Non
 @BOTH
 @pytest.mark.parametrize("where", ["there", "far_machine"])
 def test_datagrams_come_back(world: World, where: str, v: int) -> None:
-    _, candidate = workload(world, where, v, kind=socket.SOCK_DGRAM)
-    world.a.service([candidate], *listeners(v), protocol=Protocol.UDP)
-    made = world.socket(world.client, socket.SOCK_DGRAM, EDGE_A[v])
-    made.connect((EDGE_A[v], LISTEN))
-    for size in (1, 1000):
-        made.send(b"x" * size)
-        assert made.recv(2000) == b"x" * size
+    """Large ones, too: cut up and put together without a link-layer header; over IPv6 senders are told what fits."""
+    _, made = served(world, where, v)
+    for size in (1, 1000, 1480, 4000, 30_000):
+        echo(made, (EDGE_A[v], LISTEN), size, lost=True)

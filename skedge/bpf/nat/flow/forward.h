@@ -2,6 +2,8 @@
 #ifndef SKEDGE_NAT_FLOW_FORWARD_H
 #define SKEDGE_NAT_FLOW_FORWARD_H
 
+#include "common/send_to_lo.h"
+
 #define MSS_KIND 2
 #define OPTIONS_MAX 40
 #define TCP_OPTIONS 20
@@ -105,7 +107,7 @@ INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, c
     __u64 zero_is_none = p->key.protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
     __u32 old_ports = p->key.from_port | (__u32)p->key.to_port << 16;
     __u32 new_ports = flow->from_port | (__u32)flow->to_port << 16;
-    __u8 *ip, *end;
+    __u8 *ip, *end, *ports;
 
     if (bpf_l4_csum_replace(skb, sum_at, 0, flow->sum, zero_is_none | BPF_F_PSEUDO_HDR))
         return REASON_MALFORMED;
@@ -116,12 +118,15 @@ INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, c
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
-        if (ip + IP6_LENGTH + 4 > end)
+        ports = ip + IP6_LENGTH;
+        if (lan_packet_is_fragment6(p))
+            ports += FRAGMENT_HEADER;
+        if (ports + 4 > end)
             return REASON_MALFORMED;
         ip[7] = p->hops - 1;
         address_copy((__u32 *)(ip + 8), flow->from);
         address_copy((__u32 *)(ip + 24), flow->to);
-        *(__u32 *)(ip + IP6_LENGTH) = new_ports;
+        *(__u32 *)ports = new_ports;
         return 0;
     }
     if (ip + IP4_LENGTH + 4 > end)
@@ -149,23 +154,6 @@ INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const 
     return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 
-/* Give the packet to a socket of this host over lo, whose only address is all zeros. */
-INLINE int packet_send_to_lo(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_config *config)
-{
-    __u8 zeros[6] = {};
-
-    if (!p->l3) {
-        __u16 type = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-
-        if (bpf_skb_change_head(skb, ETH_LENGTH, 0) ||
-            bpf_skb_store_bytes(skb, 12, &type, sizeof(type), BPF_F_RECOMPUTE_CSUM))
-            return TC_ACT_SHOT;
-    }
-    if (bpf_skb_store_bytes(skb, 0, zeros, sizeof(zeros), BPF_F_RECOMPUTE_CSUM))
-        return TC_ACT_SHOT;
-    return bpf_redirect(config->device, BPF_F_INGRESS);
-}
-
 /* Forward one packet of a flow. Returns the verdict. */
 INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
                         const struct nat_flow *flow)
@@ -174,7 +162,7 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     long found;
 
     if ((flow->state & FLOW_REPLY) == 0 && KIND_OF(flow->state) == KIND_LOOP)
-        return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : packet_send_to_lo(skb, p, config);
+        return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : skb_send_to_lo(skb, p->l3, config->device);
     if (p->hops <= 1)
         return packet_refuse(REASON_HOP_LIMIT);
     found = route_lookup(skb, config, p, flow, p->length, &fib);

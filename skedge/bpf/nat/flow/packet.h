@@ -24,6 +24,7 @@ struct lan_packet {
     __u8 class;     /* type of service, traffic class: the host may have routes by it */
     __u8 whole;     /* IPv4: must not be fragmented */
     __u8 tcp_flags; /* 0 for UDP */
+    __u8 next;      /* IPv6, where the first fragment of a datagram may come: the header that follows */
 };
 
 INLINE int lan_packet_is_icmp(const struct lan_packet *p)
@@ -56,6 +57,11 @@ INLINE int address_is_mapped(const __u32 *address)
     return address[2] == MAPPED_PREFIX && !(address[0] | address[1]);
 }
 
+INLINE int lan_packet_is_mapped(const struct lan_packet *p)
+{
+    return p->v6 && (address_is_mapped(p->key.from) || address_is_mapped(p->key.to));
+}
+
 INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
 {
     if (ip[0] >> 4 != 6)
@@ -75,7 +81,7 @@ INLINE int lan_packet_parse6(struct lan_packet *p, const __u8 *ip)
     p->key.to[1] = *(__u32 *)(ip + 28);
     p->key.to[2] = *(__u32 *)(ip + 32);
     p->key.to[3] = *(__u32 *)(ip + 36);
-    if (address_is_mapped(p->key.from) || address_is_mapped(p->key.to))
+    if (lan_packet_is_mapped(p))
         return ODD;
     return ip[6] == NEXT_HOP_BY_HOP || ip[6] == NEXT_ROUTING || ip[6] == NEXT_FRAGMENT || ip[6] == NEXT_DESTINATION ? ODD
                                                                                                                    : 0;
@@ -88,9 +94,24 @@ INLINE void skb_make_linear(struct __sk_buff *skb)
         bpf_skb_pull_data(skb, skb->len < DEEPEST ? skb->len : DEEPEST);
 }
 
+/* Whether an odd packet is the first fragment of a datagram, with nothing else odd. */
+INLINE int lan_packet_is_first(struct lan_packet *p, const __u8 *ip, const __u8 *end)
+{
+    if (!p->v6)
+        return ip[0] == 0x45 && (ip[6] & 0x20) && !((ip[6] & 0x1f) | ip[7]) && p->key.protocol == IPPROTO_UDP;
+    if (p->key.protocol != NEXT_FRAGMENT || lan_packet_is_mapped(p) || ip + IP6_LENGTH + FRAGMENT_HEADER > end)
+        return 0;
+    if (ip[IP6_LENGTH] != IPPROTO_UDP || (ip[IP6_LENGTH + 2] | (ip[IP6_LENGTH + 3] & 0xf8)))
+        return 0;
+    p->key.protocol = IPPROTO_UDP;
+    p->l4 += FRAGMENT_HEADER;
+    return 1;
+}
+
 /* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD,
- * REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see lan_packet_is_icmp()). */
-INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
+ * REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see lan_packet_is_icmp()). ``first``: the first
+ * fragment of a datagram is none that is odd. */
+INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u32 link, int first)
 {
     __u32 segment = skb->gso_size, header = UDP_LENGTH;
     const __u8 *ip, *l4, *end;
@@ -103,6 +124,7 @@ INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 l
     p->tcp_flags = 0;
     p->key.protocol = 0; /* of what is not even IP: nothing may be taken for ICMP */
     p->v6 = 0;
+    p->next = 0;
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         if (ip + IP4_LENGTH > end)
             return REASON_MALFORMED;
@@ -116,8 +138,14 @@ INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 l
     } else {
         return NOT_OURS;
     }
-    if (odd)
-        return odd;
+    if (odd) {
+        if (!first || odd != ODD || !lan_packet_is_first(p, ip, end))
+            return odd;
+        if (p->v6)
+            l4 += FRAGMENT_HEADER;
+    }
+    if (first) /* read again, so that the verifier takes it for one case and not for two */
+        p->next = *(volatile const __u8 *)(ip + 6);
     if (!segment && p->length > skb->len - link)
         return REASON_MALFORMED;
     if (p->key.protocol == IPPROTO_TCP) {
@@ -141,6 +169,22 @@ INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 l
     p->key.from_port = *(__u16 *)l4;
     p->key.to_port = *(__u16 *)(l4 + 2);
     return 0;
+}
+
+INLINE int lan_packet_parse(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
+{
+    return lan_packet_parse_as(skb, p, link, 0);
+}
+
+INLINE int lan_packet_parse_first(struct __sk_buff *skb, struct lan_packet *p, __u32 link)
+{
+    return lan_packet_parse_as(skb, p, link, 1);
+}
+
+/* Whether a header more is before the ports. */
+INLINE int lan_packet_is_fragment6(const struct lan_packet *p)
+{
+    return p->v6 && p->next == NEXT_FRAGMENT;
 }
 
 /* Whether an address of a key is in the overlay. */
