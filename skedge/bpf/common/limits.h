@@ -65,6 +65,8 @@
 #define PLACED_PRESERVES_SRC (1ull << 29) /* at another site, with the client's address preserved: no NAT port */
 #define GENERATION_MASK 0x7fffffffu
 
+#define BOUND_MARK 0x2b64u /* SO_MARK of sockets that are placed by their packets on lo, see socket/bound.h */
+#define ROUTELESS_MARK 0x2b65u /* skb->mark of such a packet that has been sent round to lose its route over lo */
 #define OWN_MARK 0x736bu /* SO_MARK of skedge's own sockets, which are never placed */
 
 /* struct affinity_key.service: of a listener that shares out, beside those of the service alone. */

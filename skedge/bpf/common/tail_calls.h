@@ -75,6 +75,9 @@ INLINE int nat_config_has_port(const struct nat_config *config, __u16 port)
 #define NAT_PROGRAMS 8
 BPF_TABLE_PINNED("prog", __u32, __u32, nat_programs_v1, NAT_PROGRAMS, PIN_DIR "/nat_programs_v1");
 
+#define CB_OWN 32      /* beside the length in skb->cb[CB_LINK]: the packet is a socket's of this host */
+#define CB_ROUTED 64   /* and has the route with it that it came over lo by */
+
 /* Between the programs, in skb->cb: the length of the link-layer header, the MTU of the way ahead, and whether the
  * packet came from a link device (where what belongs to nobody is dropped), or FROM_*. */
 #define CB_LINK 0

@@ -197,7 +197,7 @@ int lan_error(struct __sk_buff *skb)
         return skb->cb[CB_DENY] ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
     quote_translate(&new, p.v6, &key, flow);
-    if (!(flow->state & FLOW_REPLY) && KIND_OF(flow->state) == KIND_LOOP)
+    if (flow_goes_over_lo(flow->state))
         return icmp_rewrite(skb, &p, &old, &new, flow) ? packet_refuse(REASON_MALFORMED)
                                                        : skb_send_to_lo(skb, p.l3, config->device);
     found = route_lookup(skb, config, &p, flow, 0, &fib);

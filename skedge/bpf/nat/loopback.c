@@ -1,5 +1,5 @@
-/* tc ingress of lo: the answers of this host's own sockets to clients of the LAN that reach them by NAT (KIND_LOOP), and
- * what the host's own rules were asked about. */
+/* tc ingress of lo: the answers of this host's own sockets to clients of the LAN that reach them by NAT (KIND_LOOP); what
+ * the host's own rules were asked about; and what sockets of this host send that are bound (socket/bound.h). */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -19,6 +19,7 @@
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/ask.h"
+#include "nat/flow/sk_assign.h"
 
 #define IS_FRAGMENT 2
 
@@ -44,6 +45,65 @@ INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *conf
     return address_is_nat6((const __u32 *)(ip + 24)) || nat_config_has_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
 }
 
+/* Whether a datagram is to a port that some UDP listener has. */
+INLINE int datagram_is_to_listener(struct __sk_buff *skb)
+{
+    const __u8 *ip = (const __u8 *)(long)skb->data + ETH_LENGTH, *end = (const __u8 *)(long)skb->data_end;
+    struct nat_key key = {.protocol = IPPROTO_UDP};
+
+    if (ip + IP4_LENGTH + UDP_LENGTH > end)
+        return 0;
+    if (skb->protocol == bpf_htons(ETH_P_IP)) {
+        if (ip[0] != 0x45 || ip[9] != IPPROTO_UDP)
+            return 0;
+        key.to_port = *(__u16 *)(ip + IP4_LENGTH + 2);
+        return port_is_listened(&key);
+    }
+    if (ip + IP6_LENGTH + UDP_LENGTH > end || ip[6] != IPPROTO_UDP)
+        return 0;
+    key.to_port = *(__u16 *)(ip + IP6_LENGTH + 2);
+    return port_is_listened(&key);
+}
+
+/* Whether the UDP socket that a packet is from has been left to its packets. */
+INLINE int udp_socket_is_bound(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    struct placement *placement;
+    struct bpf_sock_tuple t = {};
+    struct bpf_sock *sk;
+    __u32 size;
+    int bound;
+
+    size = tuple_fill_back(&t, p);
+    sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+    if (!sk)
+        return 0;
+    placement = placement_lookup(sk);
+    bound = placement && !placement->placed && placement->reason == REASON_SOURCE_BOUND;
+    bpf_sk_release(sk);
+    return bound;
+}
+
+/* A packet that a bound socket of this host may have sent: it is led as one from the LAN. */
+INLINE int own_ingress(struct __sk_buff *skb, const struct nat_config *config, int routed)
+{
+    int link_header = ETH_LENGTH | CB_OWN | routed;
+    struct lan_packet p;
+    struct nat_flow *flow;
+
+    if (lan_packet_parse(skb, &p, ETH_LENGTH) || !port_is_listened(&p.key))
+        return TC_ACT_UNSPEC;
+    flow = nat_flows_v1.lookup(&p.key);
+    if (flow) {
+        skb->cb[CB_LINK] = link_header;
+        return flow_ingress(skb, link_header, config, &p, flow);
+    }
+    if (p.key.protocol == IPPROTO_TCP ? (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN
+                                      : !udp_socket_is_bound(skb, &p))
+        return TC_ACT_UNSPEC;
+    return listener_lookup(&p.key) ? program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
+}
+
 int lan_loop(struct __sk_buff *skb)
 {
     __u32 zero = 0;
@@ -51,7 +111,7 @@ int lan_loop(struct __sk_buff *skb)
     struct lan_packet p;
     struct nat_flow *flow;
     __u64 state;
-    int to_nat;
+    int to_nat, routed;
 
     if (skb->priority == ASKING) {
         nat_programs_v1.call(skb, NAT_ASKED);
@@ -60,19 +120,22 @@ int lan_loop(struct __sk_buff *skb)
     if (!config || !config->device)
         return TC_ACT_UNSPEC;
     to_nat = packet_is_to_nat(skb, config);
-    if (!to_nat)
-        return TC_ACT_UNSPEC;
     if (to_nat == IS_FRAGMENT) {
         skb->cb[CB_LINK] = ETH_LENGTH;
         skb->cb[CB_DENY] = FROM_LOOPBACK;
         nat_programs_v1.call(skb, NAT_ODD);
         return TC_ACT_UNSPEC;
     }
-    if (lan_packet_parse(skb, &p, ETH_LENGTH))
-        return TC_ACT_UNSPEC;
-    flow = nat_flows_v1.lookup(&p.key);
-    if (!flow)
-        return TC_ACT_UNSPEC;
-    state = flow->state;
-    return state & FLOW_REPLY && KIND_OF(state) == KIND_LOOP ? flow_carry(skb, config, &p, flow) : TC_ACT_UNSPEC;
+    if (to_nat && !lan_packet_parse(skb, &p, ETH_LENGTH)) {
+        flow = nat_flows_v1.lookup(&p.key);
+        state = flow ? flow->state : 0;
+        if (flow && state & FLOW_REPLY && KIND_OF(state) == KIND_LOOP)
+            return flow_carry(skb, config, &p, flow);
+    }
+    if (skb->mark == BOUND_MARK || skb->mark == ROUTELESS_MARK) {
+        routed = skb->mark == BOUND_MARK ? CB_ROUTED : 0;
+        skb->mark = 0;
+        return own_ingress(skb, config, routed);
+    }
+    return datagram_is_to_listener(skb) ? own_ingress(skb, config, CB_ROUTED) : TC_ACT_UNSPEC;
 }

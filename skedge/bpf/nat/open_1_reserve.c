@@ -62,18 +62,19 @@ int lan_open(struct __sk_buff *skb)
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct placement *placement = 0;
     struct listener *listener;
-    int reason, verdict = TC_ACT_SHOT;
+    int reason, own, verdict = TC_ACT_SHOT;
 
     if (!config || !scratch || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_UNSPEC;
-    if (packet_is_martian(&p))
+    own = skb->cb[CB_LINK] & CB_OWN;
+    if (!own && packet_is_martian(&p))
         return packet_refuse(REASON_MARTIAN);
     if (flow_resume(skb, config, &p, &verdict))
         return verdict;
     listener = listener_lookup(&p.key);
-    if (!listener || (p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
+    if (!listener || (!own && p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
         return TC_ACT_UNSPEC;
-    if (!host_rules_accepted(skb)) {
+    if (!own && !host_rules_accepted(skb)) {
         reason = client_check(skb, config, &p);
         if (reason) {
             drop_count(reason);
@@ -94,7 +95,7 @@ int lan_open(struct __sk_buff *skb)
     placement->protocol = p.key.protocol;
     placement->need = SLOT_IN | (p.v6 ? SLOT_T6 : SLOT_T4);
     placement->prefer6 = p.v6;
-    placement->preserves_src = (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
+    placement->preserves_src = !own && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
     address_copy(scratch->client.client, p.key.from);
     scratch->has_affinity = listener->affinity_s;
     scratch->service = listener_choose_service(listener, &scratch->client, placement);

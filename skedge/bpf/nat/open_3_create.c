@@ -80,6 +80,8 @@ int lan_begin(struct __sk_buff *skb)
     }
     if (!reason && (scratch->kind == KIND_LAN || scratch->kind == KIND_OVERLAY))
         reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
+    if (skb->cb[CB_LINK] & CB_OWN)
+        scratch->flow.state |= FLOW_OWN;
     if (!reason)
         reason = flow_create(config, &p.key, scratch);
     /* Parsed anew, what was known of the packet is no matter to the verifier in the loop over the ports: without that it

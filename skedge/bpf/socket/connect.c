@@ -11,6 +11,8 @@
 #include "placement/listener.h"
 #include "socket/destination.h"
 #include "socket/udp_flows.h"
+#include "common/tail_calls.h"
+#include "socket/bound.h"
 #include "socket/verdicts.h"
 #include "nat/flow/types.h"
 #include "nat/flow/conntrack.h"
@@ -67,6 +69,8 @@ int skedge_connect4(struct bpf_sock_addr *ctx)
     if (!listener)
         return ALLOW;
     request_read4(sk, config, &request);
+    if (request.bound && sock_leave_to_packets(ctx, sk, &request))
+        return ALLOW;
     reason = sock_place(sk, config, listener, &request, &placement);
     if (reason || !placement)
         return connect_refuse(reason);
@@ -99,6 +103,8 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     request_read6(sk, config, mapped, 0, &request);
     if (old && old->mapped)
         request_stay_mapped(&request);
+    if (request.bound && sock_leave_to_packets(ctx, sk, &request))
+        return ALLOW;
     reason = sock_place(sk, config, listener, &request, &placement);
     if (reason || !placement)
         return connect_refuse(reason);

@@ -10,6 +10,8 @@
 #include "placement/listener.h"
 #include "socket/destination.h"
 #include "socket/udp_flows.h"
+#include "common/tail_calls.h"
+#include "socket/bound.h"
 #include "socket/verdicts.h"
 #include "common/own_datagrams.h"
 
@@ -53,6 +55,8 @@ int skedge_sendmsg4(struct bpf_sock_addr *ctx)
         request_read_mapped(sk, config, &request);
     else
         request_read4(sk, config, &request);
+    if (request.bound && sock_leave_to_packets(ctx, sk, &request))
+        return ALLOW;
     reason = udp_flow_place(sk, config, listener, &request, &flow);
     if (reason || !flow)
         return connect_refuse(reason);
@@ -78,6 +82,8 @@ int skedge_sendmsg6(struct bpf_sock_addr *ctx)
     if (!listener)
         return own_datagram_note(sk, &request.to);
     request_read6(sk, config, 0, 1, &request);
+    if (request.bound && sock_leave_to_packets(ctx, sk, &request))
+        return ALLOW;
     reason = udp_flow_place(sk, config, listener, &request, &flow);
     if (reason || !flow)
         return connect_refuse(reason);

@@ -32,6 +32,7 @@ class FlowBits(IntFlag):
     TAKEN = 0x800
     ENDING = 0x100000
     RESET = 0x200000
+    OWN = 0x800000
 
 
 class Kind(IntEnum):

@@ -154,6 +154,20 @@ INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const 
     return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 
+/* A packet that waits for its neighbour's address is sent by the route that it has with it, which is over lo: so it first
+ * goes round there once more, without. */
+INLINE int packet_send_round(struct __sk_buff *skb, const struct nat_config *config)
+{
+    skb->mark = ROUTELESS_MARK;
+    return bpf_redirect(config->device, BPF_F_INGRESS);
+}
+
+/* Whether packets of this direction are for a socket of this host. */
+INLINE int flow_goes_over_lo(__u64 state)
+{
+    return state & FLOW_REPLY ? (state & FLOW_OWN) != 0 : KIND_OF(state) == KIND_LOOP;
+}
+
 /* Forward one packet of a flow. Returns the verdict. */
 INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
                         const struct nat_flow *flow)
@@ -161,7 +175,7 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     struct bpf_fib_lookup fib;
     long found;
 
-    if ((flow->state & FLOW_REPLY) == 0 && KIND_OF(flow->state) == KIND_LOOP)
+    if (flow_goes_over_lo(flow->state))
         return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : skb_send_to_lo(skb, p->l3, config->device);
     if (p->hops <= 1)
         return packet_refuse(REASON_HOP_LIMIT);
@@ -174,6 +188,8 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     }
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return packet_refuse(REASON_NO_ROUTE);
+    if (found == BPF_FIB_LKUP_RET_NO_NEIGH && (flow->state & FLOW_OWN) && skb->cb[CB_LINK] & CB_ROUTED)
+        return packet_send_round(skb, config);
     if ((p->tcp_flags & TCP_SYN) && mss_clamp(skb, p, route_mtu(skb, config, p, flow)))
         return packet_refuse(REASON_MALFORMED);
     if (packet_translate(skb, p, flow))

@@ -123,7 +123,7 @@ INLINE int piece_forward(struct __sk_buff *skb, const struct nat_config *config,
     struct bpf_fib_lookup fib;
     long found;
 
-    if (!(flow->state & FLOW_REPLY) && KIND_OF(flow->state) == KIND_LOOP)
+    if (flow_goes_over_lo(flow->state))
         return piece_translate(skb, p, f, flow) ? packet_refuse(REASON_MALFORMED)
                                                 : skb_send_to_lo(skb, p->l3, config->device);
     if (packet_is_cut(skb)) {

@@ -27,6 +27,23 @@ INLINE __u32 tuple_fill(struct bpf_sock_tuple *t, const struct lan_packet *p, co
     return sizeof(t->ipv4);
 }
 
+/* Fill the tuple that a packet's own socket, which is on this host, is looked up by. Returns its size. */
+INLINE __u32 tuple_fill_back(struct bpf_sock_tuple *t, const struct lan_packet *p)
+{
+    if (p->v6) {
+        address_copy(t->ipv6.saddr, p->key.to);
+        address_copy(t->ipv6.daddr, p->key.from);
+        t->ipv6.sport = p->key.to_port;
+        t->ipv6.dport = p->key.from_port;
+        return sizeof(t->ipv6);
+    }
+    t->ipv4.saddr = p->key.to[3];
+    t->ipv4.daddr = p->key.from[3];
+    t->ipv4.sport = p->key.to_port;
+    t->ipv4.dport = p->key.from_port;
+    return sizeof(t->ipv4);
+}
+
 /* Whether some socket of this host would take the packet as it is. */
 INLINE int socket_exists(struct __sk_buff *skb, const struct lan_packet *p)
 {

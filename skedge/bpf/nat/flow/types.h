@@ -43,6 +43,7 @@ struct nat_flow {
 #define FLOW_TAKEN 0x800ull     /* the one who set it alone deletes the flow, takes its port over or revives it */
 #define FLOW_ENDING 0x100000ull /* forward: the one who set it gives the count back */
 #define FLOW_RESET 0x200000ull  /* it ended by a reset, so its port rests for a while */
+#define FLOW_OWN 0x800000ull    /* the client is a socket of this host: what is for it goes over lo */
 #define FLOW_KIND_SHIFT 16
 #define FLOW_GENERATION_SHIFT 32 /* the upper half tells a flow from others that have or had its key or memory */
 #define KIND_LOCAL 1ull   /* to a socket of this host, which gets the SYN as it is */
