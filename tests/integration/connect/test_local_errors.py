@@ -60,8 +60,10 @@ def rejected_by_a_rule(site: Site) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("deny", [denied_by_the_unit, denied_by_a_rule, rejected_by_a_rule], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("gives_up", [True, False], ids=["gives up", "waits for the kernel"])
+@pytest.mark.parametrize(
+    ("deny", "gives_up"),
+    [(denied_by_the_unit, True), (denied_by_the_unit, False), (denied_by_a_rule, True), (rejected_by_a_rule, False)],
+)
 def test_a_connect_that_the_own_host_denies_suspends_nobody(site: Site, deny, gives_up: bool) -> None:
     syn_retries(1)
     server = site.server(FAR4[0])

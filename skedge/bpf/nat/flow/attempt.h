@@ -17,8 +17,9 @@
 /* Whether nothing of the workload is known of this flow. Of a socket of this host nothing is seen here. */
 INLINE int flow_is_unanswered(__u64 said, const struct nat_flow *reply)
 {
-    return !(said & (FLOW_ACK | FLOW_ENDED | FLOW_ENDING)) &&
-           !(reply && (state_read(reply) & (FLOW_FIN | FLOW_SYN | FLOW_RST | FLOW_ACK)));
+    __u64 more = FLOW_FIN | FLOW_RST | FLOW_ACK;
+
+    return !(said & (more | FLOW_ENDED | FLOW_ENDING)) && !(reply && (state_read(reply) & (more | FLOW_SYN)));
 }
 
 /* Whether a workload takes new connections: a drained or suspended one keeps what it has, but an attempt is not that. */

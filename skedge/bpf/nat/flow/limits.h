@@ -6,6 +6,7 @@
 
 #define SOURCES 65536
 #define SOURCE_RATE 10000 /* new flows a second where the controller says nothing; as many at once */
+#define FEWEST 8          /* half-open flows, however few ports there are */
 #define HALF_OPEN 16384   /* of each protocol; in a second a flood of 20,000 goes through it once */
 
 struct source {
@@ -56,8 +57,8 @@ INLINE __u32 half_open_room(const struct nat_config *config)
     if (room > NAT_FLOWS / 8)
         room = NAT_FLOWS / 8;
     if (room > ports)
-        room = ports;
-    return room ? room : 1;
+        room = ports > FEWEST ? ports : FEWEST;
+    return room;
 }
 
 /* Whether a flow never came to more than half: the client of TCP has not answered the answer (it may have reset it), the
