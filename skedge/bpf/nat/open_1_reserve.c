@@ -131,7 +131,7 @@ INLINE struct placement *flow_begin(struct __sk_buff *skb, const struct nat_conf
     int reason;
 
     *verdict = TC_ACT_SHOT;
-    if (!host_rules_accepted(skb)) { /* the packet was here before, and comes back from the host's own rules */
+    if (!host_rules_accepted(skb)) { /* else it was here before, and comes from the host's own rules */
         if (flow_is_refused(skb, config, p, verdict))
             return 0;
         if (host_rules_are_honoured()) {
