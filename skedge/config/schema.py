@@ -188,7 +188,7 @@ class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class FlowTimesSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Idle time-outs of flows (`skedge.core.model.FlowTimes`)."""
 
-    syn_s: IdleSeconds = 30
+    syn_s: IdleSeconds = 10
     established_s: IdleSeconds = 7440
     fin_s: IdleSeconds = 7440
     closed_s: IdleSeconds = 10

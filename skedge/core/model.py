@@ -251,7 +251,7 @@ ANY_DEVICE = "*"
 class FlowTimes:
     """Seconds without a packet after which a flow of the LAN ends, by what it is doing (docs/inventory.md)."""
 
-    syn_s: int = 30
+    syn_s: int = 10
     established_s: int = 7440  # RFC 5382: not less than 2 h 4 min
     fin_s: int = 7440  # closed by one end: the other may still have to say something
     closed_s: int = 10

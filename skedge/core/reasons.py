@@ -32,6 +32,8 @@ class Reason(IntEnum):
     NO_WORKLOAD = (1, "no-workload", "no site offers a healthy workload of this service")
     SOURCE_BOUND = (2, "source-bound", "the socket is bound to an address that cannot leave this site")
     TABLE_FULL = (3, "table-full", "the placement store has no room")
+    SOURCE_LIMIT = (4, "source-limit", "more new flows a second than one machine or site may open")
+    HALF_OPEN = (5, "half-open", "an unfinished flow that made room for newer ones")
     # placement: one candidate is out
     UNHEALTHY = (10, "unhealthy", "its site's health check fails")
     DRAINED = (11, "drained", "the workload or its site is drained")

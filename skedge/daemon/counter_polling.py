@@ -59,6 +59,7 @@ class Counting:
         self._worker, self._tally, self._events = worker, tally, events
         self.drops: Mapping[Reason, int] = {}
         self.flows: Mapping[FlowKind, int] = {}
+        self.half_open = 0
         self.flow_room = 0
         self._failed_log_at = 0.0
 
@@ -85,5 +86,5 @@ class Counting:
     async def _repair(self, kernel: Kernel) -> None:
         self._tally.repaired(await self._worker.call(kernel.engine.reconcile_counts))
         self.drops = await self._worker.call(kernel.drops)
-        self.flows = await self._worker.call(kernel.flow_kinds)
+        self.flows, self.half_open = await self._worker.call(kernel.flow_counts)
         self.flow_room = await self._worker.call(kernel.engine.flow_room)

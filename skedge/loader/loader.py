@@ -80,7 +80,7 @@ def kernel_defines() -> Mapping[str, int]:
         {
             "sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr", "skc_tw_rcv_nxt"),
             "sock": ("sk_err", "sk_userlocks", "sk_max_ack_backlog"),
-            "tcp_sock": ("total_retrans",),
+            "tcp_sock": ("total_retrans", "bpf_sock_ops_cb_flags"),
             "inet_connection_sock": ("icsk_accept_queue",),
             "request_sock_queue": ("qlen",),
             "sk_buff": ("dev",),
@@ -100,6 +100,7 @@ def kernel_defines() -> Mapping[str, int]:
         "OFF_USERLOCKS_BIT": locks.bit,
         "OFF_SK_ERR": places["sock", "sk_err"].byte,
         "OFF_TOTAL_RETRANS": places["tcp_sock", "total_retrans"].byte,
+        "OFF_CB_FLAGS": places["tcp_sock", "bpf_sock_ops_cb_flags"].byte,
         "OFF_RCV_SADDR6": places["sock_common", "skc_v6_rcv_saddr"].byte,
         "OFF_TIME_WAIT_NEXT": places["sock_common", "skc_tw_rcv_nxt"].byte,
         "OFF_MAX_ACK_BACKLOG": places["sock", "sk_max_ack_backlog"].byte,

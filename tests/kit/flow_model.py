@@ -42,6 +42,7 @@ class ModelFlow:
     ended: bool = False
     passive: bool = False
     """The workload closed first."""
+    turn: int = 0
 
     def both(self, what: Said) -> bool:
         return all(what in said for said in self.said.values())
@@ -62,6 +63,11 @@ class ModelFlow:
                 said.discard(Said.RESET)
 
     @property
+    def is_attempt(self) -> bool:
+        """Whether nothing is known but the client's SYN."""
+        return not self.ended and self.said == {Side.CLIENT: {Said.SYN}, Side.WORKLOAD: set()}
+
+    @property
     def age(self) -> Age:
         client, workload = self.said[Side.CLIENT], self.said[Side.WORKLOAD]
         if self.ended:
@@ -73,9 +79,15 @@ class ModelFlow:
 
 @dataclass
 class Model:
-    """All flows of some clients towards one workload, over a few ports."""
+    """All flows of some clients towards one workload, over a few ports.
+
+    ``room``: so many flows later, one that is still half open makes room.
+    """
 
     ports: range
+    room: int
+    began: list[int] = field(default_factory=list)
+    """The clients, in the order of their SYNs; a flow knows its place in it."""
     flows: dict[int, ModelFlow] = field(default_factory=dict)
 
     @property
@@ -90,9 +102,18 @@ class Model:
         """Whether there is a port for a new flow of this client: a free one, or one of a flow that has ended."""
         return self.open < len(self.ports)
 
+    def enter(self, client: int) -> None:
+        """Take a turn; the flow that had its place in the room ends if it is half open still."""
+        self.began.append(client)
+        turn = len(self.began) - 1 - self.room
+        old = self.flows.get(self.began[turn]) if turn >= 0 else None
+        if old is not None and old.turn == turn and Said.PLAIN not in old.said[Side.CLIENT]:
+            del self.flows[self.began[turn]]
+
     def begin(self, client: int, port: int | None) -> None:
         """Begin a new flow on the port that the programs chose (None: they refused it). Raises AssertionError."""
         self.flows.pop(client, None)
+        self.enter(client)
         assert (port is not None) == self.has_room(client), "a port exactly where there is one"
         if port is None:
             return
@@ -101,7 +122,14 @@ class Model:
             if flow.port == port:
                 assert flow.ended, f"port {port} is client {other}'s"
                 del self.flows[other]
-        self.flows[client] = ModelFlow(port)
+        self.flows[client] = ModelFlow(port, turn=len(self.began) - 1)
+
+    def move(self, client: int, port: int) -> None:
+        """Place a client's flow anew, which only an unanswered one may be. Raises AssertionError."""
+        assert self.flows[client].is_attempt
+        assert port == self.flows[client].port or all(flow.ended for flow in self.flows.values() if flow.port == port)
+        self.flows = {one: flow for one, flow in self.flows.items() if one == client or flow.port != port}
+        self.flows[client].port = port
 
     def sweep(self, age: Age) -> None:
         """Let the time-out of some flows be over."""

@@ -80,13 +80,14 @@
 #define PROTO_UDP 17
 #define ERR_CONNREFUSED 111
 #define ERR_CONNABORTED 103
+#define ERR_TIMEDOUT 110
 #define STATE_SYN_SENT 2
 #define STATE_CLOSE 7
 #define BINDADDR_LOCK 4 /* sk_userlocks: bind(2) gave the source address */
 
 /* Offsets in the running kernel's struct sock, found in its BTF by the loader. */
 #ifndef OFF_V6ONLY_BYTE
-#error "the loader defines OFF_V6ONLY_*, OFF_USERLOCKS_*, OFF_SK_ERR, OFF_TOTAL_RETRANS and OFF_RCV_SADDR6"
+#error "the loader defines OFF_V6ONLY_*, OFF_USERLOCKS_*, OFF_SK_ERR, OFF_TOTAL_RETRANS, OFF_CB_FLAGS and OFF_RCV_SADDR6"
 #endif
 
 /* Hide where a number comes from: or the compiler turns arithmetic back into a branch. */

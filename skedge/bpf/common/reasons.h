@@ -9,6 +9,8 @@ enum {
     REASON_NO_WORKLOAD = 1, /* no site offers a healthy workload of this service */
     REASON_SOURCE_BOUND = 2, /* the socket is bound to an address that cannot leave this site */
     REASON_TABLE_FULL = 3, /* the placement store has no room */
+    REASON_SOURCE_LIMIT = 4, /* more new flows a second than one machine or site may open */
+    REASON_HALF_OPEN = 5, /* an unfinished flow that made room for newer ones */
     REASON_UNHEALTHY = 10, /* its site's health check fails */
     REASON_DRAINED = 11, /* the workload or its site is drained */
     REASON_UNREACHABLE = 12, /* no path to its site */

@@ -16,7 +16,9 @@ struct nat_config {
     __u64 fin;
     __u64 closed;
     __u64 udp;
-    __u64 spare[2];
+    __u32 source_rate; /* new flows a second of one source, and flows that may be half open; 0: as in nat/flow/limits.h */
+    __u32 half_open;
+    __u64 spare;
 };
 
 BPF_TABLE_PINNED("array", __u32, struct nat_config, nat_config_v1, 1, PIN_DIR "/nat_config_v1");

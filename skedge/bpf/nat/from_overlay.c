@@ -21,18 +21,24 @@
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/sk_assign.h"
+#include "nat/flow/limits.h"
 
 /* Make the flow of a connection that another site placed at our endpoint. It is counted there, not here. */
-INLINE int flow_admit(struct __sk_buff *skb, struct lan_packet *p, const struct endpoint *endpoint, struct scratch *m)
+INLINE int flow_admit(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
+                      const struct endpoint *endpoint, struct scratch *m)
 {
     struct nat_flow *flow = &m->flow;
     struct placement *placement = 0;
-    int reason = flow_reserve(&p->key, &placement);
+    int reason;
 
+    if (!source_may_open(config, p->key.from))
+        return packet_refuse(REASON_SOURCE_LIMIT);
+    reason = flow_reserve(&p->key, &placement);
     if (reason < 0 || (!reason && !placement))
         return TC_ACT_SHOT;
     if (reason || !placement)
         return packet_refuse(REASON_TABLE_FULL);
+    half_open_enter(config, &p->key, placement, &m->ended);
     if (endpoint->v6) {
         address_copy(flow->to, endpoint->host.word);
     } else {
@@ -116,5 +122,5 @@ int lan_overlay(struct __sk_buff *skb)
         return packet_without_flow(skb, link, &p);
     if (!endpoint || !(endpoint->flags & ENDPOINT_OFF_HOST) || endpoint->v6 != p.v6)
         return packet_refuse(REASON_NOT_PUBLISHED);
-    return flow_admit(skb, &p, endpoint, scratch);
+    return flow_admit(skb, config, &p, endpoint, scratch);
 }

@@ -19,6 +19,7 @@
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/stack_checks.h"
+#include "nat/flow/attempt.h"
 
 /* Go on in another program; only when it is not loaded does the call return. */
 INLINE int program_call(struct __sk_buff *skb, int link_header, int program, int otherwise)
@@ -30,7 +31,7 @@ INLINE int program_call(struct __sk_buff *skb, int link_header, int program, int
 }
 
 /* A packet of a flow. The first SYN after the end of a connection makes a new one; so does a datagram whose workload
- * is gone. */
+ * is gone, and a SYN sent again that had no answer where another workload may have one. */
 INLINE int flow_ingress(struct __sk_buff *skb, int link_header, const struct nat_config *config, struct lan_packet *p,
                         struct nat_flow *flow)
 {
@@ -38,8 +39,10 @@ INLINE int flow_ingress(struct __sk_buff *skb, int link_header, const struct nat
     int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
     if (!(state & FLOW_REPLY)) {
-        if (fresh && (state & FLOW_ENDED))
+        if (fresh && ((state & FLOW_ENDED) || attempt_judge(&p->key, flow)))
             return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
+        if (fresh && !(state & (FLOW_ACK | FLOW_AGAIN)))
+            state_change(flow, state, FLOW_AGAIN, 0);
         if (p->key.protocol == IPPROTO_UDP && flow->placed && !placement_goes_on(flow->placed))
             return program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT);
         if (KIND_OF(state) == KIND_LOCAL) {

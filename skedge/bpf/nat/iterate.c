@@ -1,5 +1,5 @@
-/* Iterator over the flows: ends those that were idle for too long, in the kernel, where no packet comes in between.
- * Compiled twice: with SECOND it only does that; without, it writes one struct nat_record for each flow that lives. */
+/* Iterator over the flows, compiled twice: with SECOND it ends those that were idle for too long, in the kernel, where no
+ * packet comes in between; without, it writes one struct nat_record for each. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -14,6 +14,7 @@
 #include "common/packet.h"
 #include "nat/flow/types.h"
 #include "nat/flow/conntrack.h"
+#include "nat/flow/attempt.h"
 #include "common/iterators.h"
 
 #define TIME_WAIT_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
@@ -91,7 +92,7 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     struct placement *placement = ctx->value;
     struct nat_flow *flow, *reply = 0;
     struct nat_key key, answer;
-    __u64 seen, now = bpf_ktime_get_ns(), said, answered, timeout;
+    __u64 seen, now = bpf_ktime_get_ns(), said, timeout;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
 
@@ -108,20 +109,16 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
         return 0;
     if (KIND_OF(said) != KIND_LOCAL)
         reply = flow_other(&key, flow, said, &answer);
-    answered = reply ? state_read(reply) : 0;
+#ifdef SECOND
     seen = flow->seen;
     if (reply && reply->seen > seen)
         seen = reply->seen;
     timeout = key.protocol == IPPROTO_UDP
                   ? udp_timeout(config, nat_addresses_v1.lookup(&zero), placement->placed_at, seen)
-                  : flow_timeout(config, said, answered);
-    if (now > seen && now - seen > timeout) {
-        /* A SYN that nobody answered says the same of the workload as at connect time. */
-        flow_delete(&key, flow, said,
-                    key.protocol == IPPROTO_TCP && !(answered & FLOW_SYN) && !(said & (FLOW_ACK | FLOW_ENDED)));
-        return 0;
-    }
-#ifndef SECOND
+                  : flow_timeout(config, said, reply ? state_read(reply) : 0);
+    if (now > seen && now - seen > timeout)
+        flow_delete(&key, flow, said, attempt_has_failed(&key, flow, said, reply));
+#else
     flow_write(((struct iter_meta *)ctx->meta)->seq, &key, flow, reply, placement);
 #endif
     return 0;

@@ -24,16 +24,20 @@ int lan_place(struct __sk_buff *skb)
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct scratch *m = scratch_lookup();
     struct placement *placement;
-    __u64 word;
+    __u64 word, turn;
 
     if (!config || !m)
         return TC_ACT_SHOT;
     placement = nat_placements_v1.lookup(&m->key);
     if (!placement)
         return TC_ACT_SHOT;
-    word = workload_pick(m->service, nat_port_limits(config, placement->prefer6), FOR_PACKET, placement);
-    if (word)
+    word = workload_pick(m->service, nat_port_limits(config, placement->prefer6), FOR_PACKET,
+                         m->flow.placed, placement);
+    if (word) {
+        turn = placement->seen;
         placement_store(placement, word);
+        placement->seen = turn;
+    }
     if (word && m->has_affinity)
         affinity_update(&m->client, word);
     m->flow.placed = word;

@@ -52,13 +52,36 @@ static __always_inline __u64 placement_flags(__u32 flags, __u64 preserves_src)
     return flags & SLOT_OFF_HOST ? PLACED_NAT | PLACED_LAN : 0;
 }
 
+/* Give back what an attempt counts that is placed anew, and make its workload the last choice for the moment: in the
+ * critical section of the new choice, so that no count is seen in between. @word 0: nothing. No branch, as the scan
+ * follows. Returns the slot, and in @suspended what it was before. */
+static __always_inline struct slot *service_withdraw(struct service *service, __u64 word, __u32 *suspended)
+{
+    __u64 hit;
+    struct slot *slot;
+
+    *(volatile __u64 *)&service->winner = word & (MAX_WORKLOADS - 1);
+    slot = &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
+    hit = (slot->generation ^ word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
+    OPAQUE(hit);
+    hit = (hit - 1) >> 63 & (0 - slot->mine) >> 63 & word >> 63;
+    OPAQUE(hit);
+    slot->mine -= hit;
+    slot->nat -= hit & word >> 31;
+    service->underflow += (hit ^ 1) & word >> 63;
+    *suspended = slot->suspended;
+    slot->suspended |= hit;
+    return slot;
+}
+
 /* Choose a workload of service `id` for a socket (or packet: `asker`) that needs the flags placement->need, and count it.
  * They are taken from memory, not from where the caller found them: or the verifier would walk the scan once for each way
  * to them. So is placement->affinity, a placement word of that service (see listener_choose_service()): its workload is
  * chosen while it may be. `ports`: source ports towards one endpoint, 0 where not known; of
  * a packet those towards one of another site in the upper half.
+ * `from`: the placement word of that service that a packet's attempt gives up, 0 for none.
  * Returns the placement word (PLACED_*), with receipt and target in `placement`, or 0 with placement->reason set. */
-static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, struct placement *placement)
+static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, __u64 from, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
     struct demand demand = {
@@ -70,9 +93,9 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, str
     __u64 affinity = *(volatile __u64 *)&placement->affinity;
     struct logged_pick *entry = 0;
     struct scan scan;
-    struct slot *slot;
+    struct slot *slot, *left = 0;
     struct news *news;
-    __u32 zero = 0;
+    __u32 zero = 0, suspended = 0;
     __u64 word = 0;
     int six;
 
@@ -85,6 +108,8 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, str
         return 0;
 #endif
     bpf_spin_lock(&service->lock);
+    if (asker == FOR_PACKET)
+        left = service_withdraw(service, from, &suspended);
     slot = service_choose(service, &scan, &demand, asker, affinity, entry, placement);
     if (slot) {
         six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
@@ -100,6 +125,8 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, str
             slot->nat += word >> 31 & 1;
         }
     }
+    if (asker == FOR_PACKET)
+        left->suspended = suspended;
     bpf_spin_unlock(&service->lock);
     news = news_v1.lookup(&zero);
     if (news)

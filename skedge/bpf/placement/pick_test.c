@@ -30,7 +30,7 @@ int skedge_pick_test(struct __sk_buff *skb)
     placement.need = question.need;
     placement.prefer6 = question.prefer6;
     placement.affinity = question.affinity;
-    word = workload_pick(question.service, config->port_limit, FOR_SOCKET, &placement);
+    word = workload_pick(question.service, config->port_limit, FOR_SOCKET, 0, &placement);
     bpf_skb_store_bytes(skb, 38, &word, sizeof(word), 0);
     bpf_skb_store_bytes(skb, 46, &placement, sizeof(placement), 0);
     return word ? 0 : 1;

@@ -41,7 +41,7 @@ static __always_inline int sock_place(struct bpf_sock *sk, struct config *config
         return REASON_TABLE_FULL;
     placement_set_request(placement, request);
     service = listener_choose_service(listener, &request->client, placement);
-    word = workload_pick(service, config->port_limit, FOR_SOCKET, placement);
+    word = workload_pick(service, config->port_limit, FOR_SOCKET, 0, placement);
     if (!word)
         return placement_failure(placement);
     placement_store(placement, word);
@@ -149,6 +149,8 @@ int skedge_sockops(struct bpf_sock_ops *ops)
     struct placement *placement;
     struct bpf_sock *sk;
 
+    if (ops->op == BPF_SOCK_OPS_RETRANS_CB && !ops->args[2]) /* it went out: see sock_is_unanswered() */
+        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RETRANS_CB_FLAG);
     if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB &&
         ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
         return 1;
@@ -164,7 +166,8 @@ int skedge_sockops(struct bpf_sock_ops *ops)
     if (!placement || !placement->placed)
         return 1;
     if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG |
+                                           BPF_SOCK_OPS_RETRANS_CB_FLAG);
     else if (ops->args[1] == STATE_CLOSE)
         placement_release(placement, ops->args[0] == STATE_SYN_SENT && sock_is_unanswered(sk));
     return 1;

@@ -65,12 +65,18 @@ static __always_inline int address_is_mapped(const __u32 *addr)
 }
 
 /* Of a connect that ends before it was established: whether it was refused, or not answered (the SYN was sent again at
- * least once). A client that gives up at once, or an abort on purpose, says nothing about the workload. */
+ * least once). A client that gives up at once, or an abort on purpose, says nothing about the workload; neither does one
+ * whose SYNs the own host did not let out (a unit's IPAddressDeny, an output rule): skedge_sockops() is told of each that
+ * is sent again, and asks no more when one went out. */
 static __always_inline int sock_is_unanswered(struct bpf_sock *sk)
 {
     __u8 error = sock_read_byte(sk, OFF_SK_ERR);
 
-    return error ? error != ERR_CONNABORTED : sock_read_byte(sk, OFF_TOTAL_RETRANS) != 0;
+    __u8 again = sock_read_byte(sk, OFF_TOTAL_RETRANS);
+
+    if (again && (sock_read_byte(sk, OFF_CB_FLAGS) & BPF_SOCK_OPS_RETRANS_CB_FLAG))
+        return 0;
+    return error && error != ERR_TIMEDOUT ? error != ERR_CONNABORTED : again != 0;
 }
 
 static __always_inline void request_clear_client(struct request *request)

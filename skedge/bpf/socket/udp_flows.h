@@ -79,7 +79,7 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
     placement_release(flow, 0);
     placement_set_request(flow, request);
     service = listener_choose_service(listener, &request->client, flow);
-    word = workload_pick(service, config->port_limit, FOR_SOCKET, flow);
+    word = workload_pick(service, config->port_limit, FOR_SOCKET, 0, flow);
     if (!word)
         return placement_failure(flow);
     placement_store(flow, word);

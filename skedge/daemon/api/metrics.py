@@ -136,6 +136,7 @@ def controller(at: View) -> Iterator[Metric]:
     yield _counter("skedge_count_drift", "Connections that counters were off by", [([], tally.count_drift_total)])
     kinds = (([kind.value], at.counting.flows.get(kind, 0)) for kind in FlowKind)
     yield _gauge("skedge_flows", "Flows of the LAN", kinds, ["kind"])
+    yield _gauge("skedge_flows_half_open", "Connections of the LAN that are half open", [([], at.counting.half_open)])
     yield _gauge("skedge_flow_room", "Flows that there may be", [([], at.counting.flow_room)])
     yield _counter(
         "skedge_drops",

@@ -153,7 +153,7 @@ class EbpfEngine:
                 self._maps.set_config(self._maps.config().replace(sweep_before=0))
 
     def flows(self) -> Iterable[Flow]:
-        """Yield the flows of the LAN; idle ones are ended."""
+        """Yield the flows of the LAN."""
         with self._lock:
             services = {ident: key for key, ident in self.services.services()}
             endpoints = self.endpoints.read()

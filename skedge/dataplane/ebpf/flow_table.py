@@ -53,7 +53,7 @@ class FlowTable:
         return syscall.Fd(syscall.obj_get(str(self._pins / name)))
 
     def records(self) -> Iterator[FlowRecord]:
-        """Yield every flow; those that were idle for too long are ended on the way."""
+        """Yield every flow."""
         rest = b""
         for chunk in read_iterator(self._pins / RECORDS):
             rest += chunk

@@ -30,6 +30,7 @@ class FlowBits(IntFlag):
     ENDED = 0x200
     PASSIVE = 0x400
     TAKEN = 0x800
+    AGAIN = 0x1000
     ENDING = 0x100000
     RESET = 0x200000
     OWN = 0x800000
@@ -84,38 +85,45 @@ class NatAddresses:
 
 @dataclass(frozen=True, slots=True)
 class NatConfig:
-    """What the programs are told (struct nat_config); ``device`` 0: not at work. Idle time-outs in seconds."""
+    """What the programs are told (struct nat_config); ``device`` 0: not at work. Idle time-outs in seconds.
+
+    ``source_rate``: new flows a second of one source. ``half_open``: how many may be half open, of each protocol.
+    """
 
     device: int = 1  # lo
     ports: tuple[int, int] = (63000, 65535)
-    syn_s: float = 30.0
+    syn_s: float = 10.0
     established_s: float = 7440.0  # RFC 5382: not less than 2 h 4 min
     fin_s: float = 7440.0
     closed_s: float = 10.0
     udp_s: float = 20.0
     addresses: NatAddresses = field(default_factory=NatAddresses)
+    source_rate: int = 10_000
+    half_open: int = 16_384
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=IHH5Q16s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=IHH5QII8s")
 
     def __str__(self) -> str:
         """Return one line, as `skedge plan` prints it."""
         if not self.device:
             return "off"
+        limits = f"{self.source_rate} new flows/s a source, {self.half_open} half open"
         times = f"syn {self.syn_s:g} s, established {self.established_s:g} s, fin {self.fin_s:g} s"
         times += f", closed {self.closed_s:g} s, udp {self.udp_s:g} s"
-        return f"ports {self.ports[0]}-{self.ports[1]}, {times}, {self.addresses}"
+        return f"ports {self.ports[0]}-{self.ports[1]}, {times}, {limits}, {self.addresses}"
 
     @classmethod
     def unpack(cls, raw: bytes, addresses: NatAddresses) -> NatConfig:
         """Return what the bytes of a struct say, with what lies in a map of its own."""
-        device, low, high, *times, _ = cls.STRUCT.unpack(raw)
+        device, low, high, *times, rate, half_open, _ = cls.STRUCT.unpack(raw)
         syn, established, fin, closed, udp = (one / NANOSECONDS for one in times)
-        return cls(device, (low, high), syn, established, fin, closed, udp, addresses)
+        return cls(device, (low, high), syn, established, fin, closed, udp, addresses, rate, half_open)
 
     def pack(self) -> bytes:
         """Return the bytes of the struct."""
         times = (self.syn_s, self.established_s, self.fin_s, self.closed_s, self.udp_s)
-        return self.STRUCT.pack(self.device, *self.ports, *(int(one * NANOSECONDS) for one in times), b"")
+        limits = self.source_rate, self.half_open
+        return self.STRUCT.pack(self.device, *self.ports, *(int(one * NANOSECONDS) for one in times), *limits, b"")
 
 
 @dataclass(frozen=True, slots=True)

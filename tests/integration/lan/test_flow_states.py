@@ -21,6 +21,7 @@ from .test_races import entries, nat_count
 from .test_resets import FAR_OFF, Talk
 
 FEW = range(PORTS[0], PORTS[0] + 4)
+ROOM = 8  # the least, of half-open flows
 NUMBERS = st.integers(0, 59)
 CLIENTS = st.integers(20000, 20005)  # more than there are ports
 SIDES = st.sampled_from(Side)
@@ -44,7 +45,7 @@ def bits(flow: ModelFlow, side: Side) -> FlowBits:
 
 def seen(entry: FlowEntry) -> FlowBits:
     """Return the word without what is of a moment only, or says how the end came."""
-    return entry.state & ~(FlowBits.ENDING | FlowBits.RESET)
+    return entry.state & ~(FlowBits.ENDING | FlowBits.RESET | FlowBits.AGAIN)
 
 
 class Machine(RuleBasedStateMachine):
@@ -52,7 +53,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model(FEW)
+        self.model = Model(FEW, ROOM)
         self.talks: dict[int, Talk] = {}
         configure_nat(self.bench.site, TIMES)
 
@@ -63,14 +64,24 @@ class Machine(RuleBasedStateMachine):
     @rule(client=CLIENTS)
     def begins(self, client: int) -> None:
         if not self.model.needs_port(client):
-            self.talks[client].send("client", SYN)
-            self.model.flows[client].hear(Side.CLIENT, Said.SYN)
+            before = self.placed_at(client)
+            verdict, out = self.talks[client].send("client", SYN)
+            assert verdict == REDIRECT
+            if self.placed_at(client) == before:
+                self.model.flows[client].hear(Side.CLIENT, Said.SYN)
+            else:
+                self.talks[client].port = ports(out, 4)[0]
+                self.model.move(client, self.talks[client].port)
             return
         talk = self.talks[client] = Talk(self.bench, 4, client)
         verdict, out = talk.send("client", SYN)
         assert verdict in (REDIRECT, UNSPEC)
         talk.port = ports(out, 4)[0] if verdict == REDIRECT else 0
         self.model.begin(client, talk.port or None)
+
+    def placed_at(self, client: int) -> int:
+        found = (one for one in self.bench.site.flows.records() if one.key.source_port == client)
+        return next(one.placement.placed_at for one in found)
 
     @rule(client=CLIENTS)
     def is_served(self, client: int) -> None:

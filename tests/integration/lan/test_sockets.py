@@ -49,9 +49,9 @@ def world(standing: World) -> Iterator[World]:
 
 
 def workload(world: World, where: str, v: int, cost: int = 0, kind: int = socket.SOCK_STREAM,
-             port: int = 61001, name: str = "") -> tuple[Server, Candidate]:  # fmt: skip
+             port: int = 61001, name: str = "", protocol: int = 0) -> tuple[Server, Candidate]:  # fmt: skip
     """A real server at one of the places, and the candidate that site A has for it."""
-    protocol = Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP
+    word = Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP
     name = name or where.replace("_", "-")
     ns, address = {
         "near": (world.a.ns, LOOPBACK[v]),
@@ -60,9 +60,9 @@ def workload(world: World, where: str, v: int, cost: int = 0, kind: int = socket
         "there": (world.b.ns, LOOPBACK[v]),
         "far_machine": (world.far_machine, FAR_MACHINE[v]),
     }[where]
-    server = world.server(ns, address, kind)
+    server = world.server(ns, address, kind, protocol=protocol)
     if where in ("there", "far_machine"):
-        world.endpoint(port, address, server.port, protocol, off_host=where == "far_machine")
+        world.endpoint(port, address, server.port, word, off_host=where == "far_machine")
         return server, remote(name, cost, (world.b.overlay(v), port))
     return server, remote(name, cost, (address, server.port), own_site=True, off_host=where != "near")
 

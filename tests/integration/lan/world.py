@@ -53,12 +53,13 @@ class Server:
     """An echo server that holds its connections: it answers what it gets, and half-closes when the client does."""
 
     def __init__(
-        self, ns: Namespace, address: str, kind: int = socket.SOCK_STREAM, reuseport: bool = False, port: int = 0
-    ) -> None:
+        self, ns: Namespace, address: str, kind: int = socket.SOCK_STREAM, reuseport: bool = False, port: int = 0,
+        protocol: int = 0,
+    ) -> None:  # fmt: skip
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.peers: list[tuple[str, int]] = []
         self.accepted: list[socket.socket] = []
-        self.socket = ns(socket.socket, family, kind)
+        self.socket = ns(socket.socket, family, kind, protocol)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuseport:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

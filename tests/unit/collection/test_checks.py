@@ -244,3 +244,43 @@ def test_looking_is_quick():
     start = time.monotonic()
     sockets.programs()
     assert time.monotonic() - start < 5
+
+
+# ---- units that may not send -----------------------------------------------------------------------------------
+
+UNITS = """Id=shop.service
+PrivateNetwork=no
+IPAddressDeny=0.0.0.0/0 ::/0
+IPAddressAllow=127.0.0.0/8 ::1/128 10.0.0.0/8
+
+Id=fine.service
+PrivateNetwork=no
+IPAddressDeny=0.0.0.0/0 ::/0
+IPAddressAllow=100.64.0.0/10
+
+Id=some.service
+PrivateNetwork=no
+IPAddressDeny=100.64.7.0/24
+IPAddressAllow=
+
+Id=open.service
+PrivateNetwork=no
+IPAddressDeny=
+IPAddressAllow=
+
+Id=alone.service
+PrivateNetwork=yes
+IPAddressDeny=0.0.0.0/0 ::/0
+IPAddressAllow=
+
+Id=systemd-logind.service
+PrivateNetwork=no
+IPAddressDeny=0.0.0.0/0 ::/0
+IPAddressAllow=
+"""
+
+
+def test_units_that_may_not_send_to_the_overlay_are_named():
+    assert checks.denied_units(UNITS, ["100.64.0.0/10"]) == ["shop.service", "some.service"]
+    assert checks.denied_units(UNITS, ["fd00::/8"]) == ["fine.service", "shop.service"]
+    assert checks.denied_units("", ["100.64.0.0/10"]) == []

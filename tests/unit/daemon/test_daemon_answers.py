@@ -55,6 +55,7 @@ PROMISED = {
     "skedge_drops_total",
     "skedge_flows",
     "skedge_flow_room",
+    "skedge_flows_half_open",
 }
 
 
@@ -248,6 +249,7 @@ def test_the_metrics_that_are_promised_are_served_with_bounded_labels(tmp_path: 
             api = await loaded(run)
             run.at.counting.drops = {Reason.NO_WORKLOAD: 2}
             run.at.counting.flows, run.at.counting.flow_room = {FlowKind.LAN: 5}, 1000
+            run.at.counting.half_open = 3
             metrics.serve(run.at, api, Metrics("127.0.0.1", port))
             with pytest.raises(OSError):
                 metrics.serve(run.at, api, Metrics("127.0.0.1", port))
@@ -264,6 +266,7 @@ def test_the_metrics_that_are_promised_are_served_with_bounded_labels(tmp_path: 
     assert values['skedge_drops_total{reason="no-workload"}'] == "2.0"
     assert (values['skedge_flows{kind="lan"}'], values['skedge_flows{kind="local"}']) == ("5.0", "0.0")
     assert values["skedge_flow_room"] == "1000.0"
+    assert values["skedge_flows_half_open"] == "3.0"
     assert values["skedge_routes_installed"] == values["skedge_routes_computed"] == "4.0"
     assert values["skedge_synced"] == values["skedge_ready"] == "1.0"
     assert "10.0.0.7" not in text, "no client address in a label"

@@ -20,7 +20,9 @@ INLINE __u64 nat_port_limits(const struct nat_config *config, int v6)
 /* The flow that is being created, one a processor: the stack is too small, and the programs that create it call one
  * another, as the verifier has not the patience for all ways through them together. */
 struct scratch {
-    struct nat_flow flow; /* forward; flow.from and flow.to are chosen by the caller */
+    /* Forward; flow.from and flow.to are chosen by the caller. Before the pick, flow.placed is what an attempt that is
+     * placed anew still counts. */
+    struct nat_flow flow;
     struct nat_flow reply;
     struct nat_key answer; /* reply's key */
     struct nat_key ended;

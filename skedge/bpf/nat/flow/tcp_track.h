@@ -5,6 +5,8 @@
 #ifndef SKEDGE_NAT_FLOW_TCP_TRACK_H
 #define SKEDGE_NAT_FLOW_TCP_TRACK_H
 
+#include "nat/flow/complaints.h"
+
 #define TCP_FIN 0x01
 #define TCP_TURNS (TCP_FIN | TCP_SYN | TCP_RST)
 /* A reset's number may be ahead of what was stored by all that is on its way: the largest window in use, and what a fast link
@@ -96,10 +98,12 @@ INLINE void flow_track(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
         if ((!(said & FLOW_REPLY) && !(heard & FLOW_SYN)) || !reset_is_plausible(skb, p, reply, said))
             return;
     } else if (bits & TCP_SYN) {
-        if (said & FLOW_REPLY)
+        if (said & FLOW_REPLY) {
             flow_store_numbers(skb, p, flow);
-        else
+            workload_answered(other->placed);
+        } else {
             flow_store_syn(skb, p, reply, said);
+        }
     }
     if (((said | bits) & FLOW_FIN) && (said & FLOW_REPLY) && !(heard & FLOW_FIN))
         bits |= FLOW_PASSIVE;
@@ -107,7 +111,7 @@ INLINE void flow_track(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
     heard = state_read(other);
     if (!said || generations_differ(said, heard) || !((said & FLOW_RST) || (said & heard & FLOW_FIN)))
         return;
-    refused = (said & FLOW_REPLY) && (said & FLOW_RST) && !(said & FLOW_SYN);
+    refused = (said & FLOW_REPLY) && (said & FLOW_RST) && !((said & FLOW_SYN) | (heard & FLOW_ACK));
     if (said & FLOW_REPLY)
         flow_end(&answer, other, said, flow, said & FLOW_RST ? FLOW_RESET : 0, refused);
     else

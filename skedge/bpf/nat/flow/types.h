@@ -41,6 +41,7 @@ struct nat_flow {
 #define FLOW_ENDED 0x200ull     /* the connection is over, the count given back; the entry waits for late packets */
 #define FLOW_PASSIVE 0x400ull   /* reply: the workload closed first, and has the connection in TIME_WAIT */
 #define FLOW_TAKEN 0x800ull     /* the one who set it alone deletes the flow, takes its port over or revives it */
+#define FLOW_AGAIN 0x1000ull    /* the client sent its SYN again, and had no answer before */
 #define FLOW_ENDING 0x100000ull /* forward: the one who set it gives the count back */
 #define FLOW_RESET 0x200000ull  /* it ended by a reset, so its port rests for a while */
 #define FLOW_OWN 0x800000ull    /* the client is a socket of this host: what is for it goes over lo */

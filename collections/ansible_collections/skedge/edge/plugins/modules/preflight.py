@@ -229,6 +229,15 @@ def all_routes(module):
     return found
 
 
+def units_that_are_denied(module, overlays):
+    """Return the services whose units forbid them to send to the overlay."""
+    if not module.get_bin_path("systemctl"):
+        return []
+    shown = ["--property=Id,PrivateNetwork,IPAddressDeny,IPAddressAllow", "--type=service", "--state=loaded"]
+    code, out = module.run_command(["systemctl", "show", *shown, "*"])[:2]
+    return checks.denied_units(out, overlays) if code == 0 else []
+
+
 def takeovers(path, listeners, looked):
     """Return which listeners wait for their port, and which units get theirs back."""
     record = json.loads(read(path) or "{}")
@@ -282,6 +291,11 @@ def main():
             + firewall.trial_problems(site, trial(module))
         ),
     }
+    for unit in units_that_are_denied(module, params["overlays"]):
+        module.warn(
+            "%s may not send to the overlay (IPAddressDeny=): its connections to workloads of other sites will hang; "
+            "add IPAddressAllow=%s to the unit where it is a client of listeners" % (unit, " ".join(params["overlays"]))
+        )
     problems = [problem for name, check in found.items() if name not in params["skip"] for problem in check()]
     host = {**host_facts(module, family, wanted, python), **takeovers(params["takeover_record"], listeners, looked)}
     module.exit_json(changed=False, problems=problems, host=host)
