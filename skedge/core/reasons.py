@@ -61,6 +61,10 @@ class Reason(IntEnum):
     NO_ROUTE = (29, "no-route", "the host has no route towards it, or no address to send from")
     TOO_BIG = (30, "too-big", "a packet larger than the way ahead takes; its sender is told where it may be")
     NOT_FORWARDED = (31, "not-forwarded", "a packet of the host's own networks that would have gone into a link, or on")
+    # who may send what to whom
+    HOST_ADDRESS = (32, "host-address", "a packet from a link to an address of this host that is not the overlay's")
+    WRONG_PATH = (33, "wrong-path", "a packet from a link over which its sender cannot be reached")
+    CLAIMED = (34, "claimed", "a packet with the address of a site that came by another device than a link")
     MARTIAN = (35, "martian", "an address that no packet from the wire can have, such as one of loopback")
     HOST_FIREWALL = (36, "host-firewall", "a new connection of the LAN that the host's own input rules refuse")
     REVERSE_PATH = (37, "reverse-path", "the way back to the sender leaves by another device, and rp_filter is strict")

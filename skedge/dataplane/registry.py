@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from ipaddress import ip_network
+from operator import or_
 from pathlib import Path
 
 from skedge.core.desired.compute import Desired
@@ -25,8 +28,9 @@ from skedge.dataplane.ebpf.engine import EbpfEngine, settings
 from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
 from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
 from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
+from skedge.dataplane.ebpf.link_table import path_bit
 from skedge.dataplane.ebpf.packet_check import SITE, PacketCheck, PacketCheckConfig, PacketCheckDriver
-from skedge.dataplane.ebpf.prefix_table import HOST_MAP, OWN_MAP, PrefixTable
+from skedge.dataplane.ebpf.prefix_table import HOST_MAP, OWN_MAP, OwnAddressDriver, PathDriver, PrefixTable
 from skedge.dataplane.host import host_addresses
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
@@ -34,7 +38,7 @@ from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
 from skedge.dataplane.ipvs.sysctls import WANTED as IPVS_SETTINGS
 from skedge.dataplane.links.driver import LinkDriver
-from skedge.dataplane.nftables import accepted, default_deny, forward_guard, notrack
+from skedge.dataplane.nftables import accepted, arrivals, default_deny, forward_guard, notrack
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.routing import rules
@@ -68,21 +72,41 @@ def overlays(config: SiteConfig) -> tuple[str, str]:
     return config.overlay_cidr, overlay_prefix6(config.network)
 
 
+def own_overlay(config: SiteConfig) -> frozenset[str]:
+    """Return this site's overlay addresses, as prefixes: those of NAT, too, whether they are in use or not."""
+    every = (config.overlay4, config.overlay6, config.nat4, config.nat6)
+    return frozenset(str(ip_network(one)) for one in every if one)
+
+
 def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, pin_dir: str) -> Registry:
     """Return the registry of a site with the engine ``ebpf``."""
-    owned = ChainGroupDriver(base.table, forward_guard.OWNED, notrack.OWNED)
+    owned = ChainGroupDriver(base.table, arrivals.OWNED, forward_guard.OWNED, notrack.OWNED)
     own_prefixes, others_prefixes = PrefixTable(pin_dir, OWN_MAP), PrefixTable(pin_dir)
     host_prefixes = PrefixTable(pin_dir, HOST_MAP)
     nat, sources, devices = NatConfigDriver(pin_dir), NatSourceDriver(pin_dir), LanDriver(pin_dir, base.netlink)
     packets, loop, asks = PacketCheckDriver(check), LoopSettingDriver(), host_rules.HostRulesDriver(pin_dir)
+    own_addresses, paths = OwnAddressDriver(others_prefixes), PathDriver(pin_dir, others_prefixes)
 
     def groups(config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]) -> Mapping[str, ChainGroup]:
-        return {**_forward_guard(base, config), **_notrack(base, config, desired, held)}
+        site, translates = PacketCheckConfig.of_site(config), base.other_serves() or base.other_drains()
+        return {
+            arrivals.NAME: arrivals.group(site, translates=translates),
+            **_forward_guard(base, site, config, translates=translates),
+            **_notrack(base, config, desired, held),
+        }
 
     def source(_config: SiteConfig, desired: Desired, _held: object) -> Mapping[str, str]:
         lan = desired.off_host if _config.lan.devices else ()
         found = {address: source_towards(base.netlink, address) for address in lan}
         return {address: one for address, one in found.items() if one}
+
+    def path(_config: SiteConfig, desired: Desired, _held: object) -> Mapping[str, int]:
+        lans = {one: devices for one, devices in desired.sources.items() if devices and one in desired.routes}
+        bits = {name: path_bit(device.link) for name, device in desired.links.items()}
+        return {
+            key: reduce(or_, (bits.get(one, 0) for one in devices), 0)
+            for key, devices in {**desired.sites, **lans}.items()
+        }
 
     def lan_devices(config: SiteConfig, _desired: Desired, _held: object) -> Mapping[str, LanDevice]:
         return devices.devices(config.lan.devices)
@@ -97,6 +121,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         ),
         Kind("chain", owned, groups),
         Kind("accepted", base.accepted, lambda config, _d, _held: accepted.wanted(honoured=honoured(config.lan))),
+        _site(base),
         _forwarding(base),
         Kind(
             "placement",
@@ -139,6 +164,13 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         _address(base),
         _route(base, others_prefixes),
         Kind(
+            "own-address",
+            own_addresses,
+            lambda config, _desired, _held: dict.fromkeys(host_addresses.local(base.netlink) - own_overlay(config), ""),
+            glance=lambda: tuple(sorted(own_addresses.read())),
+        ),
+        Kind("path", paths, path, waits=True, glance=lambda: tuple(sorted(paths.read().items()))),
+        Kind(
             "endpoint",
             engine.endpoints,
             desired_field("endpoints"),
@@ -165,19 +197,21 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
 
 def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
     """Return the registry of a site with the engine ``ipvs``."""
-    owned = ChainGroupDriver(base.table, default_deny.OWNED, forward_guard.OWNED, chains.OWNED)
+    owned = ChainGroupDriver(base.table, arrivals.OWNED, default_deny.OWNED, forward_guard.OWNED, chains.OWNED)
 
     def groups(config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]) -> Mapping[str, ChainGroup]:
-        site = PacketCheckConfig.of_site(config)
+        site = PacketCheckConfig.of_site(config).on_host()
         return {
+            arrivals.NAME: arrivals.group(site, translates=True),
             default_deny.NAME: default_deny.group(site, desired.links),
-            **_forward_guard(base, config),
+            **_forward_guard(base, site, config, translates=True),
             **chains.wanted(site, held, serving=not base.other_serves()),
         }
 
     return (
         _rule(base),
         Kind("chain", owned, groups),
+        _site(base),
         _forwarding(base),
         Kind(
             "setting",
@@ -227,12 +261,13 @@ def nat_config(lan: Lan, desired: Desired) -> NatConfig:
 
 def _rule(base: Base) -> Kind[str, str]:
     def wanted(config: SiteConfig, desired: Desired, held: Mapping[str, str]) -> Mapping[str, str]:
-        found = dict(rules.wanted(*overlays(config)))
+        own = (config.overlay4, config.overlay6)
+        found = dict(rules.wanted(overlay_prefix6(config.network), own, desired.sites))
         if desired.announced or rules.for_lans(held):
             found |= rules.wanted_for_lans(*overlays(config), desired.answering)
         return found
 
-    return Kind("rule", RuleDriver(base.netlink), wanted)
+    return Kind("rule", RuleDriver(base.netlink), wanted, waits=True)
 
 
 def _forwarding(base: Base) -> Kind[str, str]:
@@ -243,8 +278,21 @@ def _forwarding(base: Base) -> Kind[str, str]:
     )
 
 
-def _forward_guard(base: Base, config: SiteConfig) -> Mapping[str, ChainGroup]:
-    return {forward_guard.NAME: forward_guard.group(base.forwarding.closed(transit=host_forwards(config)))}
+def _forward_guard(
+    base: Base, site: PacketCheckConfig, config: SiteConfig, *, translates: bool
+) -> Mapping[str, ChainGroup]:
+    closed = base.forwarding.closed(transit=host_forwards(config))
+    return {forward_guard.NAME: forward_guard.group(closed, site, translates=translates)}
+
+
+def _site(base: Base) -> Kind[str, arrivals.Addresses]:
+    return Kind(
+        "site",
+        arrivals.SiteAddressDriver(base.table),
+        lambda _config, desired, _held: arrivals.by_family(desired.sites),
+        waits=True,
+        merge=arrivals.join,
+    )
 
 
 def _notrack(

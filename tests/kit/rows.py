@@ -53,11 +53,19 @@ def set_loop(*, off: bool = False) -> bool:
 class Forwarding:
     """The chain that closes devices and the host's switch, as the controller writes them one after the other."""
 
-    def __init__(self, chains: ChainGroupDriver, switch: ForwardingDriver) -> None:
-        self.chains, self.switch = chains, switch
+    def __init__(
+        self,
+        chains: ChainGroupDriver,
+        switch: ForwardingDriver,
+        config: PacketCheckConfig | None = None,
+        *,
+        translates: bool = False,
+    ) -> None:
+        self.chains, self.switch, self.config, self.translates = chains, switch, config, translates
 
     def ensure(self, *, transit: bool) -> bool:
-        group = forward_guard.group(self.switch.closed(transit=transit))
+        closed = self.switch.closed(transit=transit)
+        group = forward_guard.group(closed, self.config, translates=self.translates)
         changed = make(self.chains, {forward_guard.NAME: group}, allow_delete=False)
         return make(self.switch, self.switch.wanted(self.switch.read(), transit=transit)) or changed
 

@@ -121,7 +121,8 @@ KEPT: Mapping[str, Entries] = {
     "endpoint_sources_v1": Entries(Layout("host:F port:H protocol:B v6:B"), Layout("port:H")),
     "lan_prefixes_v1": PREFIX,
     "host_prefixes_v1": PREFIX,
-    "link_prefixes_v1": PREFIX,
+    "link_prefixes_v1": Entries(PREFIX.key, Layout("flags:I paths:I")),
+    "link_sites_v1": Entries(Layout("address:F"), Layout("paths:I -spare:I")),
 }
 # Written by programs, or (staged_v1) a place where a table lies on its way.
 LEFT_OUT = frozenset({

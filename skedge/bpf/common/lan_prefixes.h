@@ -15,10 +15,12 @@ struct prefix_key {
 
 struct prefix {
     __u32 flags; /* PREFIX_* */
-    __u32 spare;
+    __u32 paths; /* a bit for each device that packets from there may come by, see path_bit(); 0: nobody has told */
 };
 
 #define PREFIX_HERE 1u /* its clients may connect to workloads of this site; else they may only pass through */
+#define PREFIX_OWN 2u  /* addresses of this host: whoever announces them or what is around them, no packet goes there */
+#define PREFIX_BOTH 4u /* with PREFIX_OWN: another site announces exactly the same */
 
 #define WHOLE_ADDRESS 128
 #define MAPPED_WORD 0xffff0000u /* third word of ::ffff:a.b.c.d on a little-endian machine */
@@ -26,7 +28,7 @@ struct prefix {
 /* What this site announces itself, read where a client connects to a listener that preserves source addresses. */
 BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, lan_prefixes_v1, MAX_PREFIXES,
                  PIN_DIR "/lan_prefixes_v1", BPF_F_NO_PREALLOC);
-/* What the others announce, while there is a route to it. */
+/* What the others announce, while there is a route to it; and the addresses of this host. */
 BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, link_prefixes_v1, MAX_PREFIXES,
                  PIN_DIR "/link_prefixes_v1", BPF_F_NO_PREALLOC);
 /* What the host takes for its own address beside the addresses that it has: local routes (AnyIP), but loopback. */

@@ -24,14 +24,19 @@ struct link_config {
 	__u16 load_port;
 	__u16 endpoint_low;
 	__u16 endpoint_high;
-	__u32 flags;	/* LINK_COOKIES_ALWAYS, LINK_YIELDS, LINK_LEFT */
+	__u32 flags;	/* LINK_COOKIES_ALWAYS, LINK_YIELDS, LINK_LEFT, LINK_HOST_INSIDE; see port_is_ephemeral() */
 };
 
 #define LINK_COOKIES_ALWAYS 1 /* net.ipv4.tcp_syncookies is 2 */
 #define LINK_YIELDS 2	      /* the other engine delivers and checks: what is not of a connection made before passes */
 #define LINK_LEFT 4	      /* the other engine's open connections go on: their packets find no socket here */
 
-#define LINK_L3 1 /* packets have no Ethernet header (WireGuard, TUN) */
+#define LINK_HOST_INSIDE 8    /* the host has other addresses in the overlay's networks, so not all there is transit */
+#define LINK_EPHEMERAL_LOW 16 /* bits 16 to 23: the first 256 ports that are all ephemeral; behind them, how many such */
+#define LINK_EPHEMERAL_SPAN 24
+
+#define LINK_L3 1   /* packets have no Ethernet header (WireGuard, TUN) */
+#define LINK_PATH 8 /* bits 8 to 12: its number among the links that packets of a site may come by */
 
 /* One link device: who is at its far end. */
 struct link_entry {
@@ -88,6 +93,12 @@ struct udp_client {
 	__u64 spare;
 };
 
+/* What is known of another site by its overlay address. */
+struct site_address {
+	__u32 paths; /* a bit for each device that packets from there may come by, see path_bit(); 0: nobody has told */
+	__u32 spare;
+};
+
 BPF_TABLE_PINNED("array", __u32, struct link_config, link_config_v2, 1, PIN_DIR "/link_config_v2");
 /* interface index (modulo the size) -> the link, see link_lookup() */
 BPF_TABLE_PINNED("array", __u32, struct link_entry, link_table_v2, LINK_TABLE_SIZE, PIN_DIR "/link_table_v2");
@@ -99,6 +110,10 @@ BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints_v1, 409
 BPF_TABLE_PINNED("array", __u32, __u32, endpoint_marks_v1, 65536, PIN_DIR "/endpoint_marks_v1");
 /* workload's own address and port -> endpoint port, for replies whose source must be the endpoint */
 BPF_TABLE_PINNED("hash", struct source_key, __u16, endpoint_sources_v1, 8192, PIN_DIR "/endpoint_sources_v1");
+
+/* overlay address of another site of the network -> what is known of it */
+BPF_TABLE_PINNED("hash", struct address, struct site_address, link_sites_v1, 8192, PIN_DIR "/link_sites_v1",
+		 BPF_F_NO_PREALLOC);
 
 /* bcc has no pinned form of its BPF_SK_STORAGE. */
 struct udp_clients_table {

@@ -80,6 +80,22 @@ INLINE int port_is_endpoint(const struct link_config *config, __u16 port)
 	return port >= config->endpoint_low && port <= config->endpoint_high;
 }
 
+/* Whether the kernel may have given a port to a socket of this host. The controller tells it in whole blocks of 256
+ * ports, the longest run of such; other ephemeral ports only cost a look for their socket. */
+INLINE int port_is_ephemeral(const struct link_config *config, __u16 port)
+{
+	__u8 block = (port >> 8) - (config->flags >> LINK_EPHEMERAL_LOW);
+
+	return block < config->flags >> LINK_EPHEMERAL_SPAN;
+}
+
+/* The bit of a link in a set of them. Two may share one, as it is made of their names: then what may come by either may
+ * come by both. */
+INLINE __u32 path_bit(const struct link_entry *link)
+{
+	return 1u << (link->flags >> LINK_PATH & 31);
+}
+
 /* Read bytes of the headers: straight where they lie in the linear part, as they nearly always do. ``size`` is a
  * constant; the mask only tells the verifier that an offset is small. */
 INLINE int packet_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)

@@ -30,6 +30,9 @@ enum {
     REASON_NO_ROUTE = 29, /* the host has no route towards it, or no address to send from */
     REASON_TOO_BIG = 30, /* a packet larger than the way ahead takes; its sender is told where it may be */
     REASON_NOT_FORWARDED = 31, /* a packet of the host's own networks that would have gone into a link, or on */
+    REASON_HOST_ADDRESS = 32, /* a packet from a link to an address of this host that is not the overlay's */
+    REASON_WRONG_PATH = 33, /* a packet from a link over which its sender cannot be reached */
+    REASON_CLAIMED = 34, /* a packet with the address of a site that came by another device than a link */
     REASON_MARTIAN = 35, /* an address that no packet from the wire can have, such as one of loopback */
     REASON_HOST_FIREWALL = 36, /* a new connection of the LAN that the host's own input rules refuse */
     REASON_REVERSE_PATH = 37, /* the way back to the sender leaves by another device, and rp_filter is strict */

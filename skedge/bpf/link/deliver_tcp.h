@@ -148,8 +148,11 @@ INLINE int tcp_check_stray(const struct link_config *config, const struct packet
 		return REASON_NOT_PUBLISHED;
 	if (state == STATE_TIME_WAIT)
 		return 0;
-	/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. */
-	return !state && port_is_endpoint(config, p->from_port) ? REFUSED | REASON_NO_SOCKET : REASON_NO_SOCKET;
+	/* An endpoint still sends to a socket that is gone (this host was restarted): tell it so. Of other ports, where
+	 * servers listen, nobody is told which are open. */
+	if (!state && port_is_endpoint(config, p->from_port) && port_is_ephemeral(config, p->to_port))
+		return REFUSED | REASON_NO_SOCKET;
+	return REASON_NO_SOCKET;
 }
 
 /* Whether packets of connections are to be looked for under the workload's own address. While another engine's

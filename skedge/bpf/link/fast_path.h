@@ -22,8 +22,8 @@ INLINE int port_is_nat(__u16 port)
 	return nat && nat_config_has_port(nat, port);
 }
 
-/* Whether a TCP packet to this site may pass: not a new connection, and to a plain endpoint or from an endpoint to a
- * port that is none. TO_NAT: it is of a flow. */
+/* Whether a TCP packet to this site may pass: not a new connection, and to a plain endpoint or from an endpoint to an
+ * ephemeral port. TO_NAT: it is of a flow. */
 INLINE int tcp_is_established(const struct link_config *config, const __u8 *tcp)
 {
 	__u16 from_port = bpf_ntohs(U16(tcp)), to_port = bpf_ntohs(U16(tcp + 2));
@@ -38,7 +38,9 @@ INLINE int tcp_is_established(const struct link_config *config, const __u8 *tcp)
 		return TO_NAT;
 	if (mark || !port_is_endpoint(config, from_port))
 		return 0;
-	return port_is_nat(U16(tcp + 2)) ? TO_NAT : 1;
+	if (port_is_ephemeral(config, to_port))
+		return 1;
+	return port_is_nat(U16(tcp + 2)) ? TO_NAT : 0;
 }
 
 INLINE int packet_may_pass4(const struct link_config *config, const __u8 *ip, const __u8 *end)
@@ -54,7 +56,7 @@ INLINE int packet_may_pass4(const struct link_config *config, const __u8 *ip, co
 	if (from == config->overlay4.word[0])
 		return 0;
 	if (to != config->overlay4.word[0] && !address_is_nat4(to))
-		return 1; /* transit */
+		return !(config->flags & LINK_HOST_INSIDE); /* transit */
 	if (ip[9] != IPPROTO_TCP || (U16(ip + 6) & bpf_htons(0x3fff)) || ip + IP4_LENGTH + TCP_LENGTH > end)
 		return 0;
 	return to == config->overlay4.word[0] ? tcp_is_established(config, ip + IP4_LENGTH) : TO_NAT;
@@ -84,7 +86,9 @@ INLINE int packet_may_pass6(const struct link_config *config, const __u8 *ip, co
 		return 0;
 	if (address_is_own_site6(config, ip + 24))
 		return tcp_is_established(config, ip + IP6_LENGTH);
-	return address_is_nat6((const __u32 *)(ip + 24)) ? TO_NAT : 1;
+	if (address_is_nat6((const __u32 *)(ip + 24)))
+		return TO_NAT;
+	return !(config->flags & LINK_HOST_INSIDE); /* transit */
 }
 
 /* Return 1 when the packet may pass, TO_NAT when it is of a flow; 0 means that the checks must tell. */

@@ -56,6 +56,19 @@ INLINE int icmp_check_quoted(struct __sk_buff *skb, const struct link_config *co
 	return icmp_translate_quoted(skb, p, quoted, &to, e->port);
 }
 
+/* Whether an ICMPv6 error of the neighbour is about a packet that this site sent it over this link: of the control
+ * stream or a probe. An error about anything else would end or slow down the host's own conversations. */
+INLINE int neighbour_error_check(struct __sk_buff *skb, const struct link_entry *link, const struct packet *p)
+{
+	struct packet quoted = {};
+
+	if (packet_parse6(skb, &quoted, p->l4 + 8))
+		return REASON_MALFORMED;
+	if (address_equals(&quoted.from, &link->own) && address_equals(&quoted.to, &link->peer))
+		return 0;
+	return address_is_link_local(&quoted.from) ? REASON_NO_SOCKET : TO_ERROR;
+}
+
 /* ICMP errors pass when the packet that they quote is from a socket of ours or of a flow. Anything else is not for the
  * overlay. */
 INLINE int icmp_check(struct __sk_buff *skb, const struct link_config *config, struct packet *p)

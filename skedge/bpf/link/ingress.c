@@ -42,6 +42,17 @@ INLINE int sender_check(struct __sk_buff *skb, const struct link_entry *link)
 	return 0;
 }
 
+/* A TCP packet from the neighbour's control port that opens nothing: to a socket of ours, or where one may have been. */
+INLINE int dialling_check(struct __sk_buff *skb, const struct link_config *config, const struct packet *p)
+{
+	int state;
+
+	if (port_is_ephemeral(config, p->to_port))
+		return 0;
+	state = tcp_socket_state(skb, p, &p->to, p->to_port);
+	return state && state != STATE_LISTEN ? 0 : REASON_NO_SOCKET;
+}
+
 /* Link-local traffic: probes, neighbour discovery, the control stream; from the neighbour, to us. */
 INLINE int neighbour_check(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link,
 			   struct packet *p)
@@ -59,10 +70,11 @@ INLINE int neighbour_check(struct __sk_buff *skb, const struct link_config *conf
 			return p->hops == 255 ? 0 : REASON_NOT_NEIGHBOUR;
 		if (type == ICMP6_ROUTER_SOLICITATION)
 			return SILENT;
-		if (address_equals(&p->to, &link->own) &&
-		    (type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY || (type >= 1 && type <= 4)))
-			return 0;
-		return REASON_NOT_NEIGHBOUR;
+		if (!address_equals(&p->to, &link->own))
+			return REASON_NOT_NEIGHBOUR;
+		if (type >= 1 && type <= 4)
+			return neighbour_error_check(skb, link, p);
+		return type == ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY ? 0 : REASON_NOT_NEIGHBOUR;
 	}
 	if (p->protocol != IPPROTO_TCP || !address_equals(&p->to, &link->own))
 		return REASON_NOT_NEIGHBOUR;
@@ -72,7 +84,7 @@ INLINE int neighbour_check(struct __sk_buff *skb, const struct link_config *conf
 		return 0;
 	/* Answers to our own dialling; a SYN from that port would reach any port of this host. */
 	if (p->from_port == config->control_port && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-		return 0;
+		return dialling_check(skb, config, p);
 	return REASON_NOT_NEIGHBOUR;
 }
 
@@ -92,7 +104,8 @@ INLINE int address_is_nat(const struct address *a, int v6)
 }
 
 /* Traffic between overlay addresses, or with a client of some LAN at one end. */
-INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config, const struct link_entry *link,
+			 struct packet *p)
 {
 	int preserves_src = !address_in_overlay(config, &p->from, p->v6), reason;
 
@@ -101,7 +114,7 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 	if (!address_in_overlay(config, &p->to, p->v6))
 		return preserves_src ? REASON_NOT_OVERLAY : client_check_to(p);
 	if (preserves_src) {
-		reason = client_check_from(config, p);
+		reason = client_check_from(config, p, link);
 		if (reason)
 			return reason;
 	}
@@ -109,16 +122,22 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 		return REASON_MALFORMED;
 	if (address_is_nat(&p->to, p->v6))
 		return nat_address_check(p);
-	if (!address_is_own_site(config, &p->to, p->v6))
+	if (!address_is_own_site(config, &p->to, p->v6)) {
+		if (address_is_own_host(config, p))
+			return REASON_HOST_ADDRESS;
 		return preserves_src ? packet_check_size(skb, config, p) : 0; /* transit */
+	}
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return icmp_check(skb, config, p);
+		return preserves_src || site_path_is_possible(p, link) ? TO_ERROR : REASON_WRONG_PATH;
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return REASON_NOT_PUBLISHED;
 	if (p->protocol == IPPROTO_TCP ? packet_parse_tcp(skb, p) : packet_parse_ports(skb, p))
 		return REASON_MALFORMED;
+	if (!preserves_src && (p->protocol == IPPROTO_UDP || tcp_is_fresh(p->tcp_flags)) &&
+	    !site_path_is_possible(p, link))
+		return REASON_WRONG_PATH;
 	if (preserves_src && p->to_port == config->load_port)
 		return REASON_NOT_PUBLISHED; /* that is for sites */
 	if (port_is_nat(bpf_htons(p->to_port)))
@@ -155,9 +174,13 @@ INLINE int link_check(struct __sk_buff *skb)
 		return REASON_NOT_OVERLAY;
 	if (reason)
 		return reason;
+	if (skb->mark == REWRITTEN_MARK) /* only what is rewritten here may have it */
+		skb->mark = 0;
 	if (p.v6 && (address_is_link_local(&p.from) || address_is_link_local(&p.to) || address_is_multicast6(&p.to)))
-		return neighbour_check(skb, config, link, &p);
-	return overlay_check(skb, config, &p);
+		reason = neighbour_check(skb, config, link, &p);
+	else
+		reason = overlay_check(skb, config, link, &p);
+	return reason == TO_ERROR ? icmp_check(skb, config, &p) : reason;
 }
 
 /* Whether another engine's check decides on what this one refuses. */

@@ -18,9 +18,37 @@ INLINE void prefix_key_fill(const struct address *a, int v6, struct prefix_key *
 	key->addr[3] = a->word[0];
 }
 
+/* Whether packets from there may come by this link: it is on some path towards their site. */
+INLINE int path_is_possible(__u32 paths, const struct link_entry *link)
+{
+	return !paths || paths & path_bit(link);
+}
+
+/* The same of a sender in the overlay; one that is no known site's nobody has told of. */
+INLINE int site_path_is_possible(const struct packet *p, const struct link_entry *link)
+{
+	struct address from = p->from;
+	struct site_address *site = link_sites_v1.lookup(&from);
+
+	return !site || path_is_possible(site->paths, link);
+}
+
+/* Whether an address in the overlay's networks is one of this host, beside the overlay's own. */
+INLINE int address_is_own_host(const struct link_config *config, const struct packet *p)
+{
+	struct prefix_key key;
+	struct prefix *prefix;
+
+	if (!(config->flags & LINK_HOST_INSIDE))
+		return 0;
+	prefix_key_fill(&p->to, p->v6, &key);
+	prefix = link_prefixes_v1.lookup(&key);
+	return prefix && prefix->flags & PREFIX_OWN;
+}
+
 /* A sender outside of the overlay: it must be in a prefix of another site, and for a workload of this site in one that
  * this site takes. */
-INLINE int client_check_from(const struct link_config *config, const struct packet *p)
+INLINE int client_check_from(const struct link_config *config, const struct packet *p, const struct link_entry *link)
 {
 	struct prefix_key key;
 	struct prefix *prefix;
@@ -29,6 +57,10 @@ INLINE int client_check_from(const struct link_config *config, const struct pack
 	prefix = link_prefixes_v1.lookup(&key);
 	if (!prefix)
 		return REASON_NOT_OVERLAY;
+	if (prefix->flags & PREFIX_OWN)
+		return REASON_HOST_ADDRESS;
+	if (!path_is_possible(prefix->paths, link))
+		return REASON_WRONG_PATH;
 	return address_is_own_site(config, &p->to, p->v6) && !(prefix->flags & PREFIX_HERE) ? REASON_OVERLAPPING_PREFIX : 0;
 }
 
@@ -36,12 +68,14 @@ INLINE int client_check_from(const struct link_config *config, const struct pack
 INLINE int client_check_to(const struct packet *p)
 {
 	struct prefix_key key;
+	struct prefix *prefix;
 
 	prefix_key_fill(&p->to, p->v6, &key);
-	if (link_prefixes_v1.lookup(&key))
+	prefix = link_prefixes_v1.lookup(&key);
+	if (prefix && !(prefix->flags & PREFIX_OWN))
 		return p->v6 && p->protocol == NEXT_HOP_BY_HOP ? REASON_MALFORMED : 0;
 	if (!lan_prefixes_v1.lookup(&key))
-		return REASON_NOT_OVERLAY;
+		return prefix ? REASON_HOST_ADDRESS : REASON_NOT_OVERLAY;
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))

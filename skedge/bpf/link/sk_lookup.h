@@ -77,9 +77,16 @@ INLINE int packet_rewrite_destination(struct __sk_buff *skb, const struct packet
 	return packet_rewrite(skb, p, p->l3 + (p->v6 ? 24 : 16), p->l4 + 2, &p->to, to, p->to_port, port);
 }
 
+/* skb->mark of a packet that was given a workload's address here: the only ones from a link that may reach such
+ * (dataplane/nftables/arrivals.py takes it off again). */
+#define REWRITTEN_MARK 0x736b7277u
+
 INLINE int packet_deliver_rewritten(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u16 port)
 {
-	return packet_rewrite_destination(skb, p, to, port) ? REASON_MALFORMED : 0;
+	if (packet_rewrite_destination(skb, p, to, port))
+		return REASON_MALFORMED;
+	skb->mark = REWRITTEN_MARK;
+	return 0;
 }
 
 #endif

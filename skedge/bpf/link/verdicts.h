@@ -7,6 +7,7 @@
 #define REFUSED 0x100  /* counted but passed on: no socket is there, so the stack itself refuses (RST, port unreachable) */
 #define TO_NAT 0x200   /* not a verdict: the packet belongs to a flow of the LAN, or makes one */
 #define TO_NAT_ERROR 0x201 /* the same, of an ICMP error that quotes no socket of this host */
+#define TO_ERROR 0x203	   /* the same, of an ICMP error: what it quotes tells */
 #define TO_TOO_BIG 0x202   /* the same, of one that is too big for the way ahead, and whose sender the kernel cannot tell */
 
 _Static_assert(MAX_REASONS <= SILENT, "a reason looks like SILENT, or has bits beyond REASON_MASK");

@@ -70,8 +70,10 @@ INLINE int lan_packet_ingress(struct __sk_buff *skb, int link_header)
     if (odd == REASON_MALFORMED ||
         (odd == NOT_OURS && skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
         return TC_ACT_UNSPEC;
-    /* The overlay is not the LAN's: neither may its addresses be claimed there nor be reached from there. */
-    if (nat_address_in_overlay(link, p.key.to, p.v6) || nat_address_in_overlay(link, p.key.from, p.v6))
+    /* The overlay is not the LAN's: neither may its sites' addresses be claimed there nor be reached from there. */
+    if (nat_address_is_site(link, p.key.from, p.v6))
+        return packet_refuse(REASON_CLAIMED);
+    if (nat_address_is_site(link, p.key.to, p.v6))
         return packet_refuse(REASON_NOT_OVERLAY);
     if (odd == ODD)
         return program_call(skb, link_header, NAT_ODD, TC_ACT_UNSPEC);

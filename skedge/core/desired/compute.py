@@ -37,6 +37,7 @@ from skedge.core.placement.policies import Suspended, Tables, listened, listener
 from skedge.core.placement.view import View, view
 from skedge.core.reasons import Reason
 from skedge.core.routing import lan_prefixes as prefixes
+from skedge.core.routing.feasible import devices_by_site
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, nat_sources, plain_address, site_addresses
 from skedge.core.routing.rib import Rib
 
@@ -56,6 +57,9 @@ class Desired:
     ``nat_local`` are the IPv4 and IPv6 addresses that LAN clients come from at sockets of this host, ``nat_remote``
     those at other sites; "" for this site's overlay address.
 
+    ``sites`` are the overlay addresses of all other sites, reachable or not, and ``sources`` their LANs; both with the
+    link devices that packets from there may come by.
+
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
     """
@@ -74,6 +78,8 @@ class Desired:
     prefixes: frozenset[str] = frozenset()
     announced: bool = False
     answering: frozenset[int] = frozenset()
+    sites: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -119,6 +125,7 @@ def compute(
         services[key], beyond = service_table(key, by_service.get(key, ()), here)
         skipped.extend(beyond)
     catches = listeners(config, hosts)
+    behind = devices_by_site(config, network_map)
     skipped.extend(_beyond_engine(config, here, endpoint_ports))
     return Desired(
         links=link_devices(config),
@@ -139,6 +146,13 @@ def compute(
             for one in config.connectors
             if one.protocol is Protocol.UDP and WorkloadId(config.site, one.name) not in here.off_host
         ),
+        sites={
+            address: behind.get(site, frozenset())
+            for site, its in addresses.items()
+            for address in (its.v4, its.v6, its.nat4, its.nat6)
+            if address and site != config.site
+        },
+        sources={prefix: behind.get(site, frozenset()) for prefix, site in lans.others.items()},
         skipped=tuple(skipped),
     )
 

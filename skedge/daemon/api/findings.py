@@ -15,6 +15,7 @@ from skedge.core.names import address_port
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
 from skedge.core.routing.overlay_addresses import Skipped
+from skedge.core.routing.surroundings import clashes, too_wide
 from skedge.daemon.api import link_causes
 from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
@@ -59,6 +60,7 @@ def findings(look: Look) -> list[Finding]:
         *_sites(look),
         *_loads(look),
         *_services(look),
+        *_surroundings(look),
         *_kernel(look),
         *_drift(look),
         *_waiting(look),
@@ -154,6 +156,23 @@ def _led_on(look: Look, skipped: Skipped) -> str:
             where = f"port {one.port} of {one.host} is published by DNAT to {address_port(to.address, to.port)}"
             return f": {where}; {way_out}, or let the server listen on the host itself"
     return ""
+
+
+def _surroundings(look: Look) -> Iterator[Finding]:
+    """Yield what this site announces and does not have, and addresses that are a site's and something else's."""
+    found, addresses = look.applied.surroundings, look.state.host_addresses
+    for prefix in too_wide(found, addresses):
+        cause = (
+            "announced to all sites, but no network of this host and no route of its own has all of it (the default "
+            "route does not count); give skedge_prefixes the LAN's own prefix"
+        )
+        yield Finding("warning", f"prefix {prefix}", cause)
+    for address, what in sorted(clashes(found, addresses, look.desired.sites).items()):
+        cause = (
+            f"the overlay address of another site is {what}, too, which cannot be reached; give that site another "
+            "skedge_overlay_address, or the network another skedge_overlay_cidr"
+        )
+        yield Finding("error", f"address {address}", cause)
 
 
 def _kernel(look: Look) -> Iterator[Finding]:

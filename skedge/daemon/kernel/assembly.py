@@ -8,13 +8,14 @@ from pathlib import Path
 from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.objects import Target
 from skedge.core.reasons import Reason
+from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import registry
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
-from skedge.dataplane.host import host_addresses, sock_diag
+from skedge.dataplane.host import host_addresses, sock_diag, surroundings
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
@@ -25,7 +26,7 @@ from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
-from skedge.dataplane.nftables import forward_guard, notrack, tunnel_guard
+from skedge.dataplane.nftables import arrivals, forward_guard, notrack, tunnel_guard
 from skedge.dataplane.nftables.accepted import AcceptedDriver
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import DefaultDeny
@@ -34,7 +35,11 @@ from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.retired_engines import RetiredEbpf, RetiredIpvs
 
 WIREGUARD_KEY = "wireguard.key"
-_COUNTERS = {tunnel_guard.COUNTER: Reason.WRONG_TUNNEL_PEER, forward_guard.COUNTER: Reason.NOT_FORWARDED}
+_COUNTERS = {
+    tunnel_guard.COUNTER: Reason.WRONG_TUNNEL_PEER,
+    forward_guard.COUNTER: Reason.NOT_FORWARDED,
+    **arrivals.COUNTERS,
+}
 
 
 def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: Path, *, why: str = "") -> Kernel:
@@ -101,6 +106,9 @@ class _Host:
 
     def addresses(self) -> frozenset[str]:
         return host_addresses.addresses(self._netlink)
+
+    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+        return surroundings.read(prefixes)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
         return sock_diag.abort_connecting(targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
 from skedge.core.observed import Counts, Flow, FlowKind, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
+from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.withdrawals import Host as Withdrawing
 from skedge.daemon.kernel.withdrawals import Withdrawals
@@ -42,6 +43,10 @@ class Host(Withdrawing, Protocol):
 
     def addresses(self) -> frozenset[str]:
         """Return the host's current addresses with their ``/len``. Raises DataplaneError."""
+        ...
+
+    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+        """Return what is around the host, and how these networks are reached. Raises DataplaneError."""
         ...
 
     def forget(self) -> None:
@@ -67,6 +72,7 @@ class Applied:
     drift: tuple[Drift, ...] = ()
     recent: Mapping[str, tuple[tuple[float, Drift], ...]] = field(default_factory=dict)
     drifted: Mapping[str, int] = field(default_factory=dict)
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,15 @@ class Kernel:
             drift,
             self._drift.recent(now),
             dict(self._drift.totals),
+            self._surroundings(desired),
         )
+
+    def _surroundings(self, desired: Desired) -> Surroundings:
+        """Return what is around the host; nothing is known where it cannot be read."""
+        try:
+            return self.host.surroundings(desired.prefixes)
+        except DataplaneError:
+            return Surroundings()
 
     def _checked(self, reports: Mapping[str, KindReport[Any]]) -> bool:
         """Return whether links and what is before them are as they should be, but for what waits for another host."""

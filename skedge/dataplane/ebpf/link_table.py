@@ -6,10 +6,12 @@ An array, so that a packet costs no hash: a device has the slot of its index, or
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
+from skedge.core.model import LinkId
 from skedge.dataplane.bpf import syscall
 
 TABLE_MAP = "link_table_v2"
@@ -21,6 +23,16 @@ _ENTRY = struct.Struct("=I")
 def pack_entry(own: bytes, peer: bytes, peer_mac: bytes, flags: int, index: int, programs: Sequence[int]) -> bytes:
     """Return an entry; ``programs`` are the ids of the attached programs, ingress and egress (0: none)."""
     return ENTRY.pack(own, peer, peer_mac, flags, index, *programs)
+
+
+def path_number(link: LinkId) -> int:
+    """Return the number of a link among those that packets of a site may come by: made of its name, 0 to 31."""
+    return zlib.crc32(str(link).encode()) & 31
+
+
+def path_bit(link: LinkId) -> int:
+    """Return the bit of a link in a set of them, as `path_bit` of bpf/common/packet.h."""
+    return 1 << path_number(link)
 
 
 class LinkTable:

@@ -21,17 +21,21 @@ from skedge.core.objects import LinkDevice
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import reason_counts, syscall
 from skedge.dataplane.bpf.attach import Hooks
-from skedge.dataplane.ebpf.link_table import TABLE_MAP, LinkTable, pack_entry
+from skedge.dataplane.ebpf.link_table import TABLE_MAP, LinkTable, pack_entry, path_number
+from skedge.dataplane.host.host_addresses import local
 from skedge.dataplane.host.netlink import Netlink
 
 CONFIG_MAP = "link_config_v2"
 DROPS_MAP = "link_drops_v2"
 PINS = {"ingress": "link_ingress_v1", "egress": "link_egress_v1"}
 _CONFIG = struct.Struct("=16s16s16s16s16s4HI")
-_SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
-L3 = 1
+_SETTINGS = Path("/proc/sys/net/ipv4")
+_SYNCOOKIES = _SETTINGS / "tcp_syncookies"
+PortRanges = tuple[tuple[int, int], ...]
+L3, _PATH = 1, 8
 SITE = "site"
-_COOKIES_ALWAYS, YIELDS, LEFT = 1, 2, 4
+_COOKIES_ALWAYS, YIELDS, LEFT, HOST_INSIDE = 1, 2, 4, 8
+_EPHEMERAL_LOW, _EPHEMERAL_SPAN = 16, 24
 _FLAGS = struct.Struct("=I")
 
 
@@ -62,6 +66,9 @@ class PacketCheckConfig:
     endpoint_ports: tuple[int, int]
     udp: bool = True  # any listener or connector of UDP
     flags: int = 0  # LINK_* of bpf/common/link_maps.h
+    nat_ports: tuple[int, int] = (0, 0)
+    nat_addresses: tuple[str, ...] = ()
+    ephemeral: PortRanges = ()  # what the kernel may give to sockets of this host
 
     @classmethod
     def of_site(cls, config: SiteConfig) -> PacketCheckConfig:
@@ -75,7 +82,13 @@ class PacketCheckConfig:
             config.load_port,
             config.endpoint_ports,
             Protocol.UDP in {*(one.protocol for one in config.listeners), *(one.protocol for one in config.connectors)},
+            nat_ports=config.lan.ports,
+            nat_addresses=tuple(one for one in (config.nat4, config.nat6) if one),
         )
+
+    def on_host(self) -> PacketCheckConfig:
+        """Return it with what the host's settings say of its ports."""
+        return replace(self, ephemeral=ephemeral_ports(self.endpoint_ports, self.nat_ports))
 
     def __str__(self) -> str:
         """Return one line, as `skedge plan` prints it."""
@@ -120,6 +133,30 @@ class PacketCheckConfig:
         )
 
 
+def ephemeral_ports(*ours: tuple[int, int], settings: Path = _SETTINGS) -> PortRanges:
+    """Return the ports that the kernel gives to sockets which ask for none, but for reserved ones and ours."""
+    try:
+        low, high = (int(part) for part in (settings / "ip_local_port_range").read_text(encoding="ascii").split())
+        said = (settings / "ip_local_reserved_ports").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ()
+    pairs = [one.partition("-") for one in said.split(",") if one]
+    taken = sorted([*ours, *((int(first), int(last or first)) for first, _, last in pairs)])
+    found = []
+    for first, last in [*taken, (high + 1, high + 1)]:
+        if low < first and low <= high:
+            found.append((low, min(first - 1, high)))
+        low = max(low, last + 1)
+    return tuple(found)
+
+
+def ephemeral_flags(ranges: PortRanges) -> int:
+    """Return the flags that tell the longest run of ephemeral ports, in whole blocks of 256."""
+    blocks = [(-(-low // 256), (high + 1) // 256) for low, high in ranges]
+    first, end = max(blocks, key=lambda one: one[1] - one[0], default=(0, 0))
+    return first << _EPHEMERAL_LOW | min(end - first, 255) << _EPHEMERAL_SPAN if first < end else 0
+
+
 def _cookies() -> int:
     """Return the flag that says whether the host answers every SYN with a cookie."""
     try:
@@ -140,7 +177,7 @@ def _entry(device: LinkDevice, index: int, programs: Sequence[int]) -> bytes:
         address_bytes(device.link_local),
         address_bytes(device.peer_link_local),
         link_mac(device, device.peer_link_local),
-        L3 if device.transport.facts.layer3 else 0,
+        (L3 if device.transport.facts.layer3 else 0) | path_number(device.link) << _PATH,
         index,
         programs,
     )
@@ -151,6 +188,7 @@ class PacketCheck:
 
     def __init__(self, pin_dir: str, netlink: Netlink) -> None:
         self._pins = Path(pin_dir)
+        self._netlink = netlink
         self._hooks = Hooks(netlink, pin_dir, PINS)
         self._table = LinkTable(self._pins / TABLE_MAP)
         self.directions = frozenset(PINS)  # that need a program
@@ -162,7 +200,16 @@ class PacketCheck:
     def wanted(self, config: PacketCheckConfig) -> PacketCheckConfig:
         """Return the configuration with what this host adds to it, and take note which directions need a program."""
         self.directions = frozenset(PINS if _needs_egress(config.udp) else ("ingress",))
-        return replace(config, flags=_cookies() | self.beside, udp=True)
+        inside = HOST_INSIDE if self._host_inside(config) else 0
+        flags = _cookies() | self.beside | inside | ephemeral_flags(config.on_host().ephemeral)
+        return replace(config, flags=flags, udp=True, nat_ports=(0, 0), nat_addresses=(), ephemeral=())
+
+    def _host_inside(self, config: PacketCheckConfig) -> bool:
+        """Return whether the host itself has other addresses in the overlay's networks."""
+        overlay = [ip_network(config.network4), ip_network(config.network6)]
+        ours = {str(ip_network(own)) for own in (config.overlay4, config.overlay6, *config.nat_addresses)}
+        others = [ip_network(one) for one in local(self._netlink) - ours]
+        return any(one.version == net.version and one.overlaps(net) for one in others for net in overlay)
 
     def configuration(self) -> PacketCheckConfig | None:
         """Return what the programs know of this site; None: nothing yet. Raises DataplaneError."""

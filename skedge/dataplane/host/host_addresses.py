@@ -13,6 +13,7 @@ from skedge.dataplane.host.netlink import Netlink, attributes, dump_retry, kerne
 
 _SCOPE_LINK = 253
 _RTM_GETROUTE, _RTA_DST, _RTN_LOCAL, _RTPROT_KERNEL, _LOCAL_TABLE = 26, 1, 2, 2, 255
+_TAKEN = (2, 3, 4)  # RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 
 
@@ -51,6 +52,23 @@ def _prefix(payload: bytes) -> str | None:
         return None
     network = ip_network((raw, payload[1]), strict=False)
     return None if network.is_loopback or network.is_link_local else str(network)
+
+
+def local(netlink: Netlink) -> frozenset[str]:
+    """Return what the kernel takes in itself, as prefixes: addresses, broadcast and anycast, and local routes.
+
+    That is its own table, which it asks before any other. Loopback, link-local and multicast addresses are left out:
+    no site can announce them.
+    """
+    found = (
+        ip_network(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for message in netlink.dump("routes", family=family, table=_LOCAL_TABLE)
+        if message["type"] in _TAKEN and message.get_attr("RTA_TABLE") == _LOCAL_TABLE and message.get_attr("RTA_DST")
+    )
+    return frozenset(
+        str(one) for one in found if not (one.is_loopback or one.network_address.is_link_local or one.is_multicast)
+    )
 
 
 def _link_local6(message: Any) -> bool:

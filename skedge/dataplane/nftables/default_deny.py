@@ -158,13 +158,14 @@ def _rules(config: PacketCheckConfig) -> list[tuple[str, list[Expression]]]:
 def _own_rules(config: PacketCheckConfig) -> list[list[Expression]]:
     """Return what may come to this site's own overlay addresses beside published endpoints.
 
-    A TCP packet from an endpoint that opens nothing is let in without a look: the kernel answers a stray one with a
-    reset, and connections that were there before this chain go on.
+    A TCP packet from an endpoint that opens nothing is let in without a look where a socket of ours may have the port:
+    the kernel answers a stray one with a reset, and connections that were there before this chain go on. To any other
+    port it would tell which are open.
     """
-    ports = {"range": list(config.endpoint_ports)}
+    ports, not_open = {"range": list(config.endpoint_ports)}, match(_FLAGS, "syn", "!=")
     return [
         [match({"ct": {"key": "state"}}, syntax.either(["established", "related"]), "=="), ACCEPT],
-        [match(field("tcp", "sport"), ports), match(_FLAGS, "syn", "!="), ACCEPT],
+        *([match(field("tcp", "sport"), ports), not_open, to, ACCEPT] for to in _to_ephemeral(config)),
         [match(field("udp", "dport"), config.load_port), ACCEPT],
         [match(field("tcp", "flags"), "syn", "in"), *_deny(Reason.NOT_PUBLISHED)],
         [match(syntax.L4PROTO, "tcp"), *_deny(Reason.NO_SOCKET)],
@@ -172,19 +173,33 @@ def _own_rules(config: PacketCheckConfig) -> list[list[Expression]]:
     ]
 
 
+def _to_ephemeral(config: PacketCheckConfig) -> list[Expression]:
+    """Return the match of ports that the kernel may have given to a socket of this host; none where there are none."""
+    ranges = [{"range": list(one)} if one[0] != one[1] else one[0] for one in config.ephemeral]
+    return [match(field("tcp", "dport"), syntax.either(ranges) if len(ranges) > 1 else ranges[0])] if ranges else []
+
+
 def _neighbour_rules(config: PacketCheckConfig) -> list[tuple[str, list[Expression]]]:
-    """Return what the neighbour may send to a link-local address."""
+    """Return what the neighbour may send to a link-local address.
+
+    Of its ICMP errors only those about what was sent from there: tracking takes no error for related to a conversation
+    of another address than the one that the error itself is sent to.
+    """
+    not_open = match(_FLAGS, "syn", "!=")
     kind, port = field("icmpv6", "type"), config.control_port
     discovery = match(kind, syntax.either(["nd-neighbor-solicit", "nd-neighbor-advert"]))
-    probes = match(kind, syntax.either(["echo-request", "echo-reply", *_ERRORS]))
+    probes = match(kind, syntax.either(["echo-request", "echo-reply"]))
+    about_ours = [match(kind, syntax.either(_ERRORS)), match({"ct": {"key": "state"}}, "related", "in")]
     to_us = match(field("ip6", "daddr"), syntax.prefix("fe80::/10"))
     rules: list[list[Expression]] = [
         [match(kind, syntax.either(_NOISE)), DROP],
         [match({"concat": [_IFNAME, field("ip6", "saddr")]}, f"@{NEIGHBOURS}", "!="), *_deny(Reason.NOT_NEIGHBOUR)],
         [discovery, match(field("ip6", "hoplimit"), 255), ACCEPT],
         [to_us, probes, ACCEPT],
+        [to_us, *about_ours, ACCEPT],
         [to_us, match(field("tcp", "dport"), port), ACCEPT],
-        [to_us, match(field("tcp", "sport"), port), match(_FLAGS, "syn", "!="), ACCEPT],
+        [to_us, match({"ct": {"key": "state"}}, "established", "in"), match(field("tcp", "sport"), port), ACCEPT],
+        *([to_us, match(field("tcp", "sport"), port), not_open, to, ACCEPT] for to in _to_ephemeral(config)),
         _deny(Reason.NOT_NEIGHBOUR),
     ]
     return [(NEIGHBOURS_CHAIN, rule) for rule in rules]

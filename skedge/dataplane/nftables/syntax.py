@@ -114,7 +114,8 @@ def named_set(name: str, *types: str, verdicts: bool = False, elements: Sequence
 def add_set(one: NftSet) -> dict[str, Any]:
     """Return the command that makes a set or map."""
     types, _, verdict = one.type.partition(" : ")
-    said = {"type": types.split(" . ")}
+    words = types.split(" . ")
+    said = {"type": words if len(words) > 1 else words[0]}  # a list of one is taken for a concatenation
     return add("map", one.name, **said, map=verdict) if verdict else add("set", one.name, **said)
 
 

@@ -1,8 +1,13 @@
 """What leads overlay traffic into our tables and keeps it there: rules of both families, and last routes.
 
-A last route makes the overlay's networks unreachable where no site's route matches; else such a packet would go on
-to the host's own default route and leave in the clear. There is one in our table, and one in the main table (``guard``)
-for the moment in which somebody else has deleted our rules or routes.
+A last route makes a site's address unreachable where no route to it is; else such a packet would go on to the host's
+own default route and leave in the clear. There is one in our table, and one in the main table (``guard``) for the
+moment in which somebody else has deleted our rules or routes. Of IPv6 there is one for the overlay's whole network,
+which is ours alone. Of IPv4 there is one for each site: the rest of the range may be where the host's provider has its
+gateway or its resolver, and is left to the host.
+
+* ``closed``: what is from an overlay address of this site and was not led anywhere goes nowhere, not out by the default
+  route, when a site is no more known or a LAN's site is unreachable.
 
 Where any site announces a LAN, whose clients keep their addresses, there are more rules:
 
@@ -11,15 +16,15 @@ Where any site announces a LAN, whose clients keep their addresses, there are mo
 * ``loopback``: so do those from 127/8. They are of workloads whose packets are rewritten on the link device, as no
   packet from there leaves a host otherwise.
 * ``udp PORT``: and the answers of UDP workloads, whose sockets choose no source before the route is known.
-* ``closed``: what is from an overlay address and was not led anywhere goes nowhere: not out by the default route while
-  a LAN's site is unreachable.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import ip_network
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -41,6 +46,7 @@ _FAMILIES = {"inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
 _UNREACHABLE = 7
 _TO_TABLE = 1
 _UDP = 17
+_ONE4 = 32
 _INVERTED = 0x2  # FIB_RULE_INVERT
 _NARROWS = ("FRA_DST", "FRA_IIFNAME", "FRA_OIFNAME", "FRA_FWMARK", "FRA_TUN_ID", "FRA_UID_RANGE", "FRA_DPORT_RANGE")
 _OF_UDP = ("FRA_IP_PROTO", "FRA_SPORT_RANGE")
@@ -51,12 +57,16 @@ _PRIORITIES = {RULE: PRIORITY, ANSWERS: PRIORITY + 1, LOOPBACK: PRIORITY + 2, UD
 _TABLES = {RULE: TABLE, ANSWERS: LAN_TABLE, LOOPBACK: LAN_TABLE, UDP: ANSWER_TABLE}
 
 
-def wanted(overlay_cidr: str, overlay_prefix6: str) -> Mapping[str, str]:
-    """Return what `RuleDriver` must hold for an overlay: ``rule inet`` -> ``""``, ``guard inet`` -> network."""
-    networks = {"inet": overlay_cidr, "inet6": overlay_prefix6}
+def wanted(overlay_prefix6: str, own: Collection[str], sites: Collection[str] = ()) -> Mapping[str, str]:
+    """Return what `RuleDriver` must hold: ``rule inet`` -> ``""``, ``guard inet6`` -> network.
+
+    ``own`` are this site's overlay addresses, ``sites`` those of the others, of which the IPv4 ones count.
+    """
     return {
-        **{f"{kind} {family}": network for kind in (GUARD, LAST) for family, network in networks.items()},
-        **{f"{RULE} {family}": "" for family in networks},
+        **{f"{kind} inet {one}": f"{one}/32" for kind in (GUARD, LAST) for one in sorted(sites) if ":" not in one},
+        **{f"{kind} inet6": overlay_prefix6 for kind in (GUARD, LAST)},
+        **{f"{RULE} {family}": "" for family in _FAMILIES},
+        **{f"{CLOSED} {'inet6' if ':' in one else 'inet'}": str(ip_network(one)) for one in own},
     }
 
 
@@ -67,7 +77,6 @@ def wanted_for_lans(overlay_cidr: str, overlay_prefix6: str, answering: Collecti
         **{f"{ANSWERS} {family}": network for family, network in networks.items()},
         f"{LOOPBACK} inet": "127.0.0.0/8",
         **{f"{UDP} {family} {port}": "" for family in networks for port in sorted(answering)},
-        **{f"{CLOSED} {family}": network for family, network in networks.items()},
     }
 
 
@@ -94,13 +103,16 @@ class RuleDriver:
                 for route in self._netlink.dump("routes", family=family, table=table, proto=PROTOCOL):
                     ours = route["proto"] == PROTOCOL and route.get_attr("RTA_TABLE") == table
                     if ours and route["type"] == _UNREACHABLE:
-                        found[f"{last} {name}"] = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+                        network = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+                        of_site = family == socket.AF_INET and route["dst_len"] == _ONE4
+                        found[f"{last} {name}" + (f" {route.get_attr('RTA_DST')}" if of_site else "")] = network
         return found
 
     def put(self, key: str, value: str) -> None:
         """Create or replace a rule or a last route."""
         kind, family, port = _parse(key)
-        previous = self.read().get(key)
+        of_site = kind in _LAST_TABLES and _site(key)
+        previous = None if of_site else self.read().get(key)  # many, and none has another value
         with kernel_errors(f"{key} {value}".strip()):
             if kind in _LAST_TABLES:
                 self._last_route("replace", kind, family, value)
@@ -118,6 +130,10 @@ class RuleDriver:
     def delete(self, key: str) -> None:
         """Remove a rule or a last route; one that is already gone is success."""
         kind, family, port = _parse(key)
+        if kind in _LAST_TABLES and (site := _site(key)):
+            with kernel_errors(f"remove {key}"), _gone_is_success():
+                self._last_route("del", kind, family, f"{site}/{_ONE4}")
+            return
         have = self.read()
         if key not in have:
             return
@@ -165,9 +181,26 @@ def _from(rule: Any) -> str:
     return f"{rule.get_attr('FRA_SRC')}/{rule['src_len']}" if rule["src_len"] else ""
 
 
+def _site(key: str) -> str:
+    """Return the site that a last route is of; "" of one that is of the whole overlay."""
+    return key.split(" ")[2] if key.count(" ") > 1 else ""
+
+
+@contextmanager
+def _gone_is_success() -> Iterator[None]:
+    """Pass over the kernel's word that what is to be removed is not there."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ESRCH, errno.ENOENT):
+            raise
+
+
 def _parse(key: str) -> tuple[str, int, int]:
     kind, family, port = (*key.split(" "), "0")[:3]
-    if kind not in {*_LAST_TABLES, *_PRIORITIES} or family not in _FAMILIES or not port.isdecimal():
+    if kind in _LAST_TABLES and family in _FAMILIES:
+        return kind, _FAMILIES[family], 0
+    if kind not in _PRIORITIES or family not in _FAMILIES or not port.isdecimal():
         known = ", ".join((*_LAST_TABLES, *_PRIORITIES))
         raise DataplaneError(f"{key!r} is none of our rules; they are {known}, and a family")
     return kind, _FAMILIES[family], int(port)

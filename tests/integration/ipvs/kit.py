@@ -36,7 +36,7 @@ from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
-from skedge.dataplane.nftables import default_deny, forward_guard
+from skedge.dataplane.nftables import arrivals, default_deny, forward_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import DefaultDeny
 from skedge.dataplane.nftables.table import NftTable
@@ -80,15 +80,16 @@ class Site:
         self.state = Path(mkdtemp(prefix="ipvstest-"))
         self.netlink, self.nft = Netlink(), NftTable()
         self.check = DefaultDeny(self.nft)
-        self.chains = ChainGroupDriver(self.nft, default_deny.OWNED, chains.OWNED, forward_guard.OWNED)
+        self.chains = ChainGroupDriver(self.nft, arrivals.OWNED, default_deny.OWNED, chains.OWNED, forward_guard.OWNED)
         wireguard = WireGuardLinks(OwnKey(self.state / "wireguard.key"), KernelWireGuard(), WireGuardGo())
         self.links = LinkDriver(self.netlink, self.check, TunnelGuard(self.nft), wireguard)
         self.addresses = AddressDriver(self.netlink, [CIDR, self.prefix6])
         self.routes, self.rules = RouteDriver(self.netlink), RuleDriver(self.netlink)
-        self.forwarding = Forwarding(self.chains, ForwardingDriver(self.netlink, self.state / MEMORY))
         self.config = PacketCheckConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
+        switch = ForwardingDriver(self.netlink, self.state / MEMORY)
+        self.forwarding = Forwarding(self.chains, switch, self.config, translates=True)
         if engine:
             self.start()
 
@@ -98,13 +99,14 @@ class Site:
         return self.engine
 
     def put_base(self) -> None:
-        self.ns(self.chains.put, default_deny.NAME, default_deny.group(self.config))
+        self.ns(lambda: self.chains.put(default_deny.NAME, default_deny.group(self.config.on_host())))
+        self.ns(self.chains.put, arrivals.NAME, arrivals.group(self.config, translates=True))
         if self.engine is not None:
             self.ns(make, self.engine.settings, sysctls.WANTED)
             self.put_chains()
         for address in (f"{self.overlay4}/32", f"{self.overlay6}/128"):
             self.ns(self.addresses.put, address, "lo")
-        for key, value in wanted(CIDR, self.prefix6).items():
+        for key, value in wanted(self.prefix6, (self.overlay4, self.overlay6)).items():
             self.ns(self.rules.put, key, value)
         self.ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0")
         self.ns(self.forwarding.ensure, transit=True)

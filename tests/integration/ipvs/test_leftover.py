@@ -54,7 +54,7 @@ def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are
     check = Check()
     left = RetiredIpvs(site.state, (site.config.network4, site.config.network6), check)  # type: ignore[arg-type]
     assert check.beside == LEFT
-    others = [chain for chain in rules_of(site) if chain.startswith("forward")]
+    others = [chain for chain in rules_of(site) if chain.startswith(("forward", "arrivals"))]
     for _ in range(2):
         site.ns(left.hand_over, [LISTENER])
         kinds = set(rules_of(site)) - set(others)
@@ -71,8 +71,11 @@ def test_handed_over_it_neither_marks_nor_translates_nor_checks_and_openings_are
     assert site.ns(marks.read) == wanted
     site.ns(left.remove)
     names = {value["name"] for kind, value in items(site) if kind in ("chain", "map", "set", "counter")}
-    assert {one for one in names if not one.startswith(("untracked", "forward"))} <= {"not-forwarded"}
-    assert [chain for chain in rules_of(site) if chain.startswith("forward")] == others, "what is no engine's stays"
+    stays = ("untracked", "forward", "arriv", "sites")
+    assert {one for one in names if not one.startswith(stays)} <= {"not-forwarded"}
+    assert [chain for chain in rules_of(site) if chain.startswith(("forward", "arrivals"))] == others, (
+        "what is no engine's stays"
+    )
     assert not site.ns(RetiredIpvs.found, site.state)
     assert check.beside == 0
     site.ns(left.remove)

@@ -108,7 +108,7 @@ def test_nothing_else_comes_in_and_each_refusal_is_counted(pair: Pair) -> None:
         pair.refused(f"{pair.y.link_local}%{pair.x.device('y')}", 22)
         assert pair.y.drops()[Reason.NOT_NEIGHBOUR] > 0
         device = pair.x.device("y")
-        pair.x.ns.ip("route", "add", "10.92.1.77/32", "via", names.GATEWAY4, "dev", device, "onlink")
+        pair.x.ns.ip("route", "add", "10.92.1.77/32", "via", names.GATEWAY4, "dev", device, "onlink", "table", "7400")
         pair.refused("10.92.1.77", 22)
         assert pair.y.drops()[Reason.NOT_OVERLAY] > 0
 

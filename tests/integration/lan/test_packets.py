@@ -11,6 +11,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import FlowKey, Kind, NatConfig
+from skedge.dataplane.ebpf.prefix_table import PathDriver
 from tests.integration.links.packets import (
     ACK,
     FIN,
@@ -101,9 +102,30 @@ def test_what_is_not_ours_passes_untouched(bench: Bench, v: int) -> None:
 
 @BOTH
 def test_the_overlay_is_out_of_reach_of_the_lan(bench: Bench, v: int) -> None:
-    far = far_overlay()[v]
-    for source, to in ((CLIENT[v], far), (CLIENT[v], bench.site.overlay(v)), (far, HOST[v])):
-        assert bench.lan(ip(source, to, tcp(40000, LISTEN)))[0] == SHOT
+    far, site = far_overlay()[v], bench.site
+    sites = PathDriver(site.pin_dir, site.prefixes)
+    sites.put(far, 0)
+    before = site.drops()
+    try:
+        for source, to in ((CLIENT[v], far), (CLIENT[v], site.overlay(v)), (far, HOST[v]), (site.overlay(v), HOST[v])):
+            assert bench.lan(ip(source, to, tcp(40000, LISTEN)))[0] == SHOT
+    finally:
+        sites.delete(far)
+    after = site.drops()
+    grown = {reason: after[reason] - before.get(reason, 0) for reason in (Reason.NOT_OVERLAY, Reason.CLAIMED)}
+    assert grown == {Reason.NOT_OVERLAY: 2, Reason.CLAIMED: 2}
+
+
+def test_what_is_no_sites_address_is_the_hosts_business(bench: Bench) -> None:
+    """A resolver, a gateway, a router of the provider in the overlay's range."""
+    router, quoted = "100.64.7.1", ip(HOST[4], "198.51.100.9", tcp(40000, 443, ACK))
+    for packet in (
+        ip("100.100.2.136", HOST[4], udp(53, 40000)),
+        ip(router, HOST[4], icmp(3, 4, quoted)),
+        ip(router, HOST[4], icmp(0)),
+        ip(CLIENT[4], router, icmp(8)),
+    ):
+        assert bench.lan(packet)[0] == UNSPEC
 
 
 @BOTH

@@ -31,7 +31,7 @@ from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import OwnKey
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 from skedge.dataplane.links.wireguard_kernel import KernelWireGuard
-from skedge.dataplane.nftables import forward_guard
+from skedge.dataplane.nftables import arrivals, forward_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
@@ -143,8 +143,7 @@ class Site:
         self.nft = NftTable()
         self.guard = TunnelGuard(self.nft)
         self.state = Path(mkdtemp(prefix="linktest-"))
-        self.chains = ChainGroupDriver(self.nft, forward_guard.OWNED)
-        self.forwarding = Forwarding(self.chains, ForwardingDriver(self.netlink, self.state / MEMORY))
+        self.chains = ChainGroupDriver(self.nft, arrivals.OWNED, forward_guard.OWNED)
         self.sockets = self.state / "wireguard"
         self.public_key = make_key(self.state / "wireguard.key")
         self.kernel_wireguard = KernelWireGuard()
@@ -160,14 +159,17 @@ class Site:
         self.config = PacketCheckConfig(
             self.overlay4, self.overlay6, CIDR, self.prefix6, CONTROL_PORT, LOAD_PORT, ENDPOINT_PORTS
         )
-        configure_check(self.filter, self.config)
+        switch = ForwardingDriver(self.netlink, self.state / MEMORY)
+        self.forwarding = Forwarding(self.chains, switch, self.config)
+        self.ns(configure_check, self.filter, self.config)
 
     def put_base(self) -> None:
         self.ns(self.addresses.put, f"{self.overlay4}/32", "lo")
         self.ns(self.addresses.put, f"{self.overlay6}/128", "lo")
-        for key, value in wanted(CIDR, self.prefix6).items():
+        for key, value in wanted(self.prefix6, (self.overlay4, self.overlay6)).items():
             self.ns(self.rules.put, key, value)
         self.ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0")
+        self.ns(self.chains.put, arrivals.NAME, arrivals.group(self.config))
 
     def device(self, far: str, name: str = "main") -> str:
         return names.device_name(NETWORK, LinkId.between(self.name, far, name), self.name)

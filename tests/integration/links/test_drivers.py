@@ -51,7 +51,11 @@ def _case(kind: str, site: Site) -> Case:
         return Case(site.endpoints, *samples.endpoints(), call=site.ns)
     if kind == "rules":
         overlays = (("100.64.0.0/10", PREFIX6), ("100.96.0.0/11", "fd00:65::/48"))
-        first, second = ({**wanted(*one), **wanted_for_lans(*one, (53, 9053))} for one in overlays)
+        owns = (("100.64.0.1", "fd00:64::1"), ("100.96.0.1", "fd00:65::1"))
+        first, second = (
+            {**wanted(one[1], own, ("100.64.9.9", "fd00:64::9")), **wanted_for_lans(*one, (53, 9053))}
+            for one, own in zip(overlays, owns, strict=True)
+        )
         return Case(RuleDriver(site.netlink), {key: (first[key], second[key]) for key in first}, call=site.ns)
     for address in (f"{samples.OWN4}/32", f"{samples.OWN6}/128"):
         site.ns(site.addresses.put, address, "lo")
@@ -96,7 +100,10 @@ def test_only_packets_from_the_overlay_are_led_to_lans(base: Site) -> None:
     assert "via 10.7.0.9" in way("10.33.1.1", "ipproto udp sport 9054")
     assert "via 10.7.0.9" in way("10.35.7.1", "ipproto udp sport 9053"), "this host has a network of that"
     assert "169.254.74.1" in way("10.35.7.1", "from 100.64.0.1"), "which may pass through all the same"
-    assert "unreachable" in way("192.0.2.1", "from 100.64.0.1")
+    base.ns.ip("addr", "add", "100.64.7.7/32", "dev", "p0")
+    assert "via 10.7.0.9" in way("192.0.2.1", "from 100.64.7.7"), "an address of the host's in the overlay's range"
+    base.ns.ip("addr", "del", "100.64.7.7/32", "dev", "p0")
+    assert "unreachable" in way("192.0.2.1", f"from {samples.OWN4}")
     base.ns.sh("ip addr del 10.7.0.1/24 dev p0")
 
 
@@ -344,12 +351,13 @@ def test_ipv6_switched_off_on_lo_is_said(base: Site) -> None:
 
 
 def test_overlay_traffic_without_a_route_does_not_leave(base: Site) -> None:
-    for key, value in wanted("100.64.0.0/10", PREFIX6).items():
+    for key, value in wanted(PREFIX6, ("100.64.0.1", "fd00:64::1"), ("100.64.0.99",)).items():
         base.ns(base.rules.put, key, value)
     base.ns.sh("ip route add default via 10.91.0.9")
     with pytest.raises(OSError) as caught:
         base.ns(socket.create_connection, ("100.64.0.99", 80), 2)
     assert caught.value.errno == 113  # EHOSTUNREACH at once
+    assert "via 10.91.0.9" in base.ns.ip("route", "get", "100.64.0.98"), "no site's address: the host's own business"
     base.ns.sh("ip route del default")
 
 

@@ -105,8 +105,8 @@ def fresh(site: Site) -> None:
     repair(site)
 
 
-def closing(*devices: str) -> dict[str, ChainGroup]:
-    return {forward_guard.NAME: forward_guard.group(set(devices))}
+def closing(site: Site, *devices: str) -> dict[str, ChainGroup]:
+    return {forward_guard.NAME: forward_guard.group(set(devices), site.config)}
 
 
 def not_forwarded(site: Site) -> int:
@@ -203,7 +203,7 @@ def test_closed_devices_are_those_of_the_host_and_not_a_container_bridge(one_swi
     try:
         bridge(b, boxes[0], "docker0", "fd96::")
         b.ns(b.forwarding.ensure, transit=True)
-        assert b.ns(b.chains.read) == closing("u0", "u1", "lan0", "docker0p")
+        assert b.ns(b.chains.read) == closing(b, "u0", "u1", "lan0", "docker0p")
         bridge(b, boxes[1], "later", "fd97::")
         b.nft.forget()
         assert not b.ns(b.forwarding.ensure, transit=True)
@@ -230,7 +230,7 @@ def test_a_guard_that_was_flushed_comes_back_as_it_was(one_switch: House) -> Non
     b = one_switch.b
     b.ns(b.forwarding.ensure, transit=True)
     closed = b.ns(b.chains.read)
-    assert closed == closing("u0", "u1", "lan0")
+    assert closed == closing(b, "u0", "u1", "lan0")
     b.ns.sh("nft flush ruleset")
     b.nft.forget()
     assert b.ns(b.forwarding.ensure, transit=True)
@@ -290,7 +290,7 @@ def test_a_site_that_passes_nothing_on_needs_no_switch(one_switch: House) -> Non
     before = b.ns.sh(SETTINGS)
     assert b.ns(b.forwarding.ensure, transit=False)
     assert b.ns.sh(SETTINGS) == before
-    assert b.ns(b.chains.read) == closing()
+    assert b.ns(b.chains.read) == closing(b)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_memory_of_another_boot_is_not_believed(one_switch: House, text: str
     (b.state / ipv6_forwarding.MEMORY).write_text(text)
     b.ns.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")
     b.ns(b.forwarding.ensure, transit=True)
-    assert b.ns(b.chains.read) == closing()
+    assert b.ns(b.chains.read) == closing(b)
     assert not b.ns(b.forwarding.undo)
     (b.state / ipv6_forwarding.MEMORY).unlink()
 

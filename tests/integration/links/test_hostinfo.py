@@ -8,13 +8,14 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from skedge.core.objects import Target
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.ebpf import link_table
-from skedge.dataplane.host import host_addresses, sock_diag
+from skedge.dataplane.ebpf import link_table, packet_check
+from skedge.dataplane.host import host_addresses, sock_diag, surroundings
 from skedge.dataplane.host import watch as watching
 
 from .kit import ENDPOINT_PORTS, Site, client, listen
@@ -29,6 +30,51 @@ def watch(site: Site) -> Iterator[watching.HostWatch]:
 
 def wait(what, seconds: float = 2.0) -> bool:
     return bool(select.select([what], [], [], seconds)[0])
+
+
+def test_what_the_kernel_takes_in_itself(site: Site) -> None:
+    site.ns.ip("route", "add", "local", "198.51.100.0/24", "dev", "lo")  # any address of it is the host's
+    site.ns.ip("addr", "add", "fd91::1/64", "dev", "under0", "nodad")
+    try:
+        found = site.ns(host_addresses.local, site.netlink)
+    finally:
+        site.ns.ip("route", "del", "local", "198.51.100.0/24", "dev", "lo")
+        site.ns.ip("addr", "del", "fd91::1/64", "dev", "under0")
+    assert {"10.91.0.1/32", "10.91.0.255/32", "198.51.100.0/24", "fd91::1/128"} <= found
+    assert not [one for one in found if one.startswith(("127.", "::1", "fe80", "ff"))]
+
+
+def test_what_is_around_a_host(site: Site, tmp_path: Path) -> None:
+    resolvers = tmp_path / "resolv.conf"
+    resolvers.write_text("search x\nnameserver 100.100.2.136\nnameserver fe80::1%eth0\nnameserver bad\n")
+    site.ns.sh("ip route add default via 10.91.0.9; ip route add 10.7.0.0/16 via 10.91.0.8")
+    site.ns.sh("ip route add 10.33.0.0/16 via 10.91.0.7 table 7400")
+    try:
+        asked = ("10.91.0.0/24", "10.7.3.0/24", "10.0.0.0/8", "192.0.2.0/24", "fd91::/64")
+        found = site.ns(surroundings.read, asked, resolvers)
+    finally:
+        site.ns.sh("ip route flush table 7400; ip route del default; ip route del 10.7.0.0/16")
+    assert found.led == {
+        "10.91.0.0/24": "10.91.0.0/24", "10.7.3.0/24": "10.7.0.0/16", "10.0.0.0/8": "", "192.0.2.0/24": "",
+        "fd91::/64": "",
+    }  # fmt: skip
+    resolver, gateway = "a resolver of this host", "a gateway of this host"
+    assert found.beside == {"100.100.2.136": resolver, "fe80::1": resolver, "10.91.0.9": gateway}
+
+
+def test_ephemeral_ports_are_what_is_neither_reserved_nor_ours(tmp_path: Path) -> None:
+    (tmp_path / "ip_local_port_range").write_text("32768\t60999\n")
+    (tmp_path / "ip_local_reserved_ports").write_text("40000,50000-50010,61000-65535\n")
+    found = packet_check.ephemeral_ports((61000, 62999), (63000, 65535), settings=tmp_path)
+    assert found == ((32768, 39999), (40001, 49999), (50011, 60999))
+    (tmp_path / "ip_local_port_range").write_text("1024 65535")
+    (tmp_path / "ip_local_reserved_ports").write_text("\n")
+    found = packet_check.ephemeral_ports((61000, 62999), (63000, 65535), settings=tmp_path)
+    assert found == ((1024, 60999),)
+    flags = packet_check.ephemeral_flags(found)
+    assert (flags >> 16 & 255, flags >> 24) == (4, 234), "ports 1024 to 60927, in blocks of 256"
+    assert packet_check.ephemeral_flags(()) == packet_check.ephemeral_flags(((5, 9),)) == 0
+    assert packet_check.ephemeral_ports((1, 2), settings=tmp_path / "none") == ()
 
 
 def test_addresses_come_and_go(site: Site, watch: watching.HostWatch) -> None:

@@ -139,7 +139,8 @@ def test_a_scan_from_the_neighbour_finds_the_published_endpoint_and_nothing_else
 def test_the_hosts_other_addresses_are_not_reached_over_a_link(line: Line) -> None:
     via = str(names.link_local(NETWORK, "c"))
     device = line.b.device("c")
-    line.b.ns.ip("route", "add", "192.0.2.9/32", "via", "inet6", via, "dev", device, "src", line.b.overlay4)
+    way = ("192.0.2.9/32", "via", "inet6", via, "dev", device, "src", line.b.overlay4, "table", "7400")
+    line.b.ns.ip("route", "add", *way)
     line.c.ns.ip("addr", "add", "192.0.2.9/32", "dev", "lo")
     before = line.c.drops().get("NOT_OVERLAY", 0)
     try:
@@ -147,7 +148,7 @@ def test_the_hosts_other_addresses_are_not_reached_over_a_link(line: Line) -> No
             line.b.ns(socket.create_connection, ("192.0.2.9", 80), 0.5)
         assert line.c.drops()["NOT_OVERLAY"] > before
     finally:
-        line.b.ns.ip("route", "del", "192.0.2.9/32")
+        line.b.ns.ip("route", "del", *way)
         line.c.ns.ip("addr", "del", "192.0.2.9/32", "dev", "lo")
 
 

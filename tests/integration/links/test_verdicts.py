@@ -175,7 +175,7 @@ def test_malformed_packets(bench: Bench) -> None:
     [
         ("probe", icmp6(128), PASS, None),
         ("answer to a probe", icmp6(129), PASS, None),
-        ("packet too big", icmp6(2), PASS, None),
+        ("packet too big, about nothing", icmp6(2), DROP, Reason.MALFORMED),
         ("dial of the control port", tcp(40000, CONTROL_PORT), PASS, None),
         ("answer from the control port", tcp(CONTROL_PORT, 40000, SYN | ACK), PASS, None),
         ("SYN from the control port", tcp(CONTROL_PORT, 22), DROP, Reason.NOT_NEIGHBOUR),

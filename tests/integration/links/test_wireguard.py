@@ -156,7 +156,7 @@ def test_tcp_reaches_a_workload_on_loopback_by_its_endpoint(pair: Pair, v: int) 
 def test_nothing_else_is_reached(pair: Pair) -> None:
     p, q = pair.sites
     q.ns.ip("addr", "add", "192.0.2.9/32", "dev", "lo")
-    p.ns.ip("route", "add", "192.0.2.9/32", "dev", pair.device(p), "src", p.overlay4)
+    p.ns.ip("route", "add", "192.0.2.9/32", "dev", pair.device(p), "src", p.overlay4, "table", "7400")
     before = q.drops()
     try:
         with q.ns(listen, "0.0.0.0", 80), q.ns(listen, "::", 8081):
@@ -170,7 +170,7 @@ def test_nothing_else_is_reached(pair: Pair) -> None:
                 refused.connect((q.link_local, 8081, 0, scope))
     finally:
         q.ns.ip("addr", "del", "192.0.2.9/32", "dev", "lo")
-        p.ns.ip("route", "del", "192.0.2.9/32")
+        p.ns.ip("route", "del", "192.0.2.9/32", "table", "7400")
     after = q.drops()
     grown = {reason for reason in after if after[reason] > before.get(reason, 0)}
     assert {"NOT_PUBLISHED", "NOT_OVERLAY", "NOT_NEIGHBOUR"} <= grown

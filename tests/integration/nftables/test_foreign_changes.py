@@ -18,7 +18,7 @@ from skedge.core.transports import Transport
 from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.marks import IpvsRules, Marks
-from skedge.dataplane.nftables import default_deny, forward_guard, notrack, tunnel_guard
+from skedge.dataplane.nftables import arrivals, default_deny, forward_guard, notrack, tunnel_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import DefaultDeny
 from skedge.dataplane.nftables.table import NftTable
@@ -29,15 +29,18 @@ from tests.unit.dataplane.contract import Case
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-CONFIG = PacketCheckConfig("100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
+CONFIG = PacketCheckConfig(
+    "100.64.0.1", "fd00:1:2::1", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999), ephemeral=((32768, 60999),)
+)
 OTHER = PacketCheckConfig("100.64.0.9", "fd00:1:2::9", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
 LISTENERS = [ListenerKey("10.0.0.1", 80), ListenerKey("10.0.0.1", 443), ListenerKey("fd00::1", 80)]
 PEERS = {"sk-a": TunnelPeer(77, "10.0.0.2", 4790), "sk-b": TunnelPeer(5, "fd00::2", 4790)}
-OWNED = (forward_guard.OWNED, notrack.OWNED, default_deny.OWNED, chains.OWNED)
+OWNED = (arrivals.OWNED, forward_guard.OWNED, notrack.OWNED, default_deny.OWNED, chains.OWNED)
 GROUPS = {
+    arrivals.NAME: arrivals.group(CONFIG, translates=True),
     default_deny.NAME: default_deny.group(CONFIG),
     chains.NAME: chains.group(CONFIG),
-    forward_guard.NAME: forward_guard.group({"eth0", "eth1"}),
+    forward_guard.NAME: forward_guard.group({"eth0", "eth1"}, CONFIG, translates=True),
     notrack.NAME: notrack.group(LISTENERS),
 }
 CHAINS = [(name, chain.name, bool(chain.hook)) for name, group in GROUPS.items() for chain in group.chains]
@@ -116,12 +119,23 @@ def untouched(host: Host) -> Iterator[None]:
 def test_groups_keep_the_contract(built: Host, check: Callable[[Case], None]) -> None:
     built.sh("nft flush ruleset")
     samples: dict[Any, Any] = {
+        arrivals.NAME: (GROUPS[arrivals.NAME], arrivals.group(OTHER)),
         default_deny.NAME: (GROUPS[default_deny.NAME], default_deny.group(OTHER)),
         chains.NAME: (GROUPS[chains.NAME], chains.group(OTHER)),
-        forward_guard.NAME: (GROUPS[forward_guard.NAME], forward_guard.group(set())),
+        forward_guard.NAME: (GROUPS[forward_guard.NAME], forward_guard.group(set(), OTHER)),
         notrack.NAME: (GROUPS[notrack.NAME], notrack.group(LISTENERS[:1], opening=True)),
     }
     check(Case(built.groups, samples, call=built.ns))
+
+
+@pytest.mark.parametrize("check", contract.CHECKS[:-1], ids=lambda one: one.__name__)
+def test_sites_addresses_keep_the_contract(built: Host, check: Callable[[Case], None]) -> None:
+    built.sh("nft flush ruleset")
+    samples: dict[Any, Any] = {
+        "sites4": (frozenset({"100.64.0.2", "100.64.0.3"}), frozenset({"100.64.0.3"})),
+        "sites6": (frozenset({"fd00:1:2::2"}), frozenset({"fd00:1:2::2", "fd00:1:2::3"})),
+    }
+    check(Case(arrivals.SiteAddressDriver(built.nft), samples, call=built.ns))
 
 
 @pytest.mark.parametrize("check", contract.CHECKS[:-1], ids=lambda one: one.__name__)

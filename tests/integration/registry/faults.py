@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ THEIRS = (
     "nft 'add table inet theirs; add chain inet theirs c { type filter hook output priority 0; };"
     " add rule inet theirs c ct state new accept'"
 )
+OTHERS, OWN = (b"\xff\xff" + socket.inet_aton(address) for address in ("10.66.0.0", "10.95.0.5"))
+TABLE = ("chain", "link", "site")
 TRACKED = "ping -c1 -W1 127.0.0.1"
 
 
@@ -77,13 +80,13 @@ def _rules() -> list[Fault]:
         Fault("rule inet narrowed", "ip rule del pref 7400; ip rule add pref 7400 fwmark 5 lookup 7400 protocol 74",
               "rule", "rule inet", after="ip rule del pref 7400 fwmark 5")
     )  # fmt: skip
-    for family, net, v in (("inet", "net4", 4), ("inet6", "net6", 6)):
+    for family, of, site, v in (("inet", "{b4}", " {b4}", 4), ("inet6", "{net6}", "", 6)):
         for last, table in (("unreachable", "7400"), ("guard", "main")):
-            route = f"unreachable {{{net}}} table {table} metric 65535"
-            found.append(Fault(f"{last} {family} deleted", f"ip -{v} route del {route}", "rule", f"{last} {family}"))
+            route, key = f"unreachable {of} table {table} metric 65535", f"{last} {family}{site}"
+            found.append(Fault(f"{last} {family} deleted", f"ip -{v} route del {route}", "rule", key))
     found.append(
-        Fault("guard inet replaced", "ip route replace {net4} via 10.95.0.1 dev eth0 metric 65535", "rule",
-              "guard inet")
+        Fault("guard inet replaced", "ip route replace {b4} via 10.95.0.1 dev eth0 metric 65535", "rule",
+              "guard inet {b4}")
     )  # fmt: skip
     return found
 
@@ -143,7 +146,8 @@ def _links() -> list[Fault]:
 
 def _hosts() -> list[Fault]:
     lo = "net.ipv{}.conf.lo.{}"
-    chains = {"forwarding": ("chain", "forward-guard"), "untracked-in": ("chain", "notrack"), "tunnels": ("link", "")}
+    chains = {"forwarding": ("chain", "forward-guard"), "untracked-in": ("chain", "notrack"), "tunnels": ("link", ""),
+              "arrivals-in": ("chain", "arrivals"), "arrivals-claimed": ("chain", "arrivals")}  # fmt: skip
     return [
         *(Fault(f"lo {name}", f"sysctl -qw {lo.format(4, name)}=0", "setting", lo.format(4, name))
           for name in ("forwarding", "accept_local", "route_localnet")),
@@ -161,10 +165,10 @@ def _hosts() -> list[Fault]:
           for family in ("ip", "ip6") for what, command in {
               "chain emptied": "nft flush chain {} accepted", "table deleted": "nft delete table {}",
               "chain lets all in": "nft insert rule {} accepted accept"}.items()),
-        Fault("nft table deleted", f"{TRACKED}; nft delete table inet skedge", "chain", "notrack", ("chain", "link")),
-        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard",
-              ("chain", "link", "accepted"),
-              after=THEIRS),
+        Fault("site's address deleted", "nft 'delete element inet skedge sites4 {{ {b4} }}'", "site", "sites4"),
+        Fault("address of no site", "nft 'add element inet skedge sites6 {{ fd00::1 }}'", "site", "sites6"),
+        Fault("nft table deleted", f"{TRACKED}; nft delete table inet skedge", "chain", "notrack", TABLE),
+        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard", (*TABLE, "accepted"), after=THEIRS),
     ]  # fmt: skip
 
 
@@ -206,8 +210,14 @@ def _maps() -> list[Fault]:
         Fault("own prefix changed", _poke("lan_prefixes_v1", b"", 0, "=I", 1), "lan-prefix"),
         Fault("host prefix deleted", _pull("host_prefixes_v1"), "host-prefix", "10.97.0.0/24"),
         Fault("host prefix changed", _poke("host_prefixes_v1", b"", 0, "=I", 1), "host-prefix", "10.97.0.0/24"),
-        Fault("other's prefix deleted", _pull("link_prefixes_v1"), "route"),
-        Fault("other's prefix changed", _poke("link_prefixes_v1", b"", 0, "=I", 8), "route"),
+        Fault("other's prefix deleted", _pull("link_prefixes_v1", OTHERS), "route", "10.66.0.0/16", ("path",)),
+        Fault("other's prefix changed", _poke("link_prefixes_v1", OTHERS, 0, "=I", 8), "route"),
+        Fault("other's prefix by other links", _poke("link_prefixes_v1", OTHERS, 4, "=I", 0), "path", "10.66.0.0/16"),
+        Fault("own address deleted", _pull("link_prefixes_v1", OWN), "own-address", "10.95.0.5/32"),
+        Fault("own address announced", _poke("link_prefixes_v1", OWN, 0, "=I", 0), "own-address", "10.95.0.5/32",
+              ("route",)),
+        Fault("site deleted", _pull("link_sites_v1"), "path"),
+        Fault("site by other links", _poke("link_sites_v1", b"", 0, "=I", 0), "path"),
         Fault("other's prefix added", _add_prefix, "route", "192.0.2.0/24"),
         Fault("source ports", _poke("config_v1", b"", 16, "=Q", 3), "placement", "source ports"),
         Fault("network namespace", _poke("config_v1", b"", 0, "=Q", 3), "placement", "network namespace"),
@@ -288,7 +298,7 @@ def _add_listener(host: Host) -> None:
 
 
 def _add_prefix(host: Host) -> None:
-    _, value = _entry(host, "link_prefixes_v1")
+    _, value = _entry(host, "link_prefixes_v1", OTHERS)
     host.poke("link_prefixes_v1", struct.pack("=I16s", 96 + 24, bytes(10) + b"\xff\xff\xc0\x00\x02\x00"), value)
 
 

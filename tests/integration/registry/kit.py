@@ -50,7 +50,8 @@ class Host:
             self.ns.ip("route", "add", "default", "via", gateway, "dev", "eth0")
         if tracks:
             self.ns.sh("nft 'add table inet theirs; add chain inet theirs c { type filter hook output priority 0; };"
-                       " add rule inet theirs c ct state new accept'; ping -c1 -W1 127.0.0.1")  # fmt: skip
+                       " add rule inet theirs c ct state new accept';"
+                       " sysctl -qw net.netfilter.nf_conntrack_icmp_timeout=600; ping -c1 -W1 127.0.0.1")  # fmt: skip
 
     def load(self) -> None:
         """Load the programs, as the loader does."""

@@ -15,6 +15,10 @@ NUMBERS = {"6": "tcp", "17": "udp"}
 CHAINS = {
     "forwarding": "forward-guard",
     "not-forwarded": "forward-guard",
+    "arrivals-in": "arrivals",
+    "arrivals-claimed": "arrivals",
+    "arrived-host-address": "arrivals",
+    "arrived-claimed": "arrivals",
     "untracked-in": "notrack",
     "untracked-out": "notrack",
 }
@@ -47,7 +51,8 @@ class Owners:
         match (change.kind, *change.key):
             case ("route", destination, table, family, *_) if table in (MAIN, OVERLAY):
                 if "unreachable" in str(change.before or change.after):
-                    yield "rule", f"{'guard' if table == MAIN else 'unreachable'} {FAMILY[family]}"
+                    last = f"{'guard' if table == MAIN else 'unreachable'} {FAMILY[family]}"
+                    yield "rule", last if "/" in destination else f"{last} {destination}"
                 elif table == OVERLAY:
                     yield "route", _whole(destination)
             case ("route", destination, 7401 | 7402, *_):
@@ -70,9 +75,11 @@ class Owners:
             case ("sysctl", "net/ipv6/conf/all/forwarding"):
                 yield "forwarding", "ipv6"
             case ("nft table", "inet", "skedge"):
-                yield from (("chain", ""), ("link", ""))
+                yield from (("chain", ""), ("link", ""), ("site", ""))
             case ("nft table" | "nft chain", "ip" | "ip6" as family, "skedge", *_):
                 yield "accepted", family
+            case ("nft set", "inet", "skedge", name):
+                yield from (("chain", "arrivals"), ("site", name))
             case ("nft chain" | "nft counter", "inet", "skedge", name) if name in CHAINS:
                 yield "chain", CHAINS[name]
             case ("nft chain", "inet", "skedge", "tunnels"):
@@ -118,10 +125,14 @@ class Owners:
             case "endpoint_sources_v1":
                 for port in {one["port"] for one in (before, after) if one}:
                     yield "endpoint", f"{port}/{NUMBERS[key[2]]}"
-            case "lan_prefixes_v1" | "link_prefixes_v1":
-                yield "lan-prefix" if pin.startswith("lan") else "route", _prefix(key)
             case "host_prefixes_v1":
                 yield "host-prefix", _prefix(key)
+            case "lan_prefixes_v1":
+                yield "lan-prefix", _prefix(key)
+            case "link_prefixes_v1":
+                yield from ((kind, _prefix(key)) for kind in ("route", "own-address", "path"))
+            case "link_sites_v1":
+                yield "path", key[0]
 
 
 def fits(owner: Owner, steps: set[Owner]) -> bool:

@@ -158,7 +158,7 @@ def test_nothing_leaves_in_the_clear_while_our_rules_are_gone(settled: Host, add
     refused = settled.ns.sh(f"ip route get {address} 2>&1; true")
     assert "unreachable" in refused or "No route to host" in refused, refused
     assert {"EHOSTUNREACH", "ENETUNREACH"} >= set(sent(settled, address)), "refused at once, and nothing left"
-    net = SITE["net4" if family == 4 else "net6"]
+    net = SITE["b4" if family == 4 else "net6"]
     settled.ns.sh(f"ip -{family} route del unreachable {net} table main metric 65535")
     assert "in the clear" in sent(settled, address), "the test itself: without the last route it would have left"
     assert settled.apply(settled.wish(full())).failed == {}

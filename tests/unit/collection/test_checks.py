@@ -196,6 +196,39 @@ def test_routes_into_the_overlay(route: dict[str, str], found: bool):
     assert all("overlaps the overlay" in problem and "give skedge_overlay_cidr" in problem for problem in problems)
 
 
+def test_a_sites_address_that_is_something_else_on_a_host():
+    others = {"edge-b": "100.64.0.2", "edge-c": "100.64.0.3", "edge-d": "100.64.0.4", "edge-e": "100.64.0.5"}
+    own = {"devices": ["eth0"], "addresses": ["10.0.0.4", "100.64.0.2", "100.64.9.9"]}
+    table = [
+        {"dst": "default", "gateway": "100.64.0.3", "dev": "eth0"},
+        {"dst": "100.64.0.5", "gateway": "100.64.0.5", "dev": "sk-123", "table": "7400"},
+    ]
+    found = checks.sites(others, own, table, "# x\nnameserver 100.64.0.4\nnameserver 100.100.2.136\nnameserver\n")
+    assert [problem.split(",")[0] for problem in found] == [
+        "100.64.0.2 is the overlay address of edge-b and an address of this host",
+        "100.64.0.3 is the overlay address of edge-c and its gateway",
+        "100.64.0.4 is the overlay address of edge-d and its resolver",
+    ]
+    assert all("give edge-" in problem and "skedge_overlay_address" in problem for problem in found)
+
+
+def test_announced_prefixes_are_the_hosts_own():
+    table = [
+        {"dst": "default", "gateway": "10.0.0.1", "dev": "eth0"},
+        {"dst": "10.0.0.0/24", "dev": "eth0"},
+        {"dst": "10.7.0.0/16", "gateway": "10.0.0.9", "dev": "eth0"},
+        {"dst": "10.9.0.0/16", "dev": "sk-123", "table": "7401", "protocol": "74"},
+        {"dst": "broadcast 10.8.0.0", "type": "broadcast", "table": "local"},
+        {"dst": "fd00::/48", "dev": "eth0"},
+    ]
+    announced = ["10.0.0.0/24", "10.7.3.0/24", "10.0.0.0/16", "10.8.0.0/24", "10.9.0.0/16", "fd00::/64", "fd00::/32"]
+    found = checks.prefixes({"prefixes": announced}, table)
+    assert [problem.split(",")[0] for problem in found] == [
+        "it announces 10.0.0.0/16", "it announces 10.8.0.0/24", "it announces 10.9.0.0/16", "it announces fd00::/32",
+    ]  # fmt: skip
+    assert checks.prefixes({}, table) == []
+
+
 def test_the_own_end_of_a_link_must_be_on_the_host():
     own = {"devices": ["lo", "eth0"], "addresses": ["127.0.0.1", "10.0.0.4", "fe80::1"]}
     (problem,) = checks.addresses(SITE, own)

@@ -26,6 +26,7 @@ from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadI
 from skedge.core.objects import ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
+from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.controller import Controller
 from skedge.daemon.events import ControlEvents
 from skedge.daemon.kernel.kernel import Kernel
@@ -106,12 +107,16 @@ class FakeHost:
         self.found = frozenset({"127.0.0.1/8", "10.0.0.1/24"})
         self.aborted: list[frozenset[Target]] = []
         self.forgotten = 0
+        self.beside: dict[str, str] = {}
 
     def addresses(self) -> frozenset[str]:
         return self.found
 
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
         return len(placed()) if targets else 0
+
+    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+        return Surroundings(dict.fromkeys(prefixes, ""), self.beside)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
         self.aborted.append(frozenset(targets))

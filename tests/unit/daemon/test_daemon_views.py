@@ -37,6 +37,7 @@ from skedge.core.observed import Counts, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain
 from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.reasons import Reason
+from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
@@ -452,6 +453,26 @@ def test_a_load_report_that_is_old_is_named_while_it_counts() -> None:
     assert "loads B" not in problems(look(state, now=80.0))
     state.heard = {"B": Heard(LoadReport("B", Version(1, 1), {WorkloadId("B", "web"): 0}), 60.0)}
     assert "loads B" not in problems(look(state)), "nothing is open: it need not repeat that"
+
+
+def test_announcing_more_than_the_host_has_is_a_warning() -> None:
+    state = state_of({**LINE, "A": replace(LINE["A"], prefixes=("10.0.0.0/24", "10.7.0.0/16", "10.8.0.0/16"))})
+    state.host_addresses = ("10.0.0.1/24",)
+    around = Surroundings({"10.0.0.0/24": "", "10.7.0.0/16": "10.0.0.0/13", "10.8.0.0/16": "10.8.0.0/24"})
+    found = problems(look(state, applied=Applied(surroundings=around)))
+    assert list(found) == ["prefix 10.8.0.0/16"]
+    assert found["prefix 10.8.0.0/16"][0] == "warning"
+    assert "give skedge_prefixes the LAN's own prefix" in found["prefix 10.8.0.0/16"][1]
+
+
+def test_a_resolver_with_the_address_of_a_site_is_an_error_and_another_one_is_none() -> None:
+    state = state_of()
+    site = LINE["B"].overlay4
+    around = Surroundings(beside={site: "a resolver of this host", "100.100.2.136": "a resolver of this host"})
+    found = problems(look(state, applied=Applied(surroundings=around)))
+    assert list(found) == [f"address {site}"]
+    assert found[f"address {site}"][0] == "error"
+    assert "skedge_overlay_address" in found[f"address {site}"][1]
 
 
 def test_what_waits_for_another_host_is_a_warning() -> None:

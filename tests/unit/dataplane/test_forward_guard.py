@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
-from skedge.dataplane.nftables import forward_guard
+from skedge.dataplane.ebpf.packet_check import PacketCheckConfig
+from skedge.dataplane.nftables import arrivals, forward_guard
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import READ_EVERY_S, NftTable
 from skedge.dataplane.routing.ipv6_forwarding import lasting, outward
@@ -45,6 +47,15 @@ class Guard:
 
     def dropped(self) -> int:
         return self.table.packets("test").get(forward_guard.COUNTER, 0)
+
+
+def test_no_rule_asks_for_tracking_where_nothing_is_translated() -> None:
+    """One such rule has the kernel track every packet of the host."""
+    config = PacketCheckConfig("100.64.0.1", "fd00::1", "100.64.0.0/10", "fd00::/48", 7401, 7402, (61000, 62999))
+    for make in (partial(forward_guard.group, set(), config), partial(arrivals.group, config)):
+        texts = [[rule.text for one in make(translates=both).chains for rule in one.rules] for both in (True, False)]
+        assert [any('"ct"' in text for text in said) for said in texts] == [True, False]
+        assert len(texts[1]) > 1
 
 
 @pytest.mark.parametrize("closed", [set(), {"eth0"}, {"eth1", "eth0", "wlan0"}])

@@ -18,7 +18,13 @@ GOES_WITH_PINS = {
     "packet-check", "placement", "nat", "nat-source", "lan-prefix", "host-prefix", "host-rules", "endpoint", "service",
     "listener",
 }  # fmt: skip
-PURGED = {"link": "device", "lan-device": "lan", "chain": "table"}  # kind -> row of the purge, where the words differ
+GOES_WITH_PINS |= {"own-address", "path"}
+PURGED = {
+    "link": "device",
+    "lan-device": "lan",
+    "chain": "table",
+    "site": "table",
+}  # kind -> row of the purge, where the words differ
 
 
 def rows(engine: str) -> Registry:

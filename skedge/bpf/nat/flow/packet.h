@@ -151,6 +151,20 @@ INLINE int nat_address_in_overlay(const struct link_config *config, const __u32 
     return (word[3] & config->mask4.word[0]) == config->prefix4.word[0];
 }
 
+/* Whether an address of a key is that of a site of the network: of IPv4 only the sites' own, as the rest of the range
+ * may be the host's provider's or a VPN's. */
+INLINE int nat_address_is_site(const struct link_config *config, const __u32 *word, int v6)
+{
+    struct address site = {};
+
+    if (!nat_address_in_overlay(config, word, v6))
+        return 0;
+    if (v6 || word[3] == config->overlay4.word[0] || address_is_nat4(word[3]))
+        return 1;
+    site.word[0] = word[3];
+    return link_sites_v1.lookup(&site) != 0;
+}
+
 /* Whether any listener has this port. */
 INLINE int port_is_listened(const struct nat_key *key)
 {

@@ -43,6 +43,11 @@ def skedge_without_listeners(config: dict[str, Any], numbers: list[int]) -> dict
     return {key: kept if key == "listeners" else value for key, value in config.items()}
 
 
+def skedge_other_addresses(sites: dict[str, dict[str, Any]], host: str) -> dict[str, str]:
+    """Return the IPv4 overlay address of each site but this host's, by its host."""
+    return {one: site["overlay_address"] for one, site in sites.items() if one != host}
+
+
 def skedge_wireguard_devices(config: dict[str, Any]) -> list[str]:
     """Return the devices of a site's wireguard links."""
     _need_skedge()
@@ -103,6 +108,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "skedge_overlay_address": skedge_overlay_address,
+            "skedge_other_addresses": skedge_other_addresses,
             "skedge_overlays": skedge_overlays,
             "skedge_without_listeners": skedge_without_listeners,
             "skedge_preflight_problems": skedge_preflight_problems,

@@ -178,9 +178,11 @@ def routes(overlays, table):
     ranges = [ipaddress.ip_network(text) for text in overlays]
     for route in table:
         device = route.get("dev", "")
-        ours = device.startswith(OUR_PREFIX) or str(route.get("table", "")) == str(OUR_TABLE)
-        ours = ours or str(route.get("protocol", "")) == str(OUR_PROTOCOL)
-        if ours or route.get("dst") in (None, "default") or (route.get("table") == "local" and device == "lo"):
+        if (
+            _is_ours(route)
+            or route.get("dst") in (None, "default")
+            or (route.get("table") == "local" and device == "lo")
+        ):
             continue
         try:
             destination = ipaddress.ip_network(route["dst"].split()[-1])
@@ -194,6 +196,52 @@ def routes(overlays, table):
                     % (destination, " dev %s" % device if device else "", overlay)
                 )
     return problems
+
+
+def resolvers(text):
+    """Return the addresses of the name servers that resolv.conf names."""
+    words = [line.split() for line in text.splitlines()]
+    return [word[1].partition("%")[0] for word in words if len(word) > 1 and word[0] == "nameserver"]
+
+
+def sites(others, own, table, resolv_conf):
+    """Return every address of another site that is also the host's own, its gateway's or its resolver's."""
+    found = dict.fromkeys(resolvers(resolv_conf), "its resolver")
+    found.update((route["gateway"], "its gateway") for route in table if route.get("gateway") and not _is_ours(route))
+    found.update((one, "an address of this host") for one in own["addresses"])
+    return [
+        "%s is the overlay address of %s and %s, which it would not reach any more; give %s another "
+        "skedge_overlay_address, or the network another skedge_overlay_cidr" % (address, site, found[address], site)
+        for site, address in sorted(others.items())
+        if address in found
+    ]
+
+
+def prefixes(site, table):
+    """Return every prefix that the site announces though the host has no network or route of its own with all of it."""
+    problems = []
+    routes = [route.get("dst", "") for route in table if not _is_ours(route) and route.get("table") != "local"]
+    networks = [network for network in map(_network, routes) if network is not None and network.prefixlen]
+    for text in site.get("prefixes", []):
+        prefix = ipaddress.ip_network(text)
+        if not any(one.version == prefix.version and prefix.subnet_of(one) for one in networks):
+            problems.append(
+                "it announces %s, but has no network or route (beside the default one) that this lies in; give "
+                "skedge_prefixes the LAN's own prefix" % prefix
+            )
+    return problems
+
+
+def _network(text):
+    try:
+        return ipaddress.ip_network(text.split()[-1]) if text and text != "default" else None
+    except ValueError:
+        return None
+
+
+def _is_ours(route):
+    ours = route.get("dev", "").startswith(OUR_PREFIX) or str(route.get("table", "")) == str(OUR_TABLE)
+    return ours or str(route.get("protocol", "")) == str(OUR_PROTOCOL)
 
 
 def addresses(site, own):

@@ -7,8 +7,8 @@ module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
   - Looks for root, BTF and cgroup2 (or IPVS), for ports that other programs hold (by name), for routes that overlap the
-    overlay, for firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the
-    clock.
+    overlay, for resolvers, gateways and addresses that are a site's, for announced prefixes that the host has not, for
+    firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -20,6 +20,10 @@ options:
     type: list
     elements: str
     default: []
+  others:
+    description: IPv4 overlay address of each other site, by its host.
+    type: dict
+    default: {}
   control_time:
     description: The control node's clock in seconds since 1970; 0 compares nothing.
     type: int
@@ -236,6 +240,7 @@ def main():
         argument_spec={
             "site": {"type": "dict", "required": True},
             "overlays": {"type": "list", "elements": "str", "default": []},
+            "others": {"type": "dict", "default": {}},
             "control_time": {"type": "int", "default": 0},
             "skip": {"type": "list", "elements": "str", "choices": sorted(checks.SKIPPABLE), "default": []},
             "packages": {"type": "dict", "default": {}},
@@ -265,8 +270,13 @@ def main():
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
         "ports": lambda: checks.ports(site, *looked),
         "takeover": lambda: takeover.problems(listeners, *looked),
-        "routes": lambda: checks.routes(params["overlays"], all_routes(module)),
-        "addresses": lambda: checks.addresses(site, own),
+        "routes": lambda: (
+            checks.routes(params["overlays"], all_routes(module)) + checks.prefixes(site, all_routes(module))
+        ),
+        "addresses": lambda: (
+            checks.addresses(site, own)
+            + checks.sites(params["others"], own, all_routes(module), read("/etc/resolv.conf"))
+        ),
         "firewall": lambda: (
             firewall.problems(filters(module), firewall.needs(site, own["addresses"], params["reachable"]))
             + firewall.trial_problems(site, trial(module))

@@ -1,0 +1,83 @@
+"""What the host has around it: the routes that it goes by to some networks, its gateways and its resolvers."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from skedge.core.routing.surroundings import Surroundings
+from skedge.dataplane.host.netlink import TABLES, attributes, kernel_errors, request
+
+RESOLVERS = Path("/etc/resolv.conf")
+_GETROUTE, _FIB_MATCH = 26, 0x2000
+_RTA_DST, _RTA_GATEWAY, _RTA_TABLE = 1, 5, 15
+_UNICAST = 1
+_OUTSIDE = ("192.0.2.1", "2001:db8::1")  # of nobody: the way there is the default route's
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ESRCH, errno.EAFNOSUPPORT)
+
+
+def read(prefixes: Iterable[str], resolvers: Path = RESOLVERS) -> Surroundings:
+    """Return what is around the host. Raises DataplaneError."""
+    beside = dict.fromkeys(_resolvers(resolvers), "a resolver of this host")
+    for address in (*_OUTSIDE, *beside):
+        gateway = _way(address)[1]
+        if gateway:
+            beside.setdefault(gateway, "a gateway of this host")
+    return Surroundings({prefix: _led(prefix) for prefix in prefixes}, beside)
+
+
+def _led(prefix: str) -> str:
+    """Return the route that leads to hosts in a prefix; some of its first addresses may be the host's own."""
+    network = ip_network(prefix)
+    first = int(network.network_address)
+    for number in range(min(4, network.num_addresses)):
+        route, _, other = _way(str(type(network.network_address)(first + number)))
+        if other:
+            return route
+    return ""
+
+
+def _way(address: str) -> tuple[str, str, bool]:
+    """Return the host's own route that leads to an address, and its gateway; whether the address is not its own."""
+    parsed = ip_address(address)
+    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
+    body = struct.pack("=8BI", family, parsed.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    body += struct.pack("=HH", 4 + len(parsed.packed), _RTA_DST) + parsed.packed
+    with kernel_errors(f"look up the way to {address}"):
+        try:
+            answers = request(_GETROUTE, body)
+        except OSError as error:
+            if error.errno in _NO_WAY:
+                return "", "", True
+            raise
+    for _, payload in answers:
+        length, kind, found = payload[1], payload[7], attributes(payload, 12)
+        table = struct.unpack("=I", found.get(_RTA_TABLE, bytes(4)))[0]
+        if table in TABLES or kind != _UNICAST:
+            return "", "", kind == _UNICAST
+        gateway = found.get(_RTA_GATEWAY, b"")
+        led = f"{ip_address(found[_RTA_DST])}/{length}" if length and _RTA_DST in found else ""
+        return led, str(ip_address(gateway)) if gateway else "", True
+    return "", "", True
+
+
+def _resolvers(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    words = [line.split() for line in lines]
+    said = [word[1].partition("%")[0] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    return [one for one in said if _is_address(one)]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
