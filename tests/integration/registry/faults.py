@@ -168,7 +168,8 @@ def _hosts() -> list[Fault]:
         Fault("site's address deleted", "nft 'delete element inet skedge sites4 {{ {b4} }}'", "site", "sites4"),
         Fault("address of no site", "nft 'add element inet skedge sites6 {{ fd00::1 }}'", "site", "sites6"),
         Fault("nft table deleted", f"{TRACKED}; nft delete table inet skedge", "chain", "notrack", TABLE),
-        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard", (*TABLE, "accepted"), after=THEIRS),
+        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard",
+              (*TABLE, "accepted"), after=THEIRS),
     ]  # fmt: skip
 
 
