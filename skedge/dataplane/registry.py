@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from ipaddress import ip_network
 from operator import or_
 from pathlib import Path
 
@@ -69,6 +70,12 @@ class Base:
 def overlays(config: SiteConfig) -> tuple[str, str]:
     """Return the overlay's networks of both families."""
     return config.overlay_cidr, overlay_prefix6(config.network)
+
+
+def own_overlay(config: SiteConfig) -> frozenset[str]:
+    """Return this site's overlay addresses, as prefixes: those of NAT, too, whether they are in use or not."""
+    every = (config.overlay4, config.overlay6, config.nat4, config.nat6)
+    return frozenset(str(ip_network(one)) for one in every if one)
 
 
 def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, pin_dir: str) -> Registry:
@@ -159,9 +166,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         Kind(
             "own-address",
             own_addresses,
-            lambda _config, desired, _held: dict.fromkeys(
-                host_addresses.local(base.netlink) - set(desired.addresses), ""
-            ),
+            lambda config, _desired, _held: dict.fromkeys(host_addresses.local(base.netlink) - own_overlay(config), ""),
             glance=lambda: tuple(sorted(own_addresses.read())),
         ),
         Kind("path", paths, path, waits=True, glance=lambda: tuple(sorted(paths.read().items()))),

@@ -168,8 +168,8 @@ def _hosts() -> list[Fault]:
         Fault("site's address deleted", "nft 'delete element inet skedge sites4 {{ {b4} }}'", "site", "sites4"),
         Fault("address of no site", "nft 'add element inet skedge sites6 {{ fd00::1 }}'", "site", "sites6"),
         Fault("nft table deleted", f"{TRACKED}; nft delete table inet skedge", "chain", "notrack", TABLE),
-        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard", (*TABLE, "accepted"),
-              after=THEIRS),
+        Fault("nft flush ruleset", f"{TRACKED}; nft flush ruleset", "chain", "forward-guard",
+              (*TABLE, "accepted"), after=THEIRS),
     ]  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def _maps() -> list[Fault]:
               ("route",)),
         Fault("site deleted", _pull("link_sites_v1"), "path"),
         Fault("site by other links", _poke("link_sites_v1", b"", 0, "=I", 0), "path"),
-        Fault("other's prefix added", _add_prefix, "route", "192.0.2.0/24"),
+        Fault("other's prefix added", _add_prefix, "route", "192.0.2.0/24", ("path",)),
         Fault("source ports", _poke("config_v1", b"", 16, "=Q", 3), "placement", "source ports"),
         Fault("network namespace", _poke("config_v1", b"", 0, "=Q", 3), "placement", "network namespace"),
         Fault("source address", _poke("config_v1", b"", 32, "=I", 3), "placement", "source ipv4"),
