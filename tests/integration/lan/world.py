@@ -8,6 +8,7 @@ far machine - lan0 [B]                  there: on B itself
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import threading
@@ -146,6 +147,7 @@ class World:
 
     def _link(self) -> None:
         for one in (self.a, self.b):
+            one.config = dataclasses.replace(one.config, nat_addresses=nat_addresses(one))
             one.put_base()
             one.ns.sh("sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv4.ip_forward=0")
             one.ns.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=61000-65535")
