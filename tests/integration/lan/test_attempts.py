@@ -184,6 +184,17 @@ def test_a_reset_that_answers_more_than_the_syn_is_no_refusal(bench: Bench) -> N
     assert (opens(bench), suspended(bench)) == ((0, 0), [])
 
 
+def test_one_reset_is_no_proof_while_half_open_flows_make_room(bench: Bench) -> None:
+    """Their NAT ports are used again while the workload's host still remembers them."""
+    two_far(bench, second=False)
+    for number in range(ROOM + 1):
+        Attempt(bench, 41000 + number)
+    for number, then in enumerate(([], ["a"])):
+        refused = Attempt(bench, 40000 + number)
+        assert refused.workload(RST | ACK) == REDIRECT
+        assert suspended(bench) == then
+
+
 def joining(sport: int, subtype: int) -> L4:
     """A SYN with the options of MP_JOIN (1) or MP_CAPABLE (0), as Linux writes them."""
     multipath = bytes([30, 12, subtype << 4, 1]) + bytes(8) if subtype else bytes([30, 4, 1, 1])

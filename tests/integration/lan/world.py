@@ -210,6 +210,7 @@ class World:
         self._made.close()
         self.a.engine.refresh_port_limit()
         for site in (self.a, self.b):
+            site.calm()
             configure_nat(site, NatConfig(1, (63000, 65535), *[0.0] * 5, NatAddresses(udp_stream_s=0)))
             time.sleep(0.01)
             site.flows.sweep()

@@ -16,6 +16,10 @@ struct complaint {
 /* service and slot, as in the placement word -> the last attempt that it did not answer; gone with its next answer */
 BPF_TABLE_PINNED("lru_hash", __u32, struct complaint, nat_complaints_v1, 1024, PIN_DIR "/nat_complaints_v1");
 
+/* 0 -> when a half-open flow last made room for a newer one (ns since boot) */
+BPF_TABLE_PINNED("array", __u32, __u64, nat_crowded_v1, 1, PIN_DIR "/nat_crowded_v1");
+
+#define CROWDED_NS 120000000000ull /* the longest that a server remembers a half-open connection */
 #define COMPLAINT_KEY(word) ((__u32)(word) & (MAX_SERVICES * MAX_WORKLOADS - 1))
 #define SAME_WORKLOAD (~(PLACED_NAT | PLACED_LAN | PLACED_PRESERVES_SRC)) /* what a word says beside the way */
 
@@ -48,6 +52,19 @@ INLINE int workload_complain(const struct nat_key *key, __u64 word)
         before->client[1] == now.client[1] && before->client[2] == now.client[2] && before->client[3] == now.client[3])
         return 0;
     nat_complaints_v1.delete(&at);
+    return 1;
+}
+
+/* Whether a reset that answers a SYN suspends the workload. While half-open flows make room for others, their NAT ports are
+ * used again before the server has forgotten them, and a SYN that meets the memory of another one may be reset for that. Then
+ * a refusal is an attempt that was not answered. */
+INLINE int workload_refuses(const struct nat_key *key, __u64 word)
+{
+    __u32 zero = 0;
+    __u64 *crowded = nat_crowded_v1.lookup(&zero);
+
+    if (crowded && *crowded && bpf_ktime_get_ns() - *crowded < CROWDED_NS)
+        return workload_complain(key, word);
     return 1;
 }
 

@@ -82,7 +82,7 @@ INLINE void half_open_enter(const struct nat_config *config, const struct nat_ke
     __u64 *turns = nat_turns_v1.lookup(&second);
     struct nat_flow *flow;
     struct half_open *place;
-    __u64 state, turn;
+    __u64 state, turn, *crowded;
     __u32 then;
 
     if (!turns)
@@ -104,7 +104,13 @@ INLINE void half_open_enter(const struct nat_config *config, const struct nat_ke
     placement = nat_placements_v1.lookup(was);
     if (!placement || (__u32)placement->seen != then)
         return;
-    if (!flow_delete(was, flow, state, 0) && !(state & FLOW_ENDED))
+    if (flow_delete(was, flow, state, 0))
+        return;
+    at = 0;
+    crowded = nat_crowded_v1.lookup(&at);
+    if (crowded)
+        *crowded = bpf_ktime_get_ns();
+    if (!(state & FLOW_ENDED))
         drops_v1.increment(REASON_HALF_OPEN);
 }
 

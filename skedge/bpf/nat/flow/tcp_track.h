@@ -111,7 +111,8 @@ INLINE void flow_track(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
     heard = state_read(other);
     if (!said || generations_differ(said, heard) || !((said & FLOW_RST) || (said & heard & FLOW_FIN)))
         return;
-    refused = (said & FLOW_REPLY) && (said & FLOW_RST) && !((said & FLOW_SYN) | (heard & FLOW_ACK));
+    refused = (said & FLOW_REPLY) && (said & FLOW_RST) && !((said & FLOW_SYN) | (heard & FLOW_ACK)) &&
+              workload_refuses(&answer, other->placed);
     if (said & FLOW_REPLY)
         flow_end(&answer, other, said, flow, said & FLOW_RST ? FLOW_RESET : 0, refused);
     else
