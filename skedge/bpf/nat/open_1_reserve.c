@@ -70,7 +70,7 @@ INLINE struct placement *attempt_renew(struct nat_key *key, struct nat_flow *flo
 
     if (!word)
         return 0;
-    refused = judged == ATTEMPT_REFUSED || (judged == ATTEMPT_FAILED && !handed && workload_complain(key, word));
+    refused = judged == ATTEMPT_REFUSED || (judged == ATTEMPT_FAILED && !handed && workload_complain(key, word, 0));
     m->service = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1);
     placement->affinity = 0;
     m->flow.placed = word;

@@ -49,6 +49,7 @@ def world(standing: World) -> Iterator[World]:
     for _, one in standing.a.engine.suspended():
         standing.a.engine.resume(one)
     standing.clean()
+    eventually(lambda: standing.a.open() == 0, "nothing stays counted")
 
 
 @contextlib.contextmanager
@@ -170,9 +171,8 @@ def test_a_client_that_never_finishes_suspends_nobody(world: World, where: str) 
 
 
 @pytest.mark.slow_in_vm
-@pytest.mark.parametrize("spoofed", [False, True], ids=["one machine", "spoofed"])
-def test_a_flood_refuses_nobody(world: World, spoofed: bool) -> None:
-    flood_refuses_nobody(world, spoofed, 2)
+def test_a_flood_refuses_nobody(world: World) -> None:
+    flood_refuses_nobody(world, False, 2)
 
 
 @pytest.mark.long

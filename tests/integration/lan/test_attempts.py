@@ -193,6 +193,7 @@ def test_one_reset_is_no_proof_while_half_open_flows_make_room(bench: Bench) -> 
         refused = Attempt(bench, 40000 + number)
         assert refused.workload(RST | ACK) == REDIRECT
         assert suspended(bench) == then
+        time.sleep(1.1 * (not then))
 
 
 def joining(sport: int, subtype: int) -> L4:

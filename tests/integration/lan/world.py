@@ -99,6 +99,8 @@ class Server:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         for one in self.accepted:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # or it lives on while its thread waits for a peer that is gone
             one.close()
 
 

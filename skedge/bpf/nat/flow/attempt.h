@@ -60,7 +60,7 @@ INLINE int attempt_has_failed(const struct nat_key *key, const struct nat_flow *
 {
     if (key->protocol != IPPROTO_TCP || KIND_OF(said) == KIND_LOCAL || !(said & FLOW_AGAIN))
         return 0;
-    return flow->placed && flow_is_unanswered(said, reply) && workload_complain(key, flow->placed);
+    return flow->placed && flow_is_unanswered(said, reply) && workload_complain(key, flow->placed, 0);
 }
 
 /* Take an attempt's entries away, but for its place and what it counts: the pick gives that back when it places the

@@ -32,8 +32,9 @@ INLINE void workload_answered(__u64 word)
         nat_complaints_v1.delete(&at);
 }
 
-/* Say that an attempt was not answered. Returns whether that suspends the workload. */
-INLINE int workload_complain(const struct nat_key *key, __u64 word)
+/* Say that an attempt was not answered. Returns whether that suspends the workload: there must have been another one, at
+ * least @apart (ns) ago. */
+INLINE int workload_complain(const struct nat_key *key, __u64 word, __u64 apart)
 {
     struct complaint now = {
         .at = bpf_ktime_get_ns(),
@@ -48,6 +49,8 @@ INLINE int workload_complain(const struct nat_key *key, __u64 word)
         nat_complaints_v1.update(&at, &now);
         return 0;
     }
+    if (now.at - before->at < apart)
+        return 0;
     if (before->client_port == now.client_port && before->client[0] == now.client[0] &&
         before->client[1] == now.client[1] && before->client[2] == now.client[2] && before->client[3] == now.client[3])
         return 0;
@@ -57,14 +60,14 @@ INLINE int workload_complain(const struct nat_key *key, __u64 word)
 
 /* Whether a reset that answers a SYN suspends the workload. While half-open flows make room for others, their NAT ports are
  * used again before the server has forgotten them, and a SYN that meets the memory of another one may be reset for that. Then
- * a refusal is an attempt that was not answered. */
+ * a refusal is an attempt that was not answered, and in a second of such a flood a workload that lives answers others. */
 INLINE int workload_refuses(const struct nat_key *key, __u64 word)
 {
     __u32 zero = 0;
     __u64 *crowded = nat_crowded_v1.lookup(&zero);
 
     if (crowded && *crowded && bpf_ktime_get_ns() - *crowded < CROWDED_NS)
-        return workload_complain(key, word);
+        return workload_complain(key, word, NANOSECONDS);
     return 1;
 }
 
