@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -165,11 +165,12 @@ def _parsed(data: Mapping[Any, Any], prefix: str, complain: validation.Complain)
 def build(spec: SiteSpec) -> SiteConfig:
     """Return the model of a checked file: addresses canonical, defaults that depend on names filled in."""
     network = IPv4Network(spec.overlay_cidr)
+    overlay4 = spec.overlay_address or str(overlay_address(network, spec.network, spec.site))
     made = {
         "overlay_cidr": str(network),
-        "overlay4": spec.overlay_address or str(overlay_address(network, spec.network, spec.site)),
+        "overlay4": overlay4,
         "overlay6": canonical(spec.overlay_address6) or str(overlay_address6(spec.network, spec.site)),
-        "nat4": spec.nat_address or str(nat_address(network, spec.network, spec.site)),
+        "nat4": spec.nat_address or str(nat_address(network, spec.network, spec.site, IPv4Address(overlay4))),
         "nat6": str(nat_address6(spec.network, spec.site)),
         "links": [_link(link) for link in spec.links],
         "listeners": [_listener(listener) for listener in spec.listeners],

@@ -27,12 +27,17 @@ def overlay_address(cidr: IPv4Network, network: str, site: str) -> IPv4Address:
     return cidr.network_address + 1 + int.from_bytes(_digest("v4", network, site)[:8]) % hosts
 
 
-def nat_address(cidr: IPv4Network, network: str, site: str) -> IPv4Address:
-    """Return the IPv4 overlay address that the site's LAN clients have on other sites; no socket uses it."""
+def nat_address(cidr: IPv4Network, network: str, site: str, beside: IPv4Address | None = None) -> IPv4Address:
+    """Return the IPv4 overlay address that the site's LAN clients have on other sites; no socket uses it.
+
+    ``beside`` is the site's overlay address, which it is not (where the network has room for two).
+    """
     hosts = cidr.num_addresses - 2
     if hosts < 1:
         raise ValueError(f"{cidr} has no room for a host address")
-    return cidr.network_address + 1 + int.from_bytes(_digest("nat4", network, site)[:8]) % hosts
+    place = int.from_bytes(_digest("nat4", network, site)[:8]) % hosts
+    address = cidr.network_address + 1 + place
+    return address if address != beside else cidr.network_address + 1 + (place + 1) % hosts
 
 
 def nat_address6(network: str, site: str) -> IPv6Address:

@@ -195,3 +195,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_byte_order_mark_is_fine(tmp_path: Path) -> None:
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
     assert load(str(tmp_path / "bom.yaml")).site == "edge-a"
+
+
+def test_the_nat_address_is_another_than_the_overlay_address_also_where_their_hashes_meet() -> None:
+    small = "overlay_cidr: 10.9.0.0/30\n"
+    for site in "abcdefgh":
+        config = loads(f"network: demo\nsite: {site}\n{small}", "x")
+        assert {config.overlay4, config.nat4} == {"10.9.0.1", "10.9.0.2"}
