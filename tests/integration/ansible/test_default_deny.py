@@ -28,7 +28,11 @@ LOAD_REPORTS = 7402
 AWAY = {4: "10.201.0.0/16", 6: "fd20:1::/48"}  # what edge-b announces, and a client there
 AWAY_CLIENT = {4: "10.201.3.9", 6: "fd20:1::9"}
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.needs_root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
+]
 
 INVENTORY = f"""\
 skedge_edge:
