@@ -27,13 +27,14 @@ class Counts:
     """What this site counted for one workload of one service; ``open`` now, the rest since the map was made.
 
     ``last_chosen`` is the number of the choice at this site that took it last (0: none), as `core.placement.rule`
-    breaks ties.
+    breaks ties. ``nat`` are those of ``open`` that hold a NAT port.
     """
 
     open: int = 0
     chosen: int = 0
     refused: int = 0
     last_chosen: int = 0
+    nat: int = 0
 
 
 @dataclass(frozen=True, slots=True)

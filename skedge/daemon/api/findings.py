@@ -12,6 +12,7 @@ from skedge.core.desired.drift import RECENT_S
 from skedge.core.linkstate.own_records import led_on_to
 from skedge.core.model import WorkloadId
 from skedge.core.names import address_port
+from skedge.core.placement.nat_ports import WARN_SHARE, port_limit
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
 from skedge.core.routing.overlay_addresses import Skipped
@@ -60,6 +61,7 @@ def findings(look: Look) -> list[Finding]:
         *_sites(look),
         *_loads(look),
         *_services(look),
+        *_ports(look),
         *_surroundings(look),
         *_kernel(look),
         *_drift(look),
@@ -142,6 +144,23 @@ def _services(look: Look) -> Iterator[Finding]:
         yield Finding("warning", f"workload {workload} of {service.name}", Reason.SUSPENDED.sentence)
     for skipped in look.desired.skipped:
         yield Finding("warning", f"{skipped.kind} {skipped.key}", skipped.reason.sentence + _led_on(look, skipped))
+
+
+def _ports(look: Look) -> Iterator[Finding]:
+    """Yield the workloads towards which NAT ports are running out."""
+    far = any(look.desired.nat_remote)
+    for key, table in sorted(look.desired.services.items()):
+        for one in table.candidates:
+            counts = look.state.counts.get((key, one.workload))
+            limit = port_limit(look.state.config.lan, far=far and not one.own_site)
+            if counts is None or counts.nat < WARN_SHARE * limit:
+                continue
+            cause = (
+                f"{counts.nat} of {limit} source ports towards it are held by connections of the LAN; beyond them it "
+                f"is left out ({Reason.NO_PORT}). Add workloads"
+            )
+            way_out = "" if far and not one.own_site else ", or give skedge_nat_ports a wider range"
+            yield Finding("warning", f"ports to {one.workload} of {key.name}", cause + way_out)
 
 
 def _led_on(look: Look, skipped: Skipped) -> str:

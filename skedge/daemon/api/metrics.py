@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from skedge.core.api.documents import LinkRow
 from skedge.core.model import Metrics
 from skedge.core.observed import FlowKind
+from skedge.core.placement.nat_ports import port_limit
 from skedge.core.reasons import Reason
 from skedge.daemon.api.answers import Answers
 from skedge.daemon.api.view import View
@@ -106,13 +107,17 @@ def workloads(at: View) -> Iterator[Metric]:
         ("skedge_workload_open", "Open connections of this site", "open"),
         ("skedge_workload_chosen", "Connections placed here", "chosen"),
         ("skedge_workload_refused", "Placed connections that failed", "refused"),
+        ("skedge_workload_nat_ports", "Connections of the LAN that hold a port towards it", "nat"),
     ):
         rows = [
             (names, getattr(counted[key, one.workload], of))
             for names, key, one in slots
             if (key, one.workload) in counted
         ]
-        yield (_gauge if of == "open" else _counter)(name, text, rows, labels)
+        yield (_gauge if of in ("open", "nat") else _counter)(name, text, rows, labels)
+    far = any(at.desired.nat_remote)
+    limits = ((names, port_limit(at.state.config.lan, far=far and not one.own_site)) for names, key, one in slots)
+    yield _gauge("skedge_workload_nat_port_limit", "How many of them there may be", limits, labels)
     reported = ((names, others.get((key, one.workload), 0)) for names, key, one in slots)
     yield _gauge("skedge_workload_open_others", "Open connections of other sites, as reported", reported, labels)
 

@@ -74,7 +74,7 @@ class EbpfEngine:
         with self._lock:
             return {
                 (key, workload): Counts(
-                    slot.mine, slot.chosen, slot.refused, max(0, slot.last - layout.FIRST_CHOICE + 1)
+                    slot.mine, slot.chosen, slot.refused, max(0, slot.last - layout.FIRST_CHOICE + 1), slot.nat
                 )
                 for key, ident in self.services.services()
                 for _, workload, slot in self.services.slots(ident)

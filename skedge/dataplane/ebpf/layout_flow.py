@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 
 from skedge.core.model import Protocol
+from skedge.core.placement.nat_ports import NAT_ADDRESS_PORTS
 from skedge.dataplane.ebpf.layout_placement import PROTOCOL_OF, PlacementRecord, pack_address, unpack_address
 
 NANOSECONDS = 1_000_000_000
@@ -57,7 +58,7 @@ class NatAddresses:
     own4: str = ""
     own6: str = ""
     towards_sites: bool = False
-    ports: tuple[int, int] = (1024, 65535)
+    ports: tuple[int, int] = NAT_ADDRESS_PORTS
     udp_stream_s: float = 120.0
 
     STRUCT: ClassVar[struct.Struct] = struct.Struct("=4sI16sHHIQ32s")

@@ -36,6 +36,7 @@ from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.observed import Counts, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain
 from skedge.core.placement.loads import Heard, oldest_age
+from skedge.core.placement.nat_ports import port_limit
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon import link_status
@@ -596,3 +597,16 @@ def test_stats_of_a_link_that_is_up_carry_no_reason() -> None:
 def test_ports_that_are_not_kept_back_are_a_warning() -> None:
     found = findings.findings(look(State(LINE["A"], {}), ports="a sentence"))
     assert Finding("warning", "reserved ports", "a sentence") in found
+
+
+def test_nat_ports_that_run_out_are_a_warning_with_the_way_out() -> None:
+    state = state_of()
+    desired = replace(state.desired(), nat_remote=("", ""))
+    limit = port_limit(state.config.lan, far=False)
+    state.counts = {(WEB, A): Counts(9, nat=9), (WEB, B): Counts(limit, nat=int(0.8 * limit) + 1)}
+    found = [one for one in findings.findings(look(state, desired=desired)) if one.what.startswith("ports to")]
+    assert [(one.severity, one.what) for one in found] == [("warning", f"ports to {B} of web")]
+    assert f"{int(0.8 * limit) + 1} of {limit} source ports" in found[0].cause
+    assert "skedge_nat_ports" in found[0].cause
+    wide = replace(desired, nat_remote=("100.64.0.9", "fd00::9"))
+    assert [one for one in findings.findings(look(state, desired=wide)) if one.what.startswith("ports to")] == []
