@@ -47,6 +47,7 @@ skedge_edge:
         - {{service: names, host: 127.0.0.1, port: {NAMES}, protocol: udp}}
     edge-b:
       skedge_prefixes: [{AWAY[4]}, {AWAY[6]}]
+      skedge_preflight_skip: [routes] # it announces what it does not have
       skedge_listeners:
         - {{service: web, port: 8080}}
         - {{service: extra, port: 8081}}

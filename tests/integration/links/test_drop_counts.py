@@ -93,6 +93,6 @@ def test_counts_of_the_older_layout_are_carried_over_once(counting: Site) -> Non
 
 def test_a_code_without_a_place_does_not_compile(counting: Site) -> None:
     text = source_text("link/egress.c") + PROGRAM
-    small = text.replace(f"#define MAX_REASONS {MAX_REASONS}", f"#define MAX_REASONS {max(Reason)}")
+    small = text.replace(f"#define MAX_REASONS {MAX_REASONS}", f"#define MAX_REASONS {int(max(Reason))}")
     assert small != text
     assert "a reason has no place in the arrays of counters" in load(counting.pin_dir, small)
