@@ -36,6 +36,7 @@ from tests.integration.links.kit import listen
 from .conftest import CLIENT, HOST, HOST6, Line
 from .kit import CONTROL_PORT, DNS, ENDPOINT, PATIENCE_S, PORT, WEB, WORKLOAD, Clients, Site, dial, server
 
+STRANGER = "198.51.100.9"
 ECHO = ServiceKey("echo", Protocol.UDP)
 
 
@@ -284,12 +285,16 @@ def test_the_lan_is_not_reached_over_a_link(line: Line) -> None:
     """Neither by a route at the other site, nor in answer to a packet that claims to come from the LAN."""
     with server("lan", line.lan, CLIENT, 8000).listener:
         line.b.ns.ip("route", "add", f"{CLIENT}/32", "via", GATEWAY4, "dev", line.b.device("a"), "onlink")
+        line.b.ns.ip(
+            "addr", "add", f"{STRANGER}/32", "dev", "lo"
+        )  # from its overlay address B itself sends nothing there
         try:
             before = line.a.drops().get(Reason.NOT_OVERLAY, 0)
             with pytest.raises((TimeoutError, OSError)):
-                line.b.ns(socket.create_connection, (CLIENT, 8000), 0.6)
+                line.b.ns(socket.create_connection, (CLIENT, 8000), 0.6, (STRANGER, 0))
             assert line.a.drops()[Reason.NOT_OVERLAY] > before
         finally:
+            line.b.ns.ip("addr", "del", f"{STRANGER}/32", "dev", "lo")
             line.b.ns.ip("route", "del", f"{CLIENT}/32", "dev", line.b.device("a"))
 
 
