@@ -16,7 +16,7 @@ struct nat_config {
     __u64 fin;
     __u64 closed;
     __u64 udp;
-    __u32 source_rate; /* new flows a second of one source, and flows that may be half open; 0: as in nat/flow/limits.h */
+    __u32 source_rate; /* new flows a second of one source, and flows that may be half open; 0: as in nat/admission/limits.h */
     __u32 half_open;
     __u64 spare;
 };

@@ -1,4 +1,4 @@
-/* On lo: the copy of a flow's first packet that the host's own input rules let through, see nat/flow/ask.h. It is made
+/* On lo: the copy of a flow's first packet that the host's own input rules let through, see nat/admission/ask.h. It is made
  * what it was when it came from the LAN, and opens the flow: a socket of this host gets it from here. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
@@ -16,7 +16,7 @@
 #include "nat/flow/types.h"
 #include "nat/flow/packet.h"
 #include "nat/flow/conntrack.h"
-#include "nat/flow/ask.h"
+#include "nat/admission/ask.h"
 
 #define IP4_FLAGS 6
 #define IP4_HOPS 8

@@ -21,7 +21,7 @@
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/sk_assign.h"
-#include "nat/flow/limits.h"
+#include "nat/admission/limits.h"
 
 /* Make the flow of a connection that another site placed at our endpoint. It is counted there, not here. */
 INLINE int flow_admit(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,

@@ -18,7 +18,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
-#include "nat/flow/stack_checks.h"
+#include "nat/admission/stack_checks.h"
 
 #define QUOTED_PORTS 8 /* of the quoted transport header: the least that a router quotes */
 

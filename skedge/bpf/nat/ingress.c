@@ -18,7 +18,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
-#include "nat/flow/stack_checks.h"
+#include "nat/admission/stack_checks.h"
 #include "nat/flow/attempt.h"
 
 /* Go on in another program; only when it is not loaded does the call return. */

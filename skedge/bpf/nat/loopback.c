@@ -18,7 +18,7 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
-#include "nat/flow/ask.h"
+#include "nat/admission/ask.h"
 #include "nat/flow/sk_assign.h"
 
 #define IS_FRAGMENT 2

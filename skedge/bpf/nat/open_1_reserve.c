@@ -20,12 +20,12 @@
 #include "nat/flow/tcp_track.h"
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
-#include "nat/flow/stack_checks.h"
+#include "nat/admission/stack_checks.h"
 #include "nat/flow/sk_assign.h"
-#include "nat/flow/ask.h"
+#include "nat/admission/ask.h"
 #include "nat/flow/attempt.h"
-#include "nat/flow/limits.h"
-#include "nat/flow/multipath.h"
+#include "nat/admission/limits.h"
+#include "nat/admission/multipath.h"
 
 /* A packet of a handshake with a socket of this host. Returns what becomes of the attempt, with the verdict on the packet
  * where it stays. */

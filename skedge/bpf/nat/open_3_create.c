@@ -20,7 +20,7 @@
 #include "nat/flow/forward.h"
 #include "nat/flow/port_alloc.h"
 #include "nat/flow/sk_assign.h"
-#include "nat/flow/ask.h"
+#include "nat/admission/ask.h"
 
 /* Take back what was reserved and counted. */
 INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struct scratch *m, int reason)

@@ -115,7 +115,7 @@ struct weighed {
 struct placement {
     __u64 placed; /* PLACED_*; 0: nothing */
     __u64 placed_at; /* ns since boot */
-    __u64 seen;      /* UDP flows: last datagram, ns since boot; flows of the LAN: their turn, see nat/flow/limits.h */
+    __u64 seen;      /* UDP flows: last datagram, ns since boot; flows of the LAN: their turn, see nat/admission/limits.h */
     __u32 listener[4];
     __u32 target[4]; /* as ::ffff:a.b.c.d where IPv4 */
     __u32 listener_port;

@@ -1,4 +1,4 @@
-"""Whether the LAN programs ask the host's own input rules about new flows, and how often (bpf/nat/flow/ask.h)."""
+"""Whether the LAN programs ask the host's own input rules about new flows, and how often (bpf/nat/admission/ask.h)."""
 
 from __future__ import annotations
 

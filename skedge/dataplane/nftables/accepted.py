@@ -1,4 +1,4 @@
-"""What the host's own input rules let through, of what the LAN programs ask them about (`bpf/nat/flow/ask.h`).
+"""What the host's own input rules let through, of what the LAN programs ask them about (`bpf/nat/admission/ask.h`).
 
 One chain in each of the families ip and ip6 (there is no ``dup`` in inet), behind every rule of the host: a packet that
 comes so far was accepted. A copy goes over ``lo`` to our program there, which makes the flow; the packet itself is

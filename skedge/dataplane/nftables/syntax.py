@@ -16,7 +16,7 @@ PLACE = {"family": FAMILY, "table": TABLE}
 Expression = dict[str, Any]
 FROM_LINK: Expression = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": f"{PREFIX}*"}}
 TO_LINK: Expression = {"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": f"{PREFIX}*"}}
-# What the host's rules are asked about: ASKING of bpf/nat/flow/ask.h, as nft prints it.
+# What the host's rules are asked about: ASKING of bpf/nat/admission/ask.h, as nft prints it.
 ASKED: Expression = {"match": {"op": "==", "left": {"meta": {"key": "priority"}}, "right": "736b:6673"}}
 ACCEPT: Expression = {"accept": None}
 DROP: Expression = {"drop": None}

@@ -1,7 +1,7 @@
 /* Checks of the host's stack that packets of flows by-pass, made here for the first packet of each: no martian addresses
  * (RFC 1812, RFC 4291), and for IPv4 the reverse path filter of the device, as it is set now. IPv6 has no such filter. */
-#ifndef SKEDGE_NAT_FLOW_STACK_CHECKS_H
-#define SKEDGE_NAT_FLOW_STACK_CHECKS_H
+#ifndef SKEDGE_NAT_ADMISSION_STACK_CHECKS_H
+#define SKEDGE_NAT_ADMISSION_STACK_CHECKS_H
 
 /* Offsets in the running kernel's structs, found in its BTF by the loader. */
 #ifndef OFF_SKB_DEV

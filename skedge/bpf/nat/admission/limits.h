@@ -1,8 +1,8 @@
 /* What one machine, or a flood of made-up senders, can take of the flow table: so many new flows a second for each
  * source, and a room for all flows that are half open, where a new one takes the place of the oldest. Whoever completes
  * a handshake before the room was filled once more is not touched by it. */
-#ifndef SKEDGE_NAT_FLOW_LIMITS_H
-#define SKEDGE_NAT_FLOW_LIMITS_H
+#ifndef SKEDGE_NAT_ADMISSION_LIMITS_H
+#define SKEDGE_NAT_ADMISSION_LIMITS_H
 
 #define SOURCES 65536
 #define SOURCE_RATE 10000 /* new flows a second where the controller says nothing; as many at once */

@@ -1,8 +1,8 @@
 /* Multipath TCP (RFC 8684): a further subflow of a connection that a listener's workload has. Its SYN names that
  * connection by a token that only the workload knows, so it must not be placed: it is reset, which ends nothing but the
  * subflow. The connection goes on with those that it has. */
-#ifndef SKEDGE_NAT_FLOW_MULTIPATH_H
-#define SKEDGE_NAT_FLOW_MULTIPATH_H
+#ifndef SKEDGE_NAT_ADMISSION_MULTIPATH_H
+#define SKEDGE_NAT_ADMISSION_MULTIPATH_H
 
 #define MULTIPATH_KIND 30
 #define MULTIPATH_JOIN 1

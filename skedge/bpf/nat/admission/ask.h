@@ -6,8 +6,8 @@
  *
  * The packet is known again by its priority (skb->priority): unlike a mark, the host's rules and routes do not look at
  * it. Whoever sets it elsewhere gains nothing: a copy counts only for a packet that was asked about here. */
-#ifndef SKEDGE_NAT_FLOW_ASK_H
-#define SKEDGE_NAT_FLOW_ASK_H
+#ifndef SKEDGE_NAT_ADMISSION_ASK_H
+#define SKEDGE_NAT_ADMISSION_ASK_H
 
 #define ASKING 0x736b6673u /* skb->priority, as chain and programs know it */
 #define ASK_NS 1000000000ull /* a copy that comes later is none of ours; it takes microseconds */
