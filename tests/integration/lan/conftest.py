@@ -10,6 +10,7 @@ from tests.integration.links.kit import run
 
 from .kit import Bench, Site, make_bench
 from .wire import Wire
+from .world import World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,3 +61,20 @@ def wire(bench: Bench) -> Iterator[Wire]:
     made = Wire(bench)
     yield made
     made.socket.close()
+
+
+@pytest.fixture(scope="module")
+def standing_world(bpffs: Path) -> Iterator[World]:
+    """Two edge hosts and their machines; a module with another kind of them has a fixture of its own by this name."""
+    made = World(bpffs)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def world(standing_world: World) -> Iterator[World]:
+    """The hosts with no service and no flow; nothing may stay counted."""
+    yield standing_world
+    standing_world.clean()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,25 +25,16 @@ LOOPBACK = {4: ("127.0.0.1", "127.0.1.1", "127.0.0.2", "127.255.0.3", "0.0.0.0")
 MINE = 61009
 
 
-@pytest.fixture(scope="module")
-def standing(bpffs: Path) -> Iterator[World]:
-    made = World(bpffs)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 @pytest.fixture
-def world(standing: World) -> Iterator[World]:
+def world(standing_world: World) -> Iterator[World]:
     for prefix in ANY_IP.values():
-        standing.a.ns.ip("route", "add", "local", prefix, "dev", "lo")
-    follow(standing)
-    yield standing
+        standing_world.a.ns.ip("route", "add", "local", prefix, "dev", "lo")
+    follow(standing_world)
+    yield standing_world
     for prefix in ANY_IP.values():
-        standing.a.ns.ip("route", "del", "local", prefix, "dev", "lo")
-    follow(standing)
-    standing.clean()
+        standing_world.a.ns.ip("route", "del", "local", prefix, "dev", "lo")
+    follow(standing_world)
+    standing_world.clean()
 
 
 def follow(world: World) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +12,6 @@ from skedge.core.reasons import Reason
 
 from .test_sockets import BOTH, KINDS, LOOPBACK, exchange, workload
 from .world import EDGE_A, LISTEN, World, eventually
-
-
-@pytest.fixture(scope="module")
-def standing(bpffs: Path) -> Iterator[World]:
-    made = World(bpffs)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def world(standing: World) -> Iterator[World]:
-    yield standing
-    standing.clean()
 
 
 def bound(world: World, kind: int, source: str, device: str = "") -> socket.socket:

@@ -36,7 +36,7 @@ SO_PRIORITY = 12
 
 
 @pytest.fixture(scope="module")
-def standing(bpffs: Path) -> Iterator[World]:
+def standing_world(bpffs: Path) -> Iterator[World]:
     made = World(bpffs)
     try:
         honour(made.a)
@@ -46,10 +46,10 @@ def standing(bpffs: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(standing: World) -> Iterator[World]:
-    yield standing
-    standing.a.ns.sh("nft delete table inet operator 2>/dev/null || true")
-    standing.clean()
+def world(standing_world: World) -> Iterator[World]:
+    yield standing_world
+    standing_world.a.ns.sh("nft delete table inet operator 2>/dev/null || true")
+    standing_world.clean()
 
 
 def honour(site: Site, *, off: bool = False) -> None:

@@ -25,7 +25,7 @@ SIZES = {v: (1, 1200, FITS[v], FITS[v] + 1, 1500 - 28, 1500 - 27, 8192, LARGEST)
 
 
 @pytest.fixture(scope="module")
-def standing(bpffs) -> Iterator[World]:
+def standing_world(bpffs) -> Iterator[World]:
     made = World(bpffs)
     # Over veth a piece that was cut from a large datagram counts for all of it, where it is put together.
     made.client.sh("sysctl -qw net.ipv4.ipfrag_high_thresh=16777216 net.ipv6.ip6frag_high_thresh=16777216")
@@ -33,12 +33,6 @@ def standing(bpffs) -> Iterator[World]:
         yield made
     finally:
         made.close()
-
-
-@pytest.fixture
-def world(standing: World) -> Iterator[World]:
-    yield standing
-    standing.clean()
 
 
 def served(world: World, where: str, v: int) -> tuple[Server, socket.socket]:

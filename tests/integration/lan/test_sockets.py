@@ -11,7 +11,6 @@ import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -31,21 +30,6 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 KINDS = ("near", "machine", "hairpin", "there", "far_machine")
 SIZE = 2_000_000
 TCP_CLOSE = 7
-
-
-@pytest.fixture(scope="module")
-def standing(bpffs: Path) -> Iterator[World]:
-    made = World(bpffs)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def world(standing: World) -> Iterator[World]:
-    yield standing
-    standing.clean()
 
 
 def workload(world: World, where: str, v: int, cost: int = 0, kind: int = socket.SOCK_STREAM,

@@ -26,18 +26,12 @@ class WireGuardWorld(World):
 
 
 @pytest.fixture(scope="module")
-def standing(bpffs: Path) -> Iterator[World]:
+def standing_world(bpffs: Path) -> Iterator[World]:
     made = WireGuardWorld(bpffs)
     try:
         yield made
     finally:
         made.close()
-
-
-@pytest.fixture
-def world(standing: World) -> Iterator[World]:
-    yield standing
-    standing.clean()
 
 
 @BOTH
