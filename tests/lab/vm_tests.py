@@ -25,7 +25,9 @@ WANTED = [
     f"{LINKS}/test_verdicts.py",
     "tests/integration/lan/test_packets.py",
     "tests/integration/lan/test_kept_packets.py",
+    "tests/integration/lan/test_vlans.py",
     "tests/integration/control/test_netem.py",
+    "tests/integration/control/test_unsent.py::test_a_wireguard_device_without_a_session_says_so",
     f"{LINKS}/test_forwarding.py",
     f"{LINKS}/test_wireguard.py",
     f"{LINKS}/test_line.py::test_endpoint_reaches_the_workload_wherever_it_is_bound",
@@ -44,7 +46,8 @@ def main() -> int:
     """Run the tests; pytest's exit code."""
     arguments = sys.argv[1:]
     long = arguments[:1] == ["long"]
-    which = "needs_ipvs and long" if long else "(needs_bpf or needs_ipvs or needs_netem) and not (slow_in_vm or long)"
+    kernel = "needs_bpf or needs_ipvs or needs_netem or needs_wireguard"
+    which = "needs_ipvs and long" if long else f"({kernel}) and not (slow_in_vm or long)"
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", which, "--durations=6"]
     options += [f"--deselect={test}" for test in COMPILES_OFTEN]
     options += ["-o", f"timeout={LONG_S if long else 400}"]
