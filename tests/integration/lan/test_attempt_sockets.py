@@ -160,6 +160,7 @@ def flood(world: World, *options: str) -> subprocess.Popen[bytes]:
 def test_a_client_that_never_finishes_suspends_nobody(world: World, where: str) -> None:
     first, other = workload(world, where, 4)[1], workload(world, "hairpin", 4, 50)[1]
     world.a.service([first, other], (EDGE_A[4], LISTEN))
+    world.client.sh(f"ping -c1 -W2 {EDGE_A[4]}")  # what waits for the gateway's address may be lost
     assert flood(world, "--number", "3", "--spoof", "10.60.1.128/25").wait() == 0
     eventually(lambda: world.a.open() == 3, "all three arrive, also where the gateway had to be asked for first")
     configure_nat(world.a, NatConfig(syn_s=0))
