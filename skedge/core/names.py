@@ -11,6 +11,7 @@ NFT_TABLE = "skedge"  # in the family inet
 PREFIX = "sk-"
 DEVICE_NAME_MAX = 15  # IFNAMSIZ - 1
 GATEWAY4 = "169.254.74.1"  # next hop of IPv4 routes on each of our devices: it only stands for the one neighbour
+UPLINK_MARK = 0x70000000  # of the tunnel packets of links that are bound to an uplink
 SOCKET_MARK = 0x736B  # "sk": SO_MARK of the controller's own sockets, which are never balanced
 
 
@@ -73,6 +74,19 @@ def device_name(network: str, link: LinkId, site: str) -> str:
     tail = "-" + _digest("dev", network, link.a, link.b, link.name).hex()[:4]
     room = DEVICE_NAME_MAX - len(PREFIX) - len(tail)
     return PREFIX + link.far_end(site)[:room] + tail
+
+
+def uplink_mark(port: int) -> int:
+    """Return the mark of a link's own packets, which is its routing table, too; ``port``: no two links have the same.
+
+    Bits 14 and 15 are left out: Kubernetes drops or translates what has them, and Tailscale reads 16 to 23.
+    """
+    return UPLINK_MARK | (port >> 14) << 24 | (port & 0x3FFF)
+
+
+def is_uplink_mark(mark: int) -> bool:
+    """Return whether a mark is one of `uplink_mark`."""
+    return mark & ~0x03003FFF == UPLINK_MARK and mark != UPLINK_MARK
 
 
 def address_port(address: str, port: int) -> str:

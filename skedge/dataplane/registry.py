@@ -21,7 +21,7 @@ from skedge.core.desired.kinds import Kind, Registry
 from skedge.core.desired.kinds import field as desired_field
 from skedge.core.model import Lan, LanFirewall, SiteConfig
 from skedge.core.names import overlay_prefix6
-from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
+from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice, Uplink
 from skedge.core.placement.candidates import merge_candidates
 from skedge.dataplane.ebpf import host_rules
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
@@ -41,11 +41,12 @@ from skedge.dataplane.links.driver import LinkDriver
 from skedge.dataplane.nftables import accepted, arrivals, default_deny, forward_guard, notrack
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.table import NftTable
-from skedge.dataplane.routing import rules
+from skedge.dataplane.routing import rules, uplinks
 from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver, fall
 from skedge.dataplane.routing.rules import RuleDriver
+from skedge.dataplane.routing.uplinks import UplinkDriver
 
 _NAT_OFF = NatConfig(device=0, ports=(1, 0))
 
@@ -160,6 +161,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             lambda config, _desired, _held: host_rules.wanted(honoured=honoured(config.lan)),
             glance=lambda: tuple(asks.read().items()),
         ),
+        _uplink(base, links),
         _link(links, rests_on=lambda: check.directions),
         _address(base),
         _route(base, others_prefixes),
@@ -219,6 +221,7 @@ def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
             lambda _config, _desired, _held: IPVS_SETTINGS,
             glance=lambda: tuple(engine.settings.read().items()),
         ),
+        _uplink(base, links),
         _link(links),
         _address(base),
         _route(base, None),
@@ -304,6 +307,24 @@ def _notrack(
         return {name: one for name, one in held.items() if name == notrack.NAME}
     listeners = desired.listeners if config.lan.devices else ()
     return notrack.wanted(held, listeners, opening=base.other_drains(), tracked=notrack.tracks())
+
+
+def _uplink(base: Base, links: LinkDriver) -> Kind[int, Uplink]:
+    desired_now: Mapping[int, tuple[str, LinkDevice, str]] = {}
+
+    def look() -> Mapping[int, Uplink]:
+        return {
+            mark: uplinks.wanted(base.netlink, local, links.far_ends(name, device))
+            for mark, (name, device, local) in desired_now.items()
+        }
+
+    def wanted(_config: SiteConfig, desired: Desired, _held: object) -> Mapping[int, Uplink]:
+        nonlocal desired_now
+        devices = ((name, desired.links[name], local) for name, local in desired.uplinks.items())
+        desired_now = {device.mark: (name, device, local) for name, device, local in devices}
+        return look()
+
+    return Kind("uplink", UplinkDriver(base.netlink), wanted, glance=lambda: tuple(sorted(look().items())))
 
 
 def _link(links: LinkDriver, rests_on: Callable[[], Hashable] | None = None) -> Kind[str, LinkDevice]:

@@ -60,11 +60,14 @@ class Desired:
     ``sites`` are the overlay addresses of all other sites, reachable or not, and ``sources`` their LANs; both with the
     link devices that packets from there may come by.
 
+    ``uplinks``: device of each link that is bound to an uplink -> its address there.
+
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
     """
 
     links: Mapping[str, LinkDevice] = field(default_factory=dict)
+    uplinks: Mapping[str, str] = field(default_factory=dict)
     nat_local: tuple[str, str] = ("", "")
     nat_remote: tuple[str, str] = ("", "")
     addresses: Mapping[str, str] = field(default_factory=dict)
@@ -129,6 +132,7 @@ def compute(
     skipped.extend(_beyond_engine(config, here, endpoint_ports))
     return Desired(
         links=link_devices(config),
+        uplinks=uplinks(config),
         nat_local=nat,
         nat_remote=nat_sources(config, network_map, addresses[config.site]),
         addresses=own_addresses(config, addresses[config.site]),
@@ -165,6 +169,15 @@ def link_devices(config: SiteConfig) -> Mapping[str, LinkDevice]:
     }
 
 
+def uplinks(config: SiteConfig) -> Mapping[str, str]:
+    """Return the address on its uplink of every link device whose packets carry a mark."""
+    return {
+        names.device_name(config.network, link_id(config, link), config.site): link.local
+        for link in config.links
+        if link.transport.facts.marked and link.local
+    }
+
+
 def link_id(config: SiteConfig, link: Link) -> LinkId:
     """Return the identity of one of this site's configured links."""
     return LinkId.between(config.site, link.to, link.name)
@@ -186,6 +199,7 @@ def _device(config: SiteConfig, link: Link) -> LinkDevice:
         remote_port=link.remote_port if facts.roaming and link.remote else 0,
         keepalive_s=link.keepalive_s if facts.roaming else 0,
         keys=link.keys if facts.encrypted else (),
+        mark=names.uplink_mark(link.port) if facts.marked and link.local else 0,
     )
 
 

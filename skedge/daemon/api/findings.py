@@ -63,6 +63,7 @@ def findings(look: Look) -> list[Finding]:
         *_services(look),
         *_ports(look),
         *_surroundings(look),
+        *_strays(look),
         *_kernel(look),
         *_drift(look),
         *_waiting(look),
@@ -192,6 +193,19 @@ def _surroundings(look: Look) -> Iterator[Finding]:
             "skedge_overlay_address, or the network another skedge_overlay_cidr"
         )
         yield Finding("error", f"address {address}", cause)
+
+
+def _strays(look: Look) -> Iterator[Finding]:
+    """Yield the links that leave by another device than the one that has their local address."""
+    for name, device in sorted(look.desired.links.items()):
+        away = look.applied.strays.get(device.mark) if device.mark else None
+        if away is not None:
+            cause = (
+                f"leaves by {away}, which does not have its local {look.desired.uplinks.get(name, '')}: this host has "
+                "no other route to the far end; add one (ip rule from that address to a table with the uplink's "
+                "gateway), or both links fail with one uplink"
+            )
+            yield Finding("warning", f"link {device.link}", cause)
 
 
 def _kernel(look: Look) -> Iterator[Finding]:

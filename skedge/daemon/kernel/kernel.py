@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
@@ -38,6 +38,14 @@ class Tunnels(Protocol):
         ...
 
 
+class Uplinks(Protocol):
+    """The routes of links that are bound to an uplink."""
+
+    def strays(self) -> Mapping[int, str]:
+        """Return the devices by which packets leave that are not those of their address. Raises DataplaneError."""
+        ...
+
+
 class Host(Withdrawing, Protocol):
     """What the host itself has."""
 
@@ -60,7 +68,8 @@ class Applied:
 
     ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
     ``drift`` is what others had changed since the run before, ``recent`` the same of the last minutes with the time it
-    was found (monotonic seconds), ``drifted`` how much it was in all, both by kind.
+    was found (monotonic seconds), ``drifted`` how much it was in all, both by kind. ``strays``: mark of a link that is
+    bound to an uplink -> another device, which its packets leave by.
     """
 
     changed: tuple[str, ...] = ()
@@ -73,6 +82,7 @@ class Applied:
     recent: Mapping[str, tuple[tuple[float, Drift], ...]] = field(default_factory=dict)
     drifted: Mapping[str, int] = field(default_factory=dict)
     surroundings: Surroundings = field(default_factory=Surroundings)
+    strays: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,7 @@ class Kernel:
         """
         drivers = {kind.name: kind.driver for kind in registry}
         self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
+        self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(
             replace(kind, driver=self._services) if kind.name == "service" else kind for kind in registry
         )
@@ -216,6 +227,7 @@ class Kernel:
             self._drift.recent(now),
             dict(self._drift.totals),
             self._surroundings(desired),
+            self._strays(),
         )
 
     def _surroundings(self, desired: Desired) -> Surroundings:
@@ -224,6 +236,12 @@ class Kernel:
             return self.host.surroundings(desired.prefixes)
         except DataplaneError:
             return Surroundings()
+
+    def _strays(self) -> Mapping[int, str]:
+        try:
+            return self._uplinks.strays() if self._uplinks else {}
+        except DataplaneError:
+            return {}
 
     def _checked(self, reports: Mapping[str, KindReport[Any]]) -> bool:
         """Return whether links and what is before them are as they should be, but for what waits for another host."""

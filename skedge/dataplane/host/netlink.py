@@ -7,6 +7,7 @@ first use.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -59,6 +60,16 @@ def kernel_errors(what: str) -> Iterator[None]:
         raise DataplaneError(f"{what}: {os.strerror(error.code) if error.code else error}") from error
     except (OSError, NetlinkDumpInterrupted) as error:
         raise DataplaneError(f"{what}: {error.strerror if isinstance(error, OSError) else error}") from error
+
+
+@contextmanager
+def gone_is_success() -> Iterator[None]:
+    """Pass over the kernel's word that what is to be removed is not there."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ESRCH, errno.ENOENT):
+            raise
 
 
 class Netlink:

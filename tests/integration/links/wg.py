@@ -22,6 +22,7 @@ class Go:
 
     def __init__(self, ns: Namespace, sockets: Path, device: str) -> None:
         sockets.mkdir(exist_ok=True)
+        self._device, self._sockets = device, sockets
         self.log = sockets / f"{device}.log"
         script = 'mkdir -p /run/wireguard && mount --bind "$1" /run/wireguard &&'
         script += ' exec ip netns exec "$2" wireguard-go -f "$3"'
@@ -34,6 +35,14 @@ class Go:
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, "wireguard-go makes no socket"
             time.sleep(0.02)
+
+    def ends(self, device: str) -> bool:
+        """Wait for the end of the process of a device that was deleted; False where it is another's."""
+        if device != self._device or self._process.poll() is not None:
+            return False
+        self._process.wait(10)
+        (self._sockets / f"{device}.sock").unlink(missing_ok=True)
+        return True
 
     def close(self) -> None:
         self._process.terminate()

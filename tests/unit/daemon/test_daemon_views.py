@@ -12,6 +12,7 @@ import pytest
 
 from skedge.control.health.monitor import HealthState
 from skedge.control.liveness.detector import LinkStats
+from skedge.core import names
 from skedge.core.api.documents import LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.linkstate.database import Database
@@ -39,6 +40,7 @@ from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.placement.nat_ports import port_limit
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
+from skedge.core.transports import Transport
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
@@ -474,6 +476,17 @@ def test_a_resolver_with_the_address_of_a_site_is_an_error_and_another_one_is_no
     assert list(found) == [f"address {site}"]
     assert found[f"address {site}"][0] == "error"
     assert "skedge_overlay_address" in found[f"address {site}"][1]
+
+
+def test_a_link_that_does_not_leave_by_its_uplink_is_named() -> None:
+    link = replace(LINE["A"].links[0], transport=Transport.WIREGUARD, local="192.0.2.1", port=5001)
+    state = state_of({**LINE, "A": replace(LINE["A"], links=(link,))})
+    mark = next(iter(state.desired().links.values())).mark
+    assert names.is_uplink_mark(mark)
+    found = problems(look(state, applied=Applied(strays={mark: "eth0"})))
+    assert found["link A--B"][0] == "warning"
+    assert found["link A--B"][1].startswith("leaves by eth0, which does not have its local 192.0.2.1")
+    assert not problems(look(state, applied=Applied(strays={mark + 1: "eth0"})))
 
 
 def test_what_waits_for_another_host_is_a_warning() -> None:
