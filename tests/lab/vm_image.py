@@ -62,8 +62,7 @@ def _usr_merged(release: str, tree: Path, base: Path) -> Path:
     if not merged.exists():
         modules = merged / "usr/lib/modules" / release
         modules.parent.mkdir(parents=True)
-        source = tree / "usr/lib/modules" if (tree / "usr/lib/modules").is_dir() else tree / "lib/modules"
-        shutil.copytree(source / release, modules, symlinks=True)
+        shutil.copytree(tree / "lib/modules" / release, modules, symlinks=True)
         trees = [path.name for path in sorted((base / "usr/src").glob("linux-headers-*-amd64"))]
         build = f"linux-headers-{release}" if f"linux-headers-{release}" in trees else trees[-1]
         for link, name in (("build", build), ("source", build.replace("-amd64", "-common"))):

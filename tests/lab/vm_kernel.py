@@ -101,6 +101,8 @@ def fetched(kernel: Kernel) -> tuple[str, Path]:
         say(f"vm: fetching Debian's kernel {release} of {kernel.suite}")
         subprocess.run(["apt-get", "-q", *apt, "download", f"linux-image-{release}"], cwd=work, check=True, stdout=2)
         run("dpkg-deb", "-x", next(work.glob("*.deb")), work / "root")
+        if not (work / "root/lib").exists():
+            (work / "root/lib").symlink_to("usr/lib")  # its package is of a merged /usr
         run("depmod", "-b", work / "root", release)
         directory = VM / f"kernel-{release}"
         if not directory.exists():  # the same may be in two suites
