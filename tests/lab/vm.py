@@ -2,8 +2,8 @@
 
 A pass on this machine's kernel proves nothing for the others. The VM's disk is the lab's base image of the kernel's
 userland with the kernel's modules; this checkout is at the same path inside, read-only below a layer in memory, with
-its venv, or the disk's where the userland's Python is another. The command's output comes over the serial line, its exit
-code is ours. The command may write files to keep into ``/run/vm`` (see ``run``).
+its venv, or the disk's where the userland's Python is another. The command's output comes over the serial line, its
+exit code is ours. The command may write files to keep into ``/run/vm`` (see ``run``).
 Emulated (TCG) where KVM runs no guest, which is tried once; ``VM_ACCEL`` (tcg, kvm) says it without trying.
 """
 
