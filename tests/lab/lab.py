@@ -203,13 +203,20 @@ def get(name: str) -> Lab:
     return lab
 
 
-def create(name: str, topology: str) -> Lab:
-    """Return the lab of that name, registering it with an address range of its own if it is new."""
+def create(name: str, topology: str, suites: tuple[str, ...] = ()) -> Lab:
+    """Return the lab of that name, registering it with an address range of its own if it is new.
+
+    Args:
+        name: decides everything that labs do not share.
+        topology: the name of one in tests/lab/topologies, or a file.
+        suites: which Debian the hosts have, in turn; those of ``SUITE`` if there are none.
+    """
     if os.geteuid() != 0:
         raise LabError("a lab needs root (namespaces, mounts, containers)")
-    wanted, suites, lab = load_topology(topology), wanted_suites(), find(name)
+    wanted, lab = load_topology(topology), find(name)
+    asked, suites = bool(suites) or "SUITE" in os.environ, suites or wanted_suites()
     if lab is not None:
-        if "SUITE" in os.environ and lab.plan.suites != suites:
+        if asked and lab.plan.suites != suites:
             said = f"LAB={name} is up with hosts of {', '.join(lab.plan.suites)}"
             raise LabError(f"{said}: take another name, or make lab-down LAB={name}")
         if lab.plan.topology.kind != wanted.kind:
