@@ -82,10 +82,11 @@ int lan_begin(struct __sk_buff *skb)
         reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
     if (skb->cb[CB_LINK] & CB_OWN)
         scratch->flow.state |= FLOW_OWN;
+    scratch->key = p.key;
     if (!reason)
-        reason = flow_create(config, &p.key, scratch);
-    /* Parsed anew, what was known of the packet is no matter to the verifier in the loop over the ports: without that it
-     * walks the loop once for each kind of packet, which is more than it has the patience for. */
+        reason = flow_create(config, &scratch->key, scratch);
+    /* Parsed anew, with its key taken from elsewhere meanwhile, what was known of the packet is no matter to the verifier in
+     * the loop over the ports: else it walks the loop once for each kind of packet, for which it has not the patience. */
     if (reason < 0 || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return TC_ACT_SHOT;
     if (reason)
