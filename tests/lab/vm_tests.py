@@ -22,9 +22,9 @@ import pytest
 LONG_S = 2000
 CONNECT, LINKS, LAN, IPVS = (f"tests/integration/{room}" for room in ("connect", "links", "lan", "ipvs"))
 SHORT = [
-    f"{CONNECT}/test_loader.py::test_sizes_of_the_maps_are_those_of_the_layouts",
     f"{CONNECT}/test_loader.py::test_every_program_is_taken_with_room_to_spare",
-    f"{CONNECT}/test_pick.py",
+    f"{CONNECT}/test_pick.py::test_medium_services",
+    f"{CONNECT}/test_pick.py::test_a_hundred_choices_of_256_workloads",
     f"{CONNECT}/test_families.py",
     f"{LINKS}/test_verdicts.py",
     f"{LAN}/test_verifier.py",
@@ -33,6 +33,7 @@ SHORT = [
 ]
 REST = [
     f"{CONNECT}/test_loader.py",
+    f"{CONNECT}/test_pick.py",
     f"{CONNECT}/test_table.py",
     f"{CONNECT}/test_counts.py",
     f"{CONNECT}/test_policies.py",
