@@ -99,10 +99,15 @@ def fetched(kernel: Kernel) -> tuple[str, Path]:
         apt = _apt_root(kernel.suite, work)
         release = release or _newest(kernel, apt)
         say(f"vm: fetching Debian's kernel {release} of {kernel.suite}")
-        subprocess.run(["apt-get", "-q", *apt, "download", f"linux-image-{release}"], cwd=work, check=True, stdout=2)
-        run("dpkg-deb", "-x", next(work.glob("*.deb")), work / "root")
+        subprocess.run(["apt-get", "-q", *apt, "download", *_packages(release, apt)], cwd=work, check=True, stdout=2)
+        for package in work.glob("*.deb"):
+            run("dpkg-deb", "-x", package, work / "root")
         if not (work / "root/lib").exists():
             (work / "root/lib").symlink_to("usr/lib")  # its package is of a merged /usr
+        image = work / "root/lib/modules" / release / "vmlinuz"
+        if image.exists():  # newer packages have it there, and their scripts copy it
+            (work / "root/boot").mkdir(exist_ok=True)
+            image.rename(work / "root/boot" / f"vmlinuz-{release}")
         run("depmod", "-b", work / "root", release)
         directory = VM / f"kernel-{release}"
         if not directory.exists():  # the same may be in two suites
@@ -159,6 +164,13 @@ def _newest(kernel: Kernel, apt: list[str]) -> str:
     if not found:
         raise LabError(f"apt knows no linux-image-amd64 of {kernel.suite}")
     return found[0].removeprefix("linux-image-")
+
+
+def _packages(release: str, apt: list[str]) -> list[str]:
+    """Return the packages of one kernel: one, or of newer ones one for each part."""
+    words = run("apt-cache", *apt, "depends", "--important", f"linux-image-{release}").split()
+    parts = [f"linux-{part}-{release}" for part in ("base", "binary", "modules")]
+    return [part for part in parts if part in words] or [f"linux-image-{release}"]
 
 
 def initramfs(release: str, tree: Path) -> Path:
