@@ -177,11 +177,16 @@ int lan_open(struct __sk_buff *skb)
         return judged == NOTHING_THERE ? TC_ACT_UNSPEC : TC_ACT_SHOT;
     address_copy(scratch->client.client, p.key.from);
     scratch->has_affinity = listener->affinity_s;
-    if (flow && judged != NOTHING_THERE)
+    if (flow && judged != NOTHING_THERE) {
         placement = attempt_renew(&p.key, flow, judged, listener, scratch);
-    else
+    } else {
         placement = flow_begin(skb, config, &p, scratch, &verdict);
-    if (!placement)
+        if (placement)
+            scratch->service = listener_choose_service(listener, &scratch->client, placement);
+    }
+    /* Parsed anew, what was known of the packet is no matter to the verifier here: else it walks the rest once for each kind
+     * of packet and way that leads here. */
+    if (!placement || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return verdict;
     scratch->key = p.key;
     address_copy(placement->listener, p.key.to);
@@ -189,9 +194,8 @@ int lan_open(struct __sk_buff *skb)
     placement->protocol = p.key.protocol;
     placement->need = SLOT_IN | (p.v6 ? SLOT_T6 : SLOT_T4);
     placement->prefer6 = p.v6;
-    placement->preserves_src = !own && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
-    if (judged == NOTHING_THERE)
-        scratch->service = listener_choose_service(listener, &scratch->client, placement);
+    placement->preserves_src =
+        !(skb->cb[CB_LINK] & CB_OWN) && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
     nat_programs_v1.call(skb, NAT_PLACE);
     return TC_ACT_SHOT;
 }

@@ -13,12 +13,13 @@ import pytest
 from skedge.core.errors import HostError
 from skedge.core.objects import ListenerKey
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.bpf.programs import PROGRAMS
+from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PROGRAMS
 from skedge.dataplane.ebpf import layout_listener
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.loader import host_requirements, loader
+from tests.kit import verifier
 
 from .kit import Host, Site, candidate, connect
 
@@ -210,3 +211,9 @@ def test_who_is_not_root_may_pass_to_the_pins_but_not_list_what_is_above(fresh: 
     above.chmod(0o700)
     host_requirements.ensure_pin_dir(fresh.pins)
     assert above.stat().st_mode & 0o777 == 0o701
+
+
+def test_every_program_is_taken_with_room_to_spare(host: Host) -> None:
+    found = verifier.walked(host.pins)
+    assert {one.pin for one in CONNECT_PROGRAMS if not one.iterates} <= set(found)
+    assert {name: count for name, count in found.items() if count > verifier.ROOM} == {}

@@ -81,6 +81,11 @@ def test_the_newest_headers_are_chosen_with_their_common_part():
         "build": "/usr/src/kernels/5.14.0-503.el9.x86_64",
         "source": "/usr/src/kernels/5.14.0-503.el9.x86_64",
     }
+    trees = [f"/usr/src/linux-headers-6.12.{n}+deb13-{kind}" for n in (9, 118) for kind in ("amd64", "common")]
+    assert headers.choose(trees) == {
+        "build": "/usr/src/linux-headers-6.12.118+deb13-amd64",
+        "source": "/usr/src/linux-headers-6.12.118+deb13-common",
+    }, "as Debian 13 names them"
     assert headers.choose([]) == {}
 
 
@@ -132,6 +137,26 @@ def test_a_bundle_with_a_path_outside_is_refused(tmp_path: Path):
     assert not (tmp_path / "versions/one.wheels").exists()
 
 
+def test_a_version_has_the_packages_of_the_python_that_comes_with_an_upgrade(tmp_path: Path):
+    ran: list[list[str]] = []
+    made = a_release(tmp_path, "one")
+    made.module.params.update(python="/usr/bin/python3", bcc="", later_pythons=["3.13"])
+    made.module.run_command = lambda command, umask: ran.append(command) or (0, "", "")
+    made.module.get_bin_path = lambda name: None
+    (tmp_path / "versions/one").mkdir(parents=True)
+    made._unpack = lambda tar, directory: Path(directory, "pip-1-py3-none-any.whl").touch() or made._version_made()
+    made._version_made = lambda: Path(made.version).mkdir(parents=True, exist_ok=True)
+    with tarfile.open(tmp_path / "x.tar", "w"):
+        pass
+    made.install(str(tmp_path / "x.tar"))
+    assert made.complete()
+    own, later = [command for command in ran if "install" in command]
+    assert "--target" not in own
+    assert later[later.index("--target") + 1] == f"{made.version}/lib/python3.13/site-packages"
+    assert later[later.index("--python-version") + 1] == "3.13"
+    assert {"--no-index", "skedge"} <= {*own} & {*later}, "both from the bundle alone"
+
+
 # ---- bundle ----------------------------------------------------------------------------------------------------
 
 TARGET = bundle.Target("3.11", "x86_64", "2.36")
@@ -160,9 +185,26 @@ def test_another_kind_of_host_is_another_bundle_but_tests_are_no_source(project:
     before = bundle.digest(project, TARGET)
     assert bundle.digest(project, bundle.Target("3.12", "x86_64", "2.36")) != before
     assert bundle.digest(project, bundle.Target("3.11", "aarch64", "2.36")) != before
+    assert bundle.digest(project, bundle.Target("3.11", "x86_64", "2.36", ("3.13",))) != before
     (project / "tests").mkdir()
     (project / "tests/t.py").write_text("x")
     assert bundle.digest(project, TARGET) == before
+
+
+def test_a_host_gets_the_wheels_of_its_python_and_of_those_that_an_upgrade_brings(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+
+    def pip(*arguments: object) -> None:
+        asked.extend(str(one) for one in arguments if str(one).startswith("--python-version"))
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        for where in (Path(str(one)) for one in arguments if str(one).endswith(("/host", "/build"))):
+            where.mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(bundle, "_pip", pip)
+    bundle.build(project, tmp_path / "cache", bundle.Target("3.11", "x86_64", "2.36", ("3.13",)))
+    assert asked == ["--python-version=3.11", "--python-version=3.13"]
 
 
 def test_platforms_are_those_that_the_c_library_runs():

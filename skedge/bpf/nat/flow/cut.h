@@ -100,8 +100,10 @@ INLINE __u32 datagram_sum(struct __sk_buff *skb, __u32 at, __u32 size)
     __u32 sum = 0, parts = (size - 1) / SUM_PART, rest = ((size - 1) & (SUM_PART - 1)) + 1;
     __u8 part[SUM_PART];
 
+    /* The number of parts is hidden from the compiler: LLVM 19 counts down from it otherwise, for ever to the verifier. */
 #pragma clang loop unroll(disable)
     for (__u32 i = 0; i < SUM_PARTS; i++) {
+        OPAQUE(parts);
         if (i >= parts || bpf_skb_load_bytes(skb, at, part, sizeof(part)))
             break;
         sum = (__u32)bpf_csum_diff(0, 0, (void *)part, sizeof(part), sum);

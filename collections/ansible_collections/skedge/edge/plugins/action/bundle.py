@@ -29,9 +29,10 @@ class ActionModule(ActionBase):
                 "python": {"type": "str", "required": True},
                 "machine": {"type": "str", "required": True},
                 "glibc": {"type": "str", "required": True},
+                "later_pythons": {"type": "list", "elements": "str", "default": []},
             }
         )
-        target = Target(args["python"], args["machine"], args["glibc"])
+        target = Target(args["python"], args["machine"], args["glibc"], tuple(args["later_pythons"]))
         source = Path(args["source_dir"])
         try:
             name = digest(source, target)

@@ -35,11 +35,15 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of host: Python ``3.11``, machine ``x86_64``, C library ``2.36``."""
+    """A kind of host: Python ``3.11``, machine ``x86_64``, C library ``2.36``.
+
+    ``later`` are the versions of Python that it gets when its distribution is upgraded in place.
+    """
 
     python: str
     machine: str
     glibc: str
+    later: tuple[str, ...] = ()
 
     def platforms(self) -> list[str]:
         """Return the wheel platforms that run there, newest first."""
@@ -99,7 +103,8 @@ def _dependencies(root: Path) -> list[str]:
 
 def _wheels_key(root: Path, target: Target) -> str:
     try:
-        wanted = [FORMAT, _dependencies(root), SOURCE_ONLY, INSTALLER, target.python, target.machine, target.glibc]
+        kind = [target.python, *target.later, target.machine, target.glibc]
+        wanted = [FORMAT, _dependencies(root), SOURCE_ONLY, INSTALLER, *kind]
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise BundleError(
             f"{root}/pyproject.toml cannot be read; set skedge_source_dir to the project's directory"
@@ -120,10 +125,11 @@ def _wheels(root: Path, cache: Path, target: Target) -> Path:
             if item.startswith(SOURCE_ONLY):
                 _pip("wheel", "--no-deps", "--wheel-dir", work / "host", item)
         platforms = [f"--platform={p}" for p in target.platforms()]
-        _pip(
-            "download", "--only-binary=:all:", f"--python-version={target.python}", "--implementation=cp", *platforms,
-            "--find-links", work / "host", "--dest", work / "host", INSTALLER, *dependencies,
-        )  # fmt: skip
+        for python in (target.python, *target.later):  # most wheels serve all versions
+            _pip(
+                "download", "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *platforms,
+                "--find-links", work / "host", "--dest", work / "host", INSTALLER, *dependencies,
+            )  # fmt: skip
         work.replace(directory)
     return directory
 
