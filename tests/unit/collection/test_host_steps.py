@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,17 +53,6 @@ def test_what_an_earlier_version_set_is_taken_back_in_reverse_order():
 @pytest.mark.parametrize(("now", "recorded"), [("0", {FORWARDING: "0"}), (None, {FORWARDING: "0"}), ("1", {})])
 def test_what_somebody_changed_since_or_nobody_recorded_stays(now: str | None, recorded: dict[str, str]):
     assert net.obsolete({FORWARDING: "1"}, {}, recorded, {FORWARDING: now}.get) == {}
-
-
-def test_the_way_back_restores_values_and_files(tmp_path: Path):
-    value, kept, made = tmp_path / "value", tmp_path / "kept", tmp_path / "made"
-    for path, text in ((value, "1\n"), (kept, "new\n"), (made, "new\n")):
-        path.write_text(text)
-    script = net.revert_script({str(value): "0"}, {str(kept): "old 'quoted' $HOME\n", str(made): None}, networkd=False)
-    subprocess.run(["sh", "-c", script], check=True)
-    assert value.read_text() == "0\n"
-    assert kept.read_text() == "old 'quoted' $HOME\n"
-    assert not made.exists()
 
 
 # ---- headers ---------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ import os
 import platform
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.skedge.edge.plugins.module_utils import statefile
 
 MODULES = "/lib/modules"
 SOURCES = ("/usr/src/linux-headers-*", "/usr/src/kernels/*")
@@ -72,6 +73,7 @@ def main():
         argument_spec={"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}},
         supports_check_mode=True,
     )
+    os.umask(statefile.UMASK)
     if module.params["state"] == "present":
         present(module)
     absent(module)
