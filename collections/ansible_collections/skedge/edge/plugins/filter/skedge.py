@@ -7,6 +7,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleFilterError
 
 try:
@@ -107,6 +108,12 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= HOSTS_SHOWN else f"{shown} and {len(names) - HOSTS_SHOWN} more hosts"
 
 
+def skedge_ssh_option(name: str, value: int) -> int:
+    """Return an option of ssh connections as configured for all hosts, or the value where nobody configured it."""
+    found, origin = constants.config.get_config_value_and_origin(name, plugin_type="connection", plugin_name="ssh")
+    return value if origin == "default" else int(found)
+
+
 def _last_line(text: Any) -> str:
     """Return the last line that says something: ssh puts warnings before the reason."""
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
@@ -127,6 +134,7 @@ class FilterModule:
             "skedge_other_addresses": skedge_other_addresses,
             "skedge_overlays": skedge_overlays,
             "skedge_without_listeners": skedge_without_listeners,
+            "skedge_ssh_option": skedge_ssh_option,
             "skedge_preflight_problems": skedge_preflight_problems,
             "skedge_wireguard_devices": skedge_wireguard_devices,
             "skedge_with_keys": skedge_with_keys,
