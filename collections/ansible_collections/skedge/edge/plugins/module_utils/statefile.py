@@ -79,18 +79,17 @@ def remove_if_empty(*directories):
             os.rmdir(directory)
 
 
-def hidden(paths, mode=0o644):
-    """Return which of these files and directories lack a permission that everybody needs to read them."""
-    found = []
-    for path in paths:
-        need = mode | 0o111 if os.path.isdir(path) else mode
-        if os.path.exists(path) and os.stat(path).st_mode & need != need:
-            found.append(path)
-    return found
+def hidden(paths):
+    """Return which of these files and directories not everybody can read, or run where the owner can."""
+    there = [path for path in paths if os.path.exists(path)]
+    return [path for path in there if os.stat(path).st_mode & _needed(path) != _needed(path)]
 
 
-def show(paths, mode=0o644):
+def show(paths):
     """Add the permissions that `hidden` asks for."""
     for path in paths:
-        need = mode | 0o111 if os.path.isdir(path) else mode
-        os.chmod(path, os.stat(path).st_mode & 0o7777 | need)
+        os.chmod(path, os.stat(path).st_mode & 0o7777 | _needed(path))
+
+
+def _needed(path):
+    return 0o755 if os.path.isdir(path) or os.stat(path).st_mode & 0o100 else 0o644
