@@ -27,6 +27,7 @@ LIVES = re.compile(
 HASHED = ("/etc/", "/root/", "/home/")
 SYSCTLS = ["/proc/sys/net/core", "/proc/sys/net/ipv4", "/proc/sys/net/ipv6", "/proc/sys/net/mptcp"]
 COUNTS = re.compile(r"(secret|_key|count|flush|random|nr_|udp_mem|tcp_mem|/neigh/|_fastopen_key)")
+COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 COMMANDS = {
     "rules": "ip -j rule; ip -j -6 rule",
     "routes": "ip -j route show table all; ip -j -6 route show table all",
@@ -104,7 +105,7 @@ def commands() -> Iterator[tuple[str, str]]:
                 json.dumps(e, sort_keys=True) for part in text.splitlines() if part.strip() for e in _elements(part)
             ]
         else:
-            lines = [" ".join(line.split()) for line in text.splitlines()]
+            lines = [COUNTED.sub("counter", " ".join(line.split())) for line in text.splitlines()]
         for line in lines:
             if not PASSING.search(line):
                 yield f"{what}: {line}", ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
@@ -40,6 +40,7 @@ class Worker:
         self._due = inf
         self._ended = -inf
         self.busy_since: float | None = None
+        self._told: dict[str, str] = {}
 
     def want(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> None:
         """Set what the kernel should hold from now on."""
@@ -102,14 +103,22 @@ class Worker:
         self.busy_since = started = time.monotonic()
         applied = await self.call(self.kernel.apply, config, desired, allow_delete=allow_delete)
         self.busy_since = None
-        for key, text in applied.failed.items():
-            log.warning("op=reconcile key=%r failed=%r", key, text)
+        self._tell(applied.failed)
         for drift in applied.drift:
             log.warning("op=drift kind=%s key=%r what=%s found=%r", drift.kind, drift.key, drift.what, drift.found)
         if applied.changed:
             log.info("op=reconcile changed=%d first=%r", len(applied.changed), applied.changed[0])
         self._on_applied(applied, time.monotonic() - started)
         return applied
+
+    def _tell(self, failed: Mapping[str, str]) -> None:
+        """Log what failed once, not at every retry, and its end."""
+        for key, text in failed.items():
+            if self._told.get(key) != text:
+                log.warning("op=reconcile key=%r failed=%r", key, text)
+        for key in self._told.keys() - failed.keys():
+            log.info("op=reconcile key=%r failed=no", key)
+        self._told = dict(failed)
 
     def close(self) -> None:
         """Let the running call end; nothing is undone in the kernel."""

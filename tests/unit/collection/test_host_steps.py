@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,17 +53,6 @@ def test_what_an_earlier_version_set_is_taken_back_in_reverse_order():
 @pytest.mark.parametrize(("now", "recorded"), [("0", {FORWARDING: "0"}), (None, {FORWARDING: "0"}), ("1", {})])
 def test_what_somebody_changed_since_or_nobody_recorded_stays(now: str | None, recorded: dict[str, str]):
     assert net.obsolete({FORWARDING: "1"}, {}, recorded, {FORWARDING: now}.get) == {}
-
-
-def test_the_way_back_restores_values_and_files(tmp_path: Path):
-    value, kept, made = tmp_path / "value", tmp_path / "kept", tmp_path / "made"
-    for path, text in ((value, "1\n"), (kept, "new\n"), (made, "new\n")):
-        path.write_text(text)
-    script = net.revert_script({str(value): "0"}, {str(kept): "old 'quoted' $HOME\n", str(made): None}, networkd=False)
-    subprocess.run(["sh", "-c", script], check=True)
-    assert value.read_text() == "0\n"
-    assert kept.read_text() == "old 'quoted' $HOME\n"
-    assert not made.exists()
 
 
 # ---- headers ---------------------------------------------------------------------------------------------------
@@ -119,6 +107,29 @@ def test_switching_is_one_step_and_said_only_once(tmp_path: Path):
     complete(tmp_path, "two")
     assert a_release(tmp_path, "two").switch()
     assert [Path(path).name for path in a_release(tmp_path, "two").unused()] == ["one"]
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750])
+def test_a_version_that_the_service_cannot_read_is_mended(tmp_path: Path, mode: int):
+    """As umask 077 and 027 leave it."""
+    complete(tmp_path, "one")
+    complete(tmp_path, "other")
+    program = tmp_path / "versions/one/bin/skedged"
+    program.parent.mkdir()
+    program.write_text("")
+    (program.parent / "python").symlink_to("/nowhere")
+    made = [tmp_path, tmp_path / "versions", program.parent.parent, program.parent, program]
+    for path in made:
+        path.chmod(mode if path.is_dir() or path == program else mode & 0o666)
+    (tmp_path / "versions/one/.complete").chmod(mode & 0o666)
+    assert a_release(tmp_path, "one", check=True).mend()
+    assert program.stat().st_mode & 0o777 == mode, "a check changes nothing"
+    assert a_release(tmp_path, "one").mend()
+    assert {path.stat().st_mode & 0o005 for path in made} <= {0o005, 0o004}
+    assert all(path.stat().st_mode & 0o005 == 0o005 for path in made if path.is_dir())
+    assert program.stat().st_mode & 0o055 == 0o055, "a program stays one, for everybody"
+    assert (tmp_path / "versions/one/.complete").stat().st_mode & 0o777 == (mode & 0o666) | 0o044
+    assert not a_release(tmp_path, "one").mend()
 
 
 def test_something_of_another_owner_is_not_replaced(tmp_path: Path):

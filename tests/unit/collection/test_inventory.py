@@ -115,3 +115,48 @@ def test_tagged_values_become_plain_ones():
     assert value == {"a": ["b", 1, True, None, ["c"]]}
     assert type(next(iter(value))) is str
     assert type(value["a"][0]) is str
+
+
+def test_every_undefined_variable_is_named_with_its_file_and_once_for_a_group(tmp_path: Path):
+    inventory = tmp_path / "inventory"
+    shutil.copytree(ROOT / "inventories/demo", inventory, ignore=shutil.ignore_patterns(".skedge-ca"))
+    group = inventory / "group_vars/skedge_edge.yml"
+    group.write_text(group.read_text() + 'skedge_underlay_address: "{{ ansible_default_ipv4.address }}"\n')
+    (inventory / "host_vars/edge-a.yml").write_text(
+        'skedge_prefixes: ["{{ lan_prefx }}", 10.1.0.0/16, "{{ other_prefx }}"]\n'
+        'skedge_metrics: {address: "{{ metrics_adress }}"}\nskedge_overlay_address: "{{ x | nofilter }}"\n'
+    )
+    (inventory / "host_vars/edge-c.yml").write_text('ansible_port: "{{ ssh_prt }}"\nskedge_link: []\n')
+    code, output, sites = validate(inventory, tmp_path)
+    assert (code != 0, sites) == (True, {})
+    facts = "facts are gathered of no host before the network is validated: write the value itself"
+    for sentence in (
+        f"group_vars/skedge_edge.yml: skedge_underlay_address: 'ansible_default_ipv4' is undefined; {facts}",
+        "host_vars/edge-a.yml: skedge_prefixes[0]: 'lan_prefx' is undefined; define it, or correct its name",
+        "host_vars/edge-a.yml: skedge_prefixes[2]: 'other_prefx' is undefined",
+        "host_vars/edge-a.yml: skedge_metrics.address: 'metrics_adress' is undefined",
+        "host_vars/edge-a.yml: skedge_overlay_address: ",
+        "host_vars/edge-c.yml: ansible_port: 'ssh_prt' is undefined",
+        "host_vars/edge-c.yml: skedge_link: unknown variable",
+    ):
+        assert output.split("PLAY RECAP")[0].split("fatal:")[1].count(sentence) == 1, output
+    assert "7 problems in the inventory" in output
+
+
+def test_a_problem_of_a_group_is_told_once(tmp_path: Path):
+    inventory = tmp_path / "inventory"
+    shutil.copytree(ROOT / "inventories/demo", inventory, ignore=shutil.ignore_patterns(".skedge-ca"))
+    group = inventory / "group_vars/skedge_edge.yml"
+    group.write_text(group.read_text() + "skedge_hold_time_s: soon\n")
+    _, output, _ = validate(inventory, tmp_path)
+    assert "1 problem in the inventory" in output
+    assert "group_vars/skedge_edge.yml: skedge_hold_time_s" in output
+
+
+def test_hosts_with_the_same_problem_share_a_sentence():
+    hostvars = {f"edge-{n}": {"pre": {"problems": ["no BTF", f"port {n % 2}"]}} for n in range(10)}
+    assert skedge_preflight_problems(hostvars, list(hostvars), "pre") == [
+        "edge-0, edge-1, edge-2, edge-3, edge-4, edge-5, edge-6, edge-7 and 2 more hosts: no BTF",
+        "edge-0, edge-2, edge-4, edge-6, edge-8: port 0",
+        "edge-1, edge-3, edge-5, edge-7, edge-9: port 1",
+    ]

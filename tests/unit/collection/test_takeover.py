@@ -141,3 +141,14 @@ def test_the_configuration_without_listeners_that_wait():
     assert skedge_without_listeners(config, [0])["listeners"] == config["listeners"][1:]
     assert skedge_without_listeners(config, []) == config
     assert skedge_without_listeners({"site": "a"}, []) == {"site": "a"}
+
+
+def test_a_lost_record_is_made_from_units_that_are_stopped_and_would_not_start():
+    """A unit that a listener names, and that still serves or would start at boot, was not taken over."""
+    listeners = [{"service": "s", "port": n, "takeover": f"{name}.service"} for n, name in enumerate("abcd", 80)]
+    off = {"there": True, "active": False, "enabled": False}
+    states = {"a.service": off, "b.service": {**off, "active": True}, "c.service": {**off, "enabled": True}}
+    states["d.service"] = {**off, "there": False}
+    was = {"enabled": True, "active": True, "listeners": ["tcp * 80"], "served": ["tcp * 80"]}
+    assert takeover.rebuilt(listeners, states) == {"a.service": was}
+    assert takeover.rebuilt([], {}) == {}

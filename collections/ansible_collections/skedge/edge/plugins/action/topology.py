@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         if not names:
             raise AnsibleActionFail(f"the inventory has no host in group {group}; put the edge hosts into it")
         basedirs = [d for d in (task_vars.get("inventory_dir"), task_vars.get("playbook_dir"), os.getcwd()) if d]
-        topology = build(read_hosts(task_vars["hostvars"], names, basedirs))
+        topology = build(read_hosts(task_vars["hostvars"], names, basedirs, self._loader))
         if topology.errors:
             count = len(topology.errors)
             what = "1 problem" if count == 1 else f"{count} problems"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleFilterError
 
 try:
@@ -18,6 +19,9 @@ try:
     MISSING = ""
 except ImportError as error:
     MISSING = str(error)
+
+
+HOSTS_SHOWN = 8  # before a problem that many have
 
 
 def skedge_overlay_address(site: str, network: str, cidr: str = "100.64.0.0/10", version: int = 4) -> str:
@@ -71,24 +75,43 @@ def skedge_with_keys(config: dict[str, Any], ca_dir: str) -> dict[str, Any]:
 
 
 def skedge_preflight_problems(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
-    """Return every problem that pre-flight found, one sentence each; also of hosts that do not answer."""
-    problems = []
+    """Return every problem that pre-flight found, one sentence each with the hosts that have it.
+
+    Hosts that do not answer are among them.
+    """
+    problems: list[tuple[str, str]] = []
     for host in hosts:
         result = hostvars[host].get(variable) or {}
-        problems += [f"{host}: {problem}" for problem in result.get("problems") or []]
+        problems += [(host, problem) for problem in result.get("problems") or []]
         if result.get("unreachable"):
             said = _last_line(result.get("msg"))
             address = hostvars[host].get("ansible_host") or host
-            problems.append(
-                f"{host}: the control node cannot log in to {address} ({said}); start the host, "
-                "or correct ansible_host, ansible_user or its key"
-            )
+            what = f"the control node cannot log in to {address} ({said}); start the host, "
+            problems.append((host, f"{what}or correct ansible_host, ansible_user or its key"))
         elif result.get("failed") or "problems" not in result:
             said = _last_line(result.get("msg") or result.get("module_stderr"))
-            problems.append(
-                f"{host}: nothing can be run as root ({said}); see that the user may become root and has python3"
-            )
-    return problems
+            what = f"nothing can be run as root ({said}); see that the user may become root and has python3"
+            problems.append((host, what))
+    return _by_problem(problems)
+
+
+def _by_problem(found: list[tuple[str, str]]) -> list[str]:
+    """Return each problem once, after the hosts that have it."""
+    hosts: dict[str, list[str]] = {}
+    for host, problem in found:
+        hosts.setdefault(problem, []).append(host)
+    return [f"{_some(names)}: {problem}" for problem, names in hosts.items()]
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:HOSTS_SHOWN])
+    return shown if len(names) <= HOSTS_SHOWN else f"{shown} and {len(names) - HOSTS_SHOWN} more hosts"
+
+
+def skedge_ssh_option(name: str, value: int) -> int:
+    """Return an option of ssh connections as configured for all hosts, or the value where nobody configured it."""
+    found, origin = constants.config.get_config_value_and_origin(name, plugin_type="connection", plugin_name="ssh")
+    return value if origin == "default" else int(found)
 
 
 def _last_line(text: Any) -> str:
@@ -111,6 +134,7 @@ class FilterModule:
             "skedge_other_addresses": skedge_other_addresses,
             "skedge_overlays": skedge_overlays,
             "skedge_without_listeners": skedge_without_listeners,
+            "skedge_ssh_option": skedge_ssh_option,
             "skedge_preflight_problems": skedge_preflight_problems,
             "skedge_wireguard_devices": skedge_wireguard_devices,
             "skedge_with_keys": skedge_with_keys,

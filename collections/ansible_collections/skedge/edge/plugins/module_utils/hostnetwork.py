@@ -99,25 +99,61 @@ ManageForeignRoutingPolicyRules=no
 """
 
 
-def revert_script(previous, files, networkd, directory=""):
-    """Return the shell script that takes the network step back.
+def revert_script(previous, files, networkd, mark):
+    """Return the shell script that takes the network step back, and leaves a mark that says how that went.
+
+    The mark holds ``done``, or what could not be restored. Whoever finds none knows that nothing was taken back. The
+    script's own file goes with its last command.
 
     Args:
         previous: {sysctl: value before}.
         files: {path: content before, or None where there was no file}.
         networkd: whether systemd-networkd must be restarted.
-        directory: one that goes when it is empty then.
+        mark: path of the mark.
     """
-    lines = ["#!/bin/sh", "# Takes skedge's network step back; made and cancelled by Ansible."]
+    lines = ["#!/bin/sh", "# Takes skedge's network step back; made and cancelled by Ansible.", "umask 022", "left="]
     for key, value in reversed(list(previous.items())):
-        lines.append("printf '%%s\\n' '%s' > '%s'" % (value, path_of(key)))
+        lines.append("printf '%%s\\n' '%s' > '%s' || left=\"$left %s\"" % (value, path_of(key), key))
     for path, content in files.items():
         if content is None:
-            lines.append("rm -f '%s'" % path)
+            lines.append("rm -f '%s' || left=\"$left %s\"" % (path, path))
         else:
-            lines.append("cat > '%s' <<'SKEDGE_END'\n%sSKEDGE_END" % (path, content))
-    if directory:
-        lines.append("rmdir '%s' 2>/dev/null" % directory)
+            lines.append("cat > '%s' <<'SKEDGE_END' || left=\"$left %s\"\n%sSKEDGE_END" % (path, path, content))
     if networkd:
-        lines.append("systemctl restart systemd-networkd")
+        lines.append('systemctl restart systemd-networkd || left="$left systemd-networkd"')
+    lines.append("printf '%%s\\n' \"${left:-done}\" > '%s'" % mark)
+    lines.append('rm -f "$0"')
     return "\n".join(lines) + "\n"
+
+
+def taken_back(mark, seconds):
+    """Return what happened to a step that was not confirmed, by the text of its mark; nothing without one."""
+    if mark is None:
+        return ""
+    why = "as it was not confirmed within %d s" % seconds
+    if mark.strip() == "done":
+        return (
+            "the host has taken its network step back, %s; look why the control node lost the host, "
+            "or give a larger skedge_network_revert_s" % why
+        )
+    return "the host took its network step back, %s, but for %s; set these by hand, and deploy again" % (
+        why,
+        mark.strip() or "an unknown part (its mark is empty)",
+    )
+
+
+def rebuilt(written, read, ports):
+    """Return {sysctl: value before the first deployment} as far as that shows, when the record of it is lost.
+
+    What has the value that an earlier deployment wrote had the kernel's default before; ports that others reserved
+    too cannot be told from ours, which go.
+
+    Args:
+        written: {sysctl: value} of our file as it is.
+        read: function from a sysctl's name to its value.
+        ports: the ports that skedge reserves.
+    """
+    before = {key: "0" for key, value in FIXED if written.get(key) == value == read(key)}
+    if RESERVED in written:
+        before[RESERVED] = format_ports(parse_ports(read(RESERVED) or "") - parse_ports(ports))
+    return before

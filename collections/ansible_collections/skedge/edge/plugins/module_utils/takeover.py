@@ -59,6 +59,20 @@ def returned(listeners, record):
     return sorted(unit for unit, was in record.items() if not ports & {port_of(word) for word in was["listeners"]})
 
 
+def rebuilt(listeners, states):
+    """Return a record in the place of one that is lost: a unit that neither runs nor would start was stopped by us.
+
+    Args:
+        states: {unit: {"there": bool, "active": bool, "enabled": bool}}.
+    """
+    was = {"enabled": True, "active": True}
+    return {
+        unit: {**was, "listeners": sorted(map(key, own)), "served": sorted(map(key, own))}
+        for unit, own in by_unit(listeners).items()
+        if states[unit]["there"] and not states[unit]["active"] and not states[unit]["enabled"]
+    }
+
+
 def port_of(word):
     """Return protocol and port of a word of the record."""
     protocol, _, port = word.split()

@@ -44,10 +44,14 @@ import platform
 import re
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.skedge.edge.plugins.module_utils import statefile
 
 MODULES = "/lib/modules"
 SOURCES = ("/usr/src/linux-headers-*", "/usr/src/kernels/*")
 MARK = ".skedge"
+
+
+WHOLE = {"directory": True, "links": ["build", "source"]}
 
 
 def choose(trees):
@@ -74,6 +78,7 @@ def main():
         argument_spec={"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}},
         supports_check_mode=True,
     )
+    os.umask(statefile.UMASK)
     if module.params["state"] == "present":
         present(module)
     absent(module)
@@ -87,9 +92,7 @@ def present(module):
         module.exit_json(changed=False, links={})
     if not module.check_mode:
         mark = {"directory": not os.path.isdir(directory), "links": sorted(wanted)}
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        with open(os.path.join(directory, MARK), "w") as file:
-            json.dump(mark, file)
+        statefile.write_text(os.path.join(directory, MARK), json.dumps(mark), 0o644)
         for name, target in wanted.items():
             path = os.path.join(directory, name)
             if os.path.islink(path):
@@ -105,8 +108,7 @@ def absent(module):
     removed = ""
     for path in marks:
         directory = os.path.dirname(path)
-        with open(path) as file:
-            mark = json.load(file)
+        mark = statefile.read_record(path) or WHOLE  # of one that was cut off as much as it can have been
         for name in [*mark["links"], MARK]:
             link = os.path.join(directory, name)
             if name == MARK or os.path.islink(link):

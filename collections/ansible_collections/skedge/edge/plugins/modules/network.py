@@ -9,8 +9,9 @@ description:
   - Spreads flows over equal paths, reserves the ports of endpoints, and tells systemd-networkd (where it runs) to
     leave foreign routes alone. What was set before is recorded, so that O(state=absent) restores it, and a later
     version that no longer needs a setting.
-  - Before it changes anything it arms a timer on the host that takes the step back. The control node cancels it with
-    O(state=confirmed) once it has reached the host again.
+  - Before it changes anything it arms a timer on the host that takes the step back, by a script beside the record that
+    runs whatever the mount options are. The control node cancels it with O(state=confirmed) once it has reached the
+    host again. What is said afterwards is what the script's own mark says.
 options:
   state:
     description:
@@ -59,39 +60,17 @@ armed:
   type: bool
 """
 
-import json
 import os
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skedge.edge.plugins.module_utils import hostnetwork as net
+from ansible_collections.skedge.edge.plugins.module_utils import statefile
 
 SYSCTL_FILE = "/etc/sysctl.d/60-skedge.conf"
 NETWORKD_FILE = "/etc/systemd/networkd.conf.d/60-skedge.conf"
 UNIT = "skedge-network-revert"
-SCRIPT = "/run/skedge-network-revert.sh"
-
-
-def read_file(path):
-    """Return a file's text, or None."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return None
-
-
-def write_file(path, text, mode):
-    """Write a file, making its directory."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        file.write(text)
-    os.replace(path + ".new", path)
-
-
-def remove_file(path):
-    """Remove a file that may be gone already."""
-    if os.path.lexists(path):
-        os.unlink(path)
+SCRIPT_S = 60  # how long a script that is on its way is waited for
 
 
 class Network:
@@ -100,6 +79,10 @@ class Network:
     def __init__(self, module):
         self.module = module
         self.params = module.params
+        self.record = self.params["record"]
+        self.directory = os.path.dirname(self.record)
+        self.script = os.path.join(self.directory, UNIT + ".sh")
+        self.mark = os.path.join(self.directory, UNIT + ".mark")
         self.uses_networkd = self._run("systemctl", "is-active", "--quiet", "systemd-networkd") == 0
 
     def _run(self, *command):
@@ -108,38 +91,50 @@ class Network:
     def present(self):
         """Make what differs as it should be."""
         values = self._values()
-        recorded = json.loads(read_file(self.params["record"]) or "{}")
-        written = net.parse_file(read_file(SYSCTL_FILE) or "")
+        written = net.parse_file(statefile.read_text(SYSCTL_FILE) or "")
+        recorded, healed = self._recorded(written)
         obsolete = net.obsolete(written, values, recorded, net.read_sysctl)
         before = {key: net.read_sysctl(key) for key in (*values, *obsolete)}
         files = {SYSCTL_FILE: net.render(values)}
         if self.uses_networkd:
             files[NETWORKD_FILE] = net.NETWORKD
-        files_before = {path: read_file(path) for path in files}
+        files_before = {path: statefile.read_text(path) for path in files}
         changes = {key: value for key, value in values.items() if not self._same(key, before[key], value)}
         changes.update(obsolete)
         new_files = {path: text for path, text in files.items() if files_before[path] != text}
-        if not changes and not new_files:
-            self._exit(False, before, before)
-        if self.module.check_mode:
-            self._exit(True, before, {**before, **changes}, new_files)
-        networkd = NETWORKD_FILE in new_files
-        taken_back = [*new_files, self.params["record"]]
-        script = net.revert_script(
-            {key: before[key] for key in changes},
-            {path: read_file(path) for path in taken_back},
-            networkd,
-            os.path.dirname(self.params["record"]),
+        hidden = statefile.hidden([os.path.dirname(path) for path in files] + list(files))
+        armed = False
+        if (changes or new_files) and not self.module.check_mode:
+            armed = self._arm(self._script({key: before[key] for key in changes}, new_files))
+        if changes or new_files or healed:
+            self._record({**before, **recorded}, without=set(written) - set(values))
+        if not self.module.check_mode:
+            for path, text in new_files.items():
+                statefile.write_text(path, text, 0o644)
+            statefile.show(hidden)
+            for key, value in changes.items():
+                self._set(key, value)
+            if NETWORKD_FILE in {*new_files, *hidden} or os.path.dirname(NETWORKD_FILE) in hidden:
+                self._run("systemctl", "restart", "systemd-networkd")
+        changed = bool(changes or new_files or hidden or healed)
+        self._exit(changed, before, {**before, **changes}, new_files, armed=armed)
+
+    def _recorded(self, written):
+        """Return what was set before the first deployment, and whether it had to be found out anew."""
+        recorded = statefile.read_record(self.record)
+        if recorded is not None:
+            return recorded, False
+        recorded = net.rebuilt(written, net.read_sysctl, self.params["reserved_ports"])
+        what = "what was set before skedge is taken to be %s" % (
+            ", ".join("%s = %s" % item for item in sorted(recorded.items())) or "what is set now"
         )
-        armed = self._arm(script)
-        self._record({**before, **recorded}, without=set(written) - set(values))
-        for path, text in new_files.items():
-            write_file(path, text, 0o644)
-        for key, value in changes.items():
-            self._set(key, value)
-        if networkd:
-            self._run("systemctl", "restart", "systemd-networkd")
-        self._exit(True, before, {**before, **changes}, new_files, armed=armed)
+        self.module.warn(statefile.said(self.record, what))
+        return recorded, True
+
+    def _script(self, previous, new_files):
+        """Return the script that takes the step back."""
+        files = {path: statefile.read_text(path) for path in [*new_files, self.record]}
+        return net.revert_script(previous, files, NETWORKD_FILE in new_files, self.mark)
 
     def _values(self):
         try:
@@ -168,15 +163,18 @@ class Network:
     def _record(self, before, without):
         """Keep what was set before the first change, but for what is no longer ours."""
         kept = {key: value for key, value in before.items() if key not in without}
-        os.makedirs(os.path.dirname(self.params["record"]), mode=0o700, exist_ok=True)
-        write_file(self.params["record"], json.dumps(kept, indent=1) + "\n", 0o600)
+        if not self.module.check_mode:
+            statefile.write_record(self.record, kept)
 
     def _arm(self, script):
         seconds = self.params["revert_s"]
         if not seconds:
             return False
-        self._disarm()
-        write_file(SCRIPT, script, 0o700)
+        happened = self._disarm()
+        if happened:
+            self.module.warn("at the last deployment, " + happened)
+        statefile.write_text(self.script, script, 0o600, directory_mode=0o700)
+        # By the shell, not by itself: the file system may be mounted noexec, as /run is on Debian and Ubuntu.
         command = [
             "systemd-run",
             "--quiet",
@@ -184,55 +182,69 @@ class Network:
             "--unit=" + UNIT,
             "--on-active=%d" % seconds,
             "--timer-property=AccuracySec=1s",
-            SCRIPT,
+            "/bin/sh",
+            self.script,
         ]
         code, _, err = self.module.run_command(command)
         if code != 0:
-            remove_file(SCRIPT)
+            self._forget()
             self.module.fail_json(
                 msg="the timer that takes the network step back cannot be set (%s); nothing was changed" % err.strip()
             )
         return True
 
     def _disarm(self):
-        return self._run("systemctl", "stop", UNIT + ".timer")
+        """Stop the timer, let a script that runs come to its end, and forget both; return what it says it did."""
+        self._run("systemctl", "stop", UNIT + ".timer")
+        end = time.monotonic() + SCRIPT_S
+        while self._runs(".service") and time.monotonic() < end:
+            time.sleep(0.2)
+        happened = net.taken_back(statefile.read_text(self.mark), self.params["revert_s"])
+        self._forget()
+        return happened
+
+    def _runs(self, kind):
+        return self._run("systemctl", "is-active", "--quiet", UNIT + kind) == 0
+
+    def _forget(self):
+        for path in (self.script, self.mark):
+            statefile.remove(path)
+        statefile.remove_if_empty(self.directory)
 
     def confirmed(self):
-        """Cancel the timer; fail when it has run already."""
-        armed = self._run("systemctl", "is-active", "--quiet", UNIT + ".timer") == 0
-        if not armed and os.path.exists(SCRIPT) and not self.module.check_mode:
-            remove_file(SCRIPT)
-            seconds = self.params["revert_s"]
-            self.module.fail_json(
-                msg="the host has taken its network step back, as it was not confirmed within %d s; look why the "
-                "control node lost the host, or give a larger skedge_network_revert_s" % seconds
+        """Cancel the timer; fail when the host has taken the step back, which only the script's mark can tell."""
+        armed = self._runs(".timer")
+        there = os.path.exists(self.script)
+        if self.module.check_mode:
+            self.module.exit_json(changed=armed or there, armed=False)
+        happened = self._disarm()
+        if happened:
+            self.module.fail_json(msg=happened)
+        if there and not armed:
+            self.module.warn(
+                "the timer that would have taken the network step back is gone (was the host booted again?); "
+                "nothing was taken back, and the step is kept"
             )
-        if armed and not self.module.check_mode:
-            self._disarm()
-            remove_file(SCRIPT)
-        self.module.exit_json(changed=armed, armed=False)
+        self.module.exit_json(changed=armed or there, armed=False)
 
     def absent(self):
         """Restore what was recorded."""
-        before = json.loads(read_file(self.params["record"]) or "{}")
+        before = self._recorded(net.parse_file(statefile.read_text(SYSCTL_FILE) or ""))[0]
         values = {key: value for key, value in before.items() if value is not None and net.read_sysctl(key) is not None}
         now = {key: net.read_sysctl(key) for key in values}
         changes = {key: value for key, value in values.items() if now[key] != value}
-        gone = [path for path in (SYSCTL_FILE, NETWORKD_FILE, self.params["record"]) if os.path.exists(path)]
+        ours = (SYSCTL_FILE, NETWORKD_FILE, self.record, self.script, self.mark)
+        gone = [path for path in ours if os.path.exists(path)]
         if not self.module.check_mode:
+            self._disarm()
             for path in gone:
-                remove_file(path)
+                statefile.remove(path)
             for key, value in reversed(list(changes.items())):
                 self._set(key, value)
             if NETWORKD_FILE in gone:
                 self._run("systemctl", "restart", "systemd-networkd")
-            self._remove_if_empty(os.path.dirname(NETWORKD_FILE), os.path.dirname(self.params["record"]))
+            statefile.remove_if_empty(os.path.dirname(NETWORKD_FILE), self.directory)
         self._exit(bool(gone or changes), now, {**now, **changes}, dict.fromkeys(gone, ""))
-
-    def _remove_if_empty(self, *directories):
-        for directory in directories:
-            if os.path.isdir(directory) and not os.listdir(directory):
-                os.rmdir(directory)
 
     def _exit(self, changed, before, after, files=None, armed=False):
         diff = [
@@ -244,7 +256,9 @@ class Network:
             }
         ]
         for path, text in (files or {}).items():
-            diff.append({"before_header": path, "after_header": path, "before": read_file(path) or "", "after": text})
+            diff.append(
+                {"before_header": path, "after_header": path, "before": statefile.read_text(path) or "", "after": text}
+            )
         if not self.module.check_mode and changed:
             diff = diff[:1]
         self.module.exit_json(changed=changed, armed=armed, diff=diff)
@@ -260,6 +274,7 @@ def main():
         },
         supports_check_mode=True,
     )
+    os.umask(statefile.UMASK)
     getattr(Network(module), module.params["state"])()
 
 

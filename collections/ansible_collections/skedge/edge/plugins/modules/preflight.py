@@ -81,7 +81,8 @@ host:
     other Python's bcc it needs), C(machine), C(glibc), C(kernel), C(family) (of distributions), C(headers)
     (whether the kernel's own are there), C(missing) (packages), C(wireguard_go) (whether links need it),
     C(unit) (whether the controller's unit is there),
-    C(held) (numbers of listeners whose ports are yet to be taken over) and C(returned) (units that get them back).
+    C(held) (numbers of listeners whose ports are yet to be taken over), C(returned) (units that get them back) and
+    C(damaged) (whether the record of what was taken over cannot be read).
   returned: success
   type: dict
 """
@@ -93,7 +94,15 @@ import sys
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skedge.edge.plugins.module_utils import checks, firewall, packetfilter, sockets, takeover
+from ansible_collections.skedge.edge.plugins.module_utils import (
+    checks,
+    firewall,
+    ipv6,
+    packetfilter,
+    sockets,
+    statefile,
+    takeover,
+)
 
 
 def read(path):
@@ -240,8 +249,12 @@ def units_that_are_denied(module, overlays):
 
 def takeovers(path, listeners, looked):
     """Return which listeners wait for their port, and which units get theirs back."""
-    record = json.loads(read(path) or "{}")
-    return {"held": takeover.held(listeners, *looked, record), "returned": takeover.returned(listeners, record)}
+    record = statefile.read_record(path)
+    return {
+        "held": takeover.held(listeners, *looked, record or {}),
+        "returned": takeover.returned(listeners, record or {}),
+        "damaged": record is None,
+    }
 
 
 def main():
@@ -275,6 +288,7 @@ def main():
             checks.kernel(kernel_facts(module, python))
             + checks.wireguard(site, {**kernel_facts(module, python), "wireguard": has_wireguard(module)})
             + checks.distribution(name, family, known, params["manage_packages"])
+            + ipv6.problems(read(ipv6.SWITCH), ipv6.sysctl_files())
         ),
         "clock": lambda: checks.clock(time.time(), params["control_time"]),
         "ports": lambda: checks.ports(site, *looked),

@@ -9,6 +9,7 @@ description:
   - Each version is a virtual environment of its own below C(versions/), made from the wheels of a bundle without any
     package index; C(venv) is a link to the one in use. The running controller's version is not touched.
   - Without O(archive) it only tells whether the bundle is needed.
+  - What is installed is readable for everybody, whatever the umask of the login; a version that is not is mended.
 options:
   digest:
     description: Name of the version, as M(skedge.edge.bundle) returns it.
@@ -82,6 +83,7 @@ import shutil
 import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.skedge.edge.plugins.module_utils import statefile
 
 
 class Release:
@@ -106,7 +108,7 @@ class Release:
     def install(self, archive):
         """Make the virtual environment and put the wheels into it."""
         shutil.rmtree(self.version, ignore_errors=True)
-        os.makedirs(self.versions, mode=0o755, exist_ok=True)
+        statefile.make_directory(self.versions)
         wheels = self.version + ".wheels"
         shutil.rmtree(wheels, ignore_errors=True)
         os.mkdir(wheels, 0o700)
@@ -153,6 +155,20 @@ class Release:
             last = [line for line in (out + err).splitlines() if line.strip()][-3:]
             self.module.fail_json(msg="%s failed: %s" % (" ".join(command[:3]), " ".join(last)))
 
+    def hidden(self):
+        """Return what of the version the controller's own user cannot read: made under another umask."""
+        paths = [self.root, self.versions]
+        for directory, _, names in os.walk(self.version):
+            paths += [directory] + [os.path.join(directory, name) for name in names]
+        return statefile.hidden([path for path in paths if not os.path.islink(path)])
+
+    def mend(self):
+        """Let everybody read the version; return whether that changed anything."""
+        hidden = self.hidden()
+        if not self.module.check_mode:
+            statefile.show(hidden)
+        return bool(hidden)
+
     def switch(self):
         """Use the version from now on; return whether that is a change."""
         wanted = {self.link: self.version, self.module.params["command"]: os.path.join(self.link, "bin", "skedge")}
@@ -193,6 +209,7 @@ def main():
         },
         supports_check_mode=True,
     )
+    os.umask(statefile.UMASK)
     release = Release(module)
     if module.params["state"] == "clean":
         unused = release.unused()
@@ -205,7 +222,8 @@ def main():
         if module.check_mode or not module.params["archive"]:
             module.exit_json(changed=module.check_mode, needed=True, diff=diff)
         release.install(module.params["archive"])
-    module.exit_json(changed=release.switch(), needed=False, diff=diff)
+    mended = release.mend()
+    module.exit_json(changed=release.switch() or mended, needed=False, diff=diff)
 
 
 if __name__ == "__main__":

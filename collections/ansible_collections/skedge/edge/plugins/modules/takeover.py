@@ -71,13 +71,11 @@ cut:
   type: int
 """
 
-import json
-import os
 import socket
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skedge.edge.plugins.module_utils import sockets, takeover
+from ansible_collections.skedge.edge.plugins.module_utils import sockets, statefile, takeover
 from ansible_collections.skedge.edge.plugins.module_utils.api import ApiError, ask
 
 POLL_S = 0.2
@@ -124,7 +122,8 @@ class Takeover:
         self.module = module
         self.params = module.params
         self.units = Units(module)
-        self.record = json.loads(read_file(self.params["record"]) or "{}")
+        self.healed = False
+        self.record = self._read()
 
     # ---- to skedge ----
 
@@ -268,6 +267,23 @@ class Takeover:
 
     # ---- the record ----
 
+    def _read(self):
+        """Return the record; one that was cut off is written anew from what the listeners and the units show."""
+        record = statefile.read_record(self.params["record"])
+        if record is not None:
+            return record
+        states = {unit: self.units.show(unit) for unit in takeover.by_unit(self.params["listeners"])}
+        record = takeover.rebuilt(self.params["listeners"], states)
+        what = "%s; a unit whose listeners are gone from the inventory is to be started by hand" % (
+            "units that skedge took over from: %s" % ", ".join(sorted(record)) if record else "no unit is taken over"
+        )
+        self.module.warn(statefile.said(self.params["record"], what))
+        self.healed = True
+        if not self.module.check_mode:
+            self.record = record
+            self._write()
+        return record
+
     def _remember(self, unit, now, listeners):
         """Write down what a unit was before it is touched; what was so before the first time holds."""
         programs = sockets.programs()
@@ -290,14 +306,10 @@ class Takeover:
 
     def _write(self):
         path = self.params["record"]
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        if not self.record:
-            if os.path.exists(path):
-                os.unlink(path)
-            return
-        with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(json.dumps(self.record, indent=1) + "\n")
-        os.replace(path + ".new", path)
+        if self.record:
+            statefile.write_record(path, self.record)
+        else:
+            statefile.remove(path)
 
     def _exit(self, units, what, cut=0):
         result = {"units": units, "cut": cut}
@@ -306,7 +318,7 @@ class Takeover:
         if cut:
             self.module.warn("%d connections of %s were open after %d s and were cut; a larger skedge_takeover_wait_s "
                              "gives them more time" % (cut, ", ".join(units), self.params["wait_s"]))  # fmt: skip
-        self.module.exit_json(changed=bool(units), **result)
+        self.module.exit_json(changed=bool(units) or self.healed, **result)
 
 
 def any_of(addresses):

@@ -14,7 +14,8 @@ class Host:
     """One host of the inventory: its ``skedge_*`` variables as plain values, and the file each was written in.
 
     ``address`` is where its neighbours reach it, ``endpoint`` the same or a host name; ``local`` is set where its own
-    interface has another one (NAT). One that is not ``reachable`` calls its neighbours.
+    interface has another one (NAT). One that is not ``reachable`` calls its neighbours. ``unread`` says, one sentence
+    each, which values could not be made from their templates.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Host:
     local: str = ""
     endpoint: str = ""
     reachable: bool = True
+    unread: tuple[str, ...] = ()
 
     @property
     def site(self) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
+from ansible.errors import AnsibleError
+from ansible.template import Templar
 from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
 from ansible_collections.skedge.edge.plugins.plugin_utils.topology import PREFIX
 
@@ -18,23 +20,63 @@ except ImportError:  # pragma: no cover - earlier ansible-core
     Origin = None
 
 
-def read_hosts(hostvars: Mapping[str, Any], names: list[str], basedirs: list[str]) -> list[Host]:
+CONNECTION = ("ansible_host", "ansible_port", "ansible_user")  # without these no host is reached
+
+
+def read_hosts(hostvars: Any, names: list[str], basedirs: list[str], loader: Any = None) -> list[Host]:
     """Return the hosts with their variables; ``basedirs`` are the inventory's and the playbook's directories."""
-    return [_host(name, hostvars[name], basedirs) for name in names]
+    return [_host(name, hostvars[name], _Raw(hostvars, name, loader), basedirs) for name in names]
 
 
-def _host(name: str, variables: Mapping[str, Any], basedirs: list[str]) -> Host:
-    values, files = {}, {}
-    for variable in [key for key in variables if key.startswith(PREFIX)]:
-        value = variables[variable]
-        values[str(variable)] = plain(value)
-        files[str(variable)] = _file(name, value, basedirs)
+class _Raw:
+    """One host's variables as they are written, and what becomes of a piece of one."""
+
+    def __init__(self, hostvars: Any, name: str, loader: Any) -> None:
+        self.values = hostvars.raw_get(name)
+        self._templar = Templar(loader, variables={**self.values, "hostvars": hostvars})
+
+    def read(self, value: Any, path: str, said: list[tuple[str, str]]) -> Any:
+        """Return a value, None where it cannot be made; all that is wrong in it goes to ``said``."""
+        if isinstance(value, Mapping):
+            return {plain(key): self.read(item, f"{path}.{key}", said) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.read(item, f"{path}[{index}]", said) for index, item in enumerate(value)]
+        try:
+            return plain(self._templar.template(value))
+        except AnsibleError as error:
+            said.append((path, _why(str(getattr(error, "message", error)))))
+            return None
+
+
+def _host(name: str, variables: Mapping[str, Any], raw: _Raw, basedirs: list[str]) -> Host:
+    values: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    unread: list[str] = []
+    for variable in [key for key in variables if key.startswith(PREFIX) or key in CONNECTION]:
+        said: list[tuple[str, str]] = []
+        try:
+            values[str(variable)] = plain(variables[variable])
+        except AnsibleError:  # it names the first mistake only, and not where that is
+            values[str(variable)] = raw.read(raw.values[variable], str(variable), said)
+        files[str(variable)] = _file(name, raw.values[variable], basedirs)
+        unread += [f"{files[str(variable)] or f'inventory host {name}'}: {path}: {text}" for path, text in said]
+    connection = {key: values.pop(key, None) for key in CONNECTION}
     files[""] = files["ansible_host"] = _guess(name, basedirs)
-    given = variables.get("skedge_underlay_address") or variables.get("ansible_host") or name
+    given = values.get("skedge_underlay_address") or connection["ansible_host"] or name
     own = values.get("skedge_local_address", "")
     known = {key: file for key, file in files.items() if file}
-    reachable = plain(variables.get("skedge_reachable", True)) not in (False, "false", "False", "no", "0")
-    return Host(name, values, known, _ip_or_nothing(str(given)), _ip_or_nothing(str(own)), str(given), reachable)
+    reachable = values.get("skedge_reachable", True) not in (False, "false", "False", "no", "0")
+    addresses = _ip_or_nothing(str(given)), _ip_or_nothing(str(own)), str(given)
+    return Host(name, values, known, *addresses, reachable, tuple(unread))
+
+
+def _why(message: str) -> str:
+    """Return the sentence about a template that cannot be filled in."""
+    text = (message.strip().splitlines() or ["no reason was given"])[0].rstrip(".")
+    way_out = "define it, or correct its name" if "is undefined" in text else "correct it"
+    if "'ansible_" in text and "is undefined" in text:
+        way_out = "facts are gathered of no host before the network is validated: write the value itself"
+    return f"{text}; {way_out}"
 
 
 def _ip_or_nothing(text: str) -> str:

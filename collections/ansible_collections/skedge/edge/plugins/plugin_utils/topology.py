@@ -56,7 +56,9 @@ class Topology:
 
 def build(hosts: list[Host]) -> Topology:
     """Return the configuration of every host and every problem of the whole, each one sentence."""
-    errors = [error for host in hosts for error in _unknown_variables(host)]
+    errors = [error for host in hosts for error in (*host.unread, *_unknown_variables(host))]
+    if any(host.unread for host in hosts):
+        return Topology({}, _once(errors))  # what else seems wrong may follow from the values that are missing
     drafts = {host.name: _draft(host, hosts) for host in hosts}
     for host in hosts:
         errors += _site_problems(host, drafts[host.name], {other.site: other for other in hosts})
@@ -65,11 +67,16 @@ def build(hosts: list[Host]) -> Topology:
     errors += _overlay_addresses(hosts, drafts)
     errors += _overlapping_prefixes(hosts, drafts)
     if errors:
-        return Topology({}, errors)
+        return Topology({}, _once(errors))
     sites, errors = complete({host.site: host for host in hosts}, drafts)
     if not errors:
         errors = list(_whole(hosts, sites))
-    return Topology(sites if not errors else {}, errors)
+    return Topology(sites if not errors else {}, _once(errors))
+
+
+def _once(errors: list[str]) -> list[str]:
+    """Return the errors, one that all hosts of a group have from one file once."""
+    return list(dict.fromkeys(errors))
 
 
 def _draft(host: Host, hosts: list[Host]) -> dict[str, Any]:
