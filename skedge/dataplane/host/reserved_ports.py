@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from skedge.core.model import Protocol, SiteConfig
+from skedge.dataplane.host.sysctl_files import OURS, last_setting
 
 KEY = "net.ipv4.ip_local_reserved_ports"
 _PROC = Path("/proc/sys/net/ipv4")
-_FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d", "lib/sysctl.d")
-_LAST = "etc/sysctl.conf"  # read after all of them, by sysctl --system and (as 99-sysctl.conf) by systemd
+_NAMES = ("ip_local_port_range", "ip_local_reserved_ports")
+_HARM = "so other programs get them as source ports and may meet what comes for endpoints and listeners"
 
 
 def needed(config: SiteConfig) -> frozenset[int]:
@@ -21,21 +22,32 @@ def needed(config: SiteConfig) -> frozenset[int]:
 
 
 def complaint(config: SiteConfig, proc: Path = _PROC, root: Path = Path("/")) -> str:
-    """Return what is wrong and the way out as one sentence; "" where nothing is, or it cannot be read."""
+    """Return what is wrong, now or after the next boot, and the way out as one sentence; "" where nothing is.
+
+    What cannot be read is not judged.
+    """
     try:
-        low, high = (int(word) for word in (proc / "ip_local_port_range").read_text(encoding="ascii").split())
-        reserved = _parsed((proc / "ip_local_reserved_ports").read_text(encoding="ascii"))
+        now = _lacking(config, *((proc / name).read_text(encoding="ascii") for name in _NAMES))
     except (OSError, ValueError):
         return ""
-    lacking = {port for port in needed(config) if low <= port <= high} - reserved
-    if not lacking:
+    (file, reserved), (_, ephemeral) = (last_setting(f"net.ipv4.{name}", root) for name in (_NAMES[1], _NAMES[0]))
+    foreign = file if file.rpartition("/")[2] != OURS else ""
+    if now:
+        cause = f"{foreign} sets it last: add them there" if foreign else "a program has changed it"
+        return f"{KEY} lacks {_ranges(now)}, {_HARM}; {cause}, and run the deploy playbook"
+    try:
+        later = _lacking(config, ephemeral or (proc / _NAMES[0]).read_text(encoding="ascii"), reserved)
+    except (OSError, ValueError):
         return ""
-    file = _winner(root)
-    cause = f"{file} sets it last: add them there" if file else "a program has changed it"
-    return (
-        f"{KEY} lacks {_ranges(lacking)}, so other programs get them as source ports and may meet what comes "
-        f"for endpoints and listeners; {cause}, and run the deploy playbook"
-    )
+    if not foreign or not later:
+        return ""
+    return f"{foreign} sets {KEY} without {_ranges(later)} at the next boot, {_HARM}; add them there"
+
+
+def _lacking(config: SiteConfig, ephemeral: str, reserved: str) -> set[int]:
+    """Return the needed ports that the kernel gives to others, by both settings as text. Raises ValueError."""
+    low, high = (int(word) for word in ephemeral.split())
+    return {port for port in needed(config) if low <= port <= high} - _parsed(reserved)
 
 
 def _parsed(text: str) -> set[int]:
@@ -55,20 +67,3 @@ def _ranges(ports: Iterable[int]) -> str:
         else:
             found.append([port, port])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
-
-
-def _winner(root: Path) -> str:
-    """Return the file whose line for the key holds at boot, "" for ours or none: as sysctl.d(5) orders them."""
-    by_name: dict[str, Path] = {}
-    for folder in _FOLDERS:
-        for path in sorted((root / folder).glob("*.conf")):
-            by_name.setdefault(path.name, path)
-    last = ""
-    for path in [*(by_name[name] for name in sorted(by_name)), root / _LAST]:
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        if any(line.split("=")[0].strip().lstrip("-").replace("/", ".") == KEY for line in lines):
-            last = "" if path.name == "60-skedge.conf" else "/" + str(path.relative_to(root))
-    return last
