@@ -156,6 +156,30 @@ def test_a_second_deploy_stops_where_another_is_under_way(world: World, where: s
     assert lease.take(str(world.lease("edge-b")), {"id": "z#1#1", "who": "dave"}, 900), "but others, for a while"
 
 
+def test_of_two_runs_at_the_same_time_the_second_stops(world: World):
+    waits = "- {ansible.builtin.wait_for: {path: go, timeout: 60}, run_once: true, delegate_to: localhost}"
+    (world.at / "slow.yml").write_text(f"{PLAYBOOK}    {waits}\n")
+    command = [str(BIN / "ansible-playbook"), "-i", "hosts.yml", "slow.yml", "-e", world.given("ca")]
+    first = subprocess.Popen(command, cwd=world.at, env=ENV, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if "now things change" in line:
+                break
+        assert f"(process {first.pid}), is under way there" in world.play("ca", "--limit", "edge-b")
+        assert f"(process {first.pid}), is under way there" in world.play("another")
+    finally:
+        (world.at / "go").touch()
+        first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert world.play("ca", "--limit", "edge-b").endswith("CHANGED")
+
+
+def test_a_host_that_cannot_be_marked_stops_it(world: World):
+    world.lease("edge-b").mkdir()
+    assert "edge-b: it cannot be marked as being deployed to" in world.play("ca")
+
+
 def test_a_run_that_lost_its_mark_goes_no_further(world: World):
     """Its mark was over, and somebody else began."""
     said = 'msg: "now things change"}}'

@@ -34,6 +34,8 @@ class ActionModule(ActionBase):
         if here:
             return {**result, "changed": False, "held": [here], "authority": ""}
         answer = self._on_host(args, task_vars)
+        if answer.get("failed"):
+            return {**result, **answer}
         other = answer.get("held") or {}
         if other and (deployment.gone(str(other["id"])) or args["seize"]):
             answer = self._on_host({**args, "over": [other["id"]]}, task_vars)

@@ -112,7 +112,7 @@ def skedge_held(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
     for host in hosts:
         result = hostvars[host].get(variable) or {}
         problems += [text for text in result.get("held") or [] if text not in problems]
-        if result.get("failed") or result.get("unreachable"):
+        if "held" not in result:
             problems.append(f"{host}: it cannot be marked as being deployed to ({_last_line(result.get('msg'))})")
     return problems
 
