@@ -62,6 +62,7 @@ class Answers:
     def status(self) -> Status:
         """Return liveness, readiness and every problem."""
         at, now = self._at, time.monotonic()
+        ports = reserved_ports.complaint(at.state.config)
         look = findings.Look(
             now=now,
             state=at.state,
@@ -73,13 +74,15 @@ class Answers:
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
-            ports=reserved_ports.complaint(at.state.config),
+            ports=ports or reserved_ports.at_next_boot(at.state.config),
             stream_causes=at.control.stream_causes(),
             unproven=at.control.unproven(),
             in_force=at.identity.in_force(),
         )
         problems = self._problems.update(now, findings.findings(look))
-        synced = at.life.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error)
+        synced = (
+            at.life.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
+        )
         return Status(at.state.config.site, True, at.life.ready, synced, problems)
 
     async def _looked(self) -> Status:

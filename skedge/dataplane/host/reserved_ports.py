@@ -11,6 +11,7 @@ from skedge.dataplane.host.sysctl_files import OURS, last_setting
 KEY = "net.ipv4.ip_local_reserved_ports"
 _PROC = Path("/proc/sys/net/ipv4")
 _NAMES = ("ip_local_port_range", "ip_local_reserved_ports")
+_RANGE = "net.ipv4.ip_local_port_range"
 _HARM = "so other programs get them as source ports and may meet what comes for endpoints and listeners"
 
 
@@ -22,26 +23,33 @@ def needed(config: SiteConfig) -> frozenset[int]:
 
 
 def complaint(config: SiteConfig, proc: Path = _PROC, root: Path = Path("/")) -> str:
-    """Return what is wrong, now or after the next boot, and the way out as one sentence; "" where nothing is.
+    """Return what is wrong now and the way out as one sentence; "" where nothing is, or it cannot be read."""
+    try:
+        lacking = _lacking(config, *((proc / name).read_text(encoding="ascii") for name in _NAMES))
+    except (OSError, ValueError):
+        return ""
+    if not lacking:
+        return ""
+    file = _foreign(root)[0]
+    cause = f"{file} sets it last: add them there" if file else "a program has changed it"
+    return f"{KEY} lacks {_ranges(lacking)}, {_HARM}; {cause}, and run the deploy playbook"
 
-    What cannot be read is not judged.
-    """
+
+def at_next_boot(config: SiteConfig, proc: Path = _PROC, root: Path = Path("/")) -> str:
+    """Return the same of what will be wrong when the host boots, by its files."""
+    file, reserved = _foreign(root)
     try:
-        now = _lacking(config, *((proc / name).read_text(encoding="ascii") for name in _NAMES))
+        ephemeral = last_setting(_RANGE, root)[1] or (proc / _NAMES[0]).read_text(encoding="ascii")
+        lacking = _lacking(config, ephemeral, reserved) if file else set()
     except (OSError, ValueError):
         return ""
-    (file, reserved), (_, ephemeral) = (last_setting(f"net.ipv4.{name}", root) for name in (_NAMES[1], _NAMES[0]))
-    foreign = file if file.rpartition("/")[2] != OURS else ""
-    if now:
-        cause = f"{foreign} sets it last: add them there" if foreign else "a program has changed it"
-        return f"{KEY} lacks {_ranges(now)}, {_HARM}; {cause}, and run the deploy playbook"
-    try:
-        later = _lacking(config, ephemeral or (proc / _NAMES[0]).read_text(encoding="ascii"), reserved)
-    except (OSError, ValueError):
-        return ""
-    if not foreign or not later:
-        return ""
-    return f"{foreign} sets {KEY} without {_ranges(later)} at the next boot, {_HARM}; add them there"
+    return f"{file} sets {KEY} without {_ranges(lacking)} at the next boot, {_HARM}; add them there" if lacking else ""
+
+
+def _foreign(root: Path) -> tuple[str, str]:
+    """Return file and value of the last setting at boot where that file is not ours, else two times ""."""
+    file, value = last_setting(KEY, root)
+    return ("", "") if file.rpartition("/")[2] == OURS else (file, value)
 
 
 def _lacking(config: SiteConfig, ephemeral: str, reserved: str) -> set[int]:

@@ -118,6 +118,18 @@ def test_a_configuration_that_was_refused(tmp_path: Path, authority: Authority) 
     in_sync(tmp_path, authority, story)
 
 
+def test_ports_that_other_programs_may_get_now(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(run: Running) -> None:
+        monkeypatch.setattr(module.reserved_ports, "at_next_boot", lambda _config: "at the next boot")
+        assert await looked(run) == (True, {"reserved ports": "at the next boot"})
+        monkeypatch.setattr(module.reserved_ports, "complaint", lambda _config: "now")
+        assert await looked(run) == (False, {"reserved ports": "now"})
+
+    in_sync(tmp_path, authority, story)
+
+
 def test_links_say_with_which_certificate_they_were_made(tmp_path: Path, authority: Authority) -> None:
     async def story(run: Running) -> None:
         run.control.certificates["a--b"] = run.at.identity.serial
