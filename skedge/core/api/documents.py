@@ -27,7 +27,8 @@ class Status:
     """Answer of ``status``: live = the loop runs, ready = forwarding and balancing.
 
     synced = every adjacency was heard, with the certificates that both ends have now; configuration and certificates on
-    disk are in force; the source ports that must be are reserved; and (asked with ``what`` = kernel) the kernel was looked at and has all that is wanted.
+    disk are in force; the source ports that must be are reserved; and (asked with ``what`` = kernel) the kernel was
+    looked at and has all that is wanted.
     """
 
     site: str
