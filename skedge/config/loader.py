@@ -15,13 +15,14 @@ from msgspec.structs import asdict, replace
 
 from skedge.config import validation
 from skedge.config.addresses import canonical
+from skedge.config.checks.health import health_type
 from skedge.config.checks.links import link_port, remote_port
 from skedge.config.checks.site import check
 from skedge.config.parsed import ParsedFile
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.validation import INVALID
 from skedge.core.errors import ConfigError
-from skedge.core.model import Connector, HealthType, Link, Listener, Protocol, SiteConfig
+from skedge.core.model import Connector, Link, Listener, SiteConfig
 from skedge.core.names import nat_address, nat_address6, overlay_address, overlay_address6
 
 SIZE_MAX = 4 * 1024 * 1024  # bytes; 1,024 services with listeners and connectors are about a tenth of it
@@ -204,7 +205,7 @@ def _listener(spec: ListenerSpec) -> Listener:
 
 
 def _connector(spec: ConnectorSpec) -> Connector:
-    kind = spec.health.type or (HealthType.SOCKET if spec.protocol is Protocol.UDP else HealthType.TCP)
+    kind = health_type(spec)
     made = replace(
         spec,
         name=spec.name or spec.service,

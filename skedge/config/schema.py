@@ -150,7 +150,7 @@ class ListenerSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class HealthSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A connector's health check; without ``type`` it is tcp, or socket for a udp workload."""
+    """A connector's health check; without ``type`` it is listen, tcp with tls, or socket for a udp workload."""
 
     type: HealthType | None = None
     path: HttpPath = "/"

@@ -30,7 +30,7 @@ from skedge.core.model import (
 from skedge.core.names import PREFIX, overlay_prefix6
 
 _CHECKS = {
-    Protocol.TCP: (HealthType.TCP, HealthType.HTTP, HealthType.NONE),
+    Protocol.TCP: (HealthType.LISTEN, HealthType.TCP, HealthType.HTTP, HealthType.NONE),
     Protocol.UDP: (HealthType.SOCKET, HealthType.NONE),
 }
 LISTENERS_MAX = 4096

@@ -49,6 +49,7 @@ class LinkEnd:
         self._last = StreamStats(False, time.monotonic(), Reason.NO_ANSWER, f"{link}: not yet")
         self._attempt = 0
         self._said: set[str] = set()
+        self._unshown = ""  # why the present certificate was not taken yet, while a stream of one before is there
         self._verdict = DialVerdict()
         self._farewell: asyncio.TimerHandle | None = None
         self._dialling: asyncio.Task[Stream] | None = None
@@ -63,8 +64,19 @@ class LinkEnd:
             return replace(self._last, tcp=self._verdict.reason)
         stream = self.stream
         return StreamStats(
-            True, stream.since, dialler=stream.dialler, frames_in=stream.frames_in, frames_out=stream.frames_out
+            True,
+            stream.since,
+            text=self._unshown,
+            dialler=stream.dialler,
+            frames_in=stream.frames_in,
+            frames_out=stream.frames_out,
+            shown=stream.shown,
         )
+
+    def renew(self) -> None:
+        """Show a new certificate: a stream made with it replaces the one that is there, as soon as it is taken."""
+        self._attempt = 0
+        self._want()
 
     def set_up(self, up: bool) -> None:
         """Note whether the link carries packets."""
@@ -112,7 +124,7 @@ class LinkEnd:
         self.drop(reason, f"{self.link}: closed")
 
     def _want(self) -> None:
-        if self._up and self.stream is None:
+        if self._up and (self.stream is None or self.stream.shown != self.bus.identity.serial):
             self._wanted.set()
         else:
             self._wanted.clear()
@@ -150,6 +162,7 @@ class LinkEnd:
         self._note_dial(Reason.NONE)
         self._last = StreamStats(True, new.since)
         self._said.clear()
+        self._unshown = ""
         self._want()
         log.info("link=%s stream=up neighbour=%s dialled_by=%s", self.link, self.at.neighbour, new.dialler)
         self.bus.on_up(self.link)
@@ -210,6 +223,8 @@ class LinkEnd:
             if self.stream is None:
                 self._failed(error.reason, str(error))
                 self._note_dial(error.told)
+            else:
+                self._unshown = str(error)
             return None
         except asyncio.CancelledError:
             self._dialling.cancel()

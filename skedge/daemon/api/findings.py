@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
@@ -31,6 +31,7 @@ _CULPRITS = {
     "setting": "does a sysctl file, tuned or a hardening script set it?",
     "forwarding": "does a sysctl file, tuned or a hardening script set it?",
 }  # kind of object -> who does such a thing, and how it is kept from it
+_OTHER_AUTHORITY = "deploy both sites from the control node that has the network's authority"
 LOADS_S = 30.0  # a site that is silent for so long has lost more than one report
 REFUSAL_S = 60.0  # how long a refused message stays a problem
 
@@ -51,6 +52,8 @@ class Look:
     drift: int
     stream_causes: Mapping[str, str]
     ports: str = ""
+    unproven: Mapping[str, str] = field(default_factory=dict)
+    in_force: bool = True
 
 
 def findings(look: Look) -> list[Finding]:
@@ -81,6 +84,9 @@ def _controller(look: Look) -> Iterator[Finding]:
     if look.certificate_days < CERTIFICATE_WARN_DAYS:
         severity = "error" if look.certificate_days <= 0 else "warning"
         yield Finding(severity, "certificate", f"{look.certificate_days:.0f} days left; run the deploy playbook")
+    if not look.in_force:
+        cause = "the certificates on disk are not those in force; if that stays so, systemctl reload skedge"
+        yield Finding("warning", "identity", cause)
     if look.ports:
         yield Finding("warning", "reserved ports", look.ports)
     if look.drift:
@@ -91,6 +97,8 @@ def _links(look: Look) -> Iterator[Finding]:
     for row in look.link_rows:
         if not row.up and f"link {row.device}" in look.applied.waiting:
             continue  # said there
+        if row.link in look.unproven:
+            yield Finding("error", f"certificate {row.link}", f"{look.unproven[row.link]}; {_OTHER_AUTHORITY}")
         if not row.up:
             yield Finding("warning", f"link {row.link}", f"{row.reason}: {link_causes.cause(row)}")
         elif row.reason in link_causes.LAST_RESORT:

@@ -8,10 +8,12 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from skedge.control.identity.identity import Identity, load
 from skedge.control.streams.bus import Bus, BusLink
@@ -480,3 +482,53 @@ def test_a_neighbour_that_is_revoked_loses_its_open_stream(
     ups = a.ups
     time.sleep(1.5)
     assert a.ups == ups
+
+
+def deploy(talker: Talker, authority: Authority) -> str:
+    """Give a site another certificate of its own key and let it read that; return its serial number."""
+    where = talker.identity.directory
+    key = load_pem_private_key((where / "site.key").read_bytes(), None)
+    authority.directory(where, talker.site, key=key)  # type: ignore[arg-type]
+
+    def read() -> str:
+        talker.identity.reload()
+        talker.bus.renew()
+        return talker.identity.serial
+
+    return talker.place.call(read)
+
+
+def taken(talker: Talker, serial: str) -> bool:
+    return talker.bus.stats()[LINK].shown == serial
+
+
+def test_a_new_certificate_is_shown_at_once_and_the_stream_says_so(
+    two: tuple[Talker, Talker], authority: Authority
+) -> None:
+    a, b = two
+    both_up(a, b)
+    time.sleep(2.1)
+    old = a.bus.stats()[LINK].shown
+    assert old == a.identity.serial
+    for talker in two:
+        new = deploy(talker, authority)
+        took = wait(partial(taken, talker, new), 5, "the new certificate was taken")
+        print(f"taken after {took * 1000:.0f} ms")
+        assert a.up
+        assert b.up
+    assert a.bus.stats()[LINK].shown == a.identity.serial != old
+    before = a.ups, b.ups
+    time.sleep(1)
+    assert (a.ups, b.ups) == before, "and then it is left alone"
+
+
+def test_a_certificate_of_another_authority_is_refused_with_words(two: tuple[Talker, Talker]) -> None:
+    """Case 15: the old stream must not be taken for a proof."""
+    a, b = two
+    both_up(a, b)
+    time.sleep(2.1)
+    new = deploy(b, Authority("demo"))
+    wait(lambda: b.bus.stats()[LINK].reason is Reason.BAD_SIGNATURE or "refuse" in b.bus.stats()[LINK].text, 5, "told")
+    assert b.bus.stats()[LINK].shown != new
+    wait(lambda: not a.up and not b.up, 8, "and the old stream ends")
+    wait(lambda: b.bus.stats()[LINK].reason is Reason.BAD_SIGNATURE, 8, "for that reason")

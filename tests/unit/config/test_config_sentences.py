@@ -403,7 +403,7 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("connectors.0.health", {"host": "shop.example"})],
-        "connectors[0].health.host: the Host header is of an http check, this is tcp; give type: http",
+        "connectors[0].health.host: the Host header is of an http check, this is listen; give type: http",
     ),
     (
         [("connectors.0.health", {"type": "none", "tls": True})],
@@ -437,7 +437,7 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("connectors.0.health", {"type": "socket"})],
-        "connectors[0].health.type: socket cannot check a tcp workload; give type: tcp or http or none",
+        "connectors[0].health.type: socket cannot check a tcp workload; give type: listen or tcp or http or none",
     ),
 ]
 

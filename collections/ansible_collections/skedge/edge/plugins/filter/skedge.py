@@ -11,6 +11,7 @@ from ansible import constants
 from ansible.errors import AnsibleFilterError
 
 try:
+    from ansible_collections.skedge.edge.plugins.plugin_utils import membership
     from ansible_collections.skedge.edge.plugins.plugin_utils.wireguard import read_keys
 
     from skedge.core import names
@@ -114,6 +115,31 @@ def skedge_ssh_option(name: str, value: int) -> int:
     return value if origin == "default" else int(found)
 
 
+def skedge_asked(hostvars: Any, hosts: list[str], variable: str, beyond: Any = None) -> dict[str, str]:
+    """Return the authority's certificate that each host trusts, also of those beyond the play that answered."""
+    found = {host: (hostvars[host].get(variable) or {}).get("authority") or "" for host in hosts}
+    for result in (beyond or {}).get("results") or []:
+        found[result["item"]] = result.get("authority") or ""
+    return found
+
+
+def skedge_claims(asked: dict[str, str], ca_dir: str, network: str, new: bool = False) -> list[str]:
+    """Return why this control node must not sign for these hosts, one sentence each."""
+    _need_skedge()
+    return membership.problems(asked, ca_dir, network, new=new)
+
+
+def skedge_held(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
+    """Return which hosts, or control node, another deployment has marked; one sentence each."""
+    problems: list[str] = []
+    for host in hosts:
+        result = hostvars[host].get(variable) or {}
+        problems += [text for text in result.get("held") or [] if text not in problems]
+        if "held" not in result:
+            problems.append(f"{host}: it cannot be marked as being deployed to ({_last_line(result.get('msg'))})")
+    return problems
+
+
 def _last_line(text: Any) -> str:
     """Return the last line that says something: ssh puts warnings before the reason."""
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
@@ -130,6 +156,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "skedge_asked": skedge_asked,
+            "skedge_claims": skedge_claims,
+            "skedge_held": skedge_held,
             "skedge_overlay_address": skedge_overlay_address,
             "skedge_other_addresses": skedge_other_addresses,
             "skedge_overlays": skedge_overlays,
