@@ -6,9 +6,10 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2 (or IPVS), for ports that other programs hold (by name), for routes and rules that
-    lead sites' addresses elsewhere, for resolvers, gateways and addresses that are a site's, for announced prefixes that the host has not, for
-    firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the clock.
+  - Looks for root, BTF and cgroup2 (or IPVS), for ports that other programs hold (by name), for routes and rules
+    that lead sites' addresses elsewhere, for resolvers, gateways and addresses that are a site's, for announced
+    prefixes that the host has not, for firewalls that drop what skedge needs (chain and rule are named, and what to
+    open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
