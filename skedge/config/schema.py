@@ -204,7 +204,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     version: FileVersion = 1
     engine: EngineKind = EngineKind.AUTO
     engine_drain_s: DrainSeconds = 300.0
-    overlay_cidr: str = "100.64.0.0/10"
+    overlay_cidr: str = ""
     overlay_address: str = ""
     overlay_address6: str = ""
     nat_address: str = ""

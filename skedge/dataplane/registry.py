@@ -146,7 +146,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         Kind(
             "host-prefix",
             host_prefixes,
-            lambda _config, _desired, _held: dict.fromkeys(host_addresses.host_prefixes(), 0),
+            lambda _config, desired, _held: dict.fromkeys(host_addresses.host_prefixes() | desired.shared, 0),
             glance=lambda: tuple(sorted(host_prefixes.read().items())),
         ),
         Kind(
@@ -306,7 +306,9 @@ def _notrack(
     if undecided or base.other_serves():  # as it was found: another engine needs all to be tracked
         return {name: one for name, one in held.items() if name == notrack.NAME}
     listeners = desired.listeners if config.lan.devices else ()
-    return notrack.wanted(held, listeners, opening=base.other_drains(), tracked=notrack.tracks())
+    return notrack.wanted(
+        held, listeners, opening=base.other_drains(), tracked=notrack.tracks(), shared=bool(desired.shared)
+    )
 
 
 def _uplink(base: Base, links: LinkDriver) -> Kind[int, Uplink]:

@@ -7,7 +7,7 @@ there is any chain that does so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -48,7 +48,7 @@ class RetiredEngine(Protocol):
 
     name: str
 
-    def hand_over(self, listeners: Iterable[ListenerKey]) -> None:
+    def hand_over(self, listeners: Collection[ListenerKey]) -> None:
         """Place nothing new and check nothing any more; what is open goes on. Raises DataplaneError."""
         ...
 
@@ -75,7 +75,7 @@ class RetiredEbpf:
         """Return whether there is anything."""
         return (pin_dir / pins.FIRST).exists()
 
-    def hand_over(self, listeners: Iterable[ListenerKey]) -> None:  # noqa: ARG002  (one shape for both)
+    def hand_over(self, listeners: Collection[ListenerKey]) -> None:  # noqa: ARG002  (one shape for both)
         """Take the listeners away, but not the marks of their ports: by those, packets of flows are found."""
         maps = Maps(str(self._pins))
         try:
@@ -123,7 +123,7 @@ class RetiredIpvs:
             return chained or bool(purge.found(state))
         return False
 
-    def hand_over(self, listeners: Iterable[ListenerKey]) -> None:
+    def hand_over(self, listeners: Collection[ListenerKey]) -> None:
         """Empty the chains, in one step with leaving packets that open a connection notracked (see `notrack`).
 
         The chains stay, with one rule that changes nothing: the kernel translates only where there is a chain of type

@@ -120,7 +120,7 @@ KEPT: Mapping[str, Entries] = {
     "endpoint_marks_v1": Entries(INDEX, Layout("marks:I"), mask=1 | 4),  # MARK_PUBLISHED, MARK_NAT
     "endpoint_sources_v1": Entries(Layout("host:F port:H protocol:B v6:B"), Layout("port:H")),
     "lan_prefixes_v1": PREFIX,
-    "host_prefixes_v1": PREFIX,
+    "host_prefixes_v2": PREFIX,
     "link_prefixes_v1": Entries(PREFIX.key, Layout("flags:I paths:I")),
     "link_sites_v1": Entries(Layout("address:F"), Layout("paths:I -spare:I")),
 }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from skedge.core import names
 from skedge.core.abilities import ABILITIES, Abilities
+from skedge.core.desired.listener_addresses import LOOPBACK, listeners, shared
 from skedge.core.linkstate.own_records import NO_RESOLVED, services_record, workload_target
 from skedge.core.model import (
-    ANY_ADDRESS,
     Link,
     LinkId,
     Listener,
@@ -42,8 +41,6 @@ from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, nat_so
 from skedge.core.routing.rib import Rib
 
 LOOPBACK_DEVICE = "lo"
-LOOPBACK = ("127.0.0.1", "::1")
-REST = ("0.0.0.0", "::")  # noqa: S104 (a listener's key for what is the host's, but no address that it has)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +59,8 @@ class Desired:
 
     ``uplinks``: device of each link that is bound to an uplink -> its address there.
 
+    ``shared`` are addresses of the host, as prefixes, that share one entry of each listener on every address.
+
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
     """
@@ -77,6 +76,7 @@ class Desired:
     listeners: Mapping[ListenerKey, ListenerTarget] = field(default_factory=dict)
     choosers: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     avoided: Suspended = frozenset()
+    shared: frozenset[str] = frozenset()
     off_host: frozenset[str] = frozenset()
     prefixes: frozenset[str] = frozenset()
     announced: bool = False
@@ -142,6 +142,7 @@ def compute(
         listeners={key: listener_target(listener, services, avoided) for key, listener in catches.items()},
         choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
         avoided=avoided,
+        shared=shared(config, hosts),
         off_host=frozenset(here.own_site[one].address for one in here.off_host) if here.own_site else frozenset(),
         prefixes=frozenset(lans.own),
         announced=bool(lans.own or lans.others),
@@ -317,31 +318,3 @@ def listeners_again(desired: Desired, tables: Tables) -> Mapping[ListenerKey, Li
         else desired_listener
         for key, desired_listener in desired.listeners.items()
     }
-
-
-def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[ListenerKey, Listener]:
-    """Return the listener of every concrete address:port of this site; a given address goes before ``*``.
-
-    ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
-    without a device, and every link device of ours has one. Loopback is left out where the engine cannot listen there.
-    `REST` stands for what is the host's by a local route alone.
-    """
-    can = ABILITIES[config.engine]
-    every = sorted({*LOOPBACK, *_usable(host_addresses), *(REST if can.whole_prefixes else ())})
-    found: dict[ListenerKey, Listener] = {}
-    for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
-        given = plain_address(listener.address)
-        for address in every if listener.address == ANY_ADDRESS else [str(given or listener.address)]:
-            if not can.loopback_listeners and ip_address(address).is_loopback:
-                continue
-            found[ListenerKey(address, listener.port, listener.protocol)] = listener
-    return found
-
-
-def _usable(host_addresses: Iterable[str]) -> Iterable[str]:
-    for text in host_addresses:
-        address = plain_address(text)
-        if address is None or address.is_unspecified or address.is_multicast:
-            continue
-        if not (address.version == 6 and address.is_link_local):
-            yield str(address)

@@ -201,6 +201,17 @@ def _surroundings(look: Look) -> Iterator[Finding]:
             "skedge_overlay_address, or the network another skedge_overlay_cidr"
         )
         yield Finding("error", f"address {address}", cause)
+    by_way: dict[str, list[str]] = {}
+    for address, where in sorted(found.astray.items()):
+        by_way.setdefault(where, []).append(address)
+    for where, astray in sorted(by_way.items()):
+        more = f" and {len(astray) - 1} more" if len(astray) > 1 else ""
+        cause = (
+            f"what is for other sites ({astray[0]}{more}) goes {where}, by a rule of this host that is asked before "
+            "skedge's own (see `ip rule`); let the program that made it (a VPN: its exit node, or peers with sites' "
+            "addresses) leave them out, or give it a number above 7400 (NetBird: NB_USE_LEGACY_ROUTING=true)"
+        )
+        yield Finding("error", "way to sites", cause)
 
 
 def _strays(look: Look) -> Iterator[Finding]:

@@ -141,7 +141,7 @@ def services(state: State, now: float) -> list[ServiceRow]:
 
 def listeners(state: State, desired: Desired) -> list[ListenerRow]:
     """Return one row a configured listener."""
-    return listener_rows(state.config.listeners, desired.listeners, desired.services, state.suspended)
+    return listener_rows(state.config.listeners, desired.listeners, desired.services, state.suspended, desired.shared)
 
 
 def connections(

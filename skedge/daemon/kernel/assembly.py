@@ -107,8 +107,8 @@ class _Host:
     def addresses(self) -> frozenset[str]:
         return host_addresses.addresses(self._netlink)
 
-    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
-        return surroundings.read(prefixes)
+    def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
+        return surroundings.read(prefixes, sites)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
         return sock_diag.abort_connecting(targets)

@@ -53,7 +53,7 @@ class Host(Withdrawing, Protocol):
         """Return the host's current addresses with their ``/len``. Raises DataplaneError."""
         ...
 
-    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+    def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
         """Return what is around the host, and how these networks are reached. Raises DataplaneError."""
         ...
 
@@ -216,24 +216,26 @@ class Kernel:
         drift = self._drift.take(now, reports)
         # Of before the run: what others changed during it shows. After changes of ours only another run can tell.
         self._glance = None if changed or failed else glance
+        routes = self._routes()
         return Applied(
             tuple(changed),
             failed,
-            self._routes(),
+            routes,
             allow_delete,
             waiting,
             self._handover.draining,
             drift,
             self._drift.recent(now),
             dict(self._drift.totals),
-            self._surroundings(desired),
+            self._surroundings(desired, routes),
             self._strays(),
         )
 
-    def _surroundings(self, desired: Desired) -> Surroundings:
-        """Return what is around the host; nothing is known where it cannot be read."""
+    def _surroundings(self, desired: Desired, routes: Collection[str]) -> Surroundings:
+        """Return what is around the host, which has these routes; nothing is known where it cannot be read."""
+        routed = {key.partition("/")[0] for key in routes if key in desired.routes}
         try:
-            return self.host.surroundings(desired.prefixes)
+            return self.host.surroundings(desired.prefixes, [one for one in sorted(desired.sites) if one in routed])
         except DataplaneError:
             return Surroundings()
 

@@ -100,7 +100,7 @@ class RuleDriver:
                     ports = rule.get_attr("FRA_SPORT_RANGE") if kind == UDP else None
                     found[f"{kind} {name}" + (f" {ports.split(':')[0]}" if ports else "")] = _from(rule)
             for last, table in _LAST_TABLES.items():
-                for route in self._netlink.dump("routes", family=family, table=table, proto=PROTOCOL):
+                for route in self._netlink.routes(family, table):
                     ours = route["proto"] == PROTOCOL and route.get_attr("RTA_TABLE") == table
                     if ours and route["type"] == _UNREACHABLE:
                         network = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"

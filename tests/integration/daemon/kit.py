@@ -331,6 +331,7 @@ def telling(made: L, session: pytest.Session) -> Iterator[L]:
 class Line:
     """A -10- B -20- C, and a spare link A -100- C. Servers at all; everybody listens."""
 
+    NAMES = "abc"
     LINKS = (("a", "b", 10, "10.93.1"), ("b", "c", 20, "10.93.2"), ("a", "c", 100, "10.93.3"))
 
     def __init__(self, directory: Path) -> None:
@@ -352,7 +353,7 @@ class Line:
         self.bpffs.mkdir()
         run("mount", "-t", "bpf", "skedge-daemon-test", self.bpffs)
         authority = Authority(NETWORK)
-        for name in "abc":
+        for name in self.NAMES:
             self.sites[name] = Site(name, self.directory / name, self.bpffs, authority)
         every = self.sites.values()
         for site in every:

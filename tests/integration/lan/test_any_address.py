@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from skedge.core.desired.compute import listeners
+from skedge.core.desired.listener_addresses import listeners
 from skedge.core.model import Listener, Protocol
 from skedge.core.objects import ListenerTarget, ServiceKey, ServiceTable
 from skedge.dataplane.ebpf.prefix_table import HOST_MAP, PrefixTable

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from skedge.core.desired import compute as desired
+from skedge.core.desired.listener_addresses import REST
 from skedge.core.linkstate.own_records import NO_RESOLVED, services_record
 from skedge.core.model import EngineKind, Lan, Listener, SiteConfig, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
@@ -65,7 +66,7 @@ def test_other_sites_reach_127_0_0_1_but_neither_loopback_of_ipv6_nor_another_ma
 
 def test_every_address_is_not_loopback_with_ipvs() -> None:
     both = compute(site(EngineKind.EBPF, Listener(SERVICE, 80))).listeners
-    assert set(both) == {ListenerKey(address, 80) for address in ("127.0.0.1", "::1", HOST, *desired.REST)}
+    assert set(both) == {ListenerKey(address, 80) for address in ("127.0.0.1", "::1", HOST, *REST)}
     assert set(compute(site(EngineKind.IPVS, Listener(SERVICE, 80))).listeners) == {ListenerKey(HOST, 80)}
 
 

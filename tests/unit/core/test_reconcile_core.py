@@ -80,7 +80,7 @@ def test_every_kind_has_a_driver_and_a_desired_mapping() -> None:
     assert list(FIELDS) == ORDER
     assert {one.name for one in fields(Desired)} == {
         *FIELDS.values(), "uplinks", "nat_local", "nat_remote", "choosers", "avoided", "off_host", "prefixes",
-        "announced", "answering", "sites", "sources", "skipped",
+        "announced", "answering", "sites", "sources", "skipped", "shared",
     }  # fmt: skip
 
 

@@ -115,7 +115,7 @@ class FakeHost:
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
         return len(placed()) if targets else 0
 
-    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+    def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
         return Surroundings(dict.fromkeys(prefixes, ""), self.beside)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:

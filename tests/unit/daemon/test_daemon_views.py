@@ -489,6 +489,14 @@ def test_a_link_that_does_not_leave_by_its_uplink_is_named() -> None:
     assert not problems(look(state, applied=Applied(strays={mark + 1: "eth0"})))
 
 
+def test_sites_that_another_rule_leads_astray_are_one_error_for_each_way() -> None:
+    away = {"100.64.0.2": "to table 52, device tailscale0", "100.64.0.3": "to table 52, device tailscale0"}
+    found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(astray=away))))
+    assert found["way to sites"][0] == "error"
+    assert "(100.64.0.2 and 1 more) goes to table 52, device tailscale0, by a rule" in found["way to sites"][1]
+    assert "NB_USE_LEGACY_ROUTING" in found["way to sites"][1]
+
+
 def test_what_waits_for_another_host_is_a_warning() -> None:
     waits = look(state_of(), applied=Applied(waiting={"link sk-b": "the key is not known"}))
     assert problems(waits)["link sk-b"] == ("warning", "the key is not known")
