@@ -93,7 +93,7 @@ INLINE __u32 packet_size(struct __sk_buff *skb, const struct packet *p)
 		return skb->len - p->l3;
 	if (p->protocol == IPPROTO_TCP && !packet_load(skb, p->l4 + 12, &words, 1))
 		header = (words >> 4) * 4;
-	return p->l4 - p->l3 + header + segment;
+	return (p->v6 ? IP6_LENGTH : IP4_LENGTH) + header + segment; /* without a jumbo header, which only the whole has */
 }
 
 /* Whether routers may cut the packet up: then the kernel does. */

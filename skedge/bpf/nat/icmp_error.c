@@ -127,6 +127,7 @@ INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struc
     if (p->v6) {
         if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, BPF_F_PSEUDO_HDR))
             return REASON_MALFORMED;
+        packet_sum_update(skb, 1, 0, diff, 0);
         return bpf_skb_store_bytes(skb, p->l3 + 8, addresses.from, 32, 0) ? REASON_MALFORMED : 0;
     }
     if (bpf_l3_csum_replace(skb, p->l3 + 10, 0, diff, 0) ||

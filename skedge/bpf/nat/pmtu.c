@@ -140,6 +140,8 @@ int lan_too_big(struct __sk_buff *skb)
 
     if (lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
         return packet_refuse(REASON_MALFORMED);
+    if (p.v6 && p.next == NEXT_HOP_BY_HOP && lan_packet_cut_jumbo(skb, &p))
+        return packet_refuse(REASON_TOO_BIG);
     if (!p.whole || sender_is_here(&p)) {
         skb->cb[CB_DENY] = FROM_TOO_BIG;
         nat_programs_v1.call(skb, NAT_ODD);

@@ -269,10 +269,13 @@ def prog_id(fd: int) -> int:
     return int(struct.unpack_from("=II", info.raw)[1])
 
 
-def prog_test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_out: int | None = None) -> TestRun:
+def prog_test_run(
+    fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_out: int | None = None, flags: int = 0
+) -> TestRun:
     """Run a packet program (tc, XDP) on ``data`` (at least 14 bytes: an Ethernet header) and return what it did.
 
-    ``ctx`` is a struct __sk_buff (or empty); ``data_out`` is how many bytes of the packet may come back.
+    ``ctx`` is a struct __sk_buff (or empty); ``data_out`` is how many bytes of the packet may come back; ``flags`` are
+    the kernel's own (BPF_F_TEST_*).
     """
     room = len(data) + 256 if data_out is None else data_out
     data_in, out = _buffer(data), ctypes.create_string_buffer(max(room, 1))
@@ -280,7 +283,7 @@ def prog_test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_
     attr = struct.pack(
         "=IIIIQQIIIIQQIII",
         *(fd, 0, len(data), room, _address(data_in), _address(out), repeat, 0),
-        *(len(ctx), len(ctx), _address(ctx_in) if ctx else 0, _address(ctx_out) if ctx else 0, 0, 0, 0),
+        *(len(ctx), len(ctx), _address(ctx_in) if ctx else 0, _address(ctx_out) if ctx else 0, flags, 0, 0),
     ) + bytes(4)
     _, after = call("program test run", Cmd.PROG_TEST_RUN, attr)
     retval, size, duration = (struct.unpack_from("=I", after, offset)[0] for offset in (4, 12, 36))

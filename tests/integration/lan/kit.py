@@ -152,6 +152,7 @@ class Bench:
     link_mac: bytes
     peer_mac: bytes
     link_mtu: int
+    test_flags: int = 0  # BPF_F_TEST_*
 
     def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> syscall.TestRun:
         context = bytearray(192)
@@ -159,7 +160,7 @@ class Bench:
         if gso_size:
             struct.pack_into("=I", context, 176, gso_size)
         with syscall.Fd(syscall.obj_get(f"{self.site.pin_dir}/{pin}")) as fd:
-            return self.site.ns(syscall.prog_test_run, fd, data, bytes(context))
+            return self.site.ns(syscall.prog_test_run, fd, data, bytes(context), flags=self.test_flags)
 
     def lan(self, packet: bytes, source: bytes = CLIENT_MAC, to: bytes = b"", ethertype: int | None = None, **options):
         """Return the verdict on a packet that comes from the LAN, and the IP packet afterwards."""

@@ -95,9 +95,7 @@ INLINE __u32 route_mtu(struct __sk_buff *skb, const struct nat_config *config, c
  * checksum in the IPv6 header; and the hop limit falls. */
 INLINE __u32 checksum_diff6(__u32 addresses)
 {
-    __u64 sum = (__u64)addresses + (__u32)~0x100;
-
-    return (__u32)(sum + (sum >> 32));
+    return checksum_sum(addresses, (__u32)~0x100);
 }
 
 /* Change addresses and ports, the hop limit, and all checksums by the difference. */
@@ -113,13 +111,13 @@ INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, c
         return REASON_MALFORMED;
     if (bpf_l4_csum_replace(skb, sum_at, old_ports, new_ports, zero_is_none | 4))
         return REASON_MALFORMED;
-    if (p->v6)
-        bpf_csum_update(skb, checksum_diff6(flow->sum));
+    packet_sum_update(skb, p->v6, zero_is_none && datagram_is_unsummed(skb, sum_at), checksum_diff6(flow->sum),
+                      checksum_sum(~old_ports, new_ports));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
         ports = ip + IP6_LENGTH;
-        if (lan_packet_is_fragment6(p))
+        if (lan_packet_is_longer6(p))
             ports += FRAGMENT_HEADER;
         if (ports + 4 > end)
             return REASON_MALFORMED;

@@ -62,7 +62,7 @@ INLINE int fragment_translate(struct __sk_buff *skb, const struct lan_packet *p,
     __u32 sum;
 
     if (p->v6)
-        bpf_csum_update(skb, checksum_diff6(flow->sum));
+        csum_update(skb, checksum_diff6(flow->sum));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
