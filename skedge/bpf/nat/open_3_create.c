@@ -26,6 +26,8 @@
 INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struct scratch *m, int reason)
 {
     flow_abolish(&p->key, m->flow.state, 0);
+    if (reason == REASON_HOP_LIMIT)
+        return packet_expire(skb, p);
     if (reason == REASON_NO_ROUTE || m->kind == KIND_OVERLAY)
         return packet_refuse(reason);
     return connection_refuse(skb, p, reason);
@@ -82,6 +84,8 @@ int lan_begin(struct __sk_buff *skb)
         reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
     if (skb->cb[CB_LINK] & CB_OWN)
         scratch->flow.state |= FLOW_OWN;
+    if (!reason && p.hops <= 1 && scratch->kind != KIND_LOOP)
+        reason = REASON_HOP_LIMIT;
     if (!reason)
         reason = flow_create(config, &p.key, scratch);
     /* Parsed anew, what was known of the packet is no matter to the verifier in the loop over the ports: without that it

@@ -162,6 +162,15 @@ INLINE int packet_send_round(struct __sk_buff *skb, const struct nat_config *con
     return bpf_redirect(config->device, BPF_F_INGRESS);
 }
 
+/* A packet that may go no further: its sender is told, as a router does. */
+INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    skb->cb[CB_LINK] = (skb->cb[CB_LINK] & ~15) | p->l3;
+    skb->cb[CB_MTU] = MTU_NONE;
+    nat_programs_v1.call(skb, NAT_TOO_BIG);
+    return packet_refuse(REASON_HOP_LIMIT);
+}
+
 /* Whether packets of this direction are for a socket of this host. */
 INLINE int flow_goes_over_lo(__u64 state)
 {
@@ -178,7 +187,7 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     if (flow_goes_over_lo(flow->state))
         return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : skb_send_to_lo(skb, p->l3, config->device);
     if (p->hops <= 1)
-        return packet_refuse(REASON_HOP_LIMIT);
+        return packet_expire(skb, p);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         skb->cb[CB_LINK] = p->l3;
