@@ -192,6 +192,15 @@ def _surroundings(look: Look) -> Iterator[Finding]:
             "skedge_overlay_address, or the network another skedge_overlay_cidr"
         )
         yield Finding("error", f"address {address}", cause)
+    if not look.state.config.lan.devices or not ABILITIES[look.state.config.engine].off_host:
+        return
+    for mark, table in sorted(found.marked.items()):
+        cause = (
+            f"a rule of this host leads packets with it to table {table}; what netfilter marks in prerouting does not "
+            "take flows' packets there, as they are routed before. A rule by address does, and so does the mark of a "
+            "tc filter (Linux 6.10 and later)"
+        )
+        yield Finding("info", f"mark {mark}", cause)
 
 
 def _kernel(look: Look) -> Iterator[Finding]:

@@ -16,6 +16,10 @@ RESOLVERS = Path("/etc/resolv.conf")
 _GETROUTE, _FIB_MATCH = 26, 0x2000
 _RTA_DST, _RTA_GATEWAY, _RTA_TABLE = 1, 5, 15
 _UNICAST = 1
+_NEWRULE, _GETRULE, _TO_TABLE, _INVERTED = 32, 34, 1, 0x2
+_FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 10, 15, 16
+_ALL_BITS = 0xFFFFFFFF
+_OF_ALL = (*TABLES, 253, 254, 255)  # ours; default, main and local
 _OUTSIDE = ("192.0.2.1", "2001:db8::1")  # of nobody: the way there is the default route's
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ESRCH, errno.EAFNOSUPPORT)
 
@@ -27,7 +31,23 @@ def read(prefixes: Iterable[str], resolvers: Path = RESOLVERS) -> Surroundings:
         gateway = _way(address)[1]
         if gateway:
             beside.setdefault(gateway, "a gateway of this host")
-    return Surroundings({prefix: _led(prefix) for prefix in prefixes}, beside)
+    return Surroundings({prefix: _led(prefix) for prefix in prefixes}, beside, _marked())
+
+
+def _marked() -> dict[str, int]:
+    """Return where rules lead packets by their mark, but for the tables that all others go by."""
+    found = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with kernel_errors("list the rules"):
+            answers = request(_GETRULE, struct.pack("=12B", family, *bytes(11)), dump=True)
+        for kind, payload in answers:
+            inverted = struct.unpack_from("=I", payload, 8)[0] & _INVERTED
+            told = {key: struct.unpack_from("=I", value)[0] for key, value in attributes(payload, 12).items()
+                    if len(value) == 4}  # fmt: skip
+            table, mark = told.get(_FRA_TABLE, payload[4]), told.get(_FRA_FWMARK, 0)
+            if kind == _NEWRULE and payload[7] == _TO_TABLE and mark and not inverted and table not in _OF_ALL:
+                found[f"{mark:#x}/{told.get(_FRA_FWMASK, _ALL_BITS):#x}"] = table
+    return found
 
 
 def _led(prefix: str) -> str:

@@ -153,8 +153,9 @@ class Bench:
     peer_mac: bytes
     link_mtu: int
 
-    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> syscall.TestRun:
+    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0, mark: int = 0) -> syscall.TestRun:
         context = bytearray(192)
+        struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, 0, index)
         if gso_size:
             struct.pack_into("=I", context, 176, gso_size)

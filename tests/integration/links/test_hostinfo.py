@@ -62,6 +62,22 @@ def test_what_is_around_a_host(site: Site, tmp_path: Path) -> None:
     assert found.beside == {"100.100.2.136": resolver, "fe80::1": resolver, "10.91.0.9": gateway}
 
 
+def test_rules_by_mark(site: Site, tmp_path: Path) -> None:
+    rules = (
+        ("-4", "fwmark 0x2/0xff lookup 100"), ("-6", "fwmark 0x3 lookup 70000"),
+        ("-4", "fwmark 0x80000/0xff0000 lookup main"),
+        ("-4", "not fwmark 0xca6c lookup 51820"), ("-4", "from 10.9.0.1 lookup 101"),
+    )  # fmt: skip
+    for family, rule in rules:
+        site.ns.sh(f"ip {family} rule add {rule}")
+    try:
+        found = site.ns(surroundings.read, (), tmp_path / "none")
+    finally:
+        for family, rule in rules:
+            site.ns.sh(f"ip {family} rule del {rule}")
+    assert found.marked == {"0x2/0xff": 100, "0x3/0xffffffff": 70000}
+
+
 def test_ephemeral_ports_are_what_is_neither_reserved_nor_ours(tmp_path: Path) -> None:
     (tmp_path / "ip_local_port_range").write_text("32768\t60999\n")
     (tmp_path / "ip_local_reserved_ports").write_text("40000,50000-50010,61000-65535\n")

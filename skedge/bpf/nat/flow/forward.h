@@ -12,11 +12,17 @@
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int size, __u64 flags) =
     (void *)BPF_FUNC_redirect_neigh;
 
-/* Return the route to where the flow's packets go. Looked up as from our own device (lo): so the host is no router for
- * its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
-INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+/* Since Linux 6.10: routes are looked up by the mark that lies where the answer's link-layer addresses will. */
+#define FIB_BY_MARK (1u << 5)
+#define ERR_INVALID 22
+
+/* Return the route to where the flow's packets go, for a packet with this mark (0: none). Looked up as from our own device
+ * (lo): so the host is no router for its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
+INLINE long route_lookup_marked(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                                const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib, __u32 mark)
 {
+    long found;
+
     __builtin_memset(fib, 0, sizeof(*fib));
     fib->family = p->v6 ? AF_INET6_ : AF_INET_;
     fib->l4_protocol = p->key.protocol;
@@ -33,7 +39,20 @@ INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config,
         fib->ipv4_src = flow->from[3];
         fib->ipv4_dst = flow->to[3];
     }
+    if (mark) {
+        __builtin_memcpy(fib->smac, &mark, sizeof(mark));
+        found = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_BY_MARK);
+        if (found != -ERR_INVALID)
+            return found;
+    }
     return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
+/* The same by the mark that the packet has: the host may have routes by it. */
+INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+{
+    return route_lookup_marked(skb, config, p, flow, length, fib, skb->mark);
 }
 
 /* Return where the TCP option for the segment size is, as an offset in the packet; 0 where there is none. */
