@@ -27,7 +27,7 @@ INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struc
 {
     flow_abolish(&p->key, m->flow.state, 0);
     if (reason == REASON_HOP_LIMIT)
-        return packet_expire(skb, p);
+        return packet_expire(skb, p, (__u64)m->kind << FLOW_KIND_SHIFT, skb->cb[CB_LINK] & CB_ACCEPTED);
     if (reason == REASON_NO_ROUTE || m->kind == KIND_OVERLAY)
         return packet_refuse(reason);
     return connection_refuse(skb, p, reason);

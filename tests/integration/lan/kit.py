@@ -153,8 +153,12 @@ class Bench:
     peer_mac: bytes
     link_mtu: int
 
-    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0, mark: int = 0) -> syscall.TestRun:
+    def run(
+        self, pin: str, index: int, data: bytes, gso_size: int = 0, mark: int = 0, left: int = 0
+    ) -> syscall.TestRun:
+        """``left``: what others have left in each word of skb->cb."""
         context = bytearray(192)
+        struct.pack_into("=5I", context, 48, *[left] * 5)
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, 0, index)
         if gso_size:

@@ -41,6 +41,10 @@ def test_so_are_packets_of_flows_both_ways(bench: Bench, v: int, kind: Protocol)
     ):  # fmt: skip
         sent = ip(source, to, l4(kind, sport, dport, ACK, b"data"), hops=1)
         assert send(sent) == (REDIRECT, plain_ip(to, source, exceeded(v, sent, kind is Protocol.UDP)))
+    sent = ip(CLIENT[v], HOST[v], l4(kind, 40000, LISTEN, ACK, b"data"), hops=1)
+    for left in (1, 0xFFFFFFFF):  # by whom the packet came through before
+        answer = bench.lan(sent, left=left)
+        assert answer == (REDIRECT, plain_ip(HOST[v], CLIENT[v], exceeded(v, sent, kind is Protocol.UDP)))
     assert site.open() == 1
 
 

@@ -181,11 +181,19 @@ INLINE int packet_send_round(struct __sk_buff *skb, const struct nat_config *con
     return bpf_redirect(config->device, BPF_F_INGRESS);
 }
 
-/* A packet that may go no further: its sender is told, as a router does. */
-INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p)
+/* Whether packets of this direction come over a link. */
+INLINE int flow_comes_over_link(__u64 state)
 {
-    skb->cb[CB_LINK] = (skb->cb[CB_LINK] & ~15) | p->l3;
+    return KIND_OF(state) == (state & FLOW_REPLY ? KIND_REMOTE : KIND_OVERLAY);
+}
+
+/* A packet of a flow (@state: of its direction) that may go no further: its sender is told, as a router does. @kept: what
+ * is to stay of skb->cb[CB_LINK]; nothing may where this program alone has seen the packet, as others leave something there. */
+INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p, __u64 state, __u32 kept)
+{
+    skb->cb[CB_LINK] = p->l3 | kept;
     skb->cb[CB_MTU] = MTU_NONE;
+    skb->cb[CB_DENY] = flow_comes_over_link(state) ? 1 : 0;
     nat_programs_v1.call(skb, NAT_TOO_BIG);
     return packet_refuse(REASON_HOP_LIMIT);
 }
@@ -206,7 +214,7 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     if (flow_goes_over_lo(flow->state))
         return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : skb_send_to_lo(skb, p->l3, config->device);
     if (p->hops <= 1)
-        return packet_expire(skb, p);
+        return packet_expire(skb, p, flow->state, 0);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         skb->cb[CB_LINK] = p->l3;
