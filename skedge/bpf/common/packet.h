@@ -32,7 +32,7 @@ struct packet {
 	__u8 v6;
 	__u8 protocol;
 	__u8 fragment;
-	__u8 hops; /* hop limit, IPv6 only */
+	__u8 hops;
 	__u8 tcp_flags;
 };
 
@@ -123,6 +123,7 @@ INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->l4 = offset + IP4_LENGTH;
 	p->protocol = ip[9];
 	p->fragment = (ip[6] & 0x3f) | ip[7];
+	p->hops = ip[8];
 	__builtin_memset(&p->from, 0, sizeof(p->from));
 	__builtin_memset(&p->to, 0, sizeof(p->to));
 	__builtin_memcpy(&p->from.word[0], ip + 12, 4);

@@ -127,7 +127,7 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 	if (!address_is_own_site(config, &p->to, p->v6)) {
 		if (address_is_own_host(config, p))
 			return REASON_HOST_ADDRESS;
-		return preserves_src ? packet_check_size(skb, config, p) : 0; /* transit */
+		return preserves_src ? packet_check_transit(skb, config, p) : 0; /* transit */
 	}
 	if (p->fragment)
 		return fragment_deliver(skb, config, p, preserves_src);

@@ -104,14 +104,19 @@ INLINE int packet_may_be_cut4(struct __sk_buff *skb, const struct packet *p)
 	return !p->v6 && (packet_load(skb, p->l3 + 6, &flags, 1) || !(flags & 0x40));
 }
 
-/* Whether a packet on its way through fits. The kernel would tell its sender by the host's own routes, where the LAN of
- * another site is not (see dataplane/routing/rules.py): so it is told from here, over the link that the packet came by. */
-INLINE int packet_check_size(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+/* Whether a packet on its way through goes on: it has passed few hosts, and fits. The kernel would tell its sender by the
+ * host's own routes, where the LAN of another site is not (see dataplane/routing/rules.py): so it is told from here, over
+ * the link that the packet came by. */
+INLINE int packet_check_transit(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	__u32 zero = 0;
 	struct nat_config *nat = nat_config_v1.lookup(&zero);
 	struct bpf_fib_lookup fib = {};
 
+	if (p->hops <= 1) {
+		skb->cb[CB_MTU] = MTU_NONE;
+		return !p->fragment && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) ? TO_TOO_BIG : REASON_HOP_LIMIT;
+	}
 	if (packet_may_be_cut4(skb, p) || packet_skip_fragment_header(skb, p))
 		return 0;
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)

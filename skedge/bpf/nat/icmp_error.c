@@ -107,6 +107,15 @@ INLINE void quote_translate(struct quote *q, int v6, const struct nat_key *key, 
         *(__u16 *)(l4 + 6) = checksum_update(*(__u16 *)(l4 + 6), flow->sum, old_ports, flow_ports(flow, 0));
 }
 
+/* Whether the error says which host of the way a packet came to, which is what its sender wants to know (traceroute): a
+ * site, not a router of some LAN. Any other error comes from the address that the packet was sent to. */
+INLINE int error_names_host(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    __u8 type = 0;
+
+    return skb->cb[CB_DENY] == 1 && !bpf_skb_load_bytes(skb, p->l4, &type, 1) && type == (p->v6 ? 3 : 11);
+}
+
 /* Put the translated quote and the flow's addresses into the packet. Returns 0 or REASON_MALFORMED. */
 INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
                         const struct nat_flow *flow)
@@ -121,7 +130,7 @@ INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struc
         diff = (__u32)bpf_csum_diff((void *)old, IP4_LENGTH + QUOTED_PORTS, (void *)new, IP4_LENGTH + QUOTED_PORTS, 0);
     if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) || bpf_skb_store_bytes(skb, at, new, size, 0))
         return REASON_MALFORMED;
-    address_copy(addresses.from, flow->from);
+    address_copy(addresses.from, error_names_host(skb, p) ? outer.from : flow->from);
     address_copy(addresses.to, flow->to);
     diff = (__u32)bpf_csum_diff((void *)outer.from, 32, (void *)addresses.from, 32, 0);
     if (p->v6) {

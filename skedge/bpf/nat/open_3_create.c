@@ -26,6 +26,8 @@
 INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struct scratch *m, int reason)
 {
     flow_abolish(&p->key, m->flow.state, 0);
+    if (reason == REASON_HOP_LIMIT)
+        return packet_expire(skb, p, (__u64)m->kind << FLOW_KIND_SHIFT, skb->cb[CB_LINK] & CB_ACCEPTED);
     if (reason == REASON_NO_ROUTE || m->kind == KIND_OVERLAY)
         return packet_refuse(reason);
     return connection_refuse(skb, p, reason);
@@ -81,6 +83,8 @@ INLINE int flow_direct(struct __sk_buff *skb, const struct config *site, struct 
         reason = lan_source_lookup(m->flow.to, &m->flow);
     if (skb->cb[CB_LINK] & CB_OWN)
         m->flow.state |= FLOW_OWN;
+    if (!reason && p.hops <= 1 && m->kind != KIND_LOOP)
+        reason = REASON_HOP_LIMIT;
     return reason ? flow_abandon(skb, &p, m, reason) : NOT_ASSIGNABLE;
 }
 

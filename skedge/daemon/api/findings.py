@@ -66,6 +66,7 @@ def findings(look: Look) -> list[Finding]:
         *_services(look),
         *_ports(look),
         *_surroundings(look),
+        *_marks(look),
         *_strays(look),
         *_kernel(look),
         *_drift(look),
@@ -225,6 +226,19 @@ def _strays(look: Look) -> Iterator[Finding]:
                 "gateway), or both links fail with one uplink"
             )
             yield Finding("warning", f"link {device.link}", cause)
+
+
+def _marks(look: Look) -> Iterator[Finding]:
+    """Yield the marks by which the host routes packets, but not those of flows."""
+    if not look.state.config.lan.devices or not ABILITIES[look.state.config.engine].off_host:
+        return
+    for mark, table in sorted(look.applied.surroundings.marked.items()):
+        cause = (
+            f"a rule of this host leads packets with it to table {table}; what netfilter marks in prerouting does not "
+            "take flows' packets there, as they are routed before. A rule by address does, and so does the mark of a "
+            "tc filter (Linux 6.10 and later)"
+        )
+        yield Finding("info", f"mark {mark}", cause)
 
 
 def _kernel(look: Look) -> Iterator[Finding]:

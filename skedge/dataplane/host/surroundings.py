@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
+from skedge.core.names import is_uplink_mark
 from skedge.core.routing.surroundings import Surroundings
 from skedge.dataplane.host.netlink import TABLES, attributes, kernel_errors, request
 
@@ -17,6 +18,10 @@ RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 _GETROUTE, _FIB_MATCH = 26, 0x3000  # RTM_F_FIB_MATCH, and RTM_F_LOOKUP_TABLE: else IPv4 says that all is in main
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _UNICAST = 1
+_NEWRULE, _GETRULE, _TO_TABLE, _INVERTED = 32, 34, 1, 0x2
+_FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 10, 15, 16
+_ALL_BITS = 0xFFFFFFFF
+_OF_ALL = (*TABLES, 253, 254, 255)  # ours; default, main and local
 _OUTSIDE = ("192.0.2.1", "2001:db8::1")  # of nobody: the way there is the default route's
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ESRCH, errno.EAFNOSUPPORT)
 
@@ -29,7 +34,7 @@ def read(prefixes: Iterable[str], sites: Iterable[str] = (), resolvers: Iterable
         if gateway:
             beside.setdefault(gateway, "a gateway of this host")
     astray = {address: where for address in sites if (where := _astray(address))}
-    return Surroundings({prefix: _led(prefix) for prefix in prefixes}, beside, astray)
+    return Surroundings({prefix: _led(prefix) for prefix in prefixes}, beside, astray, _marked())
 
 
 def _astray(address: str) -> str:
@@ -69,6 +74,23 @@ def _look_up(address: str) -> list[tuple[int, bytes]]:
     family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
     body = struct.pack("=8BI", family, parsed.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
     return request(_GETROUTE, body + struct.pack("=HH", 4 + len(parsed.packed), _RTA_DST) + parsed.packed)
+
+
+def _marked() -> dict[str, int]:
+    """Return where rules lead packets by their mark, but for the tables that all others go by."""
+    found = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with kernel_errors("list the rules"):
+            answers = request(_GETRULE, struct.pack("=12B", family, *bytes(11)), dump=True)
+        for kind, payload in answers:
+            inverted = struct.unpack_from("=I", payload, 8)[0] & _INVERTED
+            told = {key: struct.unpack_from("=I", value)[0] for key, value in attributes(payload, 12).items()
+                    if len(value) == 4}  # fmt: skip
+            table, mark = told.get(_FRA_TABLE, payload[4]), told.get(_FRA_FWMARK, 0)
+            if kind == _NEWRULE and payload[7] == _TO_TABLE and mark and not inverted and not is_uplink_mark(mark):
+                if table not in _OF_ALL:
+                    found[f"{mark:#x}/{told.get(_FRA_FWMASK, _ALL_BITS):#x}"] = table
+    return found
 
 
 def _led(prefix: str) -> str:

@@ -154,8 +154,13 @@ class Bench:
     link_mtu: int
     test_flags: int = 0  # BPF_F_TEST_*
 
-    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> syscall.TestRun:
+    def run(
+        self, pin: str, index: int, data: bytes, gso_size: int = 0, mark: int = 0, left: int = 0
+    ) -> syscall.TestRun:
+        """``left``: what others have left in each word of skb->cb."""
         context = bytearray(192)
+        struct.pack_into("=5I", context, 48, *[left] * 5)
+        struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, 0, index)
         if gso_size:
             struct.pack_into("=I", context, 176, gso_size)

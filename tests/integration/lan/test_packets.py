@@ -483,13 +483,6 @@ def test_options_and_fragments_are_refused_where_they_are_ours(bench: Bench) -> 
         assert counted(ip(CLIENT[6], HOST[6], behind)) == (SHOT, {Reason.MALFORMED})
 
 
-def test_a_packet_with_no_hop_left_goes_no_further(bench: Bench) -> None:
-    one_far(bench, 4)
-    before = bench.site.drops().get(Reason.HOP_LIMIT, 0)
-    assert bench.lan(ip(CLIENT[4], HOST[4], tcp(40000, LISTEN), hops=1))[0] == SHOT
-    assert bench.site.drops()[Reason.HOP_LIMIT] == before + 1
-
-
 def test_a_datagram_without_a_checksum_keeps_having_none(bench: Bench) -> None:
     bench.site.service([remote("far", 1, (far_overlay()[4], FAR_PORT))], (HOST[4], LISTEN), protocol=Protocol.UDP)
     verdict, out = bench.lan(ip(CLIENT[4], HOST[4], replace(udp(40000, LISTEN), sum_at=None)))

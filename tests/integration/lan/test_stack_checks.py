@@ -13,7 +13,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf.layout_flow import FlowBits
-from tests.integration.links.packets import ACK, SYN, checksum, frame, icmp, icmp6, ip, tcp, udp
+from tests.integration.links.packets import ACK, L4, SYN, checksum, frame, icmp, icmp6, ip, tcp, udp
 
 from .kit import (
     CLIENT,
@@ -133,6 +133,35 @@ def test_addresses_of_ipv4_in_an_ipv6_header_reach_no_listener_and_no_flow(bench
     assert counted(bench, Reason.MARTIAN) == before + 3
     (record,) = bench.site.flows.records()
     assert not record.reply.state & FlowBits.ACK, "the answer was none"
+
+
+def test_nor_do_they_in_pieces_over_lo_or_in_what_errors_quote(bench: Bench) -> None:
+    serve(bench, 4, Protocol.UDP)
+    verdict, out = bench.lan(ip(CLIENT[4], HOST[4], udp(40000, LISTEN)))
+    assert verdict == REDIRECT
+    port = struct.unpack_from(">H", out, 20)[0]
+    client, host, far, own = (f"::ffff:{one}" for one in (CLIENT[4], HOST[4], far_overlay()[4], bench.site.overlay4))
+    six = far_overlay()[6]
+    before = counted(bench, Reason.MARTIAN)
+    assert bench.lan(ip(client, host, udp(40000, LISTEN), fragment=1))[0] == SHOT
+    assert bench.link(ip(far, own, udp(FAR_PORT, port), fragment=1))[0] == SHOT
+    assert bench.link(ip(far, own, L4(17, b"the rest", None), fragment=24))[0] == SHOT
+    assert bench.link(ip(six, own, udp(FAR_PORT, port)))[0] == SHOT
+    assert counted(bench, Reason.MARTIAN) == before + 4
+    left_to_the_stack = [
+        ip(client, host, L4(17, b"the rest", None), fragment=24),
+        ip(CLIENT[6], HOST[6], icmp6(3, 0, ip(host, client, udp(LISTEN, 40000)))),
+        ip(CLIENT[6], host, icmp6(3, 0, ip(host, client, udp(LISTEN, 40000)))),
+    ]
+    for packet in left_to_the_stack:
+        assert bench.lan(packet) == (UNSPEC, packet)
+    over_lo = frame(bytes(6), bytes(6), ip(client, host, udp(40000, LISTEN)))
+    result = bench.run("lan_loop_v1", 1, over_lo)
+    assert (result.retval, result.data) == (UNSPEC, over_lo)
+    for to in (bench.site.overlay6, own):
+        assert bench.link(ip(six, to, icmp6(3, 0, ip(own, far, udp(port, FAR_PORT)))))[0] == SHOT
+    (record,) = bench.site.flows.records()
+    assert not record.reply.state & FlowBits.ACK, "nothing of these was of the flow"
 
 
 def test_no_lan_client_of_another_site_in_an_ipv6_header(bench: Bench) -> None:

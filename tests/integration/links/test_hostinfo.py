@@ -97,6 +97,22 @@ def test_other_vpns_rules_that_lead_sites_astray(site: Site, v: int, theirs: str
     assert found.astray == ({words["to"]: astray} if astray else {})
 
 
+def test_rules_by_mark(site: Site) -> None:
+    rules = (
+        ("-4", "fwmark 0x2/0xff lookup 100"), ("-6", "fwmark 0x3 lookup 70000"),
+        ("-4", "fwmark 0x80000/0xff0000 lookup main"),
+        ("-4", "fwmark 0x7000138b lookup 1879053195"), ("-4", "not fwmark 0xca6c lookup 51820"), ("-4", "from 10.9.0.1 lookup 101"),
+    )  # fmt: skip
+    for family, rule in rules:
+        site.ns.sh(f"ip {family} rule add {rule}")
+    try:
+        found = site.ns(surroundings.read, (), (), ())
+    finally:
+        for family, rule in rules:
+            site.ns.sh(f"ip {family} rule del {rule}")
+    assert found.marked == {"0x2/0xff": 100, "0x3/0xffffffff": 70000}
+
+
 def test_ephemeral_ports_are_what_is_neither_reserved_nor_ours(tmp_path: Path) -> None:
     (tmp_path / "ip_local_port_range").write_text("32768\t60999\n")
     (tmp_path / "ip_local_reserved_ports").write_text("40000,50000-50010,61000-65535\n")

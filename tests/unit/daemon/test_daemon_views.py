@@ -497,6 +497,22 @@ def test_sites_that_another_rule_leads_astray_are_one_error_for_each_way() -> No
     assert "NB_USE_LEGACY_ROUTING" in found["way to sites"][1]
 
 
+@pytest.mark.parametrize(("devices", "engine", "told"), [
+    (("all",), EngineKind.EBPF, True), ((), EngineKind.EBPF, False), (("all",), EngineKind.IPVS, False),
+])  # fmt: skip
+def test_rules_by_mark_are_named_where_flows_are_routed_before(
+    devices: tuple[str, ...], engine: EngineKind, told: bool
+) -> None:
+    state = state_of()
+    state.config = replace(state.config, engine=engine, lan=replace(state.config.lan, devices=devices))
+    around = Surroundings(marked={"0x2/0xff": 100})
+    found = problems(look(state, applied=Applied(surroundings=around)))
+    assert [one for one in found if one.startswith("mark")] == (["mark 0x2/0xff"] if told else [])
+    if told:
+        assert found["mark 0x2/0xff"][0] == "info"
+        assert "table 100" in found["mark 0x2/0xff"][1]
+
+
 def test_what_waits_for_another_host_is_a_warning() -> None:
     waits = look(state_of(), applied=Applied(waiting={"link sk-b": "the key is not known"}))
     assert problems(waits)["link sk-b"] == ("warning", "the key is not known")

@@ -12,11 +12,17 @@
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int size, __u64 flags) =
     (void *)BPF_FUNC_redirect_neigh;
 
-/* Return the route to where the flow's packets go. Looked up as from our own device (lo): so the host is no router for
- * its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
-INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+/* Since Linux 6.10: routes are looked up by the mark that lies where the answer's link-layer addresses will. */
+#define FIB_BY_MARK (1u << 5)
+#define ERR_INVALID 22
+
+/* Return the route to where the flow's packets go, for a packet with this mark (0: none). Looked up as from our own device
+ * (lo): so the host is no router for its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
+INLINE long route_lookup_marked(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                                const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib, __u32 mark)
 {
+    long found;
+
     __builtin_memset(fib, 0, sizeof(*fib));
     fib->family = p->v6 ? AF_INET6_ : AF_INET_;
     fib->l4_protocol = p->key.protocol;
@@ -33,7 +39,20 @@ INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config,
         fib->ipv4_src = flow->from[3];
         fib->ipv4_dst = flow->to[3];
     }
+    if (mark) {
+        __builtin_memcpy(fib->smac, &mark, sizeof(mark));
+        found = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_BY_MARK);
+        if (found != -ERR_INVALID)
+            return found;
+    }
     return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
+/* The same by the mark that the packet has: the host may have routes by it. */
+INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+{
+    return route_lookup_marked(skb, config, p, flow, length, fib, skb->mark);
 }
 
 /* Return where the TCP option for the segment size is, as an offset in the packet; 0 where there is none. */
@@ -160,6 +179,23 @@ INLINE int packet_send_round(struct __sk_buff *skb, const struct nat_config *con
     return bpf_redirect(config->device, BPF_F_INGRESS);
 }
 
+/* Whether packets of this direction come over a link. */
+INLINE int flow_comes_over_link(__u64 state)
+{
+    return KIND_OF(state) == (state & FLOW_REPLY ? KIND_REMOTE : KIND_OVERLAY);
+}
+
+/* A packet of a flow (@state: of its direction) that may go no further: its sender is told, as a router does. @kept: what
+ * is to stay of skb->cb[CB_LINK]; nothing may where this program alone has seen the packet, as others leave something there. */
+INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p, __u64 state, __u32 kept)
+{
+    skb->cb[CB_LINK] = p->l3 | kept;
+    skb->cb[CB_MTU] = MTU_NONE;
+    skb->cb[CB_DENY] = flow_comes_over_link(state) ? 1 : 0;
+    nat_programs_v1.call(skb, NAT_TOO_BIG);
+    return packet_refuse(REASON_HOP_LIMIT);
+}
+
 /* Whether packets of this direction are for a socket of this host. */
 INLINE int flow_goes_over_lo(__u64 state)
 {
@@ -176,7 +212,7 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     if (flow_goes_over_lo(flow->state))
         return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : skb_send_to_lo(skb, p->l3, config->device);
     if (p->hops <= 1)
-        return packet_refuse(REASON_HOP_LIMIT);
+        return packet_expire(skb, p, flow->state, 0);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         skb->cb[CB_LINK] = p->l3;

@@ -132,7 +132,7 @@ INLINE int piece_forward(struct __sk_buff *skb, const struct nat_config *config,
         whole = 0;
     }
     if (p->hops <= 1)
-        return packet_refuse(REASON_HOP_LIMIT);
+        return f->at ? packet_refuse(REASON_HOP_LIMIT) : packet_expire(skb, p, flow->state, 0);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         if (!piece_may_be_cut(p, flow))
