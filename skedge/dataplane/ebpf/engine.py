@@ -17,8 +17,8 @@ from skedge.core.model import WorkloadId
 from skedge.core.objects import ServiceKey
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf import flow_view, layout_service, receipts
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service, views
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.listeners import ListenerDriver
 from skedge.dataplane.ebpf.maps import Maps
@@ -137,14 +137,14 @@ class EbpfEngine:
             keys = {ident: key for key, ident in self.services.services()}
             for record in self._maps.placements():
                 key = keys.get(record.service)
-                found = None if key is None else receipts.receipt(record, key, self.services.workload)
+                found = None if key is None else views.receipt(record, key, self.services.workload)
                 if found is not None:
                     yield found
 
     def sweep_udp(self, now: float, idle_s: float) -> None:
         """End the UDP flows that had no datagram for ``idle_s`` seconds; ``now`` is seconds of CLOCK_MONOTONIC."""
         with self._lock:
-            before = max(0, int((now - idle_s) * receipts.NANOSECONDS))
+            before = max(0, int((now - idle_s) * views.NANOSECONDS))
             self._maps.set_config(self._maps.config().replace(sweep_before=before))
             try:
                 for _ in self._maps.placements():
@@ -159,7 +159,7 @@ class EbpfEngine:
             endpoints = self.endpoints.read()
             now = time.monotonic()
             for record in self._maps.flows.records():
-                yield flow_view.flow(
+                yield views.flow(
                     record, now=now, services=services, workload_of=self.services.workload, endpoints=endpoints
                 )
 
