@@ -324,7 +324,7 @@ def test_under_load(old: Upgraded, site: Site) -> None:
     stop, failures, rounds = threading.Event(), [], [0, 0]
 
     def streams() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.002):
             try:
                 made = [connect(*LISTENER), connect(*LISTENER6, family=socket.AF_INET6)]
                 assert [one.getpeername()[:2] for one in made] == [LISTENER, LISTENER6]
@@ -336,7 +336,7 @@ def test_under_load(old: Upgraded, site: Site) -> None:
 
     def questions() -> None:
         lasting = datagrams()
-        while not stop.is_set():
+        while not stop.wait(0.002):
             try:
                 made = datagrams()
                 made.connect(LISTENER)
@@ -359,7 +359,7 @@ def test_under_load(old: Upgraded, site: Site) -> None:
         for _ in range(3):
             before = list(rounds)
             assert old.upgrade() or old.maps() >= OLD_MAPS
-            eventually(lambda before=before: all(a > b for a, b in zip(rounds, before, strict=True)), "they go on")
+            eventually(lambda before=before: all(a > b for a, b in zip(rounds, before, strict=True)), "they go on", 30)
     finally:
         stop.set()
         for one in threads:
