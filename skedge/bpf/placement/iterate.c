@@ -88,7 +88,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
         else
             placement_release(old, 0);
     }
-    if (old->placed || (!stored && (old->mapped || old->reason == REASON_SOURCE_BOUND)))
+    if (old->placed || (!stored && old->reason == REASON_SOURCE_BOUND) ||
+        (old->mapped && !(stored && stored->placement.mapped)))
         placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, old, 0, &record);
     return 0;
 }

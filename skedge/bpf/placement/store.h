@@ -129,7 +129,7 @@ static __always_inline struct placement *placement_begin(struct bpf_sock *sk)
 }
 
 /* Take away whatever the socket has placed. Returns whether it was once sent to a mapped address. */
-static __always_inline int socket_release(struct bpf_sock *sk, int refused)
+static __always_inline int socket_release(struct bpf_sock *sk)
 {
     struct socket_placement *stored = placements_v2.sk_storage_get(sk, 0, 0);
     int mapped = 0;
@@ -137,13 +137,13 @@ static __always_inline int socket_release(struct bpf_sock *sk, int refused)
     struct placement *old = placements_v1.sk_storage_get(sk, 0, 0);
 
     if (old) {
-        placement_release(old, refused);
+        placement_release(old, 0);
         mapped = old->mapped != 0;
     }
 #endif
     if (!stored)
         return mapped;
-    placement_release(&stored->placement, refused);
+    placement_release(&stored->placement, 0);
     return mapped | (stored->placement.mapped != 0);
 }
 

@@ -54,7 +54,7 @@ int skedge_connect4(struct bpf_sock_addr *ctx)
         return ALLOW;
     /* Before anything is known of the new destination: a connect(2) that failed and is retried on the same socket, to
      * anywhere, must not count twice. */
-    socket_release(sk, 0);
+    socket_release(sk);
     listener_key_read4(ctx, &request.to);
     listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
@@ -83,7 +83,7 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     config = config_v1.lookup(&zero);
     if (!sk || !config)
         return ALLOW;
-    was_mapped = socket_release(sk, 0);
+    was_mapped = socket_release(sk);
     listener_key_read6(ctx, &request.to);
     listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
@@ -170,7 +170,7 @@ int skedge_release(struct bpf_sock *sk)
     struct placement *placement;
 
     if (sk->protocol != PROTO_TCP) {
-        socket_release(sk, 0);
+        socket_release(sk);
         udp_flows_release(sk);
         return ALLOW;
     }
