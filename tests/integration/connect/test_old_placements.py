@@ -44,8 +44,12 @@ class Upgraded(Host):
         self.loader = loader.Loader(loader.Options(self.pins, str(self.cgroup), programs=CONNECT_PROGRAMS))
         self._undo.callback(self._unload)
         self._before = before
-        with self.inside():
-            self.downgrade()
+        try:
+            with self.inside():
+                self.downgrade()
+        except BaseException:
+            self.close()
+            raise
 
     def downgrade(self) -> None:
         """Load the version before, inside."""
