@@ -30,7 +30,7 @@ from skedge.dataplane.bpf.btf import member_places
 from skedge.dataplane.bpf.programs import PROGRAM_TABLE, PROGRAMS, Program
 from skedge.dataplane.ebpf import layout_placement
 from skedge.dataplane.ebpf.maps import LISTENERS_PIN, Maps
-from skedge.loader import host_requirements, map_migration
+from skedge.loader import host_requirements, map_migration, old_placements
 
 PIN_DIR = "/sys/fs/bpf/skedge"
 GROUP = "skedge"
@@ -139,17 +139,31 @@ class Loader:
         """Load and attach what is missing or changed; return whether anything was. Raises HostError, DataplaneError."""
         host_requirements.ensure_pin_dir(self.pins)
         with self._alone():
+            self._choose_placements()
             wanted = digest(self.options)
             current = not self.options.force and self._complete() and self._config().digest == wanted
             if not current:
                 self._drop_resized()
                 self._compile_all()
                 map_migration.carry_over(self.pins)
+                old_placements.hide(self.pins)
                 self._attach_all()
+                if self.options.programs == old_placements.alone(self.options.programs):
+                    old_placements.forget(self.pins)
                 self._remove_outdated()
             self._configure(wanted)
             pins.share(self.pins, self.options.group)
         return not current
+
+    def _choose_placements(self) -> None:
+        """Take the programs that look in the old storage too, unless a whole load of them has left it unused."""
+        beside = replace(self.options, programs=old_placements.beside(self.options.programs))
+        alone = replace(self.options, programs=old_placements.alone(self.options.programs))
+        self.options = beside
+        if not old_placements.exist(self.pins) or (
+            self._complete() and self._config().digest == digest(beside) and not old_placements.are_used(self.pins)
+        ):
+            self.options = alone
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -246,7 +260,9 @@ class Loader:
         names = {pin for one in self.options.programs for pin in (one.pin, one.link_pin)}
         for program in self.options.programs:
             names |= set(_PINNED_MAP.findall(source_text(program.source)))
-        if self.options.programs == PROGRAMS:  # a part of the programs says nothing of the others' maps
+        if (
+            old_placements.alone(self.options.programs) == PROGRAMS
+        ):  # a part of the programs says nothing of the others' maps
             for pin in self.pins.iterdir():
                 if pins.OURS.fullmatch(pin.name) and pin.name not in names:
                     pin.unlink()

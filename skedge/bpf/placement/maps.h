@@ -52,8 +52,12 @@ BPF_TABLE_PINNED("array", __u32, struct news, news_v1, 1, PIN_DIR "/news_v1");
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, drops_v1, MAX_REASONS, PIN_DIR "/drops_v1");
 
 /* socket -> its placement; socket -> its unconnected UDP flows. */
+PINNED_SK_STORAGE(struct socket_placement, placements_v2, PIN_DIR "/placements_v2");
+PINNED_SK_STORAGE(struct udp_flows, flows_v2, PIN_DIR "/flows_v2");
+#ifdef PLACEMENTS_V1 /* the loader defines it while they are in use, see loader/old_placements.py */
 PINNED_SK_STORAGE(struct placement, placements_v1, PIN_DIR "/placements_v1");
-PINNED_SK_STORAGE(struct udp_flows, flows_v1, PIN_DIR "/flows_v1");
+PINNED_SK_STORAGE(struct udp_flows_v1, flows_v1, PIN_DIR "/flows_v1");
+#endif
 
 /* position -> a pick with everything it was decided on. */
 BPF_TABLE_PINNED("array", __u32, struct logged_pick, pick_log_v2, PICK_LOG_ENTRIES, PIN_DIR "/pick_log_v2");

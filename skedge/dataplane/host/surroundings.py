@@ -87,9 +87,9 @@ def _marked() -> dict[str, int]:
             told = {key: struct.unpack_from("=I", value)[0] for key, value in attributes(payload, 12).items()
                     if len(value) == 4}  # fmt: skip
             table, mark = told.get(_FRA_TABLE, payload[4]), told.get(_FRA_FWMARK, 0)
-            if kind == _NEWRULE and payload[7] == _TO_TABLE and mark and not inverted and not is_uplink_mark(mark):
-                if table not in _OF_ALL:
-                    found[f"{mark:#x}/{told.get(_FRA_FWMASK, _ALL_BITS):#x}"] = table
+            of_host = table not in _OF_ALL and not is_uplink_mark(mark)
+            if kind == _NEWRULE and payload[7] == _TO_TABLE and mark and not inverted and of_host:
+                found[f"{mark:#x}/{told.get(_FRA_FWMASK, _ALL_BITS):#x}"] = table
     return found
 
 

@@ -14,7 +14,7 @@ from skedge.core.errors import HostError
 from skedge.core.objects import ListenerKey
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PROGRAMS
-from skedge.dataplane.ebpf import layout_listener
+from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.maps import Maps
@@ -145,15 +145,15 @@ def test_listeners_of_the_older_layout_are_carried_over(fresh: Host) -> None:
 def test_sizes_of_the_maps_are_those_of_the_layouts(host: Host) -> None:
     maps = Maps(str(host.pins))
     sizes = {
-        "services_v1": layout.Service.SIZE,
-        "staged_v1": layout.Staged.SIZE,
+        "services_v1": layout_service.Service.SIZE,
+        "staged_v1": layout_service.Staged.SIZE,
         "config_v1": layout.Config.SIZE,
         "news_v1": layout.NEWS.size,
         "pick_log_v2": layout.LoggedPick.SIZE,
         "listeners_v2": layout_listener.ListenerValue.STRUCT.size,
         "affinities_v1": layout_listener.AFFINITY.size,
         "workload_names_v1": layout.WORKLOAD_NAME.size,
-        "placements_v1": layout.PlacementRecord.STRUCT.size - 32,
+        "placements_v2": layout.PlacementRecord.STORED.size - layout.PlacementRecord.HEAD_SIZE,
     }
     assert {pin: syscall.map_info(maps.fd(pin)).value_size for pin in sizes} == sizes
     maps.close()

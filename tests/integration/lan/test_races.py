@@ -12,7 +12,7 @@ import pytest
 
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, NatConfig
-from skedge.dataplane.ebpf.layout_placement import Service
+from skedge.dataplane.ebpf.layout_service import Service
 from tests.integration.links.packets import ACK, FIN, RST, SYN, ip, tcp
 from tests.kit.rows import configure_nat
 

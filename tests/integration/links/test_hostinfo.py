@@ -101,7 +101,8 @@ def test_rules_by_mark(site: Site) -> None:
     rules = (
         ("-4", "fwmark 0x2/0xff lookup 100"), ("-6", "fwmark 0x3 lookup 70000"),
         ("-4", "fwmark 0x80000/0xff0000 lookup main"),
-        ("-4", "fwmark 0x7000138b lookup 1879053195"), ("-4", "not fwmark 0xca6c lookup 51820"), ("-4", "from 10.9.0.1 lookup 101"),
+        ("-4", "fwmark 0x7000138b lookup 1879053195"), ("-4", "not fwmark 0xca6c lookup 51820"),
+        ("-4", "from 10.9.0.1 lookup 101"),
     )  # fmt: skip
     for family, rule in rules:
         site.ns.sh(f"ip {family} rule add {rule}")

@@ -1,16 +1,49 @@
-"""Flows of the LAN in the words of the core."""
+"""What lies in the maps in the words of the core: receipts of open connections, flows of the LAN."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from skedge.core.model import Protocol
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
-from skedge.core.observed import Flow, FlowKind, FlowState
-from skedge.dataplane.ebpf.layout_flow import NANOSECONDS, FlowBits, FlowRecord, Kind
-from skedge.dataplane.ebpf.receipts import WorkloadOf, address_port
+from skedge.core.observed import Flow, FlowKind, FlowState, Receipt
+from skedge.core.reasons import Reason
+from skedge.dataplane.ebpf.layout_flow import FlowBits, FlowRecord, Kind
+from skedge.dataplane.ebpf.layout_placement import PlacementRecord
 
+NANOSECONDS = 1e9
+WorkloadOf = Callable[[int, int], WorkloadId | None]
+"""(service id, slot) -> the workload that has the slot now."""
 _KINDS = {Kind.REMOTE: FlowKind.REMOTE, Kind.LAN: FlowKind.LAN, Kind.OVERLAY: FlowKind.OVERLAY}
+
+
+def address_port(address: str, port: int) -> str:
+    """Return ``address:port``, an IPv6 address in brackets, ``""`` while the socket has no port."""
+    if not port:
+        return ""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def receipt(record: PlacementRecord, service: ServiceKey, workload_of: WorkloadOf) -> Receipt | None:
+    """Return the receipt of an open connection; None when its slot has no name (any more)."""
+    workload = workload_of(record.service, record.slot)
+    if workload is None:
+        return None
+    runner = workload_of(record.service, record.runner.slot) if record.runner.capacity else None
+    return Receipt(
+        client=address_port(record.client, record.client_port),
+        listener=record.listener,
+        service=service,
+        workload=workload,
+        table_version=record.version,
+        path_cost=record.winner.path_cost,
+        perceived=record.winner.perceived,
+        runner_up=runner,
+        runner_up_perceived=record.runner.perceived if runner is not None else None,
+        placed_at=record.placed_at / NANOSECONDS,
+        cookie=record.cookie,
+        reason=Reason.of_code(record.reason),
+    )
 
 
 def flow(
