@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError, HostError
-from skedge.dataplane.bpf.load_report import Origin
+from skedge.core.observed import Origin
 from skedge.loader import compile, image
 from skedge.loader.image import Unit
 from skedge.loader.sources import SOURCES, Compilation

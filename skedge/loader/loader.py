@@ -33,7 +33,10 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, default=bytecode.CACHE, help="this host's own bytecode (default %(default)s)"
     )
     parser.add_argument(
-        "--output", type=Path, default=bytecode.SHIPPED, help="build: the file to write (default %(default)s)"
+        "--bytecode",
+        type=Path,
+        default=bytecode.SHIPPED,
+        help="the release's bytecode, which build writes and load reads (default %(default)s)",
     )
     parser.add_argument(
         "--nat-flows", type=int, default=NAT_FLOWS, metavar="N", help="room for flows of the LAN (default %(default)s)"
@@ -61,9 +64,9 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.nat_flows < 1:
         raise HostError(f"--nat-flows {arguments.nat_flows}: must be at least 1")
     options = Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force)
-    options = replace(options, nat_flows=arguments.nat_flows, cache=arguments.cache)
+    options = replace(options, nat_flows=arguments.nat_flows, cache=arguments.cache, shipped=arguments.bytecode)
     if arguments.action == "build":
-        return _build(arguments.output, options)
+        return _build(arguments.bytecode, options)
     if arguments.action == "status":
         states = Loader(options).status()
         for name, state in states.items():

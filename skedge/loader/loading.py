@@ -15,12 +15,12 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
+from skedge.core.observed import LoadReport
 from skedge.dataplane.bpf import links, pins, syscall
-from skedge.dataplane.bpf.load_report import LoadReport
 from skedge.dataplane.bpf.programs import PROGRAMS, Program
 from skedge.dataplane.ebpf import layout_placement
 from skedge.dataplane.ebpf.maps import LISTENERS_PIN, Maps
@@ -50,7 +50,7 @@ class Options:
     programs: tuple[Program, ...] = PROGRAMS
     nat_flows: int = NAT_FLOWS
     cache: Path | None = None
-    shipped: Path | None = field(default=bytecode.SHIPPED)
+    shipped: Path | None = bytecode.SHIPPED
 
 
 def digest(options: Options) -> int:

@@ -72,6 +72,7 @@ class Answers:
             drift=at.tally.count_drift,
             ports=reserved_ports.complaint(at.state.config),
             stream_causes=at.control.stream_causes(),
+            programs=at.worker.kernel.programs(),
         )
         problems = self._problems.update(now, findings.findings(look))
         return Status(at.state.config.site, True, at.life.ready, at.life.synced and not at.applied.failed, problems)
@@ -107,6 +108,7 @@ class Answers:
                     at.flooder.database,
                     engine=at.worker.kernel.engine.name,
                     engine_why=at.worker.kernel.why,
+                    programs=at.worker.kernel.programs().origin,
                     certificate_days=at.identity.days_left,
                     software=SOFTWARE,
                 )

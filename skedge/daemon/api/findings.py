@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
@@ -12,6 +12,7 @@ from skedge.core.desired.drift import RECENT_S
 from skedge.core.linkstate.own_records import led_on_to
 from skedge.core.model import WorkloadId
 from skedge.core.names import address_port
+from skedge.core.observed import LoadReport
 from skedge.core.placement.nat_ports import WARN_SHARE, port_limit
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
@@ -51,6 +52,7 @@ class Look:
     drift: int
     stream_causes: Mapping[str, str]
     ports: str = ""
+    programs: LoadReport = field(default_factory=LoadReport)
 
 
 def findings(look: Look) -> list[Finding]:
@@ -82,6 +84,11 @@ def _controller(look: Look) -> Iterator[Finding]:
         yield Finding(severity, "certificate", f"{look.certificate_days:.0f} days left; run the deploy playbook")
     if look.ports:
         yield Finding("warning", "reserved ports", look.ports)
+    if look.programs.refused:
+        cause = f"{look.programs.refused}; those from before serve: mend it, then restart skedge.service"
+        yield Finding("error", "programs", cause)
+    if look.programs.trouble:
+        yield Finding("warning", "bytecode", f"{look.programs.trouble}; other bytecode serves")
     if look.drift:
         yield Finding("warning", "counters", f"open connections were off by {look.drift} and have been repaired")
 

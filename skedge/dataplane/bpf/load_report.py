@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from skedge.core.errors import HostError
+from skedge.core.observed import LoadReport
 
 NAME = "programs.json"  # beside the engine's verdict
-
-
-class Origin(StrEnum):
-    """Where bytecode came from, the farther from a compiler on this host the better."""
-
-    SHIPPED = "shipped"
-    CACHED = "cached"
-    COMPILED = "compiled here"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """``origin`` of the programs that run, empty where it is not known; ``refused`` is why newer ones do not.
-
-    ``trouble``: what was wrong with bytecode that had to be passed over.
-    """
-
-    origin: str = ""
-    refused: str = ""
-    trouble: str = ""
 
 
 def write(report: LoadReport, directory: Path) -> None:

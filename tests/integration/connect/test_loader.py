@@ -19,7 +19,6 @@ from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.loader import host_requirements, loader
-
 from tests.kit.bytecode import cache
 
 from .kit import Host, Site, candidate, connect
