@@ -24,7 +24,7 @@ CACHE = Path("/var/cache/skedge/bytecode")
 SHIPPED = SOURCES / "shipped.bytecode"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SUFFIX, _REFUSED = ".bytecode", ".refused"
-_KEPT = 32  # files in the cache: some five releases, so that a way back needs no compiler either
+_FILES_MAX = 32  # files in the cache: some five releases, so that a way back needs no compiler either
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _store(made: Sequence[Unit], cache: Path) -> list[str]:
         _ensure(cache)
         for unit in made:
             write(cache / f"{unit.digest}{_SUFFIX}", [unit])
-        for old in sorted(cache.iterdir(), key=lambda one: one.stat().st_mtime_ns, reverse=True)[_KEPT:]:
+        for old in sorted(cache.iterdir(), key=lambda one: one.stat().st_mtime_ns, reverse=True)[_FILES_MAX:]:
             old.unlink(missing_ok=True)
     except (HostError, OSError) as error:
         return [str(error)]

@@ -12,7 +12,7 @@ from skedge.core.errors import ExitCode, HostError, SkedgeError
 from skedge.core.model import EngineKind
 from skedge.dataplane import engine_choice
 from skedge.dataplane.bpf import load_report, pins
-from skedge.loader import bytecode, compile, host_requirements
+from skedge.loader import bytecode, host_requirements
 from skedge.loader.loading import GROUP, NAT_FLOWS, PIN_DIR, Loader, Options
 from skedge.loader.sources import compilations
 
@@ -84,9 +84,10 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
 def _build(path: Path, options: Options) -> ExitCode:
     """Compile all programs into one file, for hosts of any kernel."""
     host_requirements.check_root()
-    units = compile.compile_all(compilations(options.programs, options.pick_log))
-    bytecode.write(path, units)
-    print(f"build: {path}, {path.stat().st_size} bytes")
+    wanted = compilations(options.programs, options.pick_log)
+    found = bytecode.obtain(wanted, options.cache, None, again=options.force)
+    bytecode.write(path, found.units)
+    print(f"build: {path}, {path.stat().st_size} bytes, {found.origin}")
     return ExitCode.OK
 
 
