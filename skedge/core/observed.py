@@ -110,7 +110,7 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LoadReport:
+class ProgramsReport:
     """``origin`` of the programs that run, empty where it is not known; ``refused`` is why newer ones do not.
 
     ``trouble``: what was wrong with bytecode that had to be passed over.

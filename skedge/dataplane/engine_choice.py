@@ -15,7 +15,7 @@ import msgspec
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind
-from skedge.dataplane.bpf import load_report, pins
+from skedge.dataplane.bpf import pins, programs_report
 from skedge.dataplane.ipvs import procfs
 
 VERDICT = Path("/run/skedge/engine.json")
@@ -91,7 +91,7 @@ def decide(
 def write(verdict: Verdict, path: Path = VERDICT) -> None:
     """Write the verdict for the controller, where its directory is there. Raises HostError."""
     if path.parent.is_dir():
-        load_report.replace_file(path, msgspec.json.encode(verdict) + b"\n")
+        programs_report.replace_file(path, msgspec.json.encode(verdict) + b"\n")
 
 
 def read(wanted: EngineKind, pin_dir: Path, path: Path = VERDICT) -> Verdict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from skedge.core.errors import ExitCode, HostError, SkedgeError
 from skedge.core.model import EngineKind
 from skedge.dataplane import engine_choice
-from skedge.dataplane.bpf import load_report, pins
+from skedge.dataplane.bpf import pins, programs_report
 from skedge.loader import bytecode, host_requirements
 from skedge.loader.loading import GROUP, NAT_FLOWS, PIN_DIR, Loader, Options
 from skedge.loader.sources import compilations
@@ -107,14 +107,14 @@ def _load(arguments: argparse.Namespace, options: Options) -> bool:
             if serves is not EngineKind.EBPF:
                 loader.leave_no_directory()
                 raise
-            before = load_report.read(told)
-            load_report.write(replace(before, refused=str(error)), told)
+            before = programs_report.read(told)
+            programs_report.write(replace(before, refused=str(error)), told)
             if not arguments.keep:
                 raise
             print(f"skedge-loader: {error}; the programs from before go on", file=sys.stderr)
         else:
-            report = loader.report if changed else replace(load_report.read(told), refused="")
-            load_report.write(report, told)
+            report = loader.report if changed else replace(programs_report.read(told), refused="")
+            programs_report.write(report, told)
 
     verdict = engine_choice.decide(arguments.engine, serves, load)
     if verdict.engine is EngineKind.IPVS:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.core.observed import LoadReport
+from skedge.core.observed import ProgramsReport
 from skedge.dataplane.bpf import links, pins, syscall
 from skedge.dataplane.bpf.programs import PROGRAMS, Program
 from skedge.dataplane.ebpf import layout_placement
@@ -68,7 +68,7 @@ class Loader:
         self.options = options
         self.pins = options.pin_dir
         self.cgroup = host_requirements.check(options.cgroup)
-        self.report = LoadReport()
+        self.report = ProgramsReport()
 
     # ---- load ----
 
@@ -89,7 +89,7 @@ class Loader:
         options = self.options
         units = compilations(options.programs, options.pick_log)
         found = bytecode.obtain(units, options.cache, options.shipped, again=options.force)
-        self.report = LoadReport(found.origin, trouble=found.trouble)
+        self.report = ProgramsReport(found.origin, trouble=found.trouble)
         members = [(unit, one.programs) for unit, one in zip(found.units, units, strict=True)]
         numbers = {**constants.kernel_defines(), **constants.of_site(options.nat_flows)}
         with load_image.load(members, self.pins, constants.map_sizes(options.nat_flows), numbers) as loaded:

@@ -12,7 +12,7 @@ from skedge.core.desired.drift import RECENT_S
 from skedge.core.linkstate.own_records import led_on_to
 from skedge.core.model import WorkloadId
 from skedge.core.names import address_port
-from skedge.core.observed import LoadReport
+from skedge.core.observed import ProgramsReport
 from skedge.core.placement.nat_ports import WARN_SHARE, port_limit
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
@@ -52,7 +52,7 @@ class Look:
     drift: int
     stream_causes: Mapping[str, str]
     ports: str = ""
-    programs: LoadReport = field(default_factory=LoadReport)
+    programs: ProgramsReport = field(default_factory=ProgramsReport)
 
 
 def findings(look: Look) -> list[Finding]:

@@ -33,7 +33,7 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.objects import ListenerKey, ServiceKey, Target
-from skedge.core.observed import Counts, LoadReport, Receipt, TunnelFacts
+from skedge.core.observed import Counts, ProgramsReport, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain
 from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.placement.nat_ports import port_limit
@@ -405,11 +405,11 @@ def test_nothing_is_wrong_with_a_good_network() -> None:
 
 
 def test_programs_that_could_not_be_loaded_are_said_with_what_serves() -> None:
-    refused = LoadReport("cached", refused="kernel 6.1 refuses the program skedge_connect4: R0 !read_ok")
+    refused = ProgramsReport("cached", refused="kernel 6.1 refuses the program skedge_connect4: R0 !read_ok")
     said = problems(look(state_of(), programs=refused))["programs"]
     assert said[0] == "error"
     assert said[1].startswith(f"{refused.refused}; those from before serve")
-    trouble = problems(look(state_of(), programs=LoadReport("compiled here", trouble="/x: its digest is wrong")))
+    trouble = problems(look(state_of(), programs=ProgramsReport("compiled here", trouble="/x: its digest is wrong")))
     assert trouble == {"bytecode": ("warning", "/x: its digest is wrong; other bytecode serves")}
 
 

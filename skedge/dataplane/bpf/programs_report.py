@@ -8,24 +8,24 @@ from pathlib import Path
 import msgspec
 
 from skedge.core.errors import HostError
-from skedge.core.observed import LoadReport
+from skedge.core.observed import ProgramsReport
 
 NAME = "programs.json"  # beside the engine's verdict
 
 
-def write(report: LoadReport, directory: Path) -> None:
+def write(report: ProgramsReport, directory: Path) -> None:
     """Write the report for the controller, where its directory is there. Raises HostError."""
     path = directory / NAME
     if directory.is_dir():
         replace_file(path, msgspec.json.encode(report) + b"\n")
 
 
-def read(directory: Path) -> LoadReport:
+def read(directory: Path) -> ProgramsReport:
     """Return the report of the last loading run, an empty one where there is none."""
     try:
-        return msgspec.json.decode((directory / NAME).read_bytes(), type=LoadReport)
+        return msgspec.json.decode((directory / NAME).read_bytes(), type=ProgramsReport)
     except (OSError, msgspec.DecodeError):
-        return LoadReport()
+        return ProgramsReport()
 
 
 def replace_file(path: Path, data: bytes) -> None:
