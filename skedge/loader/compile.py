@@ -59,4 +59,4 @@ def _why(text: bytes, code: int) -> str:
     for line in text.decode(errors="replace").splitlines():
         if " error: " in line:
             return line.strip()
-    return _last(text) or f"the compiler ended with {code} and no word"
+    return _last(text) or f"the compiler ended with {code} and no word, as it does for a stack of more than 512 bytes"

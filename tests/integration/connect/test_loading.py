@@ -15,10 +15,10 @@ import pytest
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.dataplane.bpf import links, syscall
-from skedge.dataplane.bpf.programs import PROGRAM_TABLE, PROGRAMS
-from skedge.loader import bytecode, load_image, loader, publish
+from skedge.dataplane.bpf.programs import PROGRAM_TABLE, PROGRAMS, Program, ProgType
+from skedge.loader import bytecode, compile, load_image, loader, publish
 from skedge.loader.image import Unit
-from skedge.loader.sources import compilations
+from skedge.loader.sources import Compilation, compilations, source_text
 from tests.kit.bytecode import cache
 
 from .kit import Host, Site, candidate, connect
@@ -252,3 +252,22 @@ def test_a_kernel_that_lacks_what_is_looked_at(
     with pytest.raises(HostError, match="no function no_bpf_iter__bpf_map_elem"):
         run(fresh, shipped)
     assert pinned(fresh) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return undeclared;", "undeclared identifier 'undeclared'"),
+        ("volatile char much[600]; much[c->len & 511] = 1; return much[c->mark & 511];", "stack"),
+        ("return kernel_constant(0x736bc05700000063ull);", "uses constant 99"),
+    ],
+)
+def test_what_does_not_compile_is_said_in_one_sentence(body: str, said: str) -> None:
+    """Whatever becomes of the compiler, this process goes on."""
+    text = source_text("common/bytecode.h") + f"int mistaken(struct __sk_buff *c) {{ {body} }}\n"
+    program = Program("mistaken.c", "mistaken", ProgType.SCHED_CLS, "mistaken_v1")
+    with pytest.raises(DataplaneError) as error:
+        compile.compile_all([Compilation("mistaken.c", "#include <uapi/linux/bpf.h>\n" + text, (), (program,))])
+    assert str(error.value).startswith("mistaken.c: does not compile: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

@@ -175,4 +175,4 @@ def test_what_the_compiler_says_is_one_line() -> None:
         b"warning: x\n/virtual/main.c:5:1: error: use of undeclared identifier\n  here\n1 error generated.\nTraceback\n"
     )
     assert compile._why(said, 1) == "/virtual/main.c:5:1: error: use of undeclared identifier"
-    assert compile._why(b"", 139) == "the compiler ended with 139 and no word"
+    assert compile._why(b"", 139).startswith("the compiler ended with 139 and no word")
