@@ -85,7 +85,12 @@ def _build(path: Path, options: Options) -> ExitCode:
     """Compile all programs into one file, for hosts of any kernel."""
     host_requirements.check_root()
     wanted = compilations(options.programs, options.pick_log)
-    found = bytecode.obtain(wanted, options.cache, None, again=options.force)
+    linked = host_requirements.headers_are_linked()
+    try:
+        found = bytecode.obtain(wanted, options.cache, None, again=options.force)
+    finally:
+        if not linked:
+            host_requirements.remove_headers()
     bytecode.write(path, found.units)
     print(f"build: {path}, {path.stat().st_size} bytes, {found.origin}")
     return ExitCode.OK
