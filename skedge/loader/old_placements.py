@@ -18,8 +18,9 @@ from skedge.dataplane.ebpf.flow_table import read_iterator
 
 MACRO = "PLACEMENTS_V1"
 MAPS = ("placements_v1", "flows_v1")
-# Of the version before: a controller of it would take for missing what lies in the new storage, and repair the counts.
-_BLIND = ("iterate_placements_v1", "iterate_flows_v1")
+# Of the version before, and gone once the new storage is placed in: a controller of it would take for missing what lies
+# there, and repair the counts.
+BLIND = ("iterate_placements_v1", "iterate_flows_v1")
 
 
 def exist(pins: Path) -> bool:
@@ -48,12 +49,6 @@ def alone(programs: Sequence[Program]) -> tuple[Program, ...]:
         for one in programs
         if one not in OLD_ITERATORS
     )
-
-
-def hide(pins: Path) -> None:
-    """Let no controller of the version before compare counts with the old storage once the new one is placed in."""
-    for name in _BLIND:
-        (pins / name).unlink(missing_ok=True)
 
 
 def forget(pins: Path) -> None:

@@ -4,9 +4,7 @@
 #ifndef SKEDGE_COMMON_LINK_MAPS_H
 #define SKEDGE_COMMON_LINK_MAPS_H
 
-#ifndef PIN_DIR
-#define PIN_DIR "/sys/fs/bpf/skedge"
-#endif
+#include "common/bytecode.h"
 
 /* An address of either family: IPv4 lies in word 0, the other words are 0. */
 struct address {
@@ -124,7 +122,7 @@ struct udp_clients_table {
 	int (*sk_storage_delete)(void *);
 	__u32 flags;
 };
-__attribute__((section("maps/sk_storage:" PIN_DIR "/link_udp_clients_v1")))
+__attribute__((PINNED_SECTION("sk_storage", PIN_DIR "/link_udp_clients_v1")))
 struct udp_clients_table link_udp_clients_v1 = {.flags = BPF_F_NO_PREALLOC};
 BPF_ANNOTATE_KV_PAIR(link_udp_clients_v1, int, struct udp_client);
 

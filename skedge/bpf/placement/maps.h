@@ -2,6 +2,8 @@
 #ifndef SKEDGE_PLACEMENT_MAPS_H
 #define SKEDGE_PLACEMENT_MAPS_H
 
+#include "common/bytecode.h"
+
 /* bcc has a macro for a pinned table and one for socket storage, but none for both. */
 #define PINNED_SK_STORAGE(_leaf_type, _name, _pinned) \
     struct _name##_table_t { \
@@ -11,7 +13,7 @@
         int (*sk_storage_delete)(void *); \
         __u32 flags; \
     }; \
-    __attribute__((section("maps/sk_storage:" _pinned))) struct _name##_table_t _name = {.flags = BPF_F_NO_PREALLOC}; \
+    __attribute__((PINNED_SECTION("sk_storage", _pinned))) struct _name##_table_t _name = {.flags = BPF_F_NO_PREALLOC}; \
     BPF_ANNOTATE_KV_PAIR(_name, int, _leaf_type)
 
 /* service id -> its workloads, 20 KiB each. One array for all sizes (21 MiB in all, allocated once): a service that

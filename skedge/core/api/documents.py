@@ -41,7 +41,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class SiteRow:
-    """One site of the network as this site sees it; ``prefixes`` are the LANs that it announces."""
+    """One site of the network as this site sees it; ``prefixes`` are the LANs that it announces.
+
+    ``programs`` is where this host's eBPF programs came from: shipped, cached, or compiled here.
+    """
 
     name: str
     overlay4: str
@@ -57,6 +60,7 @@ class SiteRow:
     here: bool = False
     engine: str = ""
     engine_why: str = ""
+    programs: str = ""
     certificate_days: float | None = None
     prefixes: tuple[str, ...] = ()
 

@@ -78,6 +78,7 @@ class Answers:
             stream_causes=at.control.stream_causes(),
             unproven=at.control.unproven(),
             in_force=at.identity.in_force(),
+            programs=at.worker.kernel.programs(),
         )
         problems = self._problems.update(now, findings.findings(look))
         synced = (
@@ -135,6 +136,7 @@ class Answers:
                     at.flooder.database,
                     engine=at.worker.kernel.engine.name,
                     engine_why=at.worker.kernel.why,
+                    programs=at.worker.kernel.programs().origin,
                     certificate_days=at.identity.days_left,
                     software=SOFTWARE,
                 )

@@ -12,6 +12,7 @@ from skedge.core.desired.drift import RECENT_S
 from skedge.core.linkstate.own_records import led_on_to
 from skedge.core.model import WorkloadId
 from skedge.core.names import address_port
+from skedge.core.observed import ProgramsReport
 from skedge.core.placement.nat_ports import WARN_SHARE, port_limit
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
@@ -54,6 +55,7 @@ class Look:
     ports: str = ""
     unproven: Mapping[str, str] = field(default_factory=dict)
     in_force: bool = True
+    programs: ProgramsReport = field(default_factory=ProgramsReport)
 
 
 def findings(look: Look) -> list[Finding]:
@@ -90,6 +92,11 @@ def _controller(look: Look) -> Iterator[Finding]:
         yield Finding("warning", "identity", cause)
     if look.ports:
         yield Finding("warning", "reserved ports", look.ports)
+    if look.programs.refused:
+        cause = f"{look.programs.refused}; those from before serve: mend it, then restart skedge.service"
+        yield Finding("error", "programs", cause)
+    if look.programs.trouble:
+        yield Finding("warning", "bytecode", f"{look.programs.trouble}; other bytecode serves")
     if look.drift:
         yield Finding("warning", "counters", f"open connections were off by {look.drift} and have been repaired")
 

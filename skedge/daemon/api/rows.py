@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from skedge.core import names
+from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import (
     ConnectionRow,
     DropRow,
@@ -19,7 +20,7 @@ from skedge.core.desired.compute import Desired, link_id
 from skedge.core.desired.render import describe
 from skedge.core.linkstate.database import Database
 from skedge.core.linkstate.messages import Key, Kind
-from skedge.core.model import Link, LinkId
+from skedge.core.model import EngineKind, Link, LinkId
 from skedge.core.objects import KernelRoute
 from skedge.core.observed import Flow, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain, known_services, listener_rows
@@ -33,18 +34,27 @@ EVERY = Filter()
 
 
 def sites(
-    state: State, database: Database, *, engine: str, certificate_days: float, software: str, engine_why: str = ""
+    state: State,
+    database: Database,
+    *,
+    engine: str,
+    certificate_days: float,
+    software: str,
+    engine_why: str = "",
+    programs: str = "",
 ) -> list[SiteRow]:
-    """Return one row a known site, this one first."""
+    """Return one row a known site, this one first; ``programs`` is where those of this host came from."""
     here = state.config.site
     known = {here, *state.network_map.links, *state.network_map.services}
     return [
-        _site(state, database, site, (engine, engine_why), certificate_days, software)
+        _site(state, database, site, (engine, engine_why, programs), certificate_days, software)
         for site in sorted(known, key=lambda site: (site != here, site))
     ]
 
 
-def _site(state: State, database: Database, site: str, engine: tuple[str, str], days: float, software: str) -> SiteRow:
+def _site(
+    state: State, database: Database, site: str, engine: tuple[str, str, str], days: float, software: str
+) -> SiteRow:
     here = site == state.config.site
     record = state.network_map.links.get(site)
     services = state.full_map().services.get(site)
@@ -66,6 +76,7 @@ def _site(state: State, database: Database, site: str, engine: tuple[str, str], 
         prefixes=state.config.prefixes if here else record.prefixes if record else (),
         engine=engine[0] if here else "",
         engine_why=engine[1] if here else "",
+        programs=engine[2] if here and ABILITIES[EngineKind(engine[0])].bytecode else "",
         certificate_days=round(days, 1) if here else None,
     )
 

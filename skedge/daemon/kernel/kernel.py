@@ -19,7 +19,7 @@ from skedge.core.engine import Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
-from skedge.core.observed import Counts, Flow, FlowKind, FlowState, Receipt, TunnelFacts
+from skedge.core.observed import Counts, Flow, FlowKind, FlowState, ProgramsReport, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
@@ -175,6 +175,7 @@ class Kernel:
         self._first = [kind.name for kind in registry][: [kind.name for kind in registry].index("link") + 1]
         self.engine = engine
         self._why = why
+        self.programs: Callable[[], ProgramsReport] = ProgramsReport  # what the last loading run says
         self._handover = handover or Handover(None)
         self._refused, self._clock = refused, clock
         self._tunnels = tunnels

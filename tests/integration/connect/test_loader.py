@@ -12,7 +12,7 @@ import pytest
 
 from skedge.core.errors import HostError
 from skedge.core.objects import ListenerKey
-from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf import links, syscall
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PROGRAMS
 from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
@@ -20,6 +20,7 @@ from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.loader import host_requirements, loader
 from tests.kit import verifier
+from tests.kit.bytecode import cache
 
 from .kit import Host, Site, candidate, connect
 
@@ -41,14 +42,14 @@ def attached(host: Host) -> dict[str, int]:
     found = {}
     for pin in host.pins.glob("attach_*"):
         with syscall.Fd(syscall.obj_get(str(pin))) as fd:
-            assert syscall.link_cgroup_id(fd) == host.cgroup.stat().st_ino
-            found[pin.name] = syscall.link_prog_id(fd)
+            assert links.cgroup_id(fd) == host.cgroup.stat().st_ino
+            found[pin.name] = links.prog_id(fd)
     return found
 
 
 def test_the_whole_life(fresh: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """Load everything that is shipped, load again, replace under open connections, unload."""
-    arguments = ["--pin-dir", str(fresh.pins), "--cgroup", str(fresh.cgroup)]
+    arguments = ["--pin-dir", str(fresh.pins), "--cgroup", str(fresh.cgroup), "--cache", str(cache())]
     with fresh.inside():
         assert loader.main(["load", *arguments]) == 0
         first = attached(fresh)
@@ -100,7 +101,7 @@ def test_a_foreign_program_and_a_foreign_pin_stay(fresh: Host) -> None:
     foreign = BPF(text=b"int other(struct bpf_sock_addr *ctx) { return 1; }")
     function = foreign.load_func(b"other", 18, attach_type=10)
     target = os.open(fresh.cgroup, os.O_RDONLY)
-    link = syscall.Fd(syscall.link_create(function.fd, target, 10))
+    link = syscall.Fd(links.create(function.fd, target, 10))
     os.close(target)
     fresh.load()
     with fresh.inside():
@@ -113,7 +114,7 @@ def test_a_foreign_program_and_a_foreign_pin_stay(fresh: Host) -> None:
         fresh.loader.unload()
         assert [pin.name for pin in fresh.pins.iterdir()] == ["somebody_elses"]
         (fresh.pins / "somebody_elses").unlink()
-    assert syscall.link_cgroup_id(link.fd) == fresh.cgroup.stat().st_ino
+    assert links.cgroup_id(link.fd) == fresh.cgroup.stat().st_ino
     link.close()
 
 

@@ -23,6 +23,7 @@ from skedge.cli.client import ask
 from skedge.core.api.documents import Answer, CandidateRow, Explain, PlanReport, Request, Status
 from skedge.core.errors import ApiError
 from skedge.loader.host_requirements import cgroup2_root
+from tests.kit.bytecode import cache
 from tests.unit.control.authority import Authority
 
 NETWORK = "line"
@@ -82,6 +83,7 @@ class Site:
         """Load and attach the programs, as the unit does before the daemon starts."""
         engine = engine or self.document.get("engine", "ebpf")
         load = (BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup, "--engine", engine)
+        load += ("--cache", cache(), "--verdict", self.directory / "run" / "engine.json")
         run("nsenter", f"--net=/run/netns/{self.netns}", *load, timeout=LOAD_S)
 
     def inside(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -32,6 +32,7 @@ from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame, tcp, udp
+from tests.kit import bytecode
 from tests.kit.rows import configure_engine, configure_nat, set_loop, set_sources
 
 UNSPEC, OK, SHOT, REDIRECT = 0xFFFFFFFF, 0, 2, 7
@@ -66,7 +67,10 @@ class Site(links.Site):
         self.own_prefixes = PrefixTable(self.pin_dir, OWN_MAP)
 
     def _load(self, pin_dir: str, programs: Sequence) -> None:
-        options = loader.Options(Path(pin_dir), self._cgroup, programs=tuple(programs), nat_flows=self.nat_flows)
+        wanted = tuple(programs)
+        options = loader.Options(
+            Path(pin_dir), self._cgroup, programs=wanted, nat_flows=self.nat_flows, cache=bytecode.cache()
+        )
         self._loader = loader.Loader(options)
         self.ns.patience_s = 600  # an emulated machine compiles for minutes
         self.ns(self._loader.load)

@@ -40,7 +40,8 @@ from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver, wanted
 from skedge.loader import host_requirements
-from skedge.loader.loader import kernel_defines, source_text
+from skedge.loader.constants import kernel_defines
+from skedge.loader.sources import source_text
 from tests.kit.rows import Forwarding, configure_check
 
 T = TypeVar("T")

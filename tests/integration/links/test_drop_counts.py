@@ -13,7 +13,8 @@ import pytest
 from skedge.core.reasons import MAX_REASONS, Reason
 from skedge.dataplane.bpf import syscall
 from skedge.loader import map_migration
-from skedge.loader.loader import kernel_defines, source_text
+from skedge.loader.constants import kernel_defines
+from skedge.loader.sources import source_text
 
 from .kit import LOAD_SCRIPT, Site, run
 

@@ -34,7 +34,7 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.objects import ListenerKey, ServiceKey, Target
-from skedge.core.observed import Counts, Receipt, TunnelFacts
+from skedge.core.observed import Counts, ProgramsReport, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain
 from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.placement.nat_ports import port_limit
@@ -404,6 +404,24 @@ def problems(made: findings.Look) -> dict[str, tuple[str, str]]:
 
 def test_nothing_is_wrong_with_a_good_network() -> None:
     assert findings.findings(look(state_of(), link_rows=[link_row(True)])) == []
+
+
+def test_programs_that_could_not_be_loaded_are_said_with_what_serves() -> None:
+    refused = ProgramsReport("cached", refused="kernel 6.1 refuses the program skedge_connect4: R0 !read_ok")
+    said = problems(look(state_of(), programs=refused))["programs"]
+    assert said[0] == "error"
+    assert said[1].startswith(f"{refused.refused}; those from before serve")
+    trouble = problems(look(state_of(), programs=ProgramsReport("compiled here", trouble="/x: its digest is wrong")))
+    assert trouble == {"bytecode": ("warning", "/x: its digest is wrong; other bytecode serves")}
+
+
+def test_where_the_programs_came_from_is_said_of_this_host_alone() -> None:
+    state = state_of(site="B")
+    state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
+    empty = cast(Database, SimpleNamespace(get=lambda _key: None))
+    for engine, said in (("ebpf", "shipped"), ("ipvs", "")):
+        found = rows.sites(state, empty, engine=engine, certificate_days=9.0, software="x", programs="shipped")
+        assert [row.programs for row in found] == [said, "", ""]
 
 
 def test_a_wireguard_link_without_a_handshake_says_what_to_do() -> None:

@@ -19,7 +19,7 @@ from skedge.dataplane.ebpf import layout_flow as flows
 from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.loader import reasons_header
-from skedge.loader.loader import SOURCES, source_text
+from skedge.loader.sources import SOURCES, source_text
 
 TYPES: dict[str, type] = {
     "__u64": ctypes.c_uint64,

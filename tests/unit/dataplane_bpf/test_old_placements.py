@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from skedge.dataplane.bpf.programs import OLD_ITERATORS, PICK_TEST, PROGRAMS
 from skedge.dataplane.ebpf.layout_placement import SPARE_WORDS, PlacementRecord
 from skedge.loader import old_placements
-from skedge.loader.loader import source_text
+from skedge.loader.sources import source_text
 
 ASKS = re.compile(r"\b(placement_lookup|placement_create|socket_release|udp_flows_\w+)\(\w*sk\b")
 
@@ -38,20 +36,15 @@ def test_programs_end_before_they_make() -> None:
     assert max(ends) < min(makes)
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_the_old_storage_goes_with_its_iterators(tmp_path: Path, gone: bool) -> None:
+def test_the_old_storage_goes_with_its_iterators(tmp_path: Path) -> None:
     names = {*old_placements.MAPS, *(one.pin for one in OLD_ITERATORS)}
-    for name in (*names, "placements_v2", "iterate_placements_v1"):
+    for name in (*names, "placements_v2"):
         (tmp_path / name).touch()
     assert old_placements.exist(tmp_path)
-    if gone:
-        old_placements.forget(tmp_path)
-        old_placements.forget(tmp_path)
-    else:
-        old_placements.hide(tmp_path)
-    left = {one.name for one in tmp_path.iterdir()}
-    assert left == ({"placements_v2", "iterate_placements_v1"} if gone else {*names, "placements_v2"})
-    assert old_placements.exist(tmp_path) is not gone
+    old_placements.forget(tmp_path)
+    old_placements.forget(tmp_path)
+    assert {one.name for one in tmp_path.iterdir()} == {"placements_v2"}
+    assert not old_placements.exist(tmp_path)
 
 
 def test_a_stored_record_is_a_record_with_words_behind_it() -> None:

@@ -61,8 +61,8 @@ INLINE __u32 half_open_room(const struct nat_config *config)
 
     if (!room || room > HALF_OPEN)
         room = HALF_OPEN;
-    if (room > NAT_FLOWS / 8)
-        room = NAT_FLOWS / 8;
+    if (room > NAT_HALF_OPEN_MAX)
+        room = NAT_HALF_OPEN_MAX;
     if (room > ports)
         room = ports > FEWEST ? ports : FEWEST;
     return room;

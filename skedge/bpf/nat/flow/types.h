@@ -5,9 +5,11 @@
 
 #include "common/tail_calls.h"
 
-/* The loader sizes the table; a flow has one entry for each direction. */
-#ifndef NAT_FLOWS
+/* A flow has one entry for each direction. The loader sizes the tables as the site is configured, and says how many
+ * attempts may be half open. */
 #define NAT_FLOWS 262144
+#ifndef NAT_HALF_OPEN_MAX
+#define NAT_HALF_OPEN_MAX (NAT_FLOWS / 8)
 #endif
 
 /* A packet as it is seen on the wire, in one direction of a flow. */
