@@ -129,9 +129,12 @@ def _compare(image: MapImage, fd: int, other: str) -> None:
 
 def _create(image: MapImage, entries: int, types: int) -> int:
     described = (types, image.key_type, image.value_type) if image.value_type else (0, 0, 0)
-    return creation.map_create(
-        image.name, image.type, image.key_size, image.value_size, entries, image.flags, described
-    )
+    sizes = (image.key_size, image.value_size, entries)
+    try:
+        return creation.map_create(image.name, image.type, *sizes, image.flags, described)
+    except syscall.BpfError as error:
+        why = os.strerror(error.errno)
+        raise DataplaneError(f"kernel {platform.release()} refuses the map {image.name}: {why}") from error
 
 
 def _program(image: ProgramImage, maps: Mapping[str, int], constants: Mapping[str, int], target: int) -> int:

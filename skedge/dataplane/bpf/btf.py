@@ -5,6 +5,7 @@ Format: Documentation/bpf/btf.rst of the kernel. Only what is needed to find a m
 
 from __future__ import annotations
 
+import platform
 import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from skedge.core.errors import HostError
 VMLINUX = "/sys/kernel/btf/vmlinux"
 _MAGIC = 0xEB9F
 _STRUCT, _UNION, _FUNCTION = 4, 5, 12
+_UNSUPPORTED = f"this kernel ({platform.release()}) is not supported"
 # Bytes that follow the 12-byte header of a type: fixed, and per member (vlen).
 _TAIL = {
     1: (4, 0),
@@ -49,7 +51,9 @@ def member_places(wanted: Mapping[str, Iterable[str]], path: str = VMLINUX) -> M
         places = types.members(name)
         for member in members:
             if member not in places:
-                raise HostError(f"{path}: struct {name} has no member {member}; this kernel is not supported")
+                raise HostError(
+                    f"{path}: struct {name} has no member {member}; this kernel ({platform.release()}) is not supported"
+                )
             found[name, member] = Place(places[member] // 8, places[member] % 8)
     return found
 
@@ -61,7 +65,7 @@ def function_ids(names: Iterable[str], path: str = VMLINUX) -> Mapping[str, int]
         return {}
     found = _Types(_read(path)).functions(wanted)
     for name in sorted(wanted - found.keys()):
-        raise HostError(f"{path}: no function {name}; this kernel is not supported")
+        raise HostError(f"{path}: no function {name}; {_UNSUPPORTED}")
     return found
 
 
@@ -103,7 +107,7 @@ class _Types:
             name_offset, info = struct.unpack_from("=II", self._blob, start)
             if info >> 24 & 0x1F == _STRUCT and info & 0xFFFF and self._name(name_offset) == name:
                 return dict(self._flat(start, 0))
-        raise HostError(f"{VMLINUX}: no struct {name}; this kernel is not supported")
+        raise HostError(f"{VMLINUX}: no struct {name}; {_UNSUPPORTED}")
 
     def functions(self, names: Collection[str]) -> Mapping[str, int]:
         """Return the type id of each of these functions that there is."""

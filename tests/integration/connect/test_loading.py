@@ -271,3 +271,17 @@ def test_what_does_not_compile_is_said_in_one_sentence(body: str, said: str) -> 
     assert str(error.value).startswith("mistaken.c: does not compile: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_map_that_the_kernel_refuses_changes_nothing(fresh: Host, units: Sequence[Unit], shipped: Path) -> None:
+    unheard_of = tuple(
+        msgspec.structs.replace(
+            unit,
+            maps=tuple(msgspec.structs.replace(one, type=9999) if one.name == "news_v1" else one for one in unit.maps),
+        )
+        for unit in units
+    )
+    bytecode.write(shipped, unheard_of)
+    with pytest.raises(DataplaneError, match=r"^kernel \S+ refuses the map news_v1: Invalid argument$"):
+        run(fresh, shipped)
+    assert pinned(fresh) == {}
