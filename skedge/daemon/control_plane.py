@@ -121,9 +121,9 @@ class ControlPlane:
         probed = self._prober.snapshot()
         for link, stats in self._bus.stats().items():
             if stats.up and stats.shown != self._identity.serial:
-                found[str(link)] = stats.text or f"{link}: the stream is of a certificate that this site had before"
-            elif not stats.up and stats.reason is Reason.BAD_SIGNATURE and link in probed and probed[link].up:
-                found[str(link)] = stats.text
+                found[str(link)] = stats.refused or f"{link}: the stream is of a certificate that this site had before"
+            elif not stats.up and stats.refused and link in probed and probed[link].up:
+                found[str(link)] = stats.refused
         return found
 
     def heard(self, now: float) -> Mapping[str, Heard]:
