@@ -76,7 +76,7 @@ def _site(
         prefixes=state.config.prefixes if here else record.prefixes if record else (),
         engine=engine[0] if here else "",
         engine_why=engine[1] if here else "",
-        programs=engine[2] if here and ABILITIES[EngineKind(engine[0])].bytecode else "",
+        programs=engine[2] if here else "",
         certificate_days=round(days, 1) if here else None,
     )
 
