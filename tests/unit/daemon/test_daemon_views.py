@@ -476,6 +476,13 @@ def test_a_resolver_with_the_address_of_a_site_is_an_error_and_another_one_is_no
     assert "skedge_overlay_address" in found[f"address {site}"][1]
 
 
+def test_a_filter_of_another_vpn_that_drops_what_links_bring_is_an_error() -> None:
+    found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(filtered="ip filter ts-input"))))
+    assert found["firewall"][0] == "error"
+    assert "ip filter ts-input drops what comes from 100.64.0.0/10" in found["firewall"][1]
+    assert "--netfilter-mode=nodivert" in found["firewall"][1]
+
+
 def test_sites_that_another_rule_leads_astray_are_one_error_for_each_way() -> None:
     away = {"100.64.0.2": "to table 52, device tailscale0", "100.64.0.3": "to table 52, device tailscale0"}
     found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(astray=away))))
