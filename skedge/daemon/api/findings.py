@@ -209,6 +209,13 @@ def _surroundings(look: Look) -> Iterator[Finding]:
             "skedge_overlay_address, or the network another skedge_overlay_cidr"
         )
         yield Finding("error", f"address {address}", cause)
+    if found.filtered:
+        cause = (
+            f"the chain {found.filtered} drops what comes from {look.state.config.overlay_cidr} by another device than "
+            "the VPN's, so nothing from other sites arrives; accept -i sk-+ before it (Tailscale: then tailscale set "
+            "--netfilter-mode=nodivert, or it goes first again), or give the network a range outside of 100.64.0.0/10"
+        )
+        yield Finding("error", "firewall", cause)
     by_way: dict[str, list[str]] = {}
     for address, where in sorted(found.astray.items()):
         by_way.setdefault(where, []).append(address)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from skedge.core import names
-from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import (
     ConnectionRow,
     DropRow,
@@ -20,7 +19,7 @@ from skedge.core.desired.compute import Desired, link_id
 from skedge.core.desired.render import describe
 from skedge.core.linkstate.database import Database
 from skedge.core.linkstate.messages import Key, Kind
-from skedge.core.model import EngineKind, Link, LinkId
+from skedge.core.model import Link, LinkId
 from skedge.core.objects import KernelRoute
 from skedge.core.observed import Flow, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain, known_services, listener_rows

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from skedge.core.errors import DataplaneError
 from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.objects import Target
 from skedge.core.reasons import Reason
@@ -30,6 +33,7 @@ from skedge.dataplane.nftables import arrivals, forward_guard, notrack, tunnel_g
 from skedge.dataplane.nftables.accepted import AcceptedDriver
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import DefaultDeny
+from skedge.dataplane.nftables.other_filters import OtherFilters
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.retired_engines import RetiredEbpf, RetiredIpvs
@@ -62,7 +66,15 @@ def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     _follow(base, handover)
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
     refused = [check.drops, HostRulesDriver(str(pin_dir)).refused, _counted(base.table)]
-    return Kernel(rows, engine, _Host(base.netlink, base.table, base.accepted), wireguard, why, handover, refused)
+    return Kernel(
+        rows,
+        engine,
+        _Host(base.netlink, base.overlays[0], base.table, base.accepted),
+        wireguard,
+        why,
+        handover,
+        refused,
+    )
 
 
 def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
@@ -78,7 +90,15 @@ def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     _follow(base, handover)
     rows = registry.ipvs(base, engine, _links(base, check, wireguard))
     refused = [check.drops, _counted(base.table)]
-    return Kernel(rows, engine, _Host(base.netlink, base.table, base.accepted), wireguard, why, handover, refused)
+    return Kernel(
+        rows,
+        engine,
+        _Host(base.netlink, base.overlays[0], base.table, base.accepted),
+        wireguard,
+        why,
+        handover,
+        refused,
+    )
 
 
 def _links(base: registry.Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
@@ -98,17 +118,25 @@ def _counted(table: NftTable) -> Callable[[], Mapping[Reason, int]]:
     return refused
 
 
+def _host(base: registry.Base) -> _Host:
+    return _Host(base.netlink, base.overlays[0], base.table, base.accepted)
+
+
 class _Host:
     """What the host itself has, and what is known of it."""
 
-    def __init__(self, netlink: Netlink, *tables: NftTable | AcceptedDriver) -> None:
-        self._netlink, self._tables = netlink, tables
+    def __init__(self, netlink: Netlink, overlay: str, *tables: NftTable | AcceptedDriver) -> None:
+        self._netlink, self._overlay, self._tables = netlink, overlay, tables
+        self._filters = OtherFilters()
 
     def addresses(self) -> frozenset[str]:
         return host_addresses.addresses(self._netlink)
 
     def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
-        return surroundings.read(prefixes, sites)
+        found, filtered = surroundings.read(prefixes, sites), ""
+        with suppress(DataplaneError):  # what cannot be looked at is not known
+            filtered = self._filters.dropping(self._overlay) if sites else ""
+        return replace(found, filtered=filtered)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
         return sock_diag.abort_connecting(targets)

@@ -507,6 +507,13 @@ def test_a_link_that_does_not_leave_by_its_uplink_is_named() -> None:
     assert not problems(look(state, applied=Applied(strays={mark + 1: "eth0"})))
 
 
+def test_a_filter_of_another_vpn_that_drops_what_links_bring_is_an_error() -> None:
+    found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(filtered="ip filter ts-input"))))
+    assert found["firewall"][0] == "error"
+    assert "ip filter ts-input drops what comes from 100.64.0.0/10" in found["firewall"][1]
+    assert "--netfilter-mode=nodivert" in found["firewall"][1]
+
+
 def test_sites_that_another_rule_leads_astray_are_one_error_for_each_way() -> None:
     away = {"100.64.0.2": "to table 52, device tailscale0", "100.64.0.3": "to table 52, device tailscale0"}
     found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(astray=away))))
