@@ -51,7 +51,7 @@ def test_prefixes_of_lans(good: str) -> None:
         ("224.0.0.0/8", "not for hosts of a LAN; give their prefix, such as 10.1.0.0/16"),
         ("169.254.1.0/24", "not for hosts of a LAN; give their prefix, such as 10.1.0.0/16"),
         ("fe80::/64", "not for hosts of a LAN; give their prefix, such as 10.1.0.0/16"),
-        ("::ffff:10.1.0.0/112", "not in its one form; give ::ffff:a01:0/112"),
+        ("::ffff:10.1.0.0/112", "not for hosts of a LAN; give their prefix, such as 10.1.0.0/16"),
         ("::ffff:a01:0/112", "not for hosts of a LAN; give their prefix, such as 10.1.0.0/16"),
     ],
 )
