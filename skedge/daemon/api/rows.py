@@ -19,7 +19,7 @@ from skedge.core.desired.compute import Desired, link_id
 from skedge.core.desired.render import describe
 from skedge.core.linkstate.database import Database
 from skedge.core.linkstate.messages import Key, Kind
-from skedge.core.model import EngineKind, Link, LinkId
+from skedge.core.model import Link, LinkId
 from skedge.core.objects import KernelRoute
 from skedge.core.observed import Flow, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain, known_services, listener_rows
@@ -75,7 +75,7 @@ def _site(
         prefixes=state.config.prefixes if here else record.prefixes if record else (),
         engine=engine[0] if here else "",
         engine_why=engine[1] if here else "",
-        programs=engine[2] if here and engine[0] == EngineKind.EBPF else "",
+        programs=engine[2] if here else "",
         certificate_days=round(days, 1) if here else None,
     )
 
