@@ -10,6 +10,7 @@ from pathlib import Path
 
 from skedge.core.errors import ExitCode, HostError, SkedgeError
 from skedge.core.model import EngineKind
+from skedge.core.observed import ProgramsReport
 from skedge.dataplane import engine_choice
 from skedge.dataplane.bpf import pins, programs_report
 from skedge.loader import bytecode, host_requirements, old_placements
@@ -129,6 +130,7 @@ def _load(arguments: argparse.Namespace, options: Options) -> bool:
     verdict = engine_choice.decide(arguments.engine, serves, load)
     if verdict.engine is EngineKind.IPVS:
         pins.lend(options.pin_dir, options.group)
+        programs_report.write(ProgramsReport(), told)  # none of ours run
     engine_choice.write(verdict, arguments.verdict)
     if arguments.engine is not EngineKind.EBPF:
         print(f"engine {verdict.engine}: {verdict.why}")
