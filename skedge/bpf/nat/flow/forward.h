@@ -159,6 +159,18 @@ INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, c
     return 0;
 }
 
+/* Give the packet the link-layer addresses that it will leave with. The kernel writes them, too, but leaves those that
+ * the packet had in the sum over it (CHECKSUM_COMPLETE), which a receiver behind a veth looks at. */
+INLINE void packet_address_next(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+    __u8 *to = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
+
+    if (to + ETH_LENGTH > end)
+        return;
+    __builtin_memcpy(to, fib->dmac, sizeof(fib->dmac));
+    __builtin_memcpy(to + sizeof(fib->dmac), fib->smac, sizeof(fib->smac));
+}
+
 /* Send the packet to the next hop. Without a link-layer header (WireGuard, TUN) it first gets room for one: the kernel
  * takes it off again, and refuses packets that never had one. */
 INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const struct bpf_fib_lookup *fib)
@@ -168,6 +180,7 @@ INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const 
     address_copy(next.ipv6_nh, fib->ipv6_dst);
     if (!p->l3 && bpf_skb_change_head(skb, ETH_LENGTH, 0))
         return TC_ACT_SHOT;
+    packet_address_next(skb, fib);
     return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 

@@ -6,9 +6,6 @@ gro_max_size was raised. A link device has them not, so the kernel cuts them up 
 
 from __future__ import annotations
 
-import hashlib
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -18,9 +15,7 @@ from tests.integration.lan.test_sockets import KINDS, listeners, workload
 from tests.integration.lan.world import EDGE_A, LISTEN, World, eventually
 
 from .devices import LARGE, USUAL, Sizes, kernel_has_big_tcp, set_super_packets
-
-SIZE = 100_000_000
-BLOCK = hashlib.sha256(b"block").digest() * (1 << 15)
+from .streams import SIZE, pour, windows
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +25,7 @@ def standing_world(bpffs) -> Iterator[World]:
     lans += [(ns, "eth0") for ns in (made.client, made.machine, made.far_machine)]
     for ns, device in lans:
         set_super_packets(ns, device, LARGE)
-    for ns in {ns.name: ns for ns, _ in lans}.values():
-        ns.sh("sysctl -qw net.ipv4.tcp_congestion_control=cubic", check=False)
-        ns.sh("sysctl -qw net.ipv4.tcp_wmem='4096 4194304 8388608' net.ipv4.tcp_rmem='4096 4194304 8388608'")
+    windows(*(ns for ns, _ in lans))
     try:
         yield made
     finally:
@@ -44,32 +37,6 @@ def v(world: World, request: pytest.FixtureRequest) -> int:
     if not kernel_has_big_tcp(world.client, "eth0", request.param):
         pytest.skip(f"this kernel has no BIG TCP for IPv{request.param}")
     return int(request.param)
-
-
-def pour(source: socket.socket, sink: socket.socket, size: int = SIZE) -> None:
-    """Send so many bytes and see them arrive as they are."""
-    source.settimeout(20)
-    sink.settimeout(20)
-    failed: list[OSError] = []
-
-    def send() -> None:
-        try:
-            for at in range(0, size, len(BLOCK)):
-                source.sendall(BLOCK[: size - at])
-            source.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    room, found, expected, got = bytearray(1 << 20), hashlib.sha256(), hashlib.sha256(), 0
-    while part := sink.recv_into(room):
-        found.update(memoryview(room)[:part])
-        got += part
-    thread.join()
-    for at in range(0, size, len(BLOCK)):
-        expected.update(BLOCK[: size - at])
-    assert (failed, got, found.digest()) == ([], size, expected.digest())
 
 
 @pytest.mark.parametrize("where", KINDS)

@@ -1,8 +1,8 @@
 """Packets whose whole sum a device has made (CHECKSUM_COMPLETE) keep a right one, whatever is changed on them.
 
 The kernel's own test run makes such a sum and compares it afterwards (since Linux 6.16; without, these are skipped).
-With a wrong one nothing is lost: the receiver sums the packet up once more, and the kernel's log gets a "hw csum
-failure". Packets that get shorter are not here: their sum the kernel forgets.
+With a wrong one the receiver sums the packet up once more, or loses it (test_real_sums.py); the kernel's log gets a
+"hw csum failure". Packets that get shorter are not here: their sum the kernel forgets.
 """
 
 from __future__ import annotations
