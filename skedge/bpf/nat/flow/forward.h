@@ -187,11 +187,11 @@ INLINE int flow_comes_over_link(__u64 state)
     return KIND_OF(state) == (state & FLOW_REPLY ? KIND_REMOTE : KIND_OVERLAY);
 }
 
-/* A packet of a flow (@state: of its direction) that may go no further: its sender is told, as a router does. @kept: what
+/* A packet of a flow (@state: of its direction) that may go no further: its sender is told, as a router does. @flags: what
  * is to stay of skb->cb[CB_LINK]; nothing may where this program alone has seen the packet, as others leave something there. */
-INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p, __u64 state, __u32 kept)
+INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p, __u64 state, __u32 flags)
 {
-    skb->cb[CB_LINK] = p->l3 | kept;
+    skb->cb[CB_LINK] = p->l3 | flags;
     skb->cb[CB_MTU] = MTU_NONE;
     skb->cb[CB_DENY] = flow_comes_over_link(state) ? 1 : 0;
     nat_programs_v1.call(skb, NAT_TOO_BIG);
