@@ -76,6 +76,7 @@ struct endpoint {
 #define MARK_LOOKUP 2u	  /* program: its packets may need more than the kernel's own lookup, see link/fast_path.h */
 #define MARK_NAT 4u	  /* controller: its workload is not on this host, its packets are of flows */
 #define MARK_REWRITTEN 8u /* program: its workload is reached by rewriting */
+#define MARK_FLAGS 0xffu
 #define MARK_TIME_SHIFT 8 /* bits 8 to 31, program: when MARK_LOOKUP was last called for, in seconds since boot */
 
 /* A workload's own address and port, as its socket sends; address all 0: bound to every address. */

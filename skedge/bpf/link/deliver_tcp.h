@@ -51,7 +51,7 @@ INLINE void endpoint_mark_age(__u32 port, __u32 is)
 
 	if (!mark || *mark != is || !(is & MARK_LOOKUP) || is & (MARK_REWRITTEN | MARK_NAT))
 		return;
-	if (((mark_time() - is) >> MARK_TIME_SHIFT) > COOKIES_LAST_S)
+	if ((mark_time() - (is & ~MARK_FLAGS)) >> MARK_TIME_SHIFT > COOKIES_LAST_S)
 		*mark = MARK_PUBLISHED;
 }
 

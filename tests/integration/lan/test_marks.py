@@ -60,6 +60,8 @@ def test_an_answer_leaves_by_the_device_that_its_sockets_mark_asks_for(world: Wo
     veth(site.ns, client, "lan9", "eth9", "10.60.9.1/24", "10.60.9.2/24")
     for ns, device, address in ((site.ns, "lan9", "fd60:9::1/64"), (client, "eth9", "fd60:9::2/64")):
         ns.ip("addr", "add", address, "dev", device, "nodad")
+    known = client.sh("cat /sys/class/net/eth9/address").strip()
+    site.ns.ip("neigh", "add", beyond, "lladdr", known, "dev", "lan9", "nud", "permanent")
     client.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth9.rp_filter=0")
     site.ns.ip(f"-{v}", "rule", "add", "fwmark", str(MARK), "lookup", "77")
     site.ns.ip(f"-{v}", "route", "add", CLIENT_OF_WORLD[v], "via", beyond, "dev", "lan9", "table", "77")
