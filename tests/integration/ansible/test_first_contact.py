@@ -107,6 +107,8 @@ def test_a_step_is_taken_back_where_nothing_is_executed_on_run(lab: labs.Lab, in
 
 def test_no_undo_is_claimed_that_did_not_happen(lab: labs.Lab, inventory: Path):
     assert module(lab, inventory, "network", revert_s=600)["armed"]
+    again = module(lab, inventory, "network", revert_s=600)
+    assert (again["armed"], again["changed"]) == (True, False), "a run that was broken off is still to be confirmed"
     lab.ssh("edge-a", "systemctl stop skedge-network-revert.timer")  # as a boot does
     told = module(lab, inventory, "network", state="confirmed")
     assert told["changed"]

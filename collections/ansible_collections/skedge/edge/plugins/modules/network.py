@@ -55,7 +55,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 armed:
-  description: Whether a timer runs that takes the step back.
+  description: Whether a timer runs that takes the step back, be it of an earlier run.
   returned: success
   type: bool
 """
@@ -103,7 +103,7 @@ class Network:
         changes.update(obsolete)
         new_files = {path: text for path, text in files.items() if files_before[path] != text}
         hidden = statefile.hidden([os.path.dirname(path) for path in files] + list(files))
-        armed = False
+        armed = self._runs(".timer")  # of a run that was broken off before it confirmed
         if (changes or new_files) and not self.module.check_mode:
             armed = self._arm(self._script({key: before[key] for key in changes}, new_files))
         if changes or new_files or healed:
