@@ -31,7 +31,8 @@ def disk(kernel: Kernel, release: str, tree: Path) -> Path:
     """Return the root disk: base image, kernel modules, Python packages. It is only ever used as a snapshot."""
     base = base_image(kernel.userland)
     layers = [_usr_merged(release, tree, base), *_venv(base), base]
-    mark = hashlib.sha256(repr(layers).encode() + inspect.getsource(_usr_merged).encode()).hexdigest()[:8]
+    names = [layer.name for layer in layers]  # not their paths: a cache may be moved
+    mark = hashlib.sha256(repr(names).encode() + inspect.getsource(_usr_merged).encode()).hexdigest()[:8]
     target = VM / f"disk-{kernel.name}-{release}-{mark}.img"
     if target.exists():
         return target
