@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 from skedge.core.model import Protocol
-from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf import links, syscall
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS
 from skedge.dataplane.ebpf.flow_table import read_iterator
 from skedge.dataplane.ebpf.layout_placement import PlacementRecord
 from skedge.dataplane.ebpf.maps import Maps
-from skedge.loader import loader, old_placements
+from skedge.loader import old_placements
+from skedge.loader.loading import Loader, Options
+from skedge.loader.publish import Publication
 from tests.kit import old_version
+from tests.kit.bytecode import cache
 
 from .kit import LIBC, Host, Site, candidate, connect, eventually
 
@@ -41,7 +44,7 @@ class Upgraded(Host):
 
     def __init__(self, directory: Path, before: Path) -> None:
         super().__init__("old", directory)
-        self.loader = loader.Loader(loader.Options(self.pins, str(self.cgroup), programs=CONNECT_PROGRAMS))
+        self.loader = Loader(Options(self.pins, str(self.cgroup), programs=CONNECT_PROGRAMS, cache=cache()))
         self._undo.callback(self._unload)
         self._before = before
         try:
@@ -57,7 +60,7 @@ class Upgraded(Host):
 
     def upgrade(self) -> bool:
         """Load, inside, as a start of the service does: by a loader that knows nothing of an earlier one."""
-        self.loader = loader.Loader(loader.Options(self.pins, str(self.cgroup), programs=CONNECT_PROGRAMS))
+        self.loader = Loader(Options(self.pins, str(self.cgroup), programs=CONNECT_PROGRAMS, cache=cache()))
         return self.loader.load()
 
     def maps(self) -> set[str]:
@@ -168,6 +171,7 @@ def test_what_was_open_goes_on_and_its_count_comes_back(old: Upgraded, site: Sit
     assert site.open() == 0
 
 
+@pytest.mark.long
 def test_a_socket_connects_again(old: Upgraded, site: Site) -> None:
     """Whatever a socket does next, it has one placement."""
     failed = socket.socket(socket.AF_INET6)
@@ -207,6 +211,7 @@ def held_back(old: Upgraded, name: str) -> syscall.Fd:
     return syscall.Fd(syscall.obj_get(str(old.pins / f"{name}_v1")))
 
 
+@pytest.mark.long
 def test_both_versions_are_attached(old: Upgraded, site: Site) -> None:
     """A loader that is killed half-way leaves hooks of either version; the next one finishes."""
     with held_back(old, "connect6") as connect6, held_back(old, "sendmsg6") as sendmsg6:
@@ -214,7 +219,7 @@ def test_both_versions_are_attached(old: Upgraded, site: Site) -> None:
         old.upgrade()
         for name, fd in (("connect6", connect6), ("sendmsg6", sendmsg6)):
             with old.link_of(name) as link:
-                syscall.link_update(link, fd)
+                links.update(link, fd)
     both, asking = datagrams(socket.AF_INET6), datagrams(socket.AF_INET6)
     connect4(both, LISTENER)  # the hook of IPv4, of the new version
     assert LIBC.connect(both.fileno(), bytes(16), 16) == 0  # AF_UNSPEC, which has no hook
@@ -241,22 +246,30 @@ def test_both_versions_are_attached(old: Upgraded, site: Site) -> None:
     assert old.maps() == {"placements_v2", "flows_v2"}
 
 
-@pytest.mark.parametrize("stage", ["_pin", "_attach", "_configure"])
-def test_a_loader_is_killed(old: Upgraded, site: Site, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+STAGES = {"pin": (Publication, "_pin", 5), "attach": (Publication, "_attach", 7), "end": (Loader, "_configure", 1)}
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "failed"])
+@pytest.mark.parametrize("stage", ["end", *(pytest.param(one, marks=pytest.mark.long) for one in ("pin", "attach"))])
+def test_a_loader_does_not_come_to_its_end(
+    old: Upgraded, site: Site, monkeypatch: pytest.MonkeyPatch, stage: str, killed: bool
+) -> None:
     """Wherever it stops, what is attached counts right, and the next one finishes: it trusts no half of a load."""
     held = [connect(*LISTENER), connect(*LISTENER6, family=socket.AF_INET6)]
-    calls = 0
-    step = getattr(loader.Loader, stage)
+    owner, name, last = STAGES[stage]
+    step, leave, calls = getattr(owner, name), Publication.__exit__, 0
 
     def stopped(*arguments: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == {"_pin": 5, "_attach": 7, "_configure": 1}[stage]:
+        if calls == last:
             raise KeyboardInterrupt
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loader.Loader, stage, stopped)
+        patch.setattr(owner, name, stopped)
+        if killed:  # then nobody takes back what it did
+            patch.setattr(Publication, "__exit__", lambda publication, *_: leave(publication, None, None, None))
         with pytest.raises(KeyboardInterrupt):
             old.upgrade()
     held += [connect(*LISTENER), connect(*LISTENER6, family=socket.AF_INET6)]
@@ -273,6 +286,7 @@ def test_a_loader_is_killed(old: Upgraded, site: Site, monkeypatch: pytest.Monke
     assert site.engine.reconcile_counts() == 0
 
 
+@pytest.mark.long
 def test_a_controller_of_the_version_before_repairs_nothing(old: Upgraded, site: Site, before: Path) -> None:
     """It knows one storage only: the counts of the other would be wrong to it."""
     old.upgrade()
@@ -295,6 +309,7 @@ def test_a_controller_of_the_version_before_repairs_nothing(old: Upgraded, site:
     assert site.open() == 0
 
 
+@pytest.mark.long
 def test_back_to_the_version_before(old: Upgraded, site: Site) -> None:
     """What the new version placed is not known to it: such connections go on, and are no more counted."""
     early = connect(*LISTENER)
