@@ -208,11 +208,11 @@ int link_ingress(struct __sk_buff *skb)
 		__u32 ifindex = skb->ifindex;
 
 		link = link_lookup(ifindex);
-		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
-		skb->cb[CB_DENY] = 1;
+		CB_SET(skb, CB_LINK, link && link->flags & LINK_L3 ? 0 : ETH_LENGTH);
+		CB_SET(skb, CB_DENY, 1);
 		if (reason == TO_LO) {
 			skb->mark = 0;
-			return skb_send_to_lo(skb, skb->cb[CB_LINK], LOOPBACK_INDEX);
+			return skb_send_to_lo(skb, CB_GET(skb, CB_LINK), LOOPBACK_INDEX);
 		}
 		if (reason == TO_NAT)
 			nat_programs_v1.call(skb, NAT_OVERLAY);

@@ -114,7 +114,7 @@ INLINE int packet_check_transit(struct __sk_buff *skb, const struct link_config 
 	struct bpf_fib_lookup fib = {};
 
 	if (p->hops <= 1) {
-		skb->cb[CB_MTU] = MTU_NONE;
+		CB_SET(skb, CB_MTU, MTU_NONE);
 		return !p->fragment && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) ? TO_TOO_BIG : REASON_HOP_LIMIT;
 	}
 	if (packet_may_be_cut4(skb, p) || packet_skip_fragment_header(skb, p))
@@ -133,7 +133,7 @@ INLINE int packet_check_transit(struct __sk_buff *skb, const struct link_config 
 	}
 	if (bpf_fib_lookup(skb, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return 0;
-	skb->cb[CB_MTU] = fib.mtu_result;
+	CB_SET(skb, CB_MTU, fib.mtu_result);
 	return TO_TOO_BIG;
 }
 

@@ -113,7 +113,7 @@ INLINE int error_names_host(struct __sk_buff *skb, const struct lan_packet *p)
 {
     __u8 type = 0;
 
-    return skb->cb[CB_DENY] == 1 && !bpf_skb_load_bytes(skb, p->l4, &type, 1) && type == (p->v6 ? 3 : 11);
+    return CB_GET(skb, CB_DENY) == 1 && !bpf_skb_load_bytes(skb, p->l4, &type, 1) && type == (p->v6 ? 3 : 11);
 }
 
 /* Put the translated quote and the flow's addresses into the packet. Returns 0 or REASON_MALFORMED. */
@@ -200,11 +200,11 @@ int lan_error(struct __sk_buff *skb)
     struct nat_flow *flow;
     long found;
 
-    if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
+    if (!config || lan_packet_parse(skb, &p, CB_GET(skb, CB_LINK) & 15) != NOT_OURS)
         return TC_ACT_UNSPEC;
     flow = quote_lookup_flow(skb, &p, &old, &key);
-    if (!flow || packet_is_martian(&p) || (skb->cb[CB_DENY] && !quote_is_of_overlay(&p, &key)))
-        return skb->cb[CB_DENY] ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
+    if (!flow || packet_is_martian(&p) || (CB_GET(skb, CB_DENY) && !quote_is_of_overlay(&p, &key)))
+        return CB_GET(skb, CB_DENY) ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
     quote_translate(&new, p.v6, &key, flow);
     if (flow_goes_over_lo(flow->state))

@@ -130,7 +130,7 @@ INLINE int fragment_ingress(struct __sk_buff *skb, const struct nat_config *conf
                             struct fragment *f, int reason)
 {
     struct fragment_key key = {};
-    __u32 from = skb->cb[CB_DENY];
+    __u32 from = CB_GET(skb, CB_DENY);
 
     if (reason)
         return from == 1 ? packet_refuse(reason) : TC_ACT_UNSPEC;
@@ -151,7 +151,7 @@ INLINE int options_ingress(struct __sk_buff *skb, const struct nat_config *confi
 
     if (reason && lan_packet_is_mapped(p))
         reason = REASON_MARTIAN;
-    if (skb->cb[CB_DENY] == 1)
+    if (CB_GET(skb, CB_DENY) == 1)
         return packet_refuse(reason ? reason : REASON_FRAGMENT);
     if (!reason || (p->key.protocol != IPPROTO_TCP && p->key.protocol != IPPROTO_UDP))
         return TC_ACT_UNSPEC;
@@ -175,8 +175,8 @@ int lan_odd(struct __sk_buff *skb)
 
     if (!config)
         return TC_ACT_UNSPEC;
-    odd = lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15);
-    if (skb->cb[CB_DENY] == FROM_TOO_BIG && (!odd || odd == ODD))
+    odd = lan_packet_parse(skb, &p, CB_GET(skb, CB_LINK) & 15);
+    if (CB_GET(skb, CB_DENY) == FROM_TOO_BIG && (!odd || odd == ODD))
         return datagram_cut(skb, config, &p, !odd);
     if (odd != ODD)
         return TC_ACT_UNSPEC;

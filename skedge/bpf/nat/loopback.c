@@ -98,7 +98,7 @@ INLINE int own_ingress(struct __sk_buff *skb, const struct nat_config *config, i
         return TC_ACT_UNSPEC;
     flow = nat_flows_v1.lookup(&p.key);
     if (flow) {
-        skb->cb[CB_LINK] = link_header;
+        CB_SET(skb, CB_LINK, link_header);
         return flow_ingress(skb, link_header, config, &p, flow);
     }
     if (p.key.protocol == IPPROTO_TCP ? (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN
@@ -124,8 +124,8 @@ int lan_loop(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     to_nat = packet_is_to_nat(skb, config);
     if (to_nat == IS_FRAGMENT) {
-        skb->cb[CB_LINK] = ETH_LENGTH;
-        skb->cb[CB_DENY] = FROM_LOOPBACK;
+        CB_SET(skb, CB_LINK, ETH_LENGTH);
+        CB_SET(skb, CB_DENY, FROM_LOOPBACK);
         nat_programs_v1.call(skb, NAT_ODD);
         return TC_ACT_UNSPEC;
     }

@@ -27,7 +27,7 @@ INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struc
 {
     flow_abolish(&p->key, m->flow.state, 0);
     if (reason == REASON_HOP_LIMIT)
-        return packet_expire(skb, p, (__u64)m->kind << FLOW_KIND_SHIFT, skb->cb[CB_LINK] & CB_ACCEPTED);
+        return packet_expire(skb, p, (__u64)m->kind << FLOW_KIND_SHIFT, CB_GET(skb, CB_LINK) & CB_ACCEPTED);
     if (reason == REASON_NO_ROUTE || m->kind == KIND_OVERLAY)
         return packet_refuse(reason);
     return connection_refuse(skb, p, reason);
@@ -63,7 +63,7 @@ INLINE int flow_direct(struct __sk_buff *skb, const struct config *site, struct 
     struct lan_packet p;
     int reason = 0, verdict;
 
-    if (lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    if (lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return TC_ACT_SHOT;
     placement = nat_placements_v1.lookup(&p.key);
     if (!placement)
@@ -81,7 +81,7 @@ INLINE int flow_direct(struct __sk_buff *skb, const struct config *site, struct 
     }
     if (!reason && (m->kind == KIND_LAN || m->kind == KIND_OVERLAY))
         reason = lan_source_lookup(m->flow.to, &m->flow);
-    if (skb->cb[CB_LINK] & CB_OWN)
+    if (CB_GET(skb, CB_LINK) & CB_OWN)
         m->flow.state |= FLOW_OWN;
     if (!reason && p.hops <= 1 && m->kind != KIND_LOOP)
         reason = REASON_HOP_LIMIT;
@@ -109,7 +109,7 @@ int lan_begin(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     }
     reason = flow_create(config, &scratch->key, scratch);
-    if (reason < 0 || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    if (reason < 0 || lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return TC_ACT_SHOT;
     if (reason)
         return flow_abandon(skb, &p, scratch, reason);

@@ -127,7 +127,7 @@ INLINE int packet_send_back(struct __sk_buff *skb, const struct lan_packet *p)
 
     OPAQUE(device);
     if (host_rules_accepted(skb))
-        device = skb->cb[CB_HOME];
+        device = CB_GET(skb, CB_HOME);
     if (p->l3) {
         if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
             return TC_ACT_SHOT;
@@ -169,10 +169,10 @@ INLINE void verdict_fill(const struct __sk_buff *skb, const struct lan_packet *p
     __u32 zero = 0;
     struct link_config *link = link_config_v2.lookup(&zero);
 
-    v->mtu = skb->cb[CB_MTU];
+    v->mtu = CB_GET(skb, CB_MTU);
     v->partial = 0;
     address_copy(v->from, p->key.to);
-    if (v->mtu || skb->cb[CB_DENY] != 1 || !link)
+    if (v->mtu || CB_GET(skb, CB_DENY) != 1 || !link)
         return;
     if (p->v6)
         address_copy(v->from, link->overlay6.word);
@@ -183,12 +183,12 @@ INLINE void verdict_fill(const struct __sk_buff *skb, const struct lan_packet *p
 /* Whether the packet is to be answered, or cut up. Returns 0 for neither. */
 INLINE int packet_deserves_answer(struct __sk_buff *skb, struct lan_packet *p)
 {
-    if (skb->cb[CB_MTU] == MTU_NONE) {
+    if (CB_GET(skb, CB_MTU) == MTU_NONE) {
         drop_count(REASON_HOP_LIMIT);
         return expiry_may_be_told(p);
     }
     if (!p->whole || sender_is_here(p)) {
-        skb->cb[CB_DENY] = FROM_TOO_BIG;
+        CB_SET(skb, CB_DENY, FROM_TOO_BIG);
         nat_programs_v1.call(skb, NAT_ODD);
     }
     drop_count(REASON_TOO_BIG);
@@ -202,7 +202,7 @@ int lan_too_big(struct __sk_buff *skb)
     __u32 sum_at;
     __u16 none = 0;
 
-    if (lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    if (lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return packet_refuse(REASON_MALFORMED);
     if (p.v6 && p.next == NEXT_HOP_BY_HOP && lan_packet_cut_jumbo(skb, &p))
         return packet_refuse(REASON_TOO_BIG);

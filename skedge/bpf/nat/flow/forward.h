@@ -202,9 +202,9 @@ INLINE int flow_comes_over_link(__u64 state)
  * is to stay of skb->cb[CB_LINK]; nothing may where this program alone has seen the packet, as others leave something there. */
 INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p, __u64 state, __u32 flags)
 {
-    skb->cb[CB_LINK] = p->l3 | flags;
-    skb->cb[CB_MTU] = MTU_NONE;
-    skb->cb[CB_DENY] = flow_comes_over_link(state) ? 1 : 0;
+    CB_SET(skb, CB_LINK, p->l3 | flags);
+    CB_SET(skb, CB_MTU, MTU_NONE);
+    CB_SET(skb, CB_DENY, flow_comes_over_link(state) ? 1 : 0);
     nat_programs_v1.call(skb, NAT_TOO_BIG);
     return packet_refuse(REASON_HOP_LIMIT);
 }
@@ -228,14 +228,14 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
         return packet_expire(skb, p, flow->state, 0);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-        skb->cb[CB_LINK] = p->l3;
-        skb->cb[CB_MTU] = fib.mtu_result;
+        CB_SET(skb, CB_LINK, p->l3);
+        CB_SET(skb, CB_MTU, fib.mtu_result);
         nat_programs_v1.call(skb, NAT_TOO_BIG);
         return packet_refuse(REASON_TOO_BIG);
     }
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return packet_refuse(REASON_NO_ROUTE);
-    if (found == BPF_FIB_LKUP_RET_NO_NEIGH && (flow->state & FLOW_OWN) && skb->cb[CB_LINK] & CB_ROUTED)
+    if (found == BPF_FIB_LKUP_RET_NO_NEIGH && (flow->state & FLOW_OWN) && CB_GET(skb, CB_LINK) & CB_ROUTED)
         return packet_send_round(skb, config);
     if ((p->tcp_flags & TCP_SYN) && mss_clamp(skb, p, route_mtu(skb, config, p, flow)))
         return packet_refuse(REASON_MALFORMED);

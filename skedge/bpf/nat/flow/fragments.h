@@ -101,8 +101,8 @@ INLINE int piece_may_be_cut(const struct lan_packet *p, const struct nat_flow *f
 INLINE int piece_is_too_big(struct __sk_buff *skb, const struct lan_packet *p, const struct fragment *f, __u32 mtu)
 {
     if (!f->at) {
-        skb->cb[CB_LINK] = p->l3;
-        skb->cb[CB_MTU] = mtu;
+        CB_SET(skb, CB_LINK, p->l3);
+        CB_SET(skb, CB_MTU, mtu);
         nat_programs_v1.call(skb, NAT_TOO_BIG);
     }
     return packet_refuse(REASON_TOO_BIG);
