@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
-from skedge.dataplane.ebpf import lan_devices
+from skedge.dataplane.ebpf.lan import devices as lan_devices
 from skedge.dataplane.host.netlink import Netlink, kernel_errors
 from skedge.dataplane.host.sysctls import LoopSettingDriver
 from skedge.dataplane.ipvs import purge as ipvs_purge

@@ -23,11 +23,11 @@ from skedge.core.model import Lan, LanFirewall, SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice, Uplink
 from skedge.core.placement.candidates import merge_candidates
-from skedge.dataplane.ebpf import host_rules
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
-from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
-from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
-from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan import host_rules
+from skedge.dataplane.ebpf.lan.devices import LanDevice, LanDriver, looped, source_towards
+from skedge.dataplane.ebpf.lan.flow_table import NAT, NatConfigDriver, NatSourceDriver
+from skedge.dataplane.ebpf.lan.layout_flow import NatAddresses, NatConfig
 from skedge.dataplane.ebpf.link_table import path_bit
 from skedge.dataplane.ebpf.packet_check import SITE, PacketCheck, PacketCheckConfig, PacketCheckDriver
 from skedge.dataplane.ebpf.prefix_table import HOST_MAP, OWN_MAP, OwnAddressDriver, PathDriver, PrefixTable

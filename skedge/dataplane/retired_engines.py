@@ -19,9 +19,9 @@ from skedge.core.names import PREFIX
 from skedge.core.objects import ListenerKey
 from skedge.dataplane.bpf import pins
 from skedge.dataplane.bpf.programs import PROGRAMS
-from skedge.dataplane.ebpf import lan_devices
-from skedge.dataplane.ebpf.flow_table import FlowTable
-from skedge.dataplane.ebpf.layout_flow import FlowBits, Kind
+from skedge.dataplane.ebpf.lan import devices as lan_devices
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable
+from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, Kind
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.dataplane.ebpf.packet_check import LEFT, PacketCheck
 from skedge.dataplane.host import sock_diag

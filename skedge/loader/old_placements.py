@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from skedge.dataplane.bpf.programs import LAN_PARTS, OLD_ITERATORS, SOCKETS, Program
-from skedge.dataplane.ebpf.flow_table import read_iterator
+from skedge.dataplane.ebpf.lan.flow_table import read_iterator
 
 MACRO = "PLACEMENTS_V1"
 MAPS = ("placements_v1", "flows_v1")

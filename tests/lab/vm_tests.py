@@ -22,24 +22,24 @@ import pytest
 LONG_S = 2000
 CONNECT, LINKS, LAN, IPVS = (f"tests/integration/{room}" for room in ("connect", "links", "lan", "ipvs"))
 SHORT = [
-    f"{CONNECT}/test_loader.py::test_every_program_is_taken_with_room_to_spare",
+    f"{CONNECT}/loading/test_loader.py::test_every_program_is_taken_with_room_to_spare",
     f"{CONNECT}/test_pick.py::test_medium_services",
     f"{CONNECT}/test_pick.py::test_a_hundred_choices_of_256_workloads",
     f"{CONNECT}/test_families.py",
     f"{LINKS}/test_verdicts.py",
     f"{LAN}/test_verifier.py",
     f"{LAN}/test_packets.py",
-    f"{LINKS}/test_wireguard.py",
+    f"{LINKS}/devices/test_wireguard.py",
 ]
 REST = [
-    f"{CONNECT}/test_loader.py",
+    f"{CONNECT}/loading/test_loader.py",
     f"{CONNECT}/test_pick.py",
     f"{CONNECT}/test_table.py",
     f"{CONNECT}/test_counts.py",
     f"{CONNECT}/test_policies.py",
     f"{CONNECT}/test_affinity.py",
     f"{LAN}/test_kept_packets.py",
-    f"{LAN}/test_vlans.py",
+    f"{LAN}/admission/test_vlans.py",
     "tests/integration/control/test_netem.py",
     "tests/integration/control/test_unsent.py::test_a_wireguard_device_without_a_session_says_so",
     f"{LINKS}/test_forwarding.py",
@@ -50,8 +50,8 @@ REST = [
     IPVS,
 ]
 COMPILES_OFTEN = [
-    f"{CONNECT}/test_loader.py::test_the_whole_life",
-    f"{CONNECT}/test_loader.py::test_a_foreign_program_and_a_foreign_pin_stay",
+    f"{CONNECT}/loading/test_loader.py::test_the_whole_life",
+    f"{CONNECT}/loading/test_loader.py::test_a_foreign_program_and_a_foreign_pin_stay",
 ]
 WITH_PROGRAMS = [f"{IPVS}/test_switch.py", f"{IPVS}/test_published.py"]  # need both engines
 KERNEL = "needs_bpf or needs_ipvs or needs_netem or needs_wireguard"

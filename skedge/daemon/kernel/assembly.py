@@ -16,7 +16,7 @@ from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import registry
 from skedge.dataplane.ebpf.engine import EbpfEngine
-from skedge.dataplane.ebpf.host_rules import HostRulesDriver
+from skedge.dataplane.ebpf.lan.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.host import host_addresses, sock_diag, surroundings
 from skedge.dataplane.host.netlink import Netlink

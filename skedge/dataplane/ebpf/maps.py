@@ -15,7 +15,7 @@ from skedge.dataplane.bpf import reason_counts, syscall
 from skedge.dataplane.bpf.programs import OLD_ITERATORS
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf import layout_service
-from skedge.dataplane.ebpf.flow_table import FlowTable, read_iterator
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable, read_iterator
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
 
 LISTENERS_PIN = "listeners_v2"

@@ -8,7 +8,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.observed import Flow, FlowKind, FlowState, Receipt
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.layout_flow import FlowBits, FlowRecord, Kind
+from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, FlowRecord, Kind
 from skedge.dataplane.ebpf.layout_placement import PlacementRecord
 
 NANOSECONDS = 1e9

@@ -24,9 +24,9 @@ from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
 from skedge.dataplane.ebpf.engine import EbpfEngine
-from skedge.dataplane.ebpf.flow_table import FlowTable
-from skedge.dataplane.ebpf.lan_devices import LanDriver
-from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan.devices import LanDriver
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable
+from skedge.dataplane.ebpf.lan.layout_flow import FlowEntry, FlowKey, NatAddresses, NatConfig
 from skedge.dataplane.ebpf.packet_check import link_mac
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader

@@ -10,7 +10,7 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.layout_flow import FlowKey, Kind, NatConfig
+from skedge.dataplane.ebpf.lan.layout_flow import FlowKey, Kind, NatConfig
 from skedge.dataplane.ebpf.prefix_table import PathDriver
 from tests.integration.links.packets import (
     ACK,

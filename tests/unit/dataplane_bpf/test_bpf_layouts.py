@@ -15,9 +15,9 @@ from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
-from skedge.dataplane.ebpf import layout_flow as flows
 from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.lan import layout_flow as flows
 from skedge.loader import reasons_header
 from skedge.loader.sources import SOURCES, source_text
 

@@ -10,7 +10,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.observed import FlowKind, FlowState
 from skedge.dataplane.ebpf import views
-from skedge.dataplane.ebpf.layout_flow import FlowBits, FlowEntry, FlowKey, FlowRecord, Kind
+from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, FlowEntry, FlowKey, FlowRecord, Kind
 from skedge.dataplane.ebpf.layout_placement import PLACED_VALID, PlacementRecord, Weighed
 
 S = 1_000_000_000

@@ -8,14 +8,8 @@ from typing import Any
 
 import pytest
 
-from skedge.dataplane.ebpf import (
-    layout_flow,
-    layout_listener,
-    layout_placement,
-    layout_service,
-    link_table,
-    packet_check,
-)
+from skedge.dataplane.ebpf import layout_listener, layout_placement, layout_service, link_table, packet_check
+from skedge.dataplane.ebpf.lan import layout_flow
 from tests.kit import snapshot_maps, snapshot_objects
 from tests.kit.snapshot import Change, Snapshot
 

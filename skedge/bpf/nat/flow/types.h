@@ -1,4 +1,4 @@
-/* The flow table of packet-time NAT: structs and pinned maps. dataplane/ebpf/layout_flow.py mirrors the layouts; a test
+/* The flow table of packet-time NAT: structs and pinned maps. dataplane/ebpf/lan/layout_flow.py mirrors the layouts; a test
  * compares them. Addresses are those of placement/types.h: network byte order, IPv4 as ::ffff:a.b.c.d. */
 #ifndef SKEDGE_NAT_FLOW_TYPES_H
 #define SKEDGE_NAT_FLOW_TYPES_H
