@@ -15,6 +15,7 @@ from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import registry
+from skedge.dataplane.common_rows import Base, overlays
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.lan.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
@@ -52,13 +53,13 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
     Raises:
         DataplaneError: the loader has not run, or the kernel lacks what the engine needs.
     """
-    base = registry.Base(Netlink(), NftTable(), state_dir, registry.overlays(config))
+    base = Base(Netlink(), NftTable(), state_dir, overlays(config))
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
     build = _with_ipvs if config.engine is EngineKind.IPVS else _with_ebpf
     return build(base, wireguard, pin_dir, why)
 
 
-def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
+def _with_ebpf(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
     check = PacketCheck(str(pin_dir), base.netlink)
     engine = EbpfEngine(str(pin_dir))
     found = RetiredIpvs.found(base.state, base.table)
@@ -77,7 +78,7 @@ def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     )
 
 
-def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
+def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
     check = DefaultDeny(base.table)
     engine = IpvsEngine(base.state / IPVS_MEMORY, rules=IpvsRules(base.table))
     beginning = ChainGroupDriver(base.table, chains.OWNED, notrack.OWNED)
@@ -101,11 +102,11 @@ def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     )
 
 
-def _links(base: registry.Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
+def _links(base: Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
     return LinkDriver(base.netlink, check, TunnelGuard(base.table), wireguard)
 
 
-def _follow(base: registry.Base, handover: Handover) -> None:
+def _follow(base: Base, handover: Handover) -> None:
     base.other_serves = lambda: handover.waiting
     base.other_drains = lambda: handover.draining
 
@@ -118,7 +119,7 @@ def _counted(table: NftTable) -> Callable[[], Mapping[Reason, int]]:
     return refused
 
 
-def _host(base: registry.Base) -> _Host:
+def _host(base: Base) -> _Host:
     return _Host(base.netlink, base.overlays[0], base.table, base.accepted)
 
 

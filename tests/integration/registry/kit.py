@@ -15,8 +15,8 @@ from skedge.daemon.kernel.kernel import Applied, Kernel
 from skedge.dataplane import purge
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.bpf.programs import LAN_PROGRAMS, LINK_PROGRAMS
+from skedge.dataplane.common_rows import overlays
 from skedge.dataplane.host.netlink import Netlink
-from skedge.dataplane.registry import overlays
 from skedge.loader import loader
 from tests.integration.lan.kit import WITHOUT_CGROUP
 from tests.integration.links.kit import Namespace, run
