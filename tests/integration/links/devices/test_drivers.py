@@ -278,7 +278,7 @@ def test_a_new_version_of_the_programs_replaces_the_old_one(base: Site, bpffs) -
     index = base.ns(base.netlink.index, key)
     old = base.ns(base.filter.attached, index)
     run("rm", f"{base.pin_dir}/link_ingress_v1", f"{base.pin_dir}/link_egress_v1")
-    from .kit import load_programs
+    from ..kit import load_programs
 
     load_programs(base.pin_dir)
     assert base.ns(base.links.read)[key] != value
