@@ -27,7 +27,7 @@ from ..world import CLIENT, EDGE_A, LISTEN, World, eventually
 
 MPTCP = 262
 TCP_REPAIR, REPAIR_ON = 19, 1
-FLOOD = Path(__file__).parents[2] / "workloads" / "flood.py"
+FLOOD = Path(__file__).parents[3] / "workloads" / "flood.py"
 
 
 @pytest.fixture(scope="module")

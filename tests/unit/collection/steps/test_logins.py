@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PLAY = [{"hosts": "all", "gather_facts": False, "roles": ["asking"]}]
 FAKE_SSH = """#!/bin/sh
 printf '%s ' "$@" >> "$0.log"; echo >> "$0.log"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 HANDLERS = ("Restart skedge", "Reload skedge")
 INSTALLED_S = 1_700_000_000  # when everything was installed
 BEFORE, AFTER = INSTALLED_S * 10**6 - 1, INSTALLED_S * 10**6 + 1
