@@ -80,8 +80,9 @@ molecule: setup ## the Molecule scenarios in container labs (root)
 	@$(PY) -m tests.lab.everything 'molecule check_mode' 'molecule default' 'molecule lan' 'molecule untidy'
 molecule-vm: setup ## the Molecule scenario in three VMs (root; half an hour where KVM does not work)
 	@$(PY) -m tests.lab.everything 'molecule vm'
-vm-test: setup ## eBPF programs and link drivers on Debian's 6.1 kernel under qemu (root)
-	@$(PY) -m tests.lab.vm --timeout 1500 -- .venv/bin/python -m tests.lab.vm_tests
+vm-test: KERNEL ?= 6.1
+vm-test: setup ## all that is tested on other kernels, under qemu, on KERNEL=6.1, 6.12 or backports (root)
+	@$(PY) -m tests.lab.vm --kernel $(KERNEL) --timeout 2700 -- .venv/bin/python -m tests.lab.vm_tests
 
 .PHONY: soak-vm
 soak-vm: SOAK_S ?= 600
@@ -94,8 +95,9 @@ test: setup ## everything (about 35 min, root); ends with one line that counts w
 	@$(PY) -m tests.lab.everything
 
 .PHONY: test-long
-test-long: setup ## what takes minutes each: taking ports over, firewalls, certificates, keys, an upgrade, VM labs, a change of engine (root)
-	@$(PY) -m tests.lab.everything long vm-long
+test-long: VM_LONG := vm-6.1-rest vm-6.12-rest vm-backports vm-5.10 vm-6.1-long
+test-long: setup ## what takes minutes each: takeovers, firewalls, certificates, keys, upgrades (also of Debian), VM labs, other kernels, a change of engine (root)
+	@$(PY) -m tests.lab.everything long $(VM_LONG) 'molecule default on Debian 13'
 
 .PHONY: bench
 bench: setup ## cost of a connection, round trip and stream, direct and through a listener, from host and LAN (root)
@@ -113,7 +115,7 @@ demo-vm: setup ## the same in three VMs with Debian's own kernel (root; long whe
 	@$(PY) -m tests.lab.demo --topology vm-line
 
 .PHONY: lab-up lab-down lab-status
-lab-up: setup ## bring up the lab LAB (TOPOLOGY=line|triangle|pair|lan of containers, vm-line|vm-pair of VMs)
+lab-up: setup ## bring up the lab LAB (TOPOLOGY=line|triangle|pair|lan of containers, vm-line|vm-pair of VMs; SUITE=bookworm|trixie)
 	@$(PY) -m tests.lab up --topology $(or $(TOPOLOGY),line)
 lab-down: ## remove the lab LAB
 	@test ! -x $(PY) || $(PY) -m tests.lab down

@@ -54,14 +54,15 @@ def status(context: Context, check: str | None, wait_s: float | None, as_documen
 
     Prints one line a problem, the worst first, with its cause and since when it is so.
 
-    live: the controller runs. ready: it forwards and balances. synced: every configured neighbour was heard.
+    live: the controller runs. ready: it forwards and balances. synced: every configured neighbour was heard, with the
+    certificates of now, and the kernel has all that is wanted.
     Without --check the exit code is 0 when the site is ready and has no error, else 3.
     """
     if wait_s is not None and check is None:
         raise click.UsageError("--wait needs --check")
 
     def look() -> Status:
-        answer = ask(Request("status"), context.socket_path).status
+        answer = ask(Request("status", "kernel"), context.socket_path).status
         return _given(answer)
 
     def good(state: Status) -> bool:

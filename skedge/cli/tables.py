@@ -89,6 +89,7 @@ SITE = (
     _LAN,
     *_SITE_TAIL,
     Column("ENGINE BECAUSE", lambda r: clean(r.engine_why) or NOTHING),
+    Column("PROGRAMS", lambda r: clean(r.programs) or NOTHING),
     Column("RECORD", lambda r: f"incarnation {r.incarnation}, sequence {r.sequence}"),
 )
 LINKS = (

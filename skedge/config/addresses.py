@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from skedge.config.validation import shown
+from skedge.core.names import SHARED_SPACE, overlay_network
 
 Address = IPv4Address | IPv6Address
 
@@ -45,6 +46,17 @@ def parse_cidr(text: str) -> IPv4Network | str:
     ):
         return f"{text} is not for hosts; give a private network such as 100.64.0.0/10"
     return network
+
+
+def overlay_range(cidr: str, network: str, address: str) -> IPv4Network | str:
+    """Return the overlay's IPv4 network, or the sentence that says why ``cidr`` is none.
+
+    Without one it is made from the network's name; but a file that names the site's ``address`` alone was written when
+    the default was all of the shared address space, and means that.
+    """
+    if cidr:
+        return parse_cidr(cidr)
+    return SHARED_SPACE if address else overlay_network(network)
 
 
 def canonical(address: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,14 +14,15 @@ from msgspec import convert
 from msgspec.structs import asdict, replace
 
 from skedge.config import validation
-from skedge.config.addresses import canonical
+from skedge.config.addresses import canonical, overlay_range
+from skedge.config.checks.health import health_type
 from skedge.config.checks.links import link_port, remote_port
 from skedge.config.checks.site import check
 from skedge.config.parsed import ParsedFile
 from skedge.config.schema import ConnectorSpec, LinkSpec, ListenerSpec, SiteSpec
 from skedge.config.validation import INVALID
 from skedge.core.errors import ConfigError
-from skedge.core.model import Connector, HealthType, Link, Listener, Protocol, SiteConfig
+from skedge.core.model import Connector, Link, Listener, SiteConfig
 from skedge.core.names import nat_address, nat_address6, overlay_address, overlay_address6
 
 SIZE_MAX = 4 * 1024 * 1024  # bytes; 1,024 services with listeners and connectors are about a tenth of it
@@ -164,7 +165,9 @@ def _parsed(data: Mapping[Any, Any], prefix: str, complain: validation.Complain)
 
 def build(spec: SiteSpec) -> SiteConfig:
     """Return the model of a checked file: addresses canonical, defaults that depend on names filled in."""
-    network = IPv4Network(spec.overlay_cidr)
+    network = overlay_range(spec.overlay_cidr, spec.network, spec.overlay_address)
+    if isinstance(network, str):
+        raise TypeError(network)  # only of a file that was not checked
     overlay4 = spec.overlay_address or str(overlay_address(network, spec.network, spec.site))
     made = {
         "overlay_cidr": str(network),
@@ -204,7 +207,7 @@ def _listener(spec: ListenerSpec) -> Listener:
 
 
 def _connector(spec: ConnectorSpec) -> Connector:
-    kind = spec.health.type or (HealthType.SOCKET if spec.protocol is Protocol.UDP else HealthType.TCP)
+    kind = health_type(spec)
     made = replace(
         spec,
         name=spec.name or spec.service,

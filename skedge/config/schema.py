@@ -150,7 +150,7 @@ class ListenerSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class HealthSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A connector's health check; without ``type`` it is tcp, or socket for a udp workload."""
+    """A connector's health check; without ``type`` it is listen, tcp with tls, or socket for a udp workload."""
 
     type: HealthType | None = None
     path: HttpPath = "/"
@@ -204,7 +204,7 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     version: FileVersion = 1
     engine: EngineKind = EngineKind.AUTO
     engine_drain_s: DrainSeconds = 300.0
-    overlay_cidr: str = "100.64.0.0/10"
+    overlay_cidr: str = ""
     overlay_address: str = ""
     overlay_address6: str = ""
     nat_address: str = ""

@@ -21,7 +21,8 @@ class Abilities:
     at ``::1``. ``off_host``: workloads may be on another machine than this host. ``preserves_src``: LAN clients of
     other sites may come under their own addresses. ``affinity_across_services``: a client keeps its workload also where
     a listener leads in turn to several services. ``replies_forwarded``: the host must forward packets, because replies
-    to LAN clients pass through it as foreign ones.
+    to LAN clients pass through it as foreign ones. ``bytecode``: it consists of programs that the loader puts into the
+    kernel.
     """
 
     loopback_listeners: bool
@@ -32,6 +33,7 @@ class Abilities:
     preserves_src: bool
     affinity_across_services: bool
     replies_forwarded: bool
+    bytecode: bool
 
 
 _EBPF = Abilities(
@@ -43,6 +45,7 @@ _EBPF = Abilities(
     preserves_src=True,
     affinity_across_services=True,
     replies_forwarded=False,
+    bytecode=True,
 )
 
 _IPVS = Abilities(
@@ -54,6 +57,7 @@ _IPVS = Abilities(
     preserves_src=False,  # its default deny knows sites only
     affinity_across_services=False,
     replies_forwarded=True,
+    bytecode=False,
 )
 
 ABILITIES: Mapping[EngineKind, Abilities] = {

@@ -108,8 +108,12 @@ class Link:
 
 
 class HealthType(StrEnum):
-    """How a workload's health is measured; ``socket``: a UDP socket of this host is bound to its address and port."""
+    """How a workload's health is measured; ``socket``: a UDP socket of this host is bound to its address and port.
 
+    ``listen``: a socket of this host listens there and has room; where the host does not tell, as ``tcp``, a connect.
+    """
+
+    LISTEN = "listen"
     TCP = "tcp"
     HTTP = "http"
     SOCKET = "socket"

@@ -11,6 +11,10 @@ NFT_TABLE = "skedge"  # in the family inet
 PREFIX = "sk-"
 DEVICE_NAME_MAX = 15  # IFNAMSIZ - 1
 GATEWAY4 = "169.254.74.1"  # next hop of IPv4 routes on each of our devices: it only stands for the one neighbour
+UPLINK_MARK = 0x70000000  # of the tunnel packets of links that are bound to an uplink
+SHARED_SPACE = IPv4Network("100.64.0.0/10")  # RFC 6598
+RESOLVERS = IPv4Network("100.100.0.0/16")  # where clouds have their resolvers, and Tailscale its own: nobody's default
+_SIXTEENTHS = 64  # /16s in the shared space
 SOCKET_MARK = 0x736B  # "sk": SO_MARK of the controller's own sockets, which are never balanced
 
 
@@ -19,25 +23,42 @@ def _digest(*parts: str) -> bytes:
     return hashlib.sha256(b"\0".join(part.encode() for part in parts)).digest()
 
 
-def overlay_address(cidr: IPv4Network, network: str, site: str) -> IPv4Address:
-    """Return the site's IPv4 overlay address: stable when sites are added, never network or broadcast."""
-    hosts = cidr.num_addresses - 2
-    if hosts < 1:
-        raise ValueError(f"{cidr} has no room for a host address")
-    return cidr.network_address + 1 + int.from_bytes(_digest("v4", network, site)[:8]) % hosts
+def overlay_network(network: str) -> IPv4Network:
+    """Return the network's own /16 of the shared address space, never the one that resolvers are in."""
+    second = 64 + int.from_bytes(_digest("v4net", network)[:8]) % (_SIXTEENTHS - 1)
+    return IPv4Network(f"100.{second if second < 100 else second + 1}.0.0/16")
 
 
-def nat_address(cidr: IPv4Network, network: str, site: str, beside: IPv4Address | None = None) -> IPv4Address:
+def overlay_address(cidr: IPv4Network, network: str, site: str, attempt: int = 0) -> IPv4Address:
+    """Return the site's IPv4 overlay address: stable when sites are added, never network or broadcast.
+
+    ``attempt`` numbers the further ones, for where an earlier one is another site's.
+    """
+    return _host_address(cidr, _digest("v4", network, site, *_again(attempt)))
+
+
+def nat_address(
+    cidr: IPv4Network, network: str, site: str, beside: IPv4Address | None = None, attempt: int = 0
+) -> IPv4Address:
     """Return the IPv4 overlay address that the site's LAN clients have on other sites; no socket uses it.
 
     ``beside`` is the site's overlay address, which it is not (where the network has room for two).
     """
+    address = _host_address(cidr, _digest("nat4", network, site, *_again(attempt)))
+    if address != beside:
+        return address
+    return address + 1 if address + 1 < cidr.broadcast_address else cidr.network_address + 1
+
+
+def _host_address(cidr: IPv4Network, digest: bytes) -> IPv4Address:
     hosts = cidr.num_addresses - 2
     if hosts < 1:
         raise ValueError(f"{cidr} has no room for a host address")
-    place = int.from_bytes(_digest("nat4", network, site)[:8]) % hosts
-    address = cidr.network_address + 1 + place
-    return address if address != beside else cidr.network_address + 1 + (place + 1) % hosts
+    return cidr.network_address + 1 + int.from_bytes(digest[:8]) % hosts
+
+
+def _again(attempt: int) -> tuple[str, ...]:
+    return (str(attempt),) if attempt else ()
 
 
 def nat_address6(network: str, site: str) -> IPv6Address:
@@ -46,10 +67,10 @@ def nat_address6(network: str, site: str) -> IPv6Address:
     return IPv6Address(prefix + _digest("nat6", network, site)[:8])
 
 
-def overlay_address6(network: str, site: str) -> IPv6Address:
+def overlay_address6(network: str, site: str, attempt: int = 0) -> IPv6Address:
     """Return the site's IPv6 overlay address: a ULA (RFC 4193), /48 from the network, host part from the site."""
     prefix = b"\xfd" + _digest("v6net", network)[:5] + b"\0\0"
-    return IPv6Address(prefix + _digest("v6", network, site)[:8])
+    return IPv6Address(prefix + _digest("v6", network, site, *_again(attempt))[:8])
 
 
 def overlay_prefix6(network: str) -> str:
@@ -73,6 +94,19 @@ def device_name(network: str, link: LinkId, site: str) -> str:
     tail = "-" + _digest("dev", network, link.a, link.b, link.name).hex()[:4]
     room = DEVICE_NAME_MAX - len(PREFIX) - len(tail)
     return PREFIX + link.far_end(site)[:room] + tail
+
+
+def uplink_mark(port: int) -> int:
+    """Return the mark of a link's own packets, which is its routing table, too; ``port``: no two links have the same.
+
+    Bits 14 and 15 are left out: Kubernetes drops or translates what has them, and Tailscale reads 16 to 23.
+    """
+    return UPLINK_MARK | (port >> 14) << 24 | (port & 0x3FFF)
+
+
+def is_uplink_mark(mark: int) -> bool:
+    """Return whether a mark is one of `uplink_mark`."""
+    return mark & ~0x03003FFF == UPLINK_MARK and mark != UPLINK_MARK
 
 
 def address_port(address: str, port: int) -> str:

@@ -17,7 +17,7 @@ class LinkDevice:
     """One link device of ours (key: device name). Equal values mean nothing to do.
 
     ``remote`` is an address, of a wireguard link also a host name; ``keys`` are the public keys that its far end may
-    have.
+    have. ``mark`` is that of its own packets where it is bound to an uplink (`Uplink`), else 0.
     """
 
     link: LinkId
@@ -33,6 +33,27 @@ class LinkDevice:
     remote_port: int = 0
     keepalive_s: int = 0
     keys: tuple[str, ...] = ()
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Way:
+    """How one far end of a link is reached; ``via`` is "" on the device's own network, ``device`` "" without a way."""
+
+    destination: str
+    device: str = ""
+    via: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """How a link's own packets leave the host (key: their mark): from its ``local`` address, by these ways, sorted.
+
+    ``local`` is "" where the host has no such address: then there is no way.
+    """
+
+    local: str = ""
+    ways: tuple[Way, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

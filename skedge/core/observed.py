@@ -99,3 +99,23 @@ class Flow:
     placed_at: float  # seconds since boot
     service: ServiceKey | None = None
     workload: WorkloadId | None = None
+
+
+class Origin(StrEnum):
+    """Where bytecode came from, the farther from a compiler on this host the better."""
+
+    SHIPPED = "shipped"
+    CACHED = "cached"
+    COMPILED = "compiled here"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramsReport:
+    """``origin`` of the programs that run, empty where it is not known; ``refused`` is why newer ones do not.
+
+    ``trouble``: what was wrong with bytecode that had to be passed over.
+    """
+
+    origin: str = ""
+    refused: str = ""
+    trouble: str = ""

@@ -25,7 +25,9 @@ class TransportFacts:
     ``layer3``: packets have no Ethernet header, devices no MAC address. ``encrypted``: each end knows the other by its
     key. ``guarded``: the kernel takes its packets from any sender, so the tunnel guard drops those of strangers.
     ``roaming``: a link follows the far end to where it is heard, so its remote may be a host name, or empty.
-    ``fragments``: its own packets may be cut up below, so a device has the MTU that IPv6 needs in any case.
+    ``marked``: its packets have no source before the route is known, so those of a link with a ``local`` carry a mark,
+    by which they are routed. ``fragments``: its own packets may be cut up below, so a device has the MTU that IPv6
+    needs in any case.
     """
 
     kinds: tuple[str, ...]
@@ -40,6 +42,7 @@ class TransportFacts:
     encrypted: bool = False
     guarded: bool = False
     roaming: bool = False
+    marked: bool = False
     fragments: bool = False
 
     @property
@@ -70,6 +73,7 @@ TRANSPORTS: Mapping[Transport, TransportFacts] = {
         layer3=True,
         encrypted=True,
         roaming=True,
+        marked=True,
         fragments=True,
     ),
     Transport.VXLAN: TransportFacts(

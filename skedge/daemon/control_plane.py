@@ -37,6 +37,7 @@ class ControlPlane:
     def __init__(self, events: ControlEvents, state: State, flooder: Flooder, identity: Identity) -> None:
         """Take where events go, the facts to report and to look at, and the source of messages."""
         self._events, self._state, self._flooder = events, state, flooder
+        self._identity = identity
         config = state.config
         self._bus = Bus(
             config.site,
@@ -105,6 +106,25 @@ class ControlPlane:
     def stream_causes(self) -> Mapping[str, str]:
         """Return why links have no control stream, by the link's written form."""
         return {str(link): stats.text for link, stats in self._bus.stats().items() if not stats.up}
+
+    def renew(self) -> None:
+        """Show the neighbours the certificate that this site has now."""
+        self._bus.renew()
+
+    def shown(self) -> Mapping[str, str]:
+        """Return the serial number of this site's certificate that each stream was made with, by the link."""
+        return {str(link): stats.shown for link, stats in self._bus.stats().items() if stats.up}
+
+    def unproven(self) -> Mapping[str, str]:
+        """Return why it is not proven that both ends of a link take each other's present certificate, by the link."""
+        found = {}
+        probed = self._prober.snapshot()
+        for link, stats in self._bus.stats().items():
+            if stats.up and stats.shown != self._identity.serial:
+                found[str(link)] = stats.refused or f"{link}: the stream is of a certificate that this site had before"
+            elif not stats.up and stats.refused and link in probed and probed[link].up:
+                found[str(link)] = stats.refused
+        return found
 
     def heard(self, now: float) -> Mapping[str, Heard]:
         """Return the last load report of every other site and when it came."""

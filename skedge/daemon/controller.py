@@ -116,6 +116,7 @@ class Controller:
                 self.stop()
                 return
             self.identity.reload()
+            self.control.renew()
             self.state.set_config(new, self.state.ports)
         except SkedgeError as error:
             self.config_error = str(error)

@@ -110,6 +110,18 @@ class Orders(Protocol):
         """Return why links have no control stream, by the link's written form."""
         ...
 
+    def renew(self) -> None:
+        """Show the neighbours the certificate that this site has now."""
+        ...
+
+    def shown(self) -> Mapping[str, str]:
+        """Return the serial number of this site's certificate that each stream was made with, by the link."""
+        ...
+
+    def unproven(self) -> Mapping[str, str]:
+        """Return why it is not proven that both ends of a link take each other's present certificate, by the link."""
+        ...
+
     def heard(self, now: float) -> Mapping[str, Heard]:
         """Return the last load report of every other site and when it came."""
         ...

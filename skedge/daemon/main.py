@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import click
 from skedge import __version__, config
 from skedge.control.api import Api
 from skedge.control.identity.identity import load as load_identity
+from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import SOCKET_PATH
 from skedge.core.errors import SkedgeError
 from skedge.core.model import SiteConfig
@@ -24,6 +26,7 @@ from skedge.daemon.kernel.kernel import Kernel
 from skedge.daemon.startup import assemble
 from skedge.daemon.systemd import Notifier
 from skedge.dataplane import engine_choice
+from skedge.dataplane.bpf import programs_report
 
 log = logging.getLogger("skedge.daemon")
 
@@ -46,6 +49,8 @@ def main(path: str, identity: str, state_dir: str, pin_dir: str, verdict: str, s
         log.info("op=engine engine=%s why=%r", chosen.engine, chosen.why)
         first = replace(first, engine=chosen.engine)
         kernel = build_kernel(first, Path(pin_dir), Path(state_dir), Path(identity), why=chosen.why)
+        if ABILITIES[chosen.engine].bytecode:
+            kernel.programs = partial(programs_report.read, Path(verdict).parent)
         asyncio.run(_run(path, first, Path(identity), Path(state_dir), kernel, socket))
     except SkedgeError as error:
         log.error("%s", error)

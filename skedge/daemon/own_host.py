@@ -6,6 +6,7 @@ import logging
 import time
 
 from skedge.control.health.accepting import DatagramQueue
+from skedge.control.health.host import Listening
 from skedge.control.health.probe_failed import ProbeFailed
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate.own_records import is_own
@@ -13,6 +14,7 @@ from skedge.core.model import WorkloadId
 from skedge.core.objects import Target
 from skedge.daemon.state import State
 from skedge.dataplane.host import conntrack, sock_diag
+from skedge.dataplane.host.translation import ALWAYS, Translation
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class OwnHost:
     def __init__(self, state: State) -> None:
         self._state = state
         self._blind_until = 0.0
+        self._translation = Translation()
         self._datagrams: dict[Target, DatagramQueue] = {}
 
     def bound(self, address: str, port: int) -> None:
@@ -41,6 +44,19 @@ class OwnHost:
         queue = self._datagrams.setdefault(target, DatagramQueue())
         if queue.stuck(sum(one.queued for one in sockets), time.monotonic()):
             raise ProbeFailed("a UDP socket is bound to it, but nothing reads from that")
+
+    def listening(self, asked: Target) -> Listening | None:
+        """Look for sockets of this host's namespace that take connections to a workload; None: it takes a connect."""
+        try:
+            sockets = sock_diag.listening_sockets(asked) if self._here(asked) else []
+            rules = self._translation.rules() if sockets else None
+        except DataplaneError:
+            return None
+        if not sockets or rules == ALWAYS:
+            return None
+        ways = None if rules is None else (rules, frozenset(one.cookie for one in sockets))
+        full = all(one.queued > one.limit for one in sockets)
+        return Listening(sum(one.queued for one in sockets), full, ways)
 
     def led_to(self, own: Target, asked: Target) -> Target:
         """Return where a connection went; where that cannot be told, as it was asked for."""

@@ -6,7 +6,6 @@ by name takes over from one that serves (daemon/kernel/handover.py); ``auto`` st
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import msgspec
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.model import EngineKind
-from skedge.dataplane.bpf import pins
+from skedge.dataplane.bpf import pins, programs_report
 from skedge.dataplane.ipvs import procfs
 
 VERDICT = Path("/run/skedge/engine.json")
@@ -91,17 +90,8 @@ def decide(
 
 def write(verdict: Verdict, path: Path = VERDICT) -> None:
     """Write the verdict for the controller, where its directory is there. Raises HostError."""
-    if not path.parent.is_dir():
-        return
-    try:
-        path.unlink(missing_ok=True)
-        # The directory is the controller's own, and this is root: no link of its making is followed.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o644)
-            file.write(msgspec.json.encode(verdict) + b"\n")
-    except OSError as error:
-        raise HostError(f"write {path}: {error.strerror}") from error
+    if path.parent.is_dir():
+        programs_report.replace_file(path, msgspec.json.encode(verdict) + b"\n")
 
 
 def read(wanted: EngineKind, pin_dir: Path, path: Path = VERDICT) -> Verdict:

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError, ExitCode, SkedgeError
-from skedge.dataplane.ebpf import lan_devices
+from skedge.dataplane.ebpf.lan import devices as lan_devices
 from skedge.dataplane.host.netlink import Netlink, kernel_errors
 from skedge.dataplane.host.sysctls import LoopSettingDriver
 from skedge.dataplane.ipvs import purge as ipvs_purge
@@ -22,6 +22,7 @@ from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver
+from skedge.dataplane.routing.uplinks import UplinkDriver
 
 STATE_DIR = Path("/var/lib/skedge")
 
@@ -48,10 +49,12 @@ def rows(
     """
     nft, asked = table or NftTable(), accepted or AcceptedDriver()
     routes, rules, addresses = RouteDriver(netlink), RuleDriver(netlink), AddressDriver(netlink, overlay)
+    uplinks = UplinkDriver(netlink)
     loop, forwarding = LoopSettingDriver(), ForwardingDriver(netlink, state / MEMORY)
     return (
         Row("route", routes.read, routes.delete),
         Row("rule", rules.read, rules.delete),
+        Row("uplink", lambda: map(str, uplinks.read()), lambda mark: uplinks.delete(int(mark))),
         Row("setting", lambda: loop.read() if lan_devices.looped() else (), loop.delete),
         Row("lan", lambda: lan_devices.attached(netlink), partial(lan_devices.detach, netlink)),
         Row("device", lambda: _devices(netlink), partial(_delete_device, netlink)),

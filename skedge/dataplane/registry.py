@@ -8,31 +8,27 @@ that WireGuard follows, idle flows that are swept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import reduce
-from ipaddress import ip_network
 from operator import or_
-from pathlib import Path
 
 from skedge.core.desired.compute import Desired
-from skedge.core.desired.forwarding import host_forwards
 from skedge.core.desired.kinds import Kind, Registry
 from skedge.core.desired.kinds import field as desired_field
 from skedge.core.model import Lan, LanFirewall, SiteConfig
-from skedge.core.names import overlay_prefix6
-from skedge.core.objects import ChainGroup, KernelRoute, LinkDevice
+from skedge.core.objects import ChainGroup
 from skedge.core.placement.candidates import merge_candidates
-from skedge.dataplane.ebpf import host_rules
+from skedge.dataplane import common_rows
+from skedge.dataplane.common_rows import Base, own_overlay
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
-from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
-from skedge.dataplane.ebpf.lan_devices import LanDevice, LanDriver, looped, source_towards
-from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan import host_rules
+from skedge.dataplane.ebpf.lan.devices import LanDevice, LanDriver, looped, source_towards
+from skedge.dataplane.ebpf.lan.flow_table import NAT, NatConfigDriver, NatSourceDriver
+from skedge.dataplane.ebpf.lan.layout_flow import NatAddresses, NatConfig
 from skedge.dataplane.ebpf.link_table import path_bit
 from skedge.dataplane.ebpf.packet_check import SITE, PacketCheck, PacketCheckConfig, PacketCheckDriver
 from skedge.dataplane.ebpf.prefix_table import HOST_MAP, OWN_MAP, OwnAddressDriver, PathDriver, PrefixTable
 from skedge.dataplane.host import host_addresses
-from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
@@ -40,42 +36,8 @@ from skedge.dataplane.ipvs.sysctls import WANTED as IPVS_SETTINGS
 from skedge.dataplane.links.driver import LinkDriver
 from skedge.dataplane.nftables import accepted, arrivals, default_deny, forward_guard, notrack
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
-from skedge.dataplane.nftables.table import NftTable
-from skedge.dataplane.routing import rules
-from skedge.dataplane.routing.addresses import AddressDriver
-from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
-from skedge.dataplane.routing.routes import RouteDriver, fall
-from skedge.dataplane.routing.rules import RuleDriver
 
 _NAT_OFF = NatConfig(device=0, ports=(1, 0))
-
-
-@dataclass
-class Base:
-    """What both engines stand on. ``other_serves``: another engine still serves; ``other_drains``: it has open ones."""
-
-    netlink: Netlink
-    table: NftTable
-    state: Path
-    overlays: tuple[str, ...] = ()
-    other_serves: Callable[[], bool] = lambda: False
-    other_drains: Callable[[], bool] = lambda: False
-    accepted: accepted.AcceptedDriver = field(default_factory=accepted.AcceptedDriver)
-    forwarding: ForwardingDriver = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.forwarding = ForwardingDriver(self.netlink, self.state / MEMORY)
-
-
-def overlays(config: SiteConfig) -> tuple[str, str]:
-    """Return the overlay's networks of both families."""
-    return config.overlay_cidr, overlay_prefix6(config.network)
-
-
-def own_overlay(config: SiteConfig) -> frozenset[str]:
-    """Return this site's overlay addresses, as prefixes: those of NAT, too, whether they are in use or not."""
-    every = (config.overlay4, config.overlay6, config.nat4, config.nat6)
-    return frozenset(str(ip_network(one)) for one in every if one)
 
 
 def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, pin_dir: str) -> Registry:
@@ -91,7 +53,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         site, translates = PacketCheckConfig.of_site(config), base.other_serves() or base.other_drains()
         return {
             arrivals.NAME: arrivals.group(site, translates=translates),
-            **_forward_guard(base, site, config, translates=translates),
+            **common_rows.closed_devices(base, site, config, translates=translates),
             **_notrack(base, config, desired, held),
         }
 
@@ -112,7 +74,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         return devices.devices(config.lan.devices)
 
     return (
-        _rule(base),
+        common_rows.rule(base),
         Kind(
             "packet-check",
             packets,
@@ -121,8 +83,8 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         ),
         Kind("chain", owned, groups),
         Kind("accepted", base.accepted, lambda config, _d, _held: accepted.wanted(honoured=honoured(config.lan))),
-        _site(base),
-        _forwarding(base),
+        common_rows.site(base),
+        common_rows.forwarding(base),
         Kind(
             "placement",
             engine.settings,
@@ -145,7 +107,7 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
         Kind(
             "host-prefix",
             host_prefixes,
-            lambda _config, _desired, _held: dict.fromkeys(host_addresses.host_prefixes(), 0),
+            lambda _config, desired, _held: dict.fromkeys(host_addresses.host_prefixes() | desired.shared, 0),
             glance=lambda: tuple(sorted(host_prefixes.read().items())),
         ),
         Kind(
@@ -160,9 +122,10 @@ def ebpf(base: Base, engine: EbpfEngine, links: LinkDriver, check: PacketCheck, 
             lambda config, _desired, _held: host_rules.wanted(honoured=honoured(config.lan)),
             glance=lambda: tuple(asks.read().items()),
         ),
-        _link(links, rests_on=lambda: check.directions),
-        _address(base),
-        _route(base, others_prefixes),
+        common_rows.uplink(base, links),
+        common_rows.link(links, rests_on=lambda: check.directions),
+        common_rows.address(base),
+        common_rows.route(base, others_prefixes),
         Kind(
             "own-address",
             own_addresses,
@@ -204,24 +167,25 @@ def ipvs(base: Base, engine: IpvsEngine, links: LinkDriver) -> Registry:
         return {
             arrivals.NAME: arrivals.group(site, translates=True),
             default_deny.NAME: default_deny.group(site, desired.links),
-            **_forward_guard(base, site, config, translates=True),
+            **common_rows.closed_devices(base, site, config, translates=True),
             **chains.wanted(site, held, serving=not base.other_serves()),
         }
 
     return (
-        _rule(base),
+        common_rows.rule(base),
         Kind("chain", owned, groups),
-        _site(base),
-        _forwarding(base),
+        common_rows.site(base),
+        common_rows.forwarding(base),
         Kind(
             "setting",
             engine.settings,
             lambda _config, _desired, _held: IPVS_SETTINGS,
             glance=lambda: tuple(engine.settings.read().items()),
         ),
-        _link(links),
-        _address(base),
-        _route(base, None),
+        common_rows.uplink(base, links),
+        common_rows.link(links),
+        common_rows.address(base),
+        common_rows.route(base, None),
         Kind("endpoint", engine.endpoints, desired_field("endpoints"), waits=True),
         Kind(
             "service",
@@ -256,45 +220,6 @@ def nat_config(lan: Lan, desired: Desired) -> NatConfig:
     )
 
 
-# ---- rows of both engines ----------------------------------------------------------------------------------------
-
-
-def _rule(base: Base) -> Kind[str, str]:
-    def wanted(config: SiteConfig, desired: Desired, held: Mapping[str, str]) -> Mapping[str, str]:
-        own = (config.overlay4, config.overlay6)
-        found = dict(rules.wanted(overlay_prefix6(config.network), own, desired.sites))
-        if desired.announced or rules.for_lans(held):
-            found |= rules.wanted_for_lans(*overlays(config), desired.answering)
-        return found
-
-    return Kind("rule", RuleDriver(base.netlink), wanted, waits=True)
-
-
-def _forwarding(base: Base) -> Kind[str, str]:
-    return Kind(
-        "forwarding",
-        base.forwarding,
-        lambda config, _desired, held: base.forwarding.wanted(held, transit=host_forwards(config)),
-    )
-
-
-def _forward_guard(
-    base: Base, site: PacketCheckConfig, config: SiteConfig, *, translates: bool
-) -> Mapping[str, ChainGroup]:
-    closed = base.forwarding.closed(transit=host_forwards(config))
-    return {forward_guard.NAME: forward_guard.group(closed, site, translates=translates)}
-
-
-def _site(base: Base) -> Kind[str, arrivals.Addresses]:
-    return Kind(
-        "site",
-        arrivals.SiteAddressDriver(base.table),
-        lambda _config, desired, _held: arrivals.by_family(desired.sites),
-        waits=True,
-        merge=arrivals.join,
-    )
-
-
 def _notrack(
     base: Base, config: SiteConfig, desired: Desired, held: Mapping[str, ChainGroup]
 ) -> Mapping[str, ChainGroup]:
@@ -303,31 +228,6 @@ def _notrack(
     if undecided or base.other_serves():  # as it was found: another engine needs all to be tracked
         return {name: one for name, one in held.items() if name == notrack.NAME}
     listeners = desired.listeners if config.lan.devices else ()
-    return notrack.wanted(held, listeners, opening=base.other_drains(), tracked=notrack.tracks())
-
-
-def _link(links: LinkDriver, rests_on: Callable[[], Hashable] | None = None) -> Kind[str, LinkDevice]:
-    return Kind(
-        "link",
-        links,
-        desired_field("links"),
-        waits=True,
-        remakes=links.remakes,
-        rests_on=rests_on,
-        glance=links.glance,
-    )
-
-
-def _address(base: Base) -> Kind[str, str]:
-    return Kind("address", AddressDriver(base.netlink, base.overlays), desired_field("addresses"), waits=True)
-
-
-def _route(base: Base, prefixes: PrefixTable | None) -> Kind[str, KernelRoute]:
-    return Kind(
-        "route",
-        RouteDriver(base.netlink, prefixes),
-        desired_field("routes"),
-        waits=True,
-        fall=fall,
-        glance=None if prefixes is None else lambda: tuple(sorted(prefixes.read().items())),
+    return notrack.wanted(
+        held, listeners, opening=base.other_drains(), tracked=notrack.tracks(), shared=bool(desired.shared)
     )

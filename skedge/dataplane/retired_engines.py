@@ -7,7 +7,7 @@ there is any chain that does so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -19,9 +19,9 @@ from skedge.core.names import PREFIX
 from skedge.core.objects import ListenerKey
 from skedge.dataplane.bpf import pins
 from skedge.dataplane.bpf.programs import PROGRAMS
-from skedge.dataplane.ebpf import lan_devices
-from skedge.dataplane.ebpf.flow_table import FlowTable
-from skedge.dataplane.ebpf.layout_flow import FlowBits, Kind
+from skedge.dataplane.ebpf.lan import devices as lan_devices
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable
+from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, Kind
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.dataplane.ebpf.packet_check import LEFT, PacketCheck
 from skedge.dataplane.host import sock_diag
@@ -48,7 +48,7 @@ class RetiredEngine(Protocol):
 
     name: str
 
-    def hand_over(self, listeners: Iterable[ListenerKey]) -> None:
+    def hand_over(self, listeners: Collection[ListenerKey]) -> None:
         """Place nothing new and check nothing any more; what is open goes on. Raises DataplaneError."""
         ...
 
@@ -75,7 +75,7 @@ class RetiredEbpf:
         """Return whether there is anything."""
         return (pin_dir / pins.FIRST).exists()
 
-    def hand_over(self, listeners: Iterable[ListenerKey]) -> None:  # noqa: ARG002  (one shape for both)
+    def hand_over(self, listeners: Collection[ListenerKey]) -> None:  # noqa: ARG002  (one shape for both)
         """Take the listeners away, but not the marks of their ports: by those, packets of flows are found."""
         maps = Maps(str(self._pins))
         try:
@@ -123,7 +123,7 @@ class RetiredIpvs:
             return chained or bool(purge.found(state))
         return False
 
-    def hand_over(self, listeners: Iterable[ListenerKey]) -> None:
+    def hand_over(self, listeners: Collection[ListenerKey]) -> None:
         """Empty the chains, in one step with leaving packets that open a connection notracked (see `notrack`).
 
         The chains stay, with one rule that changes nothing: the kernel translates only where there is a chain of type

@@ -148,12 +148,18 @@ def headers() -> Iterator[None]:
 
 @contextmanager
 def _headers_lock(how: int) -> Iterator[None]:
-    fd = os.open(VMLINUX, os.O_RDONLY)  # a file that every host has on which programs can be loaded
+    # A file that every host has on which programs can be loaded; one that only builds them may lack it.
+    fd = os.open(VMLINUX if os.path.exists(VMLINUX) else "/usr/src", os.O_RDONLY)
     try:
         fcntl.flock(fd, how)
         yield
     finally:
         os.close(fd)
+
+
+def headers_are_linked(modules: Path | None = None) -> bool:
+    """Return whether there are links that `ensure_headers` made."""
+    return ((modules or Path("/lib/modules") / platform.release()) / _MARKER).exists()
 
 
 def remove_headers(modules: Path | None = None) -> None:

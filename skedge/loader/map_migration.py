@@ -7,6 +7,7 @@ from pathlib import Path
 from skedge.dataplane.bpf import reason_counts, syscall
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
 from skedge.dataplane.ebpf.layout_placement import LISTENER
+from skedge.dataplane.ebpf.prefix_table import KEY, VALUE
 
 _LISTENER_V1_SIZE = 8  # the service id and a spare word
 
@@ -15,6 +16,7 @@ def carry_over(pins: Path) -> None:
     """Fill the new maps, before the programs at the cgroup and the links work on them. Raises DataplaneError."""
     for old, new, move in (
         (pins / "listeners_v1", pins / "listeners_v2", _listeners),
+        (pins / "host_prefixes_v1", pins / "host_prefixes_v2", _prefixes),
         (pins / "link_drops_v1", pins / "link_drops_v2", reason_counts.move),
     ):
         if old.exists() and new.exists():
@@ -27,3 +29,9 @@ def _listeners(source: int, to: int) -> None:
     for key, value in syscall.map_items(source, LISTENER.size, _LISTENER_V1_SIZE):
         if syscall.map_lookup(to, key, ListenerValue.STRUCT.size) is None:
             syscall.map_update(to, key, ListenerValue(int.from_bytes(value[:4], "little")).pack())
+
+
+def _prefixes(source: int, to: int) -> None:
+    """Copy prefixes into the larger map."""
+    for key, value in syscall.map_items(source, KEY.size, VALUE.size):
+        syscall.map_update(to, key, value)

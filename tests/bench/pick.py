@@ -12,7 +12,7 @@ from pathlib import Path
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service as layout
 from skedge.dataplane.ebpf.maps import Maps
 from tests.integration.connect.kit import Host, Site
 

@@ -1,5 +1,5 @@
 """What a flow of a LAN client is, as a machine of states in plain Python: no packets, no maps, no time. The packet
-programs must agree with it after every packet (tests/integration/lan/test_flow_states.py)."""
+programs must agree with it after every packet (tests/integration/lan/flows/test_flow_states.py)."""
 
 from __future__ import annotations
 

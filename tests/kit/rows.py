@@ -7,8 +7,8 @@ from typing import Any
 
 from skedge.core.desired.reconcile import reconcile
 from skedge.dataplane.ebpf.engine import EbpfEngine, settings
-from skedge.dataplane.ebpf.flow_table import NAT, NatConfigDriver, NatSourceDriver
-from skedge.dataplane.ebpf.layout_flow import NatConfig
+from skedge.dataplane.ebpf.lan.flow_table import NAT, NatConfigDriver, NatSourceDriver
+from skedge.dataplane.ebpf.lan.layout_flow import NatConfig
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.ebpf.prefix_table import PrefixTable
 from skedge.dataplane.host.sysctls import LoopSettingDriver, loop_settings

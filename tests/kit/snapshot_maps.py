@@ -120,7 +120,7 @@ KEPT: Mapping[str, Entries] = {
     "endpoint_marks_v1": Entries(INDEX, Layout("marks:I"), mask=1 | 4),  # MARK_PUBLISHED, MARK_NAT
     "endpoint_sources_v1": Entries(Layout("host:F port:H protocol:B v6:B"), Layout("port:H")),
     "lan_prefixes_v1": PREFIX,
-    "host_prefixes_v1": PREFIX,
+    "host_prefixes_v2": PREFIX,
     "link_prefixes_v1": Entries(PREFIX.key, Layout("flags:I paths:I")),
     "link_sites_v1": Entries(Layout("address:F"), Layout("paths:I -spare:I")),
 }
@@ -130,6 +130,7 @@ LEFT_OUT = frozenset({
     "link_drops_v1", "link_drops_v2", "link_udp_clients_v1", "nat_asked_v1", "nat_complaints_v1", "nat_crowded_v1",
     "nat_flows_v1", "nat_half_open_v1", "nat_making_v1", "nat_openers_v1", "nat_placements_v1", "nat_turns_v1",
     "news_v1", "own_datagrams_v1", "pick_log_v2", "placements_v1", "staged_v1",
+    "flows_v2", "placements_v2",
 })  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """`make test`: every stage, all of them even when one fails; at the end one closing line, and why tests were skipped.
 
 A test with real daemons on a machine that others load too may miss a moment: one that fails in the stages integration
-and vm is tried once more, and the closing lines name each that needed it.
+and vm-* is tried once more, and the closing lines name each that needed it.
 
 The closing line counts as pytest does; a stage that is not pytest (lint, a Molecule scenario, the demo) counts as one
 test. The exit code is 0 only if every stage's is.
@@ -26,6 +26,17 @@ RESULTS = CACHE / "run"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 AGAIN = ["--reruns", "1", "--rerun-show-tracebacks"]
 VM_TIMEOUT = 2700
+VM_STAGES = {  # stage: kernel, list of vm_tests
+    "vm-6.1": ("6.1", "short"),
+    "vm-6.12": ("6.12", "short"),
+    "vm-6.1-rest": ("6.1", "rest"),
+    "vm-6.12-rest": ("6.12", "rest"),
+    "vm-backports": ("backports", "short"),
+    "vm-5.10": ("5.10", "old"),
+    "vm-6.1-long": ("6.1", "long"),
+}
+VM_SHORT = ("vm-6.1", "vm-6.12")  # in every run; the others when they are named
+DEFAULT = ["molecule", "test", "--scenario-name", "default"]
 NEEDS_KVM = ("vm",)  # Molecule scenarios whose hosts, emulated, take too long for every run
 EMULATED = "KVM runs no guest here, and emulated the scenario takes about half an hour; make molecule-vm runs it"
 
@@ -44,8 +55,6 @@ class Stage:
 
 def stages() -> list[Stage]:
     """Return all stages, the quick ones first."""
-    guest = [sys.executable, "-m", "tests.lab.vm", "--timeout", str(VM_TIMEOUT), "--keep", str(RESULTS), "--"]
-    in_guest = [".venv/bin/python", "-m", "tests.lab.vm_tests"]
     molecule = [
         Stage(f"molecule {name}", ["molecule", "test", "--scenario-name", name], needs_kvm=name in NEEDS_KVM)
         for name in sorted(p.parent.name for p in (REPO / "molecule").glob("*/molecule.yml"))
@@ -55,12 +64,19 @@ def stages() -> list[Stage]:
         Stage("ansible-lint", ["make", "lint-ansible"]),
         Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
         Stage("integration", [*PYTEST, *AGAIN, "-m", "not long", "tests/integration"], junit=True),
-        Stage("vm", [*guest, *in_guest, "/run/vm/keep/vm.xml", *AGAIN], junit=True),
-        Stage("vm-long", [*guest, *in_guest, "long", "/run/vm/keep/vm-long.xml", *AGAIN], junit=True, asked=True),
+        *(_vm_stage(name, *what) for name, what in VM_STAGES.items()),
         Stage("long", [*PYTEST, *AGAIN, "-m", "long", "tests/integration"], junit=True, asked=True),
         *molecule,
+        Stage("molecule default on Debian 13", [*DEFAULT], asked=True, env={"SUITE": "trixie"}),
         Stage("demo", [sys.executable, "-m", "tests.lab.demo"], env={"LAB": "test-demo"}),
     ]
+
+
+def _vm_stage(name: str, kernel: str, tests: str) -> Stage:
+    """Return the stage that runs a list of tests in a VM with a kernel."""
+    guest = [sys.executable, "-m", "tests.lab.vm", "--kernel", kernel, "--timeout", str(VM_TIMEOUT)]
+    inside = [".venv/bin/python", "-m", "tests.lab.vm_tests", tests, f"/run/vm/keep/{name}.xml", *AGAIN]
+    return Stage(name, [*guest, "--keep", str(RESULTS), "--", *inside], junit=True, asked=name not in VM_SHORT)
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""The base image of all lab hosts: a Debian 12 with everything that the roles' package tasks ask for.
+"""The base images of lab hosts: a Debian of one suite with everything that the roles' package tasks ask for.
 
-Built once into ``.cache/lab/base-<recipe>`` and used read-only under one overlay a host. Inside a lab host there is
-no way to a package registry, so what is missing here is missing there.
+Built once each into ``.cache/lab/base-<suite>-<recipe>`` and used read-only under one overlay a host. Inside a lab host
+there is no way to a package registry, so what is missing here is missing there. ``SUITE`` says of which suite a lab's
+hosts are: one for all, or several with commas, which are given to the hosts in turn.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import fcntl
 import hashlib
 import inspect
 import os
+import re
 import shutil
 from pathlib import Path
 
 from tests.lab.sh import CACHE, LabError, mounted, run, say, show, unmount
 
-SUITE = "bookworm"
+SUITES = {"bookworm": "Debian 12", "trixie": "Debian 13"}
+DEFAULT_SUITE = "bookworm"
 MIRROR = os.environ.get("LAB_MIRROR", "")  # debootstrap knows the distribution's own
 PACKAGES = [
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "sudo", "kmod", "udev", "ca-certificates"),
@@ -36,10 +39,19 @@ DISABLED = [
 ]
 
 
-def recipe() -> str:
+def wanted_suites() -> tuple[str, ...]:
+    """Return the suites that the environment asks for. Raises LabError for one that has no image."""
+    suites = tuple(os.environ.get("SUITE", "").split(",")) if os.environ.get("SUITE") else (DEFAULT_SUITE,)
+    for suite in suites:
+        if suite not in SUITES:
+            raise LabError(f"SUITE={os.environ['SUITE']}: {suite or 'nothing'} is none of {', '.join(SUITES)}")
+    return suites
+
+
+def recipe(suite: str) -> str:
     """Return the name of this recipe: another list of packages or other steps are another image."""
     steps = "".join(map(inspect.getsource, (_install, _adjust)))
-    return hashlib.sha256(repr((SUITE, PACKAGES, MASKED, DISABLED, steps)).encode()).hexdigest()[:10]
+    return hashlib.sha256(repr((suite, PACKAGES, MASKED, DISABLED, steps)).encode()).hexdigest()[:10]
 
 
 def lab_cache() -> Path:
@@ -47,30 +59,30 @@ def lab_cache() -> Path:
     return Path(os.environ.get("LAB_CACHE", CACHE / "lab"))
 
 
-def base_image() -> Path:
-    """Return the base image's root directory, building it when it is not there (about two minutes)."""
+def base_image(suite: str = DEFAULT_SUITE) -> Path:
+    """Return the root directory of a suite's base image, building it when it is not there (about two minutes)."""
     cache = lab_cache()
-    root = cache / f"base-{recipe()}"
+    root = cache / f"base-{suite}-{recipe(suite)}"
     if root.is_dir():
         return root
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.is_dir():
-            _build(root)
+            _build(suite, root)
     return root
 
 
-def _build(root: Path) -> None:
+def _build(suite: str, root: Path) -> None:
     if os.geteuid() != 0:
         raise LabError("the base image can only be built by root")
     if shutil.which("debootstrap") is None:
         raise LabError("debootstrap is missing: run `make setup`")
     work, log = root.with_name(root.name + ".partial"), root.with_name(root.name + ".log")
     remove_image(work)
-    say(f"base image: debootstrap {SUITE} (once, about two minutes; log: {log})")
-    show(["debootstrap", "--variant=minbase", SUITE, work, *([MIRROR] if MIRROR else [])], log)
-    _copy_apt_sources(work)
+    say(f"base image: debootstrap {suite} (once, about two minutes; log: {log})")
+    show(["debootstrap", "--variant=minbase", suite, work, *([MIRROR] if MIRROR else [])], log)
+    copy_apt_sources(suite, work)
     say(f"base image: installing {len(PACKAGES)} packages")
     try:
         _install(work, log)
@@ -78,23 +90,34 @@ def _build(root: Path) -> None:
         for inner in ("proc", "sys", "dev"):
             unmount(work / inner)
     _adjust(work)
-    for old in root.parent.glob("base-*"):
+    for old in root.parent.glob(f"base-{suite}-*"):
         if old.is_dir() and old != work and not _in_use(old):
             remove_image(old)
     work.rename(root)
     say("base image: ready")
 
 
-def _copy_apt_sources(root: Path) -> None:
-    """Give the image this machine's package sources, so that kernel headers and kernel are of one version."""
-    apt = root / "etc/apt"
+def copy_apt_sources(suite: str, root: Path) -> None:
+    """Give a root this machine's package sources, for ``suite``: kernel headers and kernel are then of one version."""
+    apt, own = root / "etc/apt", _own_suite()
     for name in ("sources.list", "sources.list.d", "apt.conf.d", "keyrings"):
         source = Path("/etc/apt") / name
         if source.is_dir():
             shutil.copytree(source, apt / name, dirs_exist_ok=True)
         elif source.is_file():
             shutil.copy(source, apt / name)
+    for path in [apt / "sources.list", *apt.glob("sources.list.d/*")]:
+        if path.is_file():
+            path.write_text(re.sub(rf"\b{own}\b", suite, path.read_text()))
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+
+
+def _own_suite() -> str:
+    """Return the name of the suite that this machine runs."""
+    for line in Path("/etc/os-release").read_text().splitlines():
+        if line.startswith("VERSION_CODENAME="):
+            return line.partition("=")[2].strip('"')
+    raise LabError("/etc/os-release names no VERSION_CODENAME: the labs are made on a Debian")
 
 
 def _install(root: Path, log: Path) -> None:

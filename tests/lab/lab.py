@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.lab import inventory, net, net_lan
 from tests.lab.host import Host, cgroup_roots
-from tests.lab.image import base_image
+from tests.lab.image import DEFAULT_SUITE, base_image, wanted_suites
 from tests.lab.machine import LanMachine
 from tests.lab.sh import LABS, REPO, LabError, run, say, unmount
 from tests.lab.topology import DEFAULT_LAB, Machine, Plan, Segment, Topology, check_lab_name, load_topology
@@ -69,14 +69,14 @@ class Lab:
     def up(self) -> None:
         """Bring up all that is not up; one that is up stays as it is."""
         started = time.monotonic()
-        base = base_image()
+        bases = {host: base_image(self.plan.suite(host)) for host in self.plan.topology.hosts}
         inventory.make_keys(self.plan, self.directory)
         net.build(self.plan)
         net_lan.build(self.plan)
         for machine in self.machines:
-            machine.mount(base)
+            machine.mount(bases[machine.machine.at])
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(lambda host: self._start(host, base), self.hosts))
+            list(pool.map(lambda host: self._start(host, bases[host.name]), self.hosts))
             inventory.write(self.plan, self.directory)
             list(pool.map(self.wait, self.hosts))
         say(f"lab {self.plan.lab}: {len(self.hosts)} hosts up after {time.monotonic() - started:.0f} s")
@@ -127,7 +127,7 @@ class Lab:
         unmount(host.bpffs)
         net.reset_host(self.plan, name)
         net_lan.reset_host(self.plan, name)
-        host.mount(base_image())
+        host.mount(base_image(self.plan.suite(name)))
         host.start()
         self.wait(host)
 
@@ -203,12 +203,22 @@ def get(name: str) -> Lab:
     return lab
 
 
-def create(name: str, topology: str) -> Lab:
-    """Return the lab of that name, registering it with an address range of its own if it is new."""
+def create(name: str, topology: str, suites: tuple[str, ...] = ()) -> Lab:
+    """Return the lab of that name, registering it with an address range of its own if it is new.
+
+    Args:
+        name: decides everything that labs do not share.
+        topology: the name of one in tests/lab/topologies, or a file.
+        suites: which Debian the hosts have, in turn; those of ``SUITE`` if there are none.
+    """
     if os.geteuid() != 0:
         raise LabError("a lab needs root (namespaces, mounts, containers)")
     wanted, lab = load_topology(topology), find(name)
+    asked, suites = bool(suites) or "SUITE" in os.environ, suites or wanted_suites()
     if lab is not None:
+        if asked and lab.plan.suites != suites:
+            said = f"LAB={name} is up with hosts of {', '.join(lab.plan.suites)}"
+            raise LabError(f"{said}: take another name, or make lab-down LAB={name}")
         if lab.plan.topology.kind != wanted.kind:
             kind = lab.plan.topology.kind
             raise LabError(
@@ -216,12 +226,12 @@ def create(name: str, topology: str) -> Lab:
             )
         return lab
     with locked("registry"):
-        plan = Plan(name, wanted, _free_slot(name))
+        plan = Plan(name, wanted, _free_slot(name), suites)
         segments = [[s.a, s.b, s.cost] for s in plan.topology.segments]
         entry = {
             "checkout": str(REPO), "slot": plan.slot, "topology": plan.topology.name,
             "kind": plan.topology.kind, "hosts": list(plan.topology.hosts), "segments": segments,
-            "machines": [asdict(machine) for machine in plan.topology.machines],
+            "machines": [asdict(machine) for machine in plan.topology.machines], "suites": list(suites),
         }  # fmt: skip
         (REGISTRY / f"{name}.json").write_text(json.dumps(entry))
     return Lab(plan)
@@ -231,7 +241,7 @@ def _from_entry(name: str, entry: dict) -> Lab:  # type: ignore[type-arg]
     segments = tuple(Segment(a, b, cost, i) for i, (a, b, cost) in enumerate(entry["segments"]))
     machines = tuple(Machine(**row) for row in entry.get("machines", ()))
     topology = Topology(entry["topology"], tuple(entry["hosts"]), segments, machines, entry.get("kind", "container"))
-    return Lab(Plan(name, topology, entry["slot"]))
+    return Lab(Plan(name, topology, entry["slot"], tuple(entry.get("suites", (DEFAULT_SUITE,)))))
 
 
 def _free_slot(name: str) -> int:

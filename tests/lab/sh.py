@@ -61,8 +61,8 @@ def show(argv: Sequence[str | Path], log: Path, env: dict[str, str] | None = Non
 
 
 def mounted(path: Path) -> bool:
-    """Tell whether something is mounted exactly at ``path``."""
-    escaped = str(path).replace(" ", "\\040")
+    """Tell whether something is mounted exactly at ``path``, which may lead there by symbolic links."""
+    escaped = str(path.resolve()).replace(" ", "\\040")
     return any(line.split()[1] == escaped for line in Path("/proc/mounts").read_text().splitlines())
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from tests.lab.image import DEFAULT_SUITE
 from tests.lab.sh import LabError
 
 TOPOLOGIES = Path(__file__).parent / "topologies"
@@ -89,11 +90,16 @@ class Topology:
 
 @dataclass(frozen=True)
 class Plan:
-    """A lab with its addresses: ``slot`` is the third byte of its /24."""
+    """A lab with its addresses: ``slot`` is the third byte of its /24. Its hosts are of ``suites`` in turn."""
 
     lab: str
     topology: Topology
     slot: int
+    suites: tuple[str, ...] = (DEFAULT_SUITE,)
+
+    def suite(self, host: str) -> str:
+        """Return the suite of Debian that a host is installed with."""
+        return self.suites[self.topology.hosts.index(host) % len(self.suites)]
 
     @property
     def network(self) -> IPv4Network:

@@ -1,4 +1,4 @@
-"""One lab host that is a VM: Debian 12 with Debian's own kernel under qemu, systemd as PID 1, udev and networkd.
+"""One lab host that is a VM: a Debian with its own kernel under qemu, systemd as PID 1, udev and networkd.
 
 Its disk is a layer over the VM image (``vm.disk``). Who it is comes as a directory of files, ``seed``, which its
 initramfs lays over the disk at the first boot: no network is needed for that, and no cloud-init. qemu runs in the
@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.lab import net, vm
 from tests.lab.host import WORKLOADS, Host
 from tests.lab.sh import LabError, run
+from tests.lab.vm_kernel import Kernel, kernel_of
 
 MEMORY_MIB = 1024
 PROCESSORS = 1  # three emulated hosts on two processors are no faster with more
@@ -35,13 +36,18 @@ class VmHost(Host):
         return self.directory / "seed"
 
     @property
+    def kernel(self) -> Kernel:
+        """Its suite's own kernel."""
+        return kernel_of(self.plan.suite(self.name))
+
+    @property
     def disk(self) -> Path:
         """What it changed, as a layer over the image."""
         return self.directory / "disk.qcow2"
 
     def mount(self, base: Path) -> None:
         """Make its disk (the VM image is of the same base), and the directories that `furnish` writes to."""
-        image = vm.prepare()[2]
+        image = vm.prepare(self.kernel)[2]
         for part in ("etc/ssh/sshd_config.d", "etc/systemd/network", "etc/systemd/system/multi-user.target.wants"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
         (self.root / "root").mkdir(mode=0o700, exist_ok=True)
@@ -78,7 +84,7 @@ class VmHost(Host):
 
     def boot_argv(self) -> list[str]:
         """Return the command line that boots it."""
-        kernel, initrd, _ = vm.prepare()
+        kernel, initrd, _ = vm.prepare(self.kernel)
         wires: list[str] = []
         for number, (port, (_, mac, _)) in enumerate(
             zip(net.ports(self.plan, self.name), self._devices(), strict=True)

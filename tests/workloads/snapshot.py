@@ -39,7 +39,7 @@ COMMANDS = {
     "packages": "dpkg-query -W",
 }
 # of the units those that a login or this very look brings with it, and the lab's own workloads
-PASSING = re.compile(r"\b(python3|session-\d+|user@|user-runtime-dir@|lab-|systemd-tmpfiles-clean|getty|user\.slice)")
+PASSING = re.compile(r"\b(python3|session-c?\d+|user@|user-runtime-dir@|lab-|systemd-tmpfiles-clean|getty|user\.slice)")
 
 
 def files() -> Iterator[tuple[str, str]]:

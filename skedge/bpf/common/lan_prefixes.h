@@ -6,7 +6,7 @@
 #ifndef MAX_PREFIXES
 #define MAX_PREFIXES 4096
 #endif
-#define MAX_HOST_PREFIXES 1024
+#define MAX_HOST_PREFIXES 16384
 
 struct prefix_key {
     __u32 length;  /* bits */
@@ -31,8 +31,9 @@ BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, lan_prefixes_v1, 
 /* What the others announce, while there is a route to it; and the addresses of this host. */
 BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, link_prefixes_v1, MAX_PREFIXES,
                  PIN_DIR "/link_prefixes_v1", BPF_F_NO_PREALLOC);
-/* What the host takes for its own address beside the addresses that it has: local routes (AnyIP), but loopback. */
-BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, host_prefixes_v1, MAX_HOST_PREFIXES,
-                 PIN_DIR "/host_prefixes_v1", BPF_F_NO_PREALLOC);
+/* What is the host's own and has no listener entries of its own: local routes (AnyIP) but loopback, and what it has of
+ * addresses beyond the first ones. */
+BPF_TABLE_PINNED("lpm_trie", struct prefix_key, struct prefix, host_prefixes_v2, MAX_HOST_PREFIXES,
+                 PIN_DIR "/host_prefixes_v2", BPF_F_NO_PREALLOC);
 
 #endif

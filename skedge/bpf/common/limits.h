@@ -17,6 +17,9 @@
 #define PORT_WORDS 2048 /* 65536 bits for TCP, then 65536 for UDP, in 64-bit words */
 #define NAME_SIZE 64
 #define IDLE_AT_LEAST_NS 1000000ull /* no sweep ends a flow of a socket that was idle for less */
+/* Of 64 bits, with each placement of a socket: for its source (site and client), a lease, the boot of the site, its order
+ * and flags, and as many again. The UDP flows of a socket take no larger piece of memory for them. */
+#define SPARE_WORDS 8
 #define UDP_FLOWS 8 /* listeners that one unconnected UDP socket may talk to at the same time */
 
 /* The pick log is a debugging aid: the loader sizes it (a power of two), one entry when it is off. */

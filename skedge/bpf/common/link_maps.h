@@ -4,9 +4,7 @@
 #ifndef SKEDGE_COMMON_LINK_MAPS_H
 #define SKEDGE_COMMON_LINK_MAPS_H
 
-#ifndef PIN_DIR
-#define PIN_DIR "/sys/fs/bpf/skedge"
-#endif
+#include "common/bytecode.h"
 
 /* An address of either family: IPv4 lies in word 0, the other words are 0. */
 struct address {
@@ -78,6 +76,8 @@ struct endpoint {
 #define MARK_LOOKUP 2u	  /* program: its packets may need more than the kernel's own lookup, see link/fast_path.h */
 #define MARK_NAT 4u	  /* controller: its workload is not on this host, its packets are of flows */
 #define MARK_REWRITTEN 8u /* program: its workload is reached by rewriting */
+#define MARK_FLAGS 0xffu
+#define MARK_TIME_SHIFT 8 /* bits 8 to 31, program: when MARK_LOOKUP was last called for, in seconds since boot */
 
 /* A workload's own address and port, as its socket sends; address all 0: bound to every address. */
 struct source_key {
@@ -123,7 +123,7 @@ struct udp_clients_table {
 	int (*sk_storage_delete)(void *);
 	__u32 flags;
 };
-__attribute__((section("maps/sk_storage:" PIN_DIR "/link_udp_clients_v1")))
+__attribute__((PINNED_SECTION("sk_storage", PIN_DIR "/link_udp_clients_v1")))
 struct udp_clients_table link_udp_clients_v1 = {.flags = BPF_F_NO_PREALLOC};
 BPF_ANNOTATE_KV_PAIR(link_udp_clients_v1, int, struct udp_client);
 

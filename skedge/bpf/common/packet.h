@@ -11,6 +11,7 @@
 #define IP6_LENGTH 40
 #define TCP_LENGTH 20
 #define FRAGMENT_HEADER 8 /* IPv6 */
+#define JUMBO_HEADER 8	  /* IPv6 */
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 #define TCP_RST 0x04
@@ -31,7 +32,7 @@ struct packet {
 	__u8 v6;
 	__u8 protocol;
 	__u8 fragment;
-	__u8 hops; /* hop limit, IPv6 only */
+	__u8 hops;
 	__u8 tcp_flags;
 };
 
@@ -122,11 +123,32 @@ INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->l4 = offset + IP4_LENGTH;
 	p->protocol = ip[9];
 	p->fragment = (ip[6] & 0x3f) | ip[7];
+	p->hops = ip[8];
 	__builtin_memset(&p->from, 0, sizeof(p->from));
 	__builtin_memset(&p->to, 0, sizeof(p->to));
 	__builtin_memcpy(&p->from.word[0], ip + 12, 4);
 	__builtin_memcpy(&p->to.word[0], ip + 16, 4);
 	return 0;
+}
+
+/* Whether a hop-by-hop header, whose first four bytes are ``head``, is one that the kernel itself has put before TCP: a
+ * super-packet of more than 64 KiB (BIG TCP) has its length there, and none in its IPv6 header. It is gone before the
+ * packet is on any wire; what comes from one has a length, whatever options are in it. */
+INLINE int jumbo_is_of_kernel(__u32 segment, __u16 length, const __u8 *head)
+{
+	return segment && !length && head[0] == IPPROTO_TCP && !head[1] && head[2] == 0xc2 && head[3] == 4;
+}
+
+/* Skip that header. */
+INLINE void packet_skip_jumbo(struct __sk_buff *skb, struct packet *p, __u16 length)
+{
+	__u8 head[4];
+
+	if (p->protocol || bpf_skb_load_bytes(skb, p->l4, head, sizeof(head)) ||
+	    !jumbo_is_of_kernel(skb->gso_size, length, head))
+		return;
+	p->protocol = IPPROTO_TCP;
+	p->l4 += JUMBO_HEADER;
 }
 
 /* Read an IPv6 header at ``offset``. Routing headers can name another destination; hop-by-hop options come only with
@@ -143,6 +165,7 @@ INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->protocol = ip[6];
 	p->fragment = ip[6] == NEXT_FRAGMENT;
 	p->hops = ip[7];
+	packet_skip_jumbo(skb, p, ip[4] | ip[5]);
 	__builtin_memcpy(&p->from, ip + 8, 16);
 	__builtin_memcpy(&p->to, ip + 24, 16);
 	return address_is_of_ipv4(&p->from) || address_is_of_ipv4(&p->to) ? REASON_MARTIAN : 0;
@@ -189,6 +212,35 @@ INLINE __u32 checksum_diff(struct address *from, struct address *to, __u32 size)
 	return (__u32)bpf_csum_diff((void *)from, size, (void *)to, size, 0);
 }
 
+/* bcc declares it with a sum of 16 bits, which cuts off what Linux 6.1 makes of addresses. */
+static long (*csum_update)(struct __sk_buff *skb, __u32 sum) = (void *)BPF_FUNC_csum_update;
+
+INLINE __u32 checksum_sum(__u32 a, __u32 b)
+{
+	__u64 sum = (__u64)a + b;
+
+	return (__u32)(sum + (sum >> 32));
+}
+
+/* Keep right the sum over a whole packet, where a device has made one (CHECKSUM_COMPLETE), when addresses and ports
+ * change by these differences. bpf_l4_csum_replace() takes it that the IPv4 header's checksum evens an address out; in
+ * IPv6 nothing does. Nor does a datagram without a checksum even out its ports. */
+INLINE void packet_sum_update(struct __sk_buff *skb, int v6, int unsummed, __u32 addresses, __u32 ports)
+{
+	if (v6)
+		csum_update(skb, addresses);
+	if (unsummed)
+		csum_update(skb, ports);
+}
+
+/* Whether a datagram has no checksum; ``at`` is where that would be. */
+INLINE int datagram_is_unsummed(struct __sk_buff *skb, __u32 at)
+{
+	__u16 sum = 1;
+
+	return !packet_load(skb, at, &sum, sizeof(sum)) && !sum;
+}
+
 /* Replace one address and port of a TCP or UDP packet: ``at``/``port_at`` are their offsets, ``old`` their values.
  * Returns 0, or negative when the kernel refused. */
 INLINE int packet_rewrite(struct __sk_buff *skb, const struct packet *p, __u32 at, __u32 port_at,
@@ -200,6 +252,7 @@ INLINE int packet_rewrite(struct __sk_buff *skb, const struct packet *p, __u32 a
 	__u16 from_port = bpf_htons(old_port), to_port = bpf_htons(new_port);
 	__u32 size = p->v6 ? 16 : 4;
 	__u32 diff = checksum_diff(&from, &to, size);
+	int unsummed = sum_flags && datagram_is_unsummed(skb, sum_at);
 
 	if (bpf_l4_csum_replace(skb, sum_at, 0, diff, sum_flags | BPF_F_PSEUDO_HDR))
 		return -1;
@@ -207,6 +260,7 @@ INLINE int packet_rewrite(struct __sk_buff *skb, const struct packet *p, __u32 a
 		return -1;
 	if (!p->v6 && bpf_l3_csum_replace(skb, p->l3 + 10, 0, diff, 0))
 		return -1;
+	packet_sum_update(skb, p->v6, unsummed, diff, checksum_sum((__u16)~from_port, to_port));
 	if (bpf_skb_store_bytes(skb, port_at, &to_port, sizeof(to_port), 0))
 		return -1;
 	return bpf_skb_store_bytes(skb, at, &to, size, 0);

@@ -69,7 +69,7 @@ INLINE int nat_config_has_port(const struct nat_config *config, __u16 port)
 #define NAT_OPEN 0    /* a packet to a listener that has no flow (any more) */
 #define NAT_OVERLAY 1 /* from a link device: to a NAT port, or to an endpoint off this host */
 #define NAT_ERROR 2   /* an ICMP error about a flow */
-#define NAT_TOO_BIG 3 /* a packet that is too big for the way ahead */
+#define NAT_TOO_BIG 3 /* a packet that is too big for the way ahead, or has passed too many hosts */
 #define NAT_ODD 4     /* options, extension headers, fragments */
 #define NAT_PLACE 5   /* the first packet of a flow that is to be placed */
 #define NAT_BEGIN 6   /* the first packet of a flow whose workload is chosen */
@@ -80,10 +80,23 @@ BPF_TABLE_PINNED("prog", __u32, __u32, nat_programs_v1, NAT_PROGRAMS, PIN_DIR "/
 #define CB_OWN 32      /* beside the length in skb->cb[CB_LINK]: the packet is a socket's of this host */
 #define CB_ROUTED 64   /* and has the route with it that it came over lo by */
 
+/* Reading and writing skb->cb. In assembly: a compiler may keep a pointer to a field that it needs twice (LLVM 19 does), and
+ * the verifier refuses a pointer into the context. */
+#define CB_PLACE(index) "i"(__builtin_offsetof(struct __sk_buff, cb) + 4 * (index))
+#define CB_GET(skb, index) \
+    ({ \
+        __u64 cb_value; \
+        asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(cb_value) : "r"(skb), CB_PLACE(index)); \
+        (__u32)cb_value; \
+    })
+#define CB_SET(skb, index, value) \
+    asm volatile("*(u32 *)(%0 + %1) = %2" : : "r"(skb), CB_PLACE(index), "r"((__u64)(value)) : "memory")
+
 /* Between the programs, in skb->cb: the length of the link-layer header, the MTU of the way ahead, and whether the
  * packet came from a link device (where what belongs to nobody is dropped), or FROM_*. */
 #define CB_LINK 0
 #define CB_MTU 1
+#define MTU_NONE 0 /* the packet may go no further, whatever its size */
 #define CB_DENY 2
 #define FROM_TOO_BIG 2 /* to NAT_ODD: cut it up */
 #define FROM_LOOPBACK 4 /* to NAT_ODD: only answers of this host's own sockets are ours */

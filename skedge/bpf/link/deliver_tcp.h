@@ -8,6 +8,9 @@
 #define SKEDGE_LINK_DELIVER_TCP_H
 
 #define ESOCKTNOSUPPORT 94
+#define NANOSECONDS_A_SECOND 1000000000ull
+#define COOKIES_LAST_S 121 /* the kernel's TCP_SYNCOOKIE_VALID, and the second that has begun */
+#define BATCHES 32 /* so many SYNs may be judged before the first of them is in the queue (four batches of GRO) */
 #define RECYCLED_MARK 0x736b7477u /* skb->mark of a SYN that comes in for the second time */
 
 /* Offsets in the running kernel's structs, found in its BTF by the loader. */
@@ -22,13 +25,34 @@ INLINE __u32 endpoint_mark_lookup(__u32 port)
 	return mark ? *mark : 0;
 }
 
+INLINE __u32 mark_time(void)
+{
+	return (__u32)(bpf_ktime_get_coarse_ns() / NANOSECONDS_A_SECOND) << MARK_TIME_SHIFT;
+}
+
 /* Let the checks see all packets to an endpoint from now on. */
 INLINE void endpoint_mark_set(__u32 port, __u32 how)
 {
+	__u32 *mark = endpoint_marks_v1.lookup(&port), is;
+
+	if (!mark)
+		return;
+	is = MARK_PUBLISHED | MARK_LOOKUP | (*mark & MARK_REWRITTEN) | how | mark_time();
+	if (*mark != is)
+		*mark = is;
+}
+
+/* Take the mark back once no cookie can come any more: the kernel takes none that is older than two minutes. Rewritten
+ * connections need theirs for as long as they live, and nobody knows how many there are. Should another processor set it
+ * at the same moment, the next SYN sets it again. */
+INLINE void endpoint_mark_age(__u32 port, __u32 is)
+{
 	__u32 *mark = endpoint_marks_v1.lookup(&port);
 
-	if (mark)
-		*mark = MARK_PUBLISHED | MARK_LOOKUP | (*mark & MARK_REWRITTEN) | how;
+	if (!mark || *mark != is || !(is & MARK_LOOKUP) || is & (MARK_REWRITTEN | MARK_NAT))
+		return;
+	if ((mark_time() - (is & ~MARK_FLAGS)) >> MARK_TIME_SHIFT > COOKIES_LAST_S)
+		*mark = MARK_PUBLISHED;
 }
 
 /* Whether the listener may answer this SYN, or one that comes at the same time, with a cookie: its queue of half open
@@ -41,7 +65,7 @@ INLINE int listener_may_send_cookie(const struct link_config *config, struct bpf
 	if (!sk || config->flags & LINK_COOKIES_ALWAYS)
 		return 1;
 	limit = *(__u32 *)(sk + OFF_MAX_ACK_BACKLOG);
-	return limit < 64 || *(__u32 *)(sk + OFF_HALF_OPEN) >= limit / 4;
+	return limit < BATCHES || *(__u32 *)(sk + OFF_HALF_OPEN) >= limit / 4;
 }
 
 /* Hand a SYN to the workload's listening socket. Returns 0, -1 when there is none, or why the kernel refused. */
@@ -182,8 +206,10 @@ INLINE int tcp_deliver(struct __sk_buff *skb, const struct link_config *config, 
 {
 	int fresh = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN, error, through;
 	int state = tcp_socket_state(skb, p, &p->to, p->to_port);
+	__u32 mark = endpoint_mark_lookup(p->to_port);
 	struct endpoint *e;
 
+	endpoint_mark_age(p->to_port, mark);
 	if (state && state != STATE_LISTEN && state != STATE_TIME_WAIT)
 		return 0;
 	e = endpoint_lookup(p->to_port, IPPROTO_TCP);
@@ -193,7 +219,7 @@ INLINE int tcp_deliver(struct __sk_buff *skb, const struct link_config *config, 
 		return TO_NAT;
 	if (config->flags & LINK_YIELDS && fresh)
 		return 0;
-	if (endpoint_is_rewritten(config, endpoint_mark_lookup(p->to_port))) {
+	if (endpoint_is_rewritten(config, mark)) {
 		through = tcp_rewrite(skb, config, p, e, 0);
 		if (through >= 0)
 			return through;

@@ -127,7 +127,7 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 	if (!address_is_own_site(config, &p->to, p->v6)) {
 		if (address_is_own_host(config, p))
 			return REASON_HOST_ADDRESS;
-		return preserves_src ? packet_check_size(skb, config, p) : 0; /* transit */
+		return preserves_src ? packet_check_transit(skb, config, p) : 0; /* transit */
 	}
 	if (p->fragment)
 		return fragment_deliver(skb, config, p, preserves_src);
@@ -208,11 +208,11 @@ int link_ingress(struct __sk_buff *skb)
 		__u32 ifindex = skb->ifindex;
 
 		link = link_lookup(ifindex);
-		skb->cb[CB_LINK] = link && link->flags & LINK_L3 ? 0 : ETH_LENGTH;
-		skb->cb[CB_DENY] = 1;
+		CB_SET(skb, CB_LINK, link && link->flags & LINK_L3 ? 0 : ETH_LENGTH);
+		CB_SET(skb, CB_DENY, 1);
 		if (reason == TO_LO) {
 			skb->mark = 0;
-			return skb_send_to_lo(skb, skb->cb[CB_LINK], LOOPBACK_INDEX);
+			return skb_send_to_lo(skb, CB_GET(skb, CB_LINK), LOOPBACK_INDEX);
 		}
 		if (reason == TO_NAT)
 			nat_programs_v1.call(skb, NAT_OVERLAY);

@@ -93,7 +93,7 @@ INLINE __u32 packet_size(struct __sk_buff *skb, const struct packet *p)
 		return skb->len - p->l3;
 	if (p->protocol == IPPROTO_TCP && !packet_load(skb, p->l4 + 12, &words, 1))
 		header = (words >> 4) * 4;
-	return p->l4 - p->l3 + header + segment;
+	return (p->v6 ? IP6_LENGTH : IP4_LENGTH) + header + segment; /* without a jumbo header, which only the whole has */
 }
 
 /* Whether routers may cut the packet up: then the kernel does. */
@@ -104,14 +104,19 @@ INLINE int packet_may_be_cut4(struct __sk_buff *skb, const struct packet *p)
 	return !p->v6 && (packet_load(skb, p->l3 + 6, &flags, 1) || !(flags & 0x40));
 }
 
-/* Whether a packet on its way through fits. The kernel would tell its sender by the host's own routes, where the LAN of
- * another site is not (see dataplane/routing/rules.py): so it is told from here, over the link that the packet came by. */
-INLINE int packet_check_size(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
+/* Whether a packet on its way through goes on: it has passed few hosts, and fits. The kernel would tell its sender by the
+ * host's own routes, where the LAN of another site is not (see dataplane/routing/rules.py): so it is told from here, over
+ * the link that the packet came by. */
+INLINE int packet_check_transit(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	__u32 zero = 0;
 	struct nat_config *nat = nat_config_v1.lookup(&zero);
 	struct bpf_fib_lookup fib = {};
 
+	if (p->hops <= 1) {
+		CB_SET(skb, CB_MTU, MTU_NONE);
+		return !p->fragment && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) ? TO_TOO_BIG : REASON_HOP_LIMIT;
+	}
 	if (packet_may_be_cut4(skb, p) || packet_skip_fragment_header(skb, p))
 		return 0;
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
@@ -128,7 +133,7 @@ INLINE int packet_check_size(struct __sk_buff *skb, const struct link_config *co
 	}
 	if (bpf_fib_lookup(skb, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return 0;
-	skb->cb[CB_MTU] = fib.mtu_result;
+	CB_SET(skb, CB_MTU, fib.mtu_result);
 	return TO_TOO_BIG;
 }
 

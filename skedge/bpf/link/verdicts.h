@@ -8,7 +8,7 @@
 #define TO_NAT 0x200   /* not a verdict: the packet belongs to a flow of the LAN, or makes one */
 #define TO_NAT_ERROR 0x201 /* the same, of an ICMP error that quotes no socket of this host */
 #define TO_ERROR 0x203	   /* the same, of an ICMP error: what it quotes tells */
-#define TO_TOO_BIG 0x202   /* the same, of one that is too big for the way ahead, and whose sender the kernel cannot tell */
+#define TO_TOO_BIG 0x202   /* the same, of one that goes no further (too big, too many hosts), and whose sender the kernel cannot tell */
 #define TO_FRAGMENT 0x204  /* the same, of a fragment */
 #define TO_LO 0x205	   /* the same, of one that only lo takes */
 

@@ -63,9 +63,9 @@ int lan_asked(struct __sk_buff *skb)
     if (!asked || bpf_ktime_get_ns() - asked->at > ASK_NS || packet_restore(skb, &p, asked))
         return TC_ACT_SHOT;
     host_rules_count(HOST_RULES_ACCEPTED);
-    skb->cb[CB_LINK] = ETH_LENGTH | CB_ACCEPTED;
-    skb->cb[CB_DENY] = 0;
-    skb->cb[CB_HOME] = asked->device;
+    CB_SET(skb, CB_LINK, ETH_LENGTH | CB_ACCEPTED);
+    CB_SET(skb, CB_DENY, 0);
+    CB_SET(skb, CB_HOME, asked->device);
     if (flow_is_there(&p.key))
         return packet_send_home(skb);
     nat_programs_v1.call(skb, NAT_OPEN);

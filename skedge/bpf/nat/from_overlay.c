@@ -104,7 +104,7 @@ int lan_overlay(struct __sk_buff *skb)
     struct endpoint *endpoint;
     struct link_config *link = link_config_v2.lookup(&zero);
 
-    if (!link || !config || !config->device || !scratch || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!link || !config || !config->device || !scratch || lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return packet_refuse(REASON_MALFORMED);
     fresh = p.key.protocol == IPPROTO_UDP || (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
     flow = nat_flows_v1.lookup(&p.key);

@@ -107,6 +107,15 @@ INLINE void quote_translate(struct quote *q, int v6, const struct nat_key *key, 
         *(__u16 *)(l4 + 6) = checksum_update(*(__u16 *)(l4 + 6), flow->sum, old_ports, flow_ports(flow, 0));
 }
 
+/* Whether the error says which host of the way a packet came to, which is what its sender wants to know (traceroute): a
+ * site, not a router of some LAN. Any other error comes from the address that the packet was sent to. */
+INLINE int error_names_host(struct __sk_buff *skb, const struct lan_packet *p)
+{
+    __u8 type = 0;
+
+    return CB_GET(skb, CB_DENY) == 1 && !bpf_skb_load_bytes(skb, p->l4, &type, 1) && type == (p->v6 ? 3 : 11);
+}
+
 /* Put the translated quote and the flow's addresses into the packet. Returns 0 or REASON_MALFORMED. */
 INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
                         const struct nat_flow *flow)
@@ -121,12 +130,13 @@ INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struc
         diff = (__u32)bpf_csum_diff((void *)old, IP4_LENGTH + QUOTED_PORTS, (void *)new, IP4_LENGTH + QUOTED_PORTS, 0);
     if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) || bpf_skb_store_bytes(skb, at, new, size, 0))
         return REASON_MALFORMED;
-    address_copy(addresses.from, flow->from);
+    address_copy(addresses.from, error_names_host(skb, p) ? outer.from : flow->from);
     address_copy(addresses.to, flow->to);
     diff = (__u32)bpf_csum_diff((void *)outer.from, 32, (void *)addresses.from, 32, 0);
     if (p->v6) {
         if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, BPF_F_PSEUDO_HDR))
             return REASON_MALFORMED;
+        packet_sum_update(skb, 1, 0, diff, 0);
         return bpf_skb_store_bytes(skb, p->l3 + 8, addresses.from, 32, 0) ? REASON_MALFORMED : 0;
     }
     if (bpf_l3_csum_replace(skb, p->l3 + 10, 0, diff, 0) ||
@@ -190,11 +200,11 @@ int lan_error(struct __sk_buff *skb)
     struct nat_flow *flow;
     long found;
 
-    if (!config || lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15) != NOT_OURS)
+    if (!config || lan_packet_parse(skb, &p, CB_GET(skb, CB_LINK) & 15) != NOT_OURS)
         return TC_ACT_UNSPEC;
     flow = quote_lookup_flow(skb, &p, &old, &key);
-    if (!flow || packet_is_martian(&p) || (skb->cb[CB_DENY] && !quote_is_of_overlay(&p, &key)))
-        return skb->cb[CB_DENY] ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
+    if (!flow || packet_is_martian(&p) || (CB_GET(skb, CB_DENY) && !quote_is_of_overlay(&p, &key)))
+        return CB_GET(skb, CB_DENY) ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
     new = old;
     quote_translate(&new, p.v6, &key, flow);
     if (flow_goes_over_lo(flow->state))

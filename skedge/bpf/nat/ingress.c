@@ -24,8 +24,8 @@
 /* Go on in another program; only when it is not loaded does the call return. */
 INLINE int program_call(struct __sk_buff *skb, int link_header, int program, int otherwise)
 {
-    skb->cb[CB_LINK] = link_header;
-    skb->cb[CB_DENY] = 0;
+    CB_SET(skb, CB_LINK, link_header);
+    CB_SET(skb, CB_DENY, 0);
     nat_programs_v1.call(skb, program);
     return otherwise;
 }

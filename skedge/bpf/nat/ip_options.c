@@ -127,10 +127,9 @@ INLINE int fragment_later(struct __sk_buff *skb, const struct nat_config *config
 
 /* A fragment of a datagram. */
 INLINE int fragment_ingress(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
-                            struct fragment *f, int reason)
+                            struct fragment *f, __u32 from, int reason)
 {
     struct fragment_key key = {};
-    __u32 from = skb->cb[CB_DENY];
 
     if (reason)
         return from == 1 ? packet_refuse(reason) : TC_ACT_UNSPEC;
@@ -144,14 +143,14 @@ INLINE int fragment_ingress(struct __sk_buff *skb, const struct nat_config *conf
 }
 
 /* What is odd otherwise. */
-INLINE int options_ingress(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p)
+INLINE int options_ingress(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p, __u32 from)
 {
     __u16 ports[2];
     int reason = p->v6 ? options_skip6(skb, p) : options_skip4(skb, p);
 
     if (reason && lan_packet_is_mapped(p))
         reason = REASON_MARTIAN;
-    if (skb->cb[CB_DENY] == 1)
+    if (from == 1)
         return packet_refuse(reason ? reason : REASON_FRAGMENT);
     if (!reason || (p->key.protocol != IPPROTO_TCP && p->key.protocol != IPPROTO_UDP))
         return TC_ACT_UNSPEC;
@@ -171,17 +170,18 @@ int lan_odd(struct __sk_buff *skb)
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct fragment f = {};
+    __u32 from = CB_GET(skb, CB_DENY);
     int odd, reason;
 
     if (!config)
         return TC_ACT_UNSPEC;
-    odd = lan_packet_parse(skb, &p, skb->cb[CB_LINK] & 15);
-    if (skb->cb[CB_DENY] == FROM_TOO_BIG && (!odd || odd == ODD))
+    odd = lan_packet_parse(skb, &p, CB_GET(skb, CB_LINK) & 15);
+    if (from == FROM_TOO_BIG && (!odd || odd == ODD))
         return datagram_cut(skb, config, &p, !odd);
     if (odd != ODD)
         return TC_ACT_UNSPEC;
     reason = fragment_load(skb, p.l3, p.v6, &f);
     if (reason == REASON_MALFORMED || f.protocol != IPPROTO_UDP || lan_packet_is_mapped(&p))
-        return options_ingress(skb, config, &p);
-    return fragment_ingress(skb, config, &p, &f, reason);
+        return options_ingress(skb, config, &p, from);
+    return fragment_ingress(skb, config, &p, &f, from, reason);
 }

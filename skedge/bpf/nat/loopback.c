@@ -28,6 +28,7 @@
 INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *config)
 {
     const __u8 *ip = (const __u8 *)(long)skb->data + ETH_LENGTH, *end = (const __u8 *)(long)skb->data_end;
+    const __u8 *ports = ip + IP6_LENGTH;
 
     if (ip + IP4_LENGTH > end)
         return 0;
@@ -40,9 +41,11 @@ INLINE int packet_is_to_nat(struct __sk_buff *skb, const struct nat_config *conf
     }
     if (ip[6] == NEXT_FRAGMENT)
         return IS_FRAGMENT;
-    if (ip + IP6_LENGTH + 4 > end)
+    if (ip[6] == NEXT_HOP_BY_HOP)
+        ports += JUMBO_HEADER;
+    if (ports + 4 > end)
         return 0;
-    return address_is_nat6((const __u32 *)(ip + 24)) || nat_config_has_port(config, *(__u16 *)(ip + IP6_LENGTH + 2));
+    return address_is_nat6((const __u32 *)(ip + 24)) || nat_config_has_port(config, *(__u16 *)(ports + 2));
 }
 
 /* Whether a datagram is to a port that some UDP listener has. */
@@ -95,7 +98,7 @@ INLINE int own_ingress(struct __sk_buff *skb, const struct nat_config *config, i
         return TC_ACT_UNSPEC;
     flow = nat_flows_v1.lookup(&p.key);
     if (flow) {
-        skb->cb[CB_LINK] = link_header;
+        CB_SET(skb, CB_LINK, link_header);
         return flow_ingress(skb, link_header, config, &p, flow);
     }
     if (p.key.protocol == IPPROTO_TCP ? (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN
@@ -121,8 +124,8 @@ int lan_loop(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     to_nat = packet_is_to_nat(skb, config);
     if (to_nat == IS_FRAGMENT) {
-        skb->cb[CB_LINK] = ETH_LENGTH;
-        skb->cb[CB_DENY] = FROM_LOOPBACK;
+        CB_SET(skb, CB_LINK, ETH_LENGTH);
+        CB_SET(skb, CB_DENY, FROM_LOOPBACK);
         nat_programs_v1.call(skb, NAT_ODD);
         return TC_ACT_UNSPEC;
     }

@@ -132,7 +132,7 @@ INLINE struct placement *flow_begin(struct __sk_buff *skb, const struct nat_conf
 
     *verdict = TC_ACT_SHOT;
     /* One that the host's own rules let through was here before; one of a socket of this host is not theirs. */
-    if (!host_rules_accepted(skb) && !(skb->cb[CB_LINK] & CB_OWN)) {
+    if (!host_rules_accepted(skb) && !(CB_GET(skb, CB_LINK) & CB_OWN)) {
         if (flow_is_refused(skb, config, p, verdict))
             return 0;
         if (host_rules_are_honoured()) {
@@ -162,9 +162,9 @@ int lan_open(struct __sk_buff *skb)
     struct nat_flow *flow;
     int judged = NOTHING_THERE, own, verdict = TC_ACT_SHOT;
 
-    if (!config || !scratch || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!config || !scratch || lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return TC_ACT_UNSPEC;
-    own = skb->cb[CB_LINK] & CB_OWN;
+    own = CB_GET(skb, CB_LINK) & CB_OWN;
     if (!own && packet_is_martian(&p))
         return packet_refuse(REASON_MARTIAN);
     flow = nat_flows_v1.lookup(&p.key);
@@ -177,11 +177,16 @@ int lan_open(struct __sk_buff *skb)
         return judged == NOTHING_THERE ? TC_ACT_UNSPEC : TC_ACT_SHOT;
     address_copy(scratch->client.client, p.key.from);
     scratch->has_affinity = listener->affinity_s;
-    if (flow && judged != NOTHING_THERE)
+    if (flow && judged != NOTHING_THERE) {
         placement = attempt_renew(&p.key, flow, judged, listener, scratch);
-    else
+    } else {
         placement = flow_begin(skb, config, &p, scratch, &verdict);
-    if (!placement)
+        if (placement)
+            scratch->service = listener_choose_service(listener, &scratch->client, placement);
+    }
+    /* Parsed anew, what was known of the packet is no matter to the verifier here: else it walks the rest once for each kind
+     * of packet and way that leads here. */
+    if (!placement || lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return verdict;
     scratch->key = p.key;
     address_copy(placement->listener, p.key.to);
@@ -189,9 +194,8 @@ int lan_open(struct __sk_buff *skb)
     placement->protocol = p.key.protocol;
     placement->need = SLOT_IN | (p.v6 ? SLOT_T6 : SLOT_T4);
     placement->prefer6 = p.v6;
-    placement->preserves_src = !own && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
-    if (judged == NOTHING_THERE)
-        scratch->service = listener_choose_service(listener, &scratch->client, placement);
+    placement->preserves_src =
+        !(CB_GET(skb, CB_LINK) & CB_OWN) && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
     nat_programs_v1.call(skb, NAT_PLACE);
     return TC_ACT_SHOT;
 }

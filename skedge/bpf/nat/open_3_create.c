@@ -26,6 +26,8 @@
 INLINE int flow_abandon(struct __sk_buff *skb, struct lan_packet *p, const struct scratch *m, int reason)
 {
     flow_abolish(&p->key, m->flow.state, 0);
+    if (reason == REASON_HOP_LIMIT)
+        return packet_expire(skb, p, (__u64)m->kind << FLOW_KIND_SHIFT, CB_GET(skb, CB_LINK) & CB_ACCEPTED);
     if (reason == REASON_NO_ROUTE || m->kind == KIND_OVERLAY)
         return packet_refuse(reason);
     return connection_refuse(skb, p, reason);
@@ -53,6 +55,41 @@ INLINE int flow_set_target(const struct config *site, const struct lan_packet *p
     return 0;
 }
 
+/* Deliver the packet to a socket here, or say from where to where the flow leads. Returns NOT_ASSIGNABLE when the flow is to
+ * be created, or the verdict on the packet. */
+INLINE int flow_direct(struct __sk_buff *skb, const struct config *site, struct scratch *m)
+{
+    struct placement *placement;
+    struct lan_packet p;
+    int reason = 0, verdict;
+
+    if (lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
+        return TC_ACT_SHOT;
+    placement = nat_placements_v1.lookup(&p.key);
+    if (!placement)
+        return TC_ACT_SHOT;
+    m->key = p.key;
+    m->flow.state = flow_generation(placement);
+    if (p.key.protocol == IPPROTO_TCP)
+        m->reply.placed = tcp_number_next(skb, &p);
+    if (m->kind != KIND_OVERLAY)
+        reason = flow_set_target(site, &p, m);
+    if (!reason && m->kind == KIND_LOOP && p.key.protocol == IPPROTO_TCP) {
+        verdict = tcp_deliver(skb, &p, &m->flow);
+        if (verdict != NOT_ASSIGNABLE)
+            return verdict;
+    }
+    if (!reason && (m->kind == KIND_LAN || m->kind == KIND_OVERLAY))
+        reason = lan_source_lookup(m->flow.to, &m->flow);
+    if (CB_GET(skb, CB_LINK) & CB_OWN)
+        m->flow.state |= FLOW_OWN;
+    if (!reason && p.hops <= 1 && m->kind != KIND_LOOP)
+        reason = REASON_HOP_LIMIT;
+    return reason ? flow_abandon(skb, &p, m, reason) : NOT_ASSIGNABLE;
+}
+
+/* In two turns, the second of which finds the flow's generation in the scratch and knows nothing of the packet: the verifier
+ * walks the loop over the ports once for each way that leads there, and has not the patience for all that the first has. */
 int lan_begin(struct __sk_buff *skb)
 {
     struct scratch *scratch = scratch_lookup();
@@ -60,33 +97,19 @@ int lan_begin(struct __sk_buff *skb)
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct config *site = config_v1.lookup(&zero);
-    struct placement *placement;
-    int reason = 0, verdict;
+    int reason, verdict;
 
-    if (!config || !site || !scratch || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    if (!config || !site || !scratch)
         return TC_ACT_SHOT;
-    placement = nat_placements_v1.lookup(&p.key);
-    if (!placement)
-        return TC_ACT_SHOT;
-    scratch->flow.state = flow_generation(placement);
-    if (p.key.protocol == IPPROTO_TCP)
-        scratch->reply.placed = tcp_number_next(skb, &p);
-    if (scratch->kind != KIND_OVERLAY)
-        reason = flow_set_target(site, &p, scratch);
-    if (!reason && scratch->kind == KIND_LOOP && p.key.protocol == IPPROTO_TCP) {
-        verdict = tcp_deliver(skb, &p, &scratch->flow);
+    if (!scratch->flow.state) {
+        verdict = flow_direct(skb, site, scratch);
         if (verdict != NOT_ASSIGNABLE)
             return verdict;
+        nat_programs_v1.call(skb, NAT_BEGIN);
+        return TC_ACT_SHOT;
     }
-    if (!reason && (scratch->kind == KIND_LAN || scratch->kind == KIND_OVERLAY))
-        reason = lan_source_lookup(scratch->flow.to, &scratch->flow);
-    if (skb->cb[CB_LINK] & CB_OWN)
-        scratch->flow.state |= FLOW_OWN;
-    if (!reason)
-        reason = flow_create(config, &p.key, scratch);
-    /* Parsed anew, what was known of the packet is no matter to the verifier in the loop over the ports: without that it
-     * walks the loop once for each kind of packet, which is more than it has the patience for. */
-    if (reason < 0 || lan_packet_parse_first(skb, &p, skb->cb[CB_LINK] & 15))
+    reason = flow_create(config, &scratch->key, scratch);
+    if (reason < 0 || lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return TC_ACT_SHOT;
     if (reason)
         return flow_abandon(skb, &p, scratch, reason);

@@ -17,7 +17,7 @@ static __always_inline int address_is_of_host(const struct listener_key *to)
     key.addr[1] = to->addr[1];
     key.addr[2] = to->addr[2];
     key.addr[3] = to->addr[3];
-    return host_prefixes_v1.lookup(&key) != 0;
+    return host_prefixes_v2.lookup(&key) != 0;
 }
 
 /* Return the listener on every address of this family, 0 for none. */

@@ -2,6 +2,8 @@
 #ifndef SKEDGE_PLACEMENT_MAPS_H
 #define SKEDGE_PLACEMENT_MAPS_H
 
+#include "common/bytecode.h"
+
 /* bcc has a macro for a pinned table and one for socket storage, but none for both. */
 #define PINNED_SK_STORAGE(_leaf_type, _name, _pinned) \
     struct _name##_table_t { \
@@ -11,7 +13,7 @@
         int (*sk_storage_delete)(void *); \
         __u32 flags; \
     }; \
-    __attribute__((section("maps/sk_storage:" _pinned))) struct _name##_table_t _name = {.flags = BPF_F_NO_PREALLOC}; \
+    __attribute__((PINNED_SECTION("sk_storage", _pinned))) struct _name##_table_t _name = {.flags = BPF_F_NO_PREALLOC}; \
     BPF_ANNOTATE_KV_PAIR(_name, int, _leaf_type)
 
 /* service id -> its workloads, 20 KiB each. One array for all sizes (21 MiB in all, allocated once): a service that
@@ -52,8 +54,12 @@ BPF_TABLE_PINNED("array", __u32, struct news, news_v1, 1, PIN_DIR "/news_v1");
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, drops_v1, MAX_REASONS, PIN_DIR "/drops_v1");
 
 /* socket -> its placement; socket -> its unconnected UDP flows. */
+PINNED_SK_STORAGE(struct socket_placement, placements_v2, PIN_DIR "/placements_v2");
+PINNED_SK_STORAGE(struct udp_flows, flows_v2, PIN_DIR "/flows_v2");
+#ifdef PLACEMENTS_V1 /* the loader defines it while they are in use, see loader/old_placements.py */
 PINNED_SK_STORAGE(struct placement, placements_v1, PIN_DIR "/placements_v1");
-PINNED_SK_STORAGE(struct udp_flows, flows_v1, PIN_DIR "/flows_v1");
+PINNED_SK_STORAGE(struct udp_flows_v1, flows_v1, PIN_DIR "/flows_v1");
+#endif
 
 /* position -> a pick with everything it was decided on. */
 BPF_TABLE_PINNED("array", __u32, struct logged_pick, pick_log_v2, PICK_LOG_ENTRIES, PIN_DIR "/pick_log_v2");

@@ -1,4 +1,9 @@
-/* The store of placements: put, find and release on sk_storage. Nothing else may know where a placement lies. */
+/* The store of placements: put, find and release on sk_storage. Nothing else may know where a placement lies.
+ *
+ * Sockets that were open during an upgrade have theirs in storage of the older layout. While that is in use, the programs are
+ * compiled with PLACEMENTS_V1: what ends or reads a placement then looks in both storages, what makes one does so in the new
+ * storage alone. The loader replaces the programs that end before those that make, so no program of the version before has
+ * to know the new storage. */
 #ifndef SKEDGE_PLACEMENT_STORE_H
 #define SKEDGE_PLACEMENT_STORE_H
 
@@ -84,16 +89,73 @@ static __always_inline int placement_goes_on(__u64 word)
     return (slot->flags & SLOT_IN) || (slot->flags >> SLOT_OUT_SHIFT & 0xff) == REASON_DRAINED;
 }
 
-/* Return the socket's placement, 0 where it never had one. */
+/* Return the socket's placement, 0 where it never had one: of two the one that is open. */
 static __always_inline struct placement *placement_lookup(struct bpf_sock *sk)
 {
-    return placements_v1.sk_storage_get(sk, 0, 0);
+    struct socket_placement *stored = placements_v2.sk_storage_get(sk, 0, 0);
+#ifdef PLACEMENTS_V1
+    struct placement *old;
+
+    if (stored && stored->placement.placed)
+        return &stored->placement;
+    old = placements_v1.sk_storage_get(sk, 0, 0);
+    if (old && (old->placed || !stored))
+        return old;
+#endif
+    return stored ? &stored->placement : 0;
+}
+
+static __always_inline void socket_placement_clear(struct socket_placement *stored)
+{
+    __builtin_memset(stored->spare, 0, sizeof(stored->spare));
 }
 
 /* Return room for the socket's placement, 0 when there is no memory. */
 static __always_inline struct placement *placement_create(struct bpf_sock *sk)
 {
-    return placements_v1.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    struct socket_placement *stored = placements_v2.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+    return stored ? &stored->placement : 0;
+}
+
+/* Return room for another placement of the socket: those words that this version does not know say nothing of it. */
+static __always_inline struct placement *placement_begin(struct bpf_sock *sk)
+{
+    struct placement *placement = placement_create(sk);
+
+    if (placement)
+        socket_placement_clear((struct socket_placement *)placement);
+    return placement;
+}
+
+/* Take away whatever the socket has placed. Returns whether it was once sent to a mapped address. */
+static __always_inline int socket_release(struct bpf_sock *sk)
+{
+    struct socket_placement *stored = placements_v2.sk_storage_get(sk, 0, 0);
+    int mapped = 0;
+#ifdef PLACEMENTS_V1
+    struct placement *old = placements_v1.sk_storage_get(sk, 0, 0);
+
+    if (old) {
+        placement_release(old, 0);
+        mapped = old->mapped != 0;
+    }
+#endif
+    if (!stored)
+        return mapped;
+    placement_release(&stored->placement, 0);
+    return mapped | (stored->placement.mapped != 0);
+}
+
+/* Say what becomes of the socket to a packet program of the version before, which the controller has not replaced yet. */
+static __always_inline void placement_say_v1(struct bpf_sock *sk, __u32 reason)
+{
+#ifdef PLACEMENTS_V1
+    struct placement *old = placements_v1.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+    if (old)
+        old->reason = reason;
+#endif
 }
 
 /* Make a counted pick the socket's placement. */

@@ -111,7 +111,7 @@ struct weighed {
     __u32 open;
 };
 
-/* The placement of a socket (or of one UDP flow of it) and its receipt. Cannot be migrated: hence the spare words. */
+/* The placement of a socket, of one UDP flow of it, or of a flow of the LAN, and its receipt. */
 struct placement {
     __u64 placed; /* PLACED_*; 0: nothing */
     __u64 placed_at; /* ns since boot */
@@ -133,18 +133,33 @@ struct placement {
     __u32 passive; /* the socket is the workload's, accepted from a client of the LAN */
     __u32 preserves_src; /* 1: the LAN client's address is preserved to a workload with SLOT_PRESERVES_SRC */
 };
+/* A placement as it lies with a socket. User space cannot migrate socket storage, so there is room for what later versions
+ * store with a connection. Each placement clears the words that its version does not know: 0 is "not said". */
+struct socket_placement {
+    struct placement placement;
+    __u64 spare[SPARE_WORDS];
+};
 struct udp_flows {
     __u64 index; /* of the flow in use, see udp_flow_place() */
+    struct socket_placement flow[UDP_FLOWS];
+};
+/* The same of the older layout, see placement/store.h. */
+struct udp_flows_v1 {
+    __u64 index;
     struct placement flow[UDP_FLOWS];
 };
 
-/* What the iterators write for each placement. */
+/* What iterators write for each placement: of a flow of the LAN the first, of a socket the second. */
 struct placement_record {
     __u64 cookie;
     __u32 client[4]; /* IPv4 as ::ffff:a.b.c.d */
     __u32 client_port; /* host byte order */
     __u32 spare;
     struct placement placement;
+};
+struct socket_record {
+    struct placement_record record;
+    __u64 spare[SPARE_WORDS];
 };
 
 /* The pick log: everything that a pick among up to CLASS_SMALL slots was decided on, as seen under the lock. */

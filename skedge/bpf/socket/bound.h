@@ -23,8 +23,10 @@ static __always_inline int sock_leave_to_packets(struct bpf_sock_addr *ctx, stru
     if (!placement)
         return 0;
     placement->reason = REASON_SOURCE_BOUND;
-    if (request->to.protocol != PROTO_TCP)
+    if (request->to.protocol != PROTO_TCP) {
+        placement_say_v1(sk, REASON_SOURCE_BOUND);
         return 1;
+    }
     return !bpf_setsockopt(ctx, SOL_SOCKET_, SO_MARK_, &mark, sizeof(mark));
 }
 

@@ -18,22 +18,11 @@
 #include "nat/flow/conntrack.h"
 #include "nat/flow/accept.h"
 
-/* Undo the socket's old placement, before anything is known of the new destination: a connect(2) that failed and is
- * retried on the same socket, to anywhere, must not count twice. */
-static __always_inline struct placement *placement_release_old(struct bpf_sock *sk)
-{
-    struct placement *old = placement_lookup(sk);
-
-    if (old)
-        placement_release(old, 0);
-    return old;
-}
-
 /* Place the socket. Returns 0 when it is placed (the target is in *placed), else the reason why it is not. */
 static __always_inline int sock_place(struct bpf_sock *sk, struct config *config, struct listener *listener,
                                       struct request *request, struct placement **placed)
 {
-    struct placement *placement = placement_create(sk);
+    struct placement *placement = placement_begin(sk);
     __u32 service;
     __u64 word;
 
@@ -63,7 +52,9 @@ int skedge_connect4(struct bpf_sock_addr *ctx)
     config = config_v1.lookup(&zero);
     if (!sk || !config)
         return ALLOW;
-    placement_release_old(sk);
+    /* Before anything is known of the new destination: a connect(2) that failed and is retried on the same socket, to
+     * anywhere, must not count twice. */
+    socket_release(sk);
     listener_key_read4(ctx, &request.to);
     listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
@@ -81,18 +72,18 @@ int skedge_connect4(struct bpf_sock_addr *ctx)
 
 int skedge_connect6(struct bpf_sock_addr *ctx)
 {
-    struct placement *placement = 0, *old;
+    struct placement *placement = 0;
     struct bpf_sock *sk = ctx->sk;
     struct listener *listener;
     struct config *config;
     struct request request;
     __u32 zero = 0;
-    int mapped, reason;
+    int mapped, was_mapped, reason;
 
     config = config_v1.lookup(&zero);
     if (!sk || !config)
         return ALLOW;
-    old = placement_release_old(sk);
+    was_mapped = socket_release(sk);
     listener_key_read6(ctx, &request.to);
     listener = sock_lookup_listener(ctx, sk, config, &request.to);
     if (!listener)
@@ -101,7 +92,7 @@ int skedge_connect6(struct bpf_sock_addr *ctx)
     if (mapped && sock_is_v6only(sk))
         return ALLOW; /* the kernel refuses it: such a socket has no IPv4 */
     request_read6(sk, config, mapped, 0, &request);
-    if (old && old->mapped)
+    if (was_mapped)
         request_stay_mapped(&request);
     if (request.bound && sock_leave_to_packets(ctx, sk, &request))
         return ALLOW;
@@ -176,12 +167,15 @@ int skedge_sockops(struct bpf_sock_ops *ops)
 /* The last close(2) of a socket: ends a TCP connection even while its FIN is on the way, and all UDP flows. */
 int skedge_release(struct bpf_sock *sk)
 {
-    struct placement *placement = placement_lookup(sk);
-    int tcp = sk->protocol == PROTO_TCP;
+    struct placement *placement;
 
-    if (placement && placement->placed)
-        placement_release(placement, tcp && sk->state == STATE_SYN_SENT && sock_is_unanswered(sk));
-    if (!tcp)
+    if (sk->protocol != PROTO_TCP) {
+        socket_release(sk);
         udp_flows_release(sk);
+        return ALLOW;
+    }
+    placement = placement_lookup(sk);
+    if (placement && placement->placed)
+        placement_release(placement, sk->state == STATE_SYN_SENT && sock_is_unanswered(sk));
     return ALLOW;
 }

@@ -42,13 +42,50 @@ static __always_inline void udp_flow_touch(struct placement *flow)
         flow->seen = now;
 }
 
+/* Take along what the socket has open in the older layout. The hooks of one socket run one after the other, and only the sweep
+ * may end a flow meanwhile. Where the room is taken, the flow is placed anew with its next datagram: that can only be while
+ * hooks of the version before are attached too. */
+static __always_inline void udp_flows_move_v1(struct bpf_sock *sk, struct udp_flows *flows)
+{
+#ifdef PLACEMENTS_V1
+    struct udp_flows_v1 *old = flows_v1.sk_storage_get(sk, 0, 0);
+
+    if (!old)
+        return;
+#pragma unroll
+    for (int i = 0; i < UDP_FLOWS; i++) {
+        struct placement *to = &flows->flow[i].placement, *from = &old->flow[i];
+        __u64 word = from->placed;
+
+        if (!word || to->placed) {
+            placement_release(from, 0);
+            continue;
+        }
+        __builtin_memcpy((void *)to + sizeof(word), (void *)from + sizeof(word), sizeof(*to) - sizeof(word));
+        if (__sync_val_compare_and_swap(&from->placed, word, 0) == word)
+            __sync_lock_test_and_set(&to->placed, word);
+    }
+#endif
+}
+
+/* Return the socket's flows, 0 when there is no memory. */
+static __always_inline struct udp_flows *udp_flows_create(struct bpf_sock *sk)
+{
+    struct udp_flows *flows = flows_v2.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+    if (flows)
+        udp_flows_move_v1(sk, flows);
+    return flows;
+}
+
 /* Find the socket's flow to the listener, or place a new one in the room of the flow that was idle longest.
  * Returns 0 with the flow in *found, else the reason why there is none. */
 static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *config, struct listener *listener,
                                           struct request *request, struct placement **found)
 {
-    struct udp_flows *flows = flows_v1.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    struct udp_flows *flows = udp_flows_create(sk);
     __u64 oldest = ~0ull, index = 0, hit = 0, word;
+    struct socket_placement *stored;
     struct placement *flow;
     __u32 service;
 
@@ -56,7 +93,7 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
         return REASON_TABLE_FULL;
 #pragma unroll
     for (int i = 0; i < UDP_FLOWS; i++) {
-        flow = &flows->flow[i];
+        flow = &flows->flow[i].placement;
         if (listener_key_equals(flow->listener, flow->listener_port, &request->to)) {
             index = i;
             hit = 1;
@@ -68,7 +105,8 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
         }
     }
     *(volatile __u64 *)&flows->index = index; /* through memory, as in service_slot() */
-    flow = &flows->flow[*(volatile __u64 *)&flows->index & (UDP_FLOWS - 1)];
+    stored = &flows->flow[*(volatile __u64 *)&flows->index & (UDP_FLOWS - 1)];
+    flow = &stored->placement;
     if (hit) {
         udp_flow_touch(flow);
         if (placement_goes_on(*(volatile __u64 *)&flow->placed)) {
@@ -77,6 +115,7 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
         }
     }
     placement_release(flow, 0);
+    socket_placement_clear(stored);
     placement_set_request(flow, request);
     service = listener_choose_service(listener, &request->client, flow);
     word = workload_pick(service, config->port_limit, FOR_SOCKET, 0, flow);
@@ -88,6 +127,31 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
     return 0;
 }
 
+static __always_inline int udp_flow_is_from(struct placement *flow, const struct listener_key *from)
+{
+    if (!listener_key_equals(flow->target, flow->target_port, from))
+        return 0;
+    flow->seen = bpf_ktime_get_ns();
+    return 1;
+}
+
+/* The same in the older layout. */
+static __always_inline struct placement *udp_flow_lookup_v1(struct bpf_sock *sk, const struct listener_key *from)
+{
+#ifdef PLACEMENTS_V1
+    struct udp_flows_v1 *old = flows_v1.sk_storage_get(sk, 0, 0);
+
+    if (!old)
+        return 0;
+#pragma unroll
+    for (int i = 0; i < UDP_FLOWS; i++) {
+        if (udp_flow_is_from(&old->flow[i], from))
+            return &old->flow[i];
+    }
+#endif
+    return 0;
+}
+
 /* Return the flow (or the connected placement) whose workload sent from this address, 0 for none. */
 static __always_inline struct placement *udp_flow_lookup(struct bpf_sock *sk, const struct listener_key *from)
 {
@@ -96,30 +160,34 @@ static __always_inline struct placement *udp_flow_lookup(struct bpf_sock *sk, co
 
     if (connected && connected->placed && listener_key_equals(connected->target, connected->target_port, from))
         return connected;
-    flows = flows_v1.sk_storage_get(sk, 0, 0);
+    flows = flows_v2.sk_storage_get(sk, 0, 0);
     if (!flows)
-        return 0;
+        return udp_flow_lookup_v1(sk, from);
 #pragma unroll
     for (int i = 0; i < UDP_FLOWS; i++) {
-        struct placement *flow = &flows->flow[i];
-
-        if (listener_key_equals(flow->target, flow->target_port, from)) {
-            flow->seen = bpf_ktime_get_ns();
-            return flow;
-        }
+        if (udp_flow_is_from(&flows->flow[i].placement, from))
+            return &flows->flow[i].placement;
     }
-    return 0;
+    return udp_flow_lookup_v1(sk, from);
 }
 
 static __always_inline void udp_flows_release(struct bpf_sock *sk)
 {
-    struct udp_flows *flows = flows_v1.sk_storage_get(sk, 0, 0);
+    struct udp_flows *flows = flows_v2.sk_storage_get(sk, 0, 0);
+#ifdef PLACEMENTS_V1
+    struct udp_flows_v1 *old = flows_v1.sk_storage_get(sk, 0, 0);
 
+    if (old) {
+#pragma unroll
+        for (int i = 0; i < UDP_FLOWS; i++)
+            placement_release(&old->flow[i], 0);
+    }
+#endif
     if (!flows)
         return;
 #pragma unroll
     for (int i = 0; i < UDP_FLOWS; i++)
-        placement_release(&flows->flow[i], 0);
+        placement_release(&flows->flow[i].placement, 0);
 }
 
 #endif

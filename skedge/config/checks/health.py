@@ -10,10 +10,17 @@ from skedge.core.model import HealthType, Protocol
 Problem = tuple[str, str]
 
 
+def health_type(connector: ConnectorSpec) -> HealthType:
+    """Return how a connector is checked, by its own word or by default."""
+    if connector.protocol is Protocol.UDP:
+        return connector.health.type or HealthType.SOCKET
+    return connector.health.type or (HealthType.TCP if connector.health.tls else HealthType.LISTEN)
+
+
 def check_keys(path: str, connector: ConnectorSpec) -> Iterator[Problem]:
     """Yield every key of a connector's health check that its type has no use for."""
     health = connector.health
-    kind = health.type or (HealthType.SOCKET if connector.protocol is Protocol.UDP else HealthType.TCP)
+    kind = health_type(connector)
     if health.host and kind is not HealthType.HTTP:
         yield f"{path}.host", f"the Host header is of an http check, this is {kind.value}; give type: http"
     if health.tls and kind not in (HealthType.TCP, HealthType.HTTP):

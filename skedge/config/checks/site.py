@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv6Network
 
-from skedge.config.addresses import canonical, parse_cidr, parse_host
+from skedge.config.addresses import canonical, overlay_range, parse_host
 from skedge.config.checks.engines import engine_limits
 from skedge.config.checks.health import check_keys
 from skedge.config.checks.lans import prefixes, preserving
@@ -30,7 +30,7 @@ from skedge.core.model import (
 from skedge.core.names import PREFIX, overlay_prefix6
 
 _CHECKS = {
-    Protocol.TCP: (HealthType.TCP, HealthType.HTTP, HealthType.NONE),
+    Protocol.TCP: (HealthType.LISTEN, HealthType.TCP, HealthType.HTTP, HealthType.NONE),
     Protocol.UDP: (HealthType.SOCKET, HealthType.NONE),
 }
 LISTENERS_MAX = 4096
@@ -50,9 +50,9 @@ def check(file: ParsedFile) -> Iterator[Problem]:
 
 
 def _overlay4(file: ParsedFile) -> Iterator[Problem]:
-    if not file.good("overlay_cidr"):
+    if not file.good("overlay_cidr", "network", "overlay_address"):
         return
-    network = parse_cidr(file.spec.overlay_cidr)
+    network = overlay_range(file.spec.overlay_cidr, file.spec.network, file.spec.overlay_address)
     if isinstance(network, str):
         yield file.at("overlay_cidr"), network
         return
@@ -170,7 +170,7 @@ def _lan_devices(file: ParsedFile) -> Iterator[Problem]:
 def _prefixes(file: ParsedFile) -> Iterator[Problem]:
     if not file.good("prefixes", "overlay_cidr", "network"):
         return
-    cidr = parse_cidr(file.spec.overlay_cidr)
+    cidr = overlay_range(file.spec.overlay_cidr, file.spec.network, file.spec.overlay_address)
     overlay = [] if isinstance(cidr, str) else [str(cidr)]
     yield from prefixes(file.at("prefixes"), file.spec.prefixes, [*overlay, overlay_prefix6(file.spec.network)])
 

@@ -59,6 +59,20 @@ class AcceptQueue:
         return long and not self._serves()
 
 
+class Backlog:
+    """The connections that wait in a listening socket, whoever opened them: none is taken where nobody accepts."""
+
+    def __init__(self) -> None:
+        self._last, self._since = 0, 0.0
+
+    def stuck(self, waiting: int, now: float) -> bool:
+        """Take how many wait; tell whether some do, and for long none was taken (or as many came as were taken)."""
+        if waiting == 0 or waiting < self._last or self._last == 0:
+            self._since = now
+        self._last = waiting
+        return waiting > 0 and now - self._since >= PATIENCE_S
+
+
 class DatagramQueue:
     """What lies unread in a UDP workload's socket: one that only reserves a port keeps all that it ever got."""
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What the host tells of the sockets that take connections to a workload, without one.
+
+    ``waiting`` connections are to be accepted; ``full``: no socket takes another. ``ways`` is None where connections of
+    the host go where they are sent; else the host's rules may lead them elsewhere, which a connect tells, and it is
+    another value whenever that must be asked anew.
+    """
+
+    waiting: int
+    full: bool
+    ways: object = None
 
 
 class Host(Protocol):
@@ -13,6 +28,10 @@ class Host(Protocol):
 
     def bound(self, address: str, port: int) -> None:
         """Look for the socket of a UDP workload. Raises ProbeFailed when there is none."""
+        ...
+
+    def listening(self, asked: Target) -> Listening | None:
+        """Look for sockets that listen. None: it takes a connect to tell, as the workload is elsewhere, or nowhere."""
         ...
 
     def led_to(self, own: Target, asked: Target) -> Target:
@@ -33,6 +52,10 @@ class NoHost:
 
     def bound(self, address: str, port: int) -> None:
         """Find every socket."""
+
+    def listening(self, asked: Target) -> Listening | None:  # noqa: ARG002
+        """Leave it to a connect."""
+        return None
 
     def led_to(self, own: Target, asked: Target) -> Target:  # noqa: ARG002
         """Return what was asked for."""

@@ -1,4 +1,4 @@
-"""Health of workloads: TCP connect, TLS, HTTP GET, or a look for a UDP socket; ``fall`` bad ones in a row: unhealthy.
+"""Health of workloads: a look at sockets, TCP connect, TLS, HTTP GET; ``fall`` bad ones in a row: unhealthy.
 
 `Counter` decides and is pure; `HealthMonitor` does the I/O, one task a workload, all in one asyncio loop.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from skedge.control.health.accepting import AcceptQueue
+from skedge.control.health.accepting import AcceptQueue, Backlog
 from skedge.control.health.host import Host, NoHost
 from skedge.control.health.probe_failed import ProbeFailed
 from skedge.control.health.probes import WorkloadAddresses, converse
@@ -155,6 +155,9 @@ class _Check:
         self._resolver = WorkloadAddresses(target.host, target.port)
         self._at: Target | None = None
         self._queue = AcceptQueue(self._host.waits, self._serves)
+        self._backlog = Backlog()
+        self._ways: object = None  # those by which the last connect that came to be went
+        self._next_ways: object = None
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     def state_of(self, target: CheckedWorkload) -> HealthState:
@@ -214,13 +217,34 @@ class _Check:
             await self._resolver.addresses()
             self._host.bound(self._resolver.last, self.target.port)
             return
+        if health.type is HealthType.LISTEN and await self._listens():
+            return
         if self._queue.stuck(time.monotonic()):
             raise ProbeFailed(NOBODY_ACCEPTS)  # and no more of them into the queue
         sock, asked = await self._resolver.connect()
         self._follow(Target(*sock.getsockname()[:2]), asked)
+        self._ways = self._next_ways
         await converse(sock, asked, self.target.host, health)
         if health.tls or health.type is HealthType.HTTP:
             self._queue.answered()
+
+    async def _listens(self) -> bool:
+        """Look at the workload's socket; return whether that was enough. Raises ProbeFailed where it takes nothing.
+
+        A server's log is not filled by looks, nor are they counted as connections that broke off. A connect is needed
+        where no socket is to be seen, and where the host's rules may lead it elsewhere: once, until they change.
+        """
+        await self._resolver.addresses()
+        asked = Target(self._resolver.last, self.target.port)
+        found = self._host.listening(asked)
+        if found is None or self._at not in (None, asked):
+            return False
+        if found.full:
+            raise ProbeFailed(f"its queue is full: {found.waiting} connections wait to be accepted")
+        if self._backlog.stuck(found.waiting, time.monotonic()) and not self._serves():
+            raise ProbeFailed(NOBODY_ACCEPTS)
+        self._next_ways = found.ways
+        return found.ways in (None, self._ways)
 
     def _follow(self, own: Target, asked: Target) -> None:
         """See where the host led a connection; one that it did not lead on is in the queue of a listening socket."""

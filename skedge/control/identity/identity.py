@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -21,7 +21,7 @@ X509_V_FLAG_NO_CHECK_TIME = 0x200000  # openssl/x509_vfy.h: validity is judged h
 class _Material:
     """What the identity directory holds."""
 
-    key: Ed25519PrivateKey
+    key: Ed25519PrivateKey = field(compare=False)  # a certificate tells which one it is
     der: bytes
     authority: x509.Certificate
     revoked: frozenset[int]
@@ -57,6 +57,18 @@ class Identity:
     def certificate(self) -> bytes:
         """The site's certificate (DER)."""
         return self._material.der
+
+    @property
+    def serial(self) -> str:
+        """Serial number of the site's certificate, in hex."""
+        return f"{self._own.serial:x}"
+
+    def in_force(self) -> bool:
+        """Tell whether the directory holds what was read last: else a reload is still to come, or was refused."""
+        try:
+            return _read(self.directory) == self._material
+        except ConfigError:
+            return False
 
     @property
     def fingerprint(self) -> str:

@@ -77,6 +77,11 @@ class Bus:
         if end:
             end.set_up(up)
 
+    def renew(self) -> None:
+        """Make every stream anew with the certificate that this site has now; one that has it is left alone."""
+        for end in self._ends.values():
+            end.renew()
+
     def stats(self) -> Mapping[LinkId, StreamStats]:
         """Return the state of every link's stream."""
         return {link: end.stats() for link, end in self._ends.items()}

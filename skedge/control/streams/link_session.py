@@ -49,6 +49,7 @@ class LinkEnd:
         self._last = StreamStats(False, time.monotonic(), Reason.NO_ANSWER, f"{link}: not yet")
         self._attempt = 0
         self._said: set[str] = set()
+        self._refused = ""
         self._verdict = DialVerdict()
         self._farewell: asyncio.TimerHandle | None = None
         self._dialling: asyncio.Task[Stream] | None = None
@@ -60,11 +61,22 @@ class LinkEnd:
     def stats(self) -> StreamStats:
         """Return the state of the stream."""
         if not self.stream:
-            return replace(self._last, tcp=self._verdict.reason)
+            return replace(self._last, tcp=self._verdict.reason, refused=self._refused)
         stream = self.stream
         return StreamStats(
-            True, stream.since, dialler=stream.dialler, frames_in=stream.frames_in, frames_out=stream.frames_out
+            True,
+            stream.since,
+            dialler=stream.dialler,
+            frames_in=stream.frames_in,
+            frames_out=stream.frames_out,
+            shown=stream.shown,
+            refused=self._refused,
         )
+
+    def renew(self) -> None:
+        """Show a new certificate: a stream made with it replaces the one that is there, as soon as it is taken."""
+        self._attempt = 0
+        self._want()
 
     def set_up(self, up: bool) -> None:
         """Note whether the link carries packets."""
@@ -112,7 +124,7 @@ class LinkEnd:
         self.drop(reason, f"{self.link}: closed")
 
     def _want(self) -> None:
-        if self._up and self.stream is None:
+        if self._up and (self.stream is None or self.stream.shown != self.bus.identity.serial):
             self._wanted.set()
         else:
             self._wanted.clear()
@@ -126,6 +138,8 @@ class LinkEnd:
         """Keep why there is no stream; log each cause once until there is one again."""
         since = time.monotonic() if self.stream is None and self._last.up else self._last.since
         self._last = StreamStats(False, since, reason, text)
+        if reason is Reason.BAD_SIGNATURE:
+            self._refused = text
         if text not in self._said and len(self._said) < SAID_MAX:
             self._said.add(text)
             level = logging.WARNING if reason not in (Reason.NO_ANSWER, Reason.NONE) else logging.INFO
@@ -150,6 +164,7 @@ class LinkEnd:
         self._note_dial(Reason.NONE)
         self._last = StreamStats(True, new.since)
         self._said.clear()
+        self._refused = ""
         self._want()
         log.info("link=%s stream=up neighbour=%s dialled_by=%s", self.link, self.at.neighbour, new.dialler)
         self.bus.on_up(self.link)
@@ -210,6 +225,8 @@ class LinkEnd:
             if self.stream is None:
                 self._failed(error.reason, str(error))
                 self._note_dial(error.told)
+            else:
+                self._refused = str(error)
             return None
         except asyncio.CancelledError:
             self._dialling.cancel()

@@ -15,7 +15,9 @@ from skedge.core.reasons import Reason
 class StreamStats:
     """One link's stream: up since when (monotonic seconds), or why not.
 
-    ``tcp`` is what dialling told of the link, see `DialVerdict`.
+    ``tcp`` is what dialling told of the link, see `DialVerdict`. ``shown`` is the serial number of
+    this site's certificate that the neighbour took when the stream was made;
+    ``refused`` is why one end did not take the other's certificate of now, since the last stream that came to be.
     """
 
     up: bool
@@ -26,6 +28,8 @@ class StreamStats:
     frames_in: int = 0
     frames_out: int = 0
     tcp: Reason = Reason.NONE
+    shown: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class Stream:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     since: float = field(default_factory=time.monotonic)
+    shown: str = ""  # serial number of this site's certificate by which the stream was made
     first: bytes | None = None  # a frame read before the stream counted as up
     kick: asyncio.Event = field(default_factory=asyncio.Event)
     frames_in: int = 0
@@ -155,6 +156,7 @@ async def dial(link: LinkId, at: BusLink, port: int, identity: Identity, timeout
         Refused: with the reason why.
     """
     sock = await _connect(link, at, port, timeout_s)
+    shown = identity.serial
     try:
         reader, writer = await asyncio.open_connection(
             sock=sock,
@@ -170,7 +172,7 @@ async def dial(link: LinkId, at: BusLink, port: int, identity: Identity, timeout
     except BaseException:
         sock.close()
         raise
-    stream = Stream(link, identity.site, reader, writer)
+    stream = Stream(link, identity.site, reader, writer, shown=shown)
     try:
         stream.writer.transport.set_write_buffer_limits(high=BUFFER_BYTES)
         stream.check(at.neighbour, identity.trust)
@@ -215,6 +217,7 @@ async def accept(sock: socket.socket, link: LinkId, at: BusLink, identity: Ident
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    shown = identity.serial
     try:
         tune(sock)
         transport, _ = await loop.connect_accepted_socket(
@@ -230,7 +233,8 @@ async def accept(sock: socket.socket, link: LinkId, at: BusLink, identity: Ident
     except BaseException:
         sock.close()
         raise
-    stream = Stream(link, at.neighbour, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    stream = Stream(link, at.neighbour, reader, writer, shown=shown)
     try:
         transport.set_write_buffer_limits(high=BUFFER_BYTES)
         stream.check(at.neighbour, identity.trust)

@@ -24,7 +24,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Answer of ``status``: live = the loop runs, ready = forwarding and balancing, synced = every adjacency heard."""
+    """Answer of ``status``: live = the loop runs, ready = forwarding and balancing.
+
+    synced = every adjacency was heard, with the certificates that both ends have now; configuration and certificates on
+    disk are in force; the source ports that must be are reserved; and (asked with ``what`` = kernel) the kernel was
+    looked at and has all that is wanted.
+    """
 
     site: str
     live: bool
@@ -36,7 +41,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class SiteRow:
-    """One site of the network as this site sees it; ``prefixes`` are the LANs that it announces."""
+    """One site of the network as this site sees it; ``prefixes`` are the LANs that it announces.
+
+    ``programs`` is where this host's eBPF programs came from: shipped, cached, or compiled here.
+    """
 
     name: str
     overlay4: str
@@ -52,6 +60,7 @@ class SiteRow:
     here: bool = False
     engine: str = ""
     engine_why: str = ""
+    programs: str = ""
     certificate_days: float | None = None
     prefixes: tuple[str, ...] = ()
 
@@ -65,6 +74,7 @@ class LinkRow:
 
     ``endpoint`` is where the far end's packets come from (wireguard), or its address as configured; ``handshake_s`` the
     age of the last WireGuard handshake, None without one, and ``keys`` the keys that the device takes from the far end.
+    ``certificate`` is the serial number of this site's certificate that the far end took when the stream was made.
     """
 
     link: str
@@ -86,6 +96,7 @@ class LinkRow:
     keys: tuple[str, ...] = ()
     unsent: int = 0
     unsent_errno: int = 0
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +305,7 @@ class Request:
     """One JSON line to the API socket.
 
     ``op``: status | show | explain | explain-connection (answered by ``rows.connections``) | plan.
+    ``what`` for status: kernel, to look at the kernel, too.
     ``what`` for show: site, sites, links, routes, services, listeners, connections, flows, drops, sync.
     ``service``, ``workload``, ``client`` (IP or IP:PORT) and ``since`` (seconds since boot) choose among connections
     and flows.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from skedge.core import names
 from skedge.core.abilities import ABILITIES, Abilities
+from skedge.core.desired.listener_addresses import LOOPBACK, listeners, shared
 from skedge.core.linkstate.own_records import NO_RESOLVED, services_record, workload_target
 from skedge.core.model import (
-    ANY_ADDRESS,
     Link,
     LinkId,
     Listener,
@@ -42,8 +41,6 @@ from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, nat_so
 from skedge.core.routing.rib import Rib
 
 LOOPBACK_DEVICE = "lo"
-LOOPBACK = ("127.0.0.1", "::1")
-REST = ("0.0.0.0", "::")  # noqa: S104 (a listener's key for what is the host's, but no address that it has)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,16 @@ class Desired:
     ``sites`` are the overlay addresses of all other sites, reachable or not, and ``sources`` their LANs; both with the
     link devices that packets from there may come by.
 
+    ``uplinks``: device of each link that is bound to an uplink -> its address there.
+
+    ``shared`` are addresses of the host, as prefixes, that share one entry of each listener on every address.
+
     ``choosers`` are the listeners with several services, and ``avoided`` the suspended workloads: which of the
     services they use follows from tables, so it is decided again for tables that were merged.
     """
 
     links: Mapping[str, LinkDevice] = field(default_factory=dict)
+    uplinks: Mapping[str, str] = field(default_factory=dict)
     nat_local: tuple[str, str] = ("", "")
     nat_remote: tuple[str, str] = ("", "")
     addresses: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class Desired:
     listeners: Mapping[ListenerKey, ListenerTarget] = field(default_factory=dict)
     choosers: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     avoided: Suspended = frozenset()
+    shared: frozenset[str] = frozenset()
     off_host: frozenset[str] = frozenset()
     prefixes: frozenset[str] = frozenset()
     announced: bool = False
@@ -129,6 +132,7 @@ def compute(
     skipped.extend(_beyond_engine(config, here, endpoint_ports))
     return Desired(
         links=link_devices(config),
+        uplinks=uplinks(config),
         nat_local=nat,
         nat_remote=nat_sources(config, network_map, addresses[config.site]),
         addresses=own_addresses(config, addresses[config.site]),
@@ -138,6 +142,7 @@ def compute(
         listeners={key: listener_target(listener, services, avoided) for key, listener in catches.items()},
         choosers={key: listener for key, listener in catches.items() if len(listener.shares) > 1},
         avoided=avoided,
+        shared=shared(config, hosts),
         off_host=frozenset(here.own_site[one].address for one in here.off_host) if here.own_site else frozenset(),
         prefixes=frozenset(lans.own),
         announced=bool(lans.own or lans.others),
@@ -165,6 +170,15 @@ def link_devices(config: SiteConfig) -> Mapping[str, LinkDevice]:
     }
 
 
+def uplinks(config: SiteConfig) -> Mapping[str, str]:
+    """Return the address on its uplink of every link device whose packets carry a mark."""
+    return {
+        names.device_name(config.network, link_id(config, link), config.site): link.local
+        for link in config.links
+        if link.transport.facts.marked and link.local
+    }
+
+
 def link_id(config: SiteConfig, link: Link) -> LinkId:
     """Return the identity of one of this site's configured links."""
     return LinkId.between(config.site, link.to, link.name)
@@ -186,6 +200,7 @@ def _device(config: SiteConfig, link: Link) -> LinkDevice:
         remote_port=link.remote_port if facts.roaming and link.remote else 0,
         keepalive_s=link.keepalive_s if facts.roaming else 0,
         keys=link.keys if facts.encrypted else (),
+        mark=names.uplink_mark(link.port) if facts.marked and link.local else 0,
     )
 
 
@@ -303,31 +318,3 @@ def listeners_again(desired: Desired, tables: Tables) -> Mapping[ListenerKey, Li
         else desired_listener
         for key, desired_listener in desired.listeners.items()
     }
-
-
-def listeners(config: SiteConfig, host_addresses: Iterable[str]) -> Mapping[ListenerKey, Listener]:
-    """Return the listener of every concrete address:port of this site; a given address goes before ``*``.
-
-    ``*`` is loopback and every current address of the host, except IPv6 link-local ones: they mean nothing
-    without a device, and every link device of ours has one. Loopback is left out where the engine cannot listen there.
-    `REST` stands for what is the host's by a local route alone.
-    """
-    can = ABILITIES[config.engine]
-    every = sorted({*LOOPBACK, *_usable(host_addresses), *(REST if can.whole_prefixes else ())})
-    found: dict[ListenerKey, Listener] = {}
-    for listener in sorted(config.listeners, key=lambda listener: listener.address != ANY_ADDRESS):
-        given = plain_address(listener.address)
-        for address in every if listener.address == ANY_ADDRESS else [str(given or listener.address)]:
-            if not can.loopback_listeners and ip_address(address).is_loopback:
-                continue
-            found[ListenerKey(address, listener.port, listener.protocol)] = listener
-    return found
-
-
-def _usable(host_addresses: Iterable[str]) -> Iterable[str]:
-    for text in host_addresses:
-        address = plain_address(text)
-        if address is None or address.is_unspecified or address.is_multicast:
-            continue
-        if not (address.version == 6 and address.is_link_local):
-            yield str(address)

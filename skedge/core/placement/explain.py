@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -165,6 +165,7 @@ def listener_rows(
     listener_targets: Mapping[ListenerKey, ListenerTarget],
     tables: Tables,
     suspended: Suspended = frozenset(),
+    shared: Iterable[str] = (),
 ) -> list[ListenerRow]:
     """Return one row a configured listener.
 
@@ -173,12 +174,18 @@ def listener_rows(
         listener_targets: where each concrete listener address leads, as desired.
         tables: the services' tables, as desired.
         suspended: what the data plane suspended here.
+        shared: addresses, as prefixes, at which all listeners on every address are besides.
     """
-    return [_listener_row(one, listener_targets, tables, suspended) for one in listeners]
+    more = {prefix.partition("/")[0] for prefix in shared}
+    return [_listener_row(one, listener_targets, tables, suspended, more) for one in listeners]
 
 
 def _listener_row(
-    one: Listener, listener_targets: Mapping[ListenerKey, ListenerTarget], tables: Tables, suspended: Suspended
+    one: Listener,
+    listener_targets: Mapping[ListenerKey, ListenerTarget],
+    tables: Tables,
+    suspended: Suspended,
+    shared: Collection[str],
 ) -> ListenerRow:
     keys = service_keys(one)
     addresses = {
@@ -201,7 +208,7 @@ def _listener_row(
         address=one.address,
         port=one.port,
         protocol=one.protocol.value,
-        addresses=tuple(sorted(addresses)),
+        addresses=tuple(sorted({*addresses, *_shared(one, listener_targets, shared)})),
         healthy_workloads=healthy,
         reason=(Reason.NONE if healthy else Reason.NO_WORKLOAD).word,
         services=services,
@@ -209,6 +216,15 @@ def _listener_row(
         affinity_s=to.affinity_s,
         preserve_client_ip=to.preserves_src,
     )
+
+
+def _shared(
+    one: Listener, listener_targets: Mapping[ListenerKey, ListenerTarget], shared: Collection[str]
+) -> Iterable[str]:
+    """Return the addresses that a listener has without entries of its own; explicit ones go before it."""
+    if one.address != ANY_ADDRESS:
+        return ()
+    return (at for at in shared if ListenerKey(at, one.port, one.protocol) not in listener_targets)
 
 
 def _healthy(tables: Tables, key: ServiceKey) -> int:

@@ -44,11 +44,12 @@ def parse_prefix(text: str) -> Network:
         network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError("not a prefix; give one such as 10.1.0.0/16 or fd12:3456::/48") from None
-    if "/" not in text or str(network) != text:
-        raise ValueError(f"not in its one form; give {network}")
     first = network.network_address
-    special = first.is_loopback or first.is_multicast or first.is_link_local or first.is_unspecified
+    # before its form, which for these is another since Python 3.13
     mapped = isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None
+    if not mapped and ("/" not in text or str(network) != text):
+        raise ValueError(f"not in its one form; give {network}")
+    special = first.is_loopback or first.is_multicast or first.is_link_local or first.is_unspecified
     if special or mapped or (network.version == 4 and (first.is_reserved or int(first) >> 24 == 0)):
         raise ValueError("not for hosts of a LAN; give their prefix, such as 10.1.0.0/16")
     if network.prefixlen < SHORTEST[network.version]:

@@ -12,11 +12,17 @@ class Surroundings:
     """What was read of the host.
 
     ``led``: announced prefix of this site -> the host's own route by which it goes there, "" for the default route or
-    none. ``beside``: address -> what it is to the host, a resolver or a gateway.
+    none. ``beside``: address -> what it is to the host, a resolver or a gateway. ``astray``: overlay address of another
+    site that there is a route of ours to -> where the host leads it all the same. ``marked``: mark (``value/mask``) ->
+    the table that a rule of the host leads packets with it to. ``filtered``: the chain of somebody else that drops what
+    links bring from the overlay, "" for none that is known.
     """
 
     led: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
+    astray: Mapping[str, str] = field(default_factory=dict)
+    marked: Mapping[str, int] = field(default_factory=dict)
+    filtered: str = ""
 
 
 def too_wide(found: Surroundings, host_addresses: Iterable[str]) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 
-from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Request, Rows, Status, Sync
-from skedge.core.errors import ApiError, SkedgeError
+from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Problem, Request, Rows, Status, Sync
+from skedge.core.errors import ApiError, DataplaneError, SkedgeError
 from skedge.core.placement.explain import explain, find_service
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
@@ -19,6 +20,8 @@ from skedge.dataplane.host import reserved_ports
 
 LIMIT_MAX = 10_000
 LOOK_S = 5.0
+KERNEL_S = 5.0  # for a look at the kernel
+NAMED = 3  # objects in a sentence
 
 
 class Answers:
@@ -45,7 +48,7 @@ class Answers:
     async def _answer(self, request: Request) -> Answer:
         self._at.refresh_heard()
         if request.op == "status":
-            return Answer(status=self.status())
+            return Answer(status=await self._looked() if request.what == "kernel" else self.status())
         if request.op == "show":
             return Answer(sync=self._sync()) if request.what == "sync" else Answer(rows=await self._rows(request))
         if request.op == "explain":
@@ -59,6 +62,7 @@ class Answers:
     def status(self) -> Status:
         """Return liveness, readiness and every problem."""
         at, now = self._at, time.monotonic()
+        ports = reserved_ports.complaint(at.state.config)
         look = findings.Look(
             now=now,
             state=at.state,
@@ -70,17 +74,42 @@ class Answers:
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
-            ports=reserved_ports.complaint(at.state.config),
+            ports=ports or reserved_ports.at_next_boot(at.state.config),
             stream_causes=at.control.stream_causes(),
+            unproven=at.control.unproven(),
+            in_force=at.identity.in_force(),
+            programs=at.worker.kernel.programs(),
         )
         problems = self._problems.update(now, findings.findings(look))
-        return Status(at.state.config.site, True, at.life.ready, at.life.synced and not at.applied.failed, problems)
+        synced = (
+            at.life.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
+        )
+        return Status(at.state.config.site, True, at.life.ready, synced, problems)
+
+    async def _looked(self) -> Status:
+        """Return the same after a look at the kernel: what somebody else changed just now is not waited for."""
+        waiting = self._at.applied.waiting
+        try:
+            async with asyncio.timeout(KERNEL_S):
+                steps = [step for step in (await self._plan()).steps if f"{step.kind} {step.key}" not in waiting]
+        except (TimeoutError, DataplaneError) as error:
+            return _unsynced(
+                self.status(), f"it could not be looked at: {str(error) or f'no answer within {KERNEL_S:g} s'}"
+            )
+        status = self.status()
+        if not steps:
+            return status
+        named = ", ".join(f"{step.kind} {step.key}" for step in steps[:NAMED])
+        more = f" and {len(steps) - NAMED} more" if len(steps) > NAMED else ""
+        return _unsynced(status, f"not as wanted: {named}{more}; see skedge plan")
 
     def link_rows(self) -> list[LinkRow]:
         """Return one row a configured link."""
         at, now = self._at, time.monotonic()
         facts = link_status.facts(at.control.link_stats(), at.flooder.adjacencies(now))
-        return rows.links(at.state, facts, now, at.tunnels.facts)
+        shown = at.control.shown()
+        found = rows.links(at.state, facts, now, at.tunnels.facts)
+        return [replace(row, certificate=shown.get(row.link, "")) for row in found]
 
     def _sync(self) -> Sync:
         at, now = self._at, time.monotonic()
@@ -107,6 +136,7 @@ class Answers:
                     at.flooder.database,
                     engine=at.worker.kernel.engine.name,
                     engine_why=at.worker.kernel.why,
+                    programs=at.worker.kernel.programs().origin,
                     certificate_days=at.identity.days_left,
                     software=SOFTWARE,
                 )
@@ -155,6 +185,11 @@ class Answers:
         at = self._at
         steps = await at.worker.call(at.worker.kernel.plan, at.state.config, at.wanted(), allow_delete=at.life.deleting)
         return PlanReport(steps)
+
+
+def _unsynced(status: Status, cause: str) -> Status:
+    problems = (*status.problems, Problem("warning", "kernel", cause, 0.0))
+    return replace(status, synced=False, problems=problems)
 
 
 def _since_boot() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
@@ -12,6 +12,7 @@ from skedge.core.desired.drift import RECENT_S
 from skedge.core.linkstate.own_records import led_on_to
 from skedge.core.model import WorkloadId
 from skedge.core.names import address_port
+from skedge.core.observed import ProgramsReport
 from skedge.core.placement.nat_ports import WARN_SHARE, port_limit
 from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
@@ -31,6 +32,7 @@ _CULPRITS = {
     "setting": "does a sysctl file, tuned or a hardening script set it?",
     "forwarding": "does a sysctl file, tuned or a hardening script set it?",
 }  # kind of object -> who does such a thing, and how it is kept from it
+_OTHER_AUTHORITY = "deploy both sites from the control node that has the network's authority"
 LOADS_S = 30.0  # a site that is silent for so long has lost more than one report
 REFUSAL_S = 60.0  # how long a refused message stays a problem
 
@@ -51,6 +53,9 @@ class Look:
     drift: int
     stream_causes: Mapping[str, str]
     ports: str = ""
+    unproven: Mapping[str, str] = field(default_factory=dict)
+    in_force: bool = True
+    programs: ProgramsReport = field(default_factory=ProgramsReport)
 
 
 def findings(look: Look) -> list[Finding]:
@@ -63,6 +68,8 @@ def findings(look: Look) -> list[Finding]:
         *_services(look),
         *_ports(look),
         *_surroundings(look),
+        *_marks(look),
+        *_strays(look),
         *_kernel(look),
         *_drift(look),
         *_waiting(look),
@@ -80,8 +87,16 @@ def _controller(look: Look) -> Iterator[Finding]:
     if look.certificate_days < CERTIFICATE_WARN_DAYS:
         severity = "error" if look.certificate_days <= 0 else "warning"
         yield Finding(severity, "certificate", f"{look.certificate_days:.0f} days left; run the deploy playbook")
+    if not look.in_force:
+        cause = "the certificates on disk are not those in force; if that stays so, systemctl reload skedge"
+        yield Finding("warning", "identity", cause)
     if look.ports:
         yield Finding("warning", "reserved ports", look.ports)
+    if look.programs.refused:
+        cause = f"{look.programs.refused}; those from before serve: mend it, then restart skedge.service"
+        yield Finding("error", "programs", cause)
+    if look.programs.trouble:
+        yield Finding("warning", "bytecode", f"{look.programs.trouble}; other bytecode serves")
     if look.drift:
         yield Finding("warning", "counters", f"open connections were off by {look.drift} and have been repaired")
 
@@ -90,6 +105,8 @@ def _links(look: Look) -> Iterator[Finding]:
     for row in look.link_rows:
         if not row.up and f"link {row.device}" in look.applied.waiting:
             continue  # said there
+        if row.link in look.unproven:
+            yield Finding("error", f"certificate {row.link}", f"{look.unproven[row.link]}; {_OTHER_AUTHORITY}")
         if not row.up:
             yield Finding("warning", f"link {row.link}", f"{row.reason}: {link_causes.cause(row)}")
         elif row.reason in link_causes.LAST_RESORT:
@@ -192,6 +209,50 @@ def _surroundings(look: Look) -> Iterator[Finding]:
             "skedge_overlay_address, or the network another skedge_overlay_cidr"
         )
         yield Finding("error", f"address {address}", cause)
+    if found.filtered:
+        cause = (
+            f"the chain {found.filtered} drops what comes from {look.state.config.overlay_cidr} by another device than "
+            "the VPN's, so nothing from other sites arrives; accept -i sk-+ before it (Tailscale: then tailscale set "
+            "--netfilter-mode=nodivert, or it goes first again), or give the network a range outside of 100.64.0.0/10"
+        )
+        yield Finding("error", "firewall", cause)
+    by_way: dict[str, list[str]] = {}
+    for address, where in sorted(found.astray.items()):
+        by_way.setdefault(where, []).append(address)
+    for where, astray in sorted(by_way.items()):
+        more = f" and {len(astray) - 1} more" if len(astray) > 1 else ""
+        cause = (
+            f"what is for other sites ({astray[0]}{more}) goes {where}, by a rule of this host that is asked before "
+            "skedge's own (see `ip rule`); let the program that made it (a VPN: its exit node, or peers with sites' "
+            "addresses) leave them out, or give it a number above 7400 (NetBird: NB_USE_LEGACY_ROUTING=true)"
+        )
+        yield Finding("error", "way to sites", cause)
+
+
+def _strays(look: Look) -> Iterator[Finding]:
+    """Yield the links that leave by another device than the one that has their local address."""
+    for name, device in sorted(look.desired.links.items()):
+        away = look.applied.strays.get(device.mark) if device.mark else None
+        if away is not None:
+            cause = (
+                f"leaves by {away}, which does not have its local {look.desired.uplinks.get(name, '')}: this host has "
+                "no other route to the far end; add one (ip rule from that address to a table with the uplink's "
+                "gateway), or both links fail with one uplink"
+            )
+            yield Finding("warning", f"link {device.link}", cause)
+
+
+def _marks(look: Look) -> Iterator[Finding]:
+    """Yield the marks by which the host routes packets, but not those of flows."""
+    if not look.state.config.lan.devices or not ABILITIES[look.state.config.engine].off_host:
+        return
+    for mark, table in sorted(look.applied.surroundings.marked.items()):
+        cause = (
+            f"a rule of this host leads packets with it to table {table}; what netfilter marks in prerouting does not "
+            "take flows' packets there, as they are routed before. A rule by address does, and so does the mark of a "
+            "tc filter (Linux 6.10 and later)"
+        )
+        yield Finding("info", f"mark {mark}", cause)
 
 
 def _kernel(look: Look) -> Iterator[Finding]:

@@ -33,18 +33,27 @@ EVERY = Filter()
 
 
 def sites(
-    state: State, database: Database, *, engine: str, certificate_days: float, software: str, engine_why: str = ""
+    state: State,
+    database: Database,
+    *,
+    engine: str,
+    certificate_days: float,
+    software: str,
+    engine_why: str = "",
+    programs: str = "",
 ) -> list[SiteRow]:
-    """Return one row a known site, this one first."""
+    """Return one row a known site, this one first; ``programs`` is where those of this host came from."""
     here = state.config.site
     known = {here, *state.network_map.links, *state.network_map.services}
     return [
-        _site(state, database, site, (engine, engine_why), certificate_days, software)
+        _site(state, database, site, (engine, engine_why, programs), certificate_days, software)
         for site in sorted(known, key=lambda site: (site != here, site))
     ]
 
 
-def _site(state: State, database: Database, site: str, engine: tuple[str, str], days: float, software: str) -> SiteRow:
+def _site(
+    state: State, database: Database, site: str, engine: tuple[str, str, str], days: float, software: str
+) -> SiteRow:
     here = site == state.config.site
     record = state.network_map.links.get(site)
     services = state.full_map().services.get(site)
@@ -66,6 +75,7 @@ def _site(state: State, database: Database, site: str, engine: tuple[str, str], 
         prefixes=state.config.prefixes if here else record.prefixes if record else (),
         engine=engine[0] if here else "",
         engine_why=engine[1] if here else "",
+        programs=engine[2] if here else "",
         certificate_days=round(days, 1) if here else None,
     )
 
@@ -141,7 +151,7 @@ def services(state: State, now: float) -> list[ServiceRow]:
 
 def listeners(state: State, desired: Desired) -> list[ListenerRow]:
     """Return one row a configured listener."""
-    return listener_rows(state.config.listeners, desired.listeners, desired.services, state.suspended)
+    return listener_rows(state.config.listeners, desired.listeners, desired.services, state.suspended, desired.shared)
 
 
 def connections(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from skedge.core.errors import DataplaneError
 from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.objects import Target
 from skedge.core.reasons import Reason
@@ -12,8 +15,9 @@ from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.kernel import Kernel
 from skedge.dataplane import registry
+from skedge.dataplane.common_rows import Base, overlays
 from skedge.dataplane.ebpf.engine import EbpfEngine
-from skedge.dataplane.ebpf.host_rules import HostRulesDriver
+from skedge.dataplane.ebpf.lan.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.host import host_addresses, sock_diag, surroundings
 from skedge.dataplane.host.netlink import Netlink
@@ -30,6 +34,7 @@ from skedge.dataplane.nftables import arrivals, forward_guard, notrack, tunnel_g
 from skedge.dataplane.nftables.accepted import AcceptedDriver
 from skedge.dataplane.nftables.chain_groups import ChainGroupDriver
 from skedge.dataplane.nftables.default_deny import DefaultDeny
+from skedge.dataplane.nftables.other_filters import OtherFilters
 from skedge.dataplane.nftables.table import NftTable
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
 from skedge.dataplane.retired_engines import RetiredEbpf, RetiredIpvs
@@ -48,13 +53,13 @@ def build_kernel(config: SiteConfig, pin_dir: Path, state_dir: Path, identity: P
     Raises:
         DataplaneError: the loader has not run, or the kernel lacks what the engine needs.
     """
-    base = registry.Base(Netlink(), NftTable(), state_dir, registry.overlays(config))
+    base = Base(Netlink(), NftTable(), state_dir, overlays(config))
     wireguard = WireGuardLinks(OwnKey(identity / WIREGUARD_KEY), KernelWireGuard(), WireGuardGo())
     build = _with_ipvs if config.engine is EngineKind.IPVS else _with_ebpf
     return build(base, wireguard, pin_dir, why)
 
 
-def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
+def _with_ebpf(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
     check = PacketCheck(str(pin_dir), base.netlink)
     engine = EbpfEngine(str(pin_dir))
     found = RetiredIpvs.found(base.state, base.table)
@@ -62,10 +67,18 @@ def _with_ebpf(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     _follow(base, handover)
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
     refused = [check.drops, HostRulesDriver(str(pin_dir)).refused, _counted(base.table)]
-    return Kernel(rows, engine, _Host(base.netlink, base.table, base.accepted), wireguard, why, handover, refused)
+    return Kernel(
+        rows,
+        engine,
+        _Host(base.netlink, base.overlays[0], base.table, base.accepted),
+        wireguard,
+        why,
+        handover,
+        refused,
+    )
 
 
-def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
+def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
     check = DefaultDeny(base.table)
     engine = IpvsEngine(base.state / IPVS_MEMORY, rules=IpvsRules(base.table))
     beginning = ChainGroupDriver(base.table, chains.OWNED, notrack.OWNED)
@@ -78,14 +91,22 @@ def _with_ipvs(base: registry.Base, wireguard: WireGuardLinks, pin_dir: Path, wh
     _follow(base, handover)
     rows = registry.ipvs(base, engine, _links(base, check, wireguard))
     refused = [check.drops, _counted(base.table)]
-    return Kernel(rows, engine, _Host(base.netlink, base.table, base.accepted), wireguard, why, handover, refused)
+    return Kernel(
+        rows,
+        engine,
+        _Host(base.netlink, base.overlays[0], base.table, base.accepted),
+        wireguard,
+        why,
+        handover,
+        refused,
+    )
 
 
-def _links(base: registry.Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
+def _links(base: Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
     return LinkDriver(base.netlink, check, TunnelGuard(base.table), wireguard)
 
 
-def _follow(base: registry.Base, handover: Handover) -> None:
+def _follow(base: Base, handover: Handover) -> None:
     base.other_serves = lambda: handover.waiting
     base.other_drains = lambda: handover.draining
 
@@ -98,17 +119,25 @@ def _counted(table: NftTable) -> Callable[[], Mapping[Reason, int]]:
     return refused
 
 
+def _host(base: Base) -> _Host:
+    return _Host(base.netlink, base.overlays[0], base.table, base.accepted)
+
+
 class _Host:
     """What the host itself has, and what is known of it."""
 
-    def __init__(self, netlink: Netlink, *tables: NftTable | AcceptedDriver) -> None:
-        self._netlink, self._tables = netlink, tables
+    def __init__(self, netlink: Netlink, overlay: str, *tables: NftTable | AcceptedDriver) -> None:
+        self._netlink, self._overlay, self._tables = netlink, overlay, tables
+        self._filters = OtherFilters()
 
     def addresses(self) -> frozenset[str]:
         return host_addresses.addresses(self._netlink)
 
-    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
-        return surroundings.read(prefixes)
+    def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
+        found, filtered = surroundings.read(prefixes, sites), ""
+        with suppress(DataplaneError):  # what cannot be looked at is not known
+            filtered = self._filters.dropping(self._overlay) if sites else ""
+        return replace(found, filtered=filtered)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
         return sock_diag.abort_connecting(targets)

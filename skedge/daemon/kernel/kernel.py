@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired
@@ -19,7 +19,7 @@ from skedge.core.engine import Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
-from skedge.core.observed import Counts, Flow, FlowKind, FlowState, Receipt, TunnelFacts
+from skedge.core.observed import Counts, Flow, FlowKind, FlowState, ProgramsReport, Receipt, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
@@ -38,6 +38,14 @@ class Tunnels(Protocol):
         ...
 
 
+class Uplinks(Protocol):
+    """The routes of links that are bound to an uplink."""
+
+    def strays(self) -> Mapping[int, str]:
+        """Return the devices by which packets leave that are not those of their address. Raises DataplaneError."""
+        ...
+
+
 class Host(Withdrawing, Protocol):
     """What the host itself has."""
 
@@ -45,7 +53,7 @@ class Host(Withdrawing, Protocol):
         """Return the host's current addresses with their ``/len``. Raises DataplaneError."""
         ...
 
-    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+    def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
         """Return what is around the host, and how these networks are reached. Raises DataplaneError."""
         ...
 
@@ -60,7 +68,8 @@ class Applied:
 
     ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
     ``drift`` is what others had changed since the run before, ``recent`` the same of the last minutes with the time it
-    was found (monotonic seconds), ``drifted`` how much it was in all, both by kind.
+    was found (monotonic seconds), ``drifted`` how much it was in all, both by kind. ``strays``: mark of a link that is
+    bound to an uplink -> another device, which its packets leave by.
     """
 
     changed: tuple[str, ...] = ()
@@ -73,6 +82,7 @@ class Applied:
     recent: Mapping[str, tuple[tuple[float, Drift], ...]] = field(default_factory=dict)
     drifted: Mapping[str, int] = field(default_factory=dict)
     surroundings: Surroundings = field(default_factory=Surroundings)
+    strays: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,12 +168,14 @@ class Kernel:
         """
         drivers = {kind.name: kind.driver for kind in registry}
         self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
+        self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(
             replace(kind, driver=self._services) if kind.name == "service" else kind for kind in registry
         )
         self._first = [kind.name for kind in registry][: [kind.name for kind in registry].index("link") + 1]
         self.engine = engine
         self._why = why
+        self.programs: Callable[[], ProgramsReport] = ProgramsReport  # what the last loading run says
         self._handover = handover or Handover(None)
         self._refused, self._clock = refused, clock
         self._tunnels = tunnels
@@ -205,25 +217,34 @@ class Kernel:
         drift = self._drift.take(now, reports)
         # Of before the run: what others changed during it shows. After changes of ours only another run can tell.
         self._glance = None if changed or failed else glance
+        routes = self._routes()
         return Applied(
             tuple(changed),
             failed,
-            self._routes(),
+            routes,
             allow_delete,
             waiting,
             self._handover.draining,
             drift,
             self._drift.recent(now),
             dict(self._drift.totals),
-            self._surroundings(desired),
+            self._surroundings(desired, routes),
+            self._strays(),
         )
 
-    def _surroundings(self, desired: Desired) -> Surroundings:
-        """Return what is around the host; nothing is known where it cannot be read."""
+    def _surroundings(self, desired: Desired, routes: Collection[str]) -> Surroundings:
+        """Return what is around the host, which has these routes; nothing is known where it cannot be read."""
+        routed = {key.partition("/")[0] for key in routes if key in desired.routes}
         try:
-            return self.host.surroundings(desired.prefixes)
+            return self.host.surroundings(desired.prefixes, [one for one in sorted(desired.sites) if one in routed])
         except DataplaneError:
             return Surroundings()
+
+    def _strays(self) -> Mapping[int, str]:
+        try:
+            return self._uplinks.strays() if self._uplinks else {}
+        except DataplaneError:
+            return {}
 
     def _checked(self, reports: Mapping[str, KindReport[Any]]) -> bool:
         """Return whether links and what is before them are as they should be, but for what waits for another host."""

@@ -5,15 +5,17 @@ Format: Documentation/bpf/btf.rst of the kernel. Only what is needed to find a m
 
 from __future__ import annotations
 
+import platform
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from skedge.core.errors import HostError
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 _MAGIC = 0xEB9F
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _FUNCTION = 4, 5, 12
+_UNSUPPORTED = f"this kernel ({platform.release()}) is not supported"
 # Bytes that follow the 12-byte header of a type: fixed, and per member (vlen).
 _TAIL = {
     1: (4, 0),
@@ -43,23 +45,39 @@ def member_places(wanted: Mapping[str, Iterable[str]], path: str = VMLINUX) -> M
     Raises:
         HostError: the kernel has no type information, or it lacks one of the members.
     """
-    try:
-        with open(path, "rb") as file:
-            blob = file.read()
-    except OSError as error:
-        raise HostError(
-            f"{path}: {error.strerror}; skedge needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF), as Debian 11+,"
-            " Ubuntu 20.10+ and RHEL 8.2+ have"
-        ) from error
-    types = _Types(blob)
+    types = _Types(_read(path))
     found: dict[tuple[str, str], Place] = {}
     for name, members in wanted.items():
         places = types.members(name)
         for member in members:
             if member not in places:
-                raise HostError(f"{path}: struct {name} has no member {member}; this kernel is not supported")
+                raise HostError(
+                    f"{path}: struct {name} has no member {member}; this kernel ({platform.release()}) is not supported"
+                )
             found[name, member] = Place(places[member] // 8, places[member] % 8)
     return found
+
+
+def function_ids(names: Iterable[str], path: str = VMLINUX) -> Mapping[str, int]:
+    """Return the type id of each of these functions of the kernel. Raises HostError."""
+    wanted = set(names)
+    if not wanted:
+        return {}
+    found = _Types(_read(path)).functions(wanted)
+    for name in sorted(wanted - found.keys()):
+        raise HostError(f"{path}: no function {name}; {_UNSUPPORTED}")
+    return found
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise HostError(
+            f"{path}: {error.strerror}; skedge needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF), as Debian 11+,"
+            " Ubuntu 20.10+ and RHEL 8.2+ have"
+        ) from error
 
 
 class _Types:
@@ -89,7 +107,17 @@ class _Types:
             name_offset, info = struct.unpack_from("=II", self._blob, start)
             if info >> 24 & 0x1F == _STRUCT and info & 0xFFFF and self._name(name_offset) == name:
                 return dict(self._flat(start, 0))
-        raise HostError(f"{VMLINUX}: no struct {name}; this kernel is not supported")
+        raise HostError(f"{VMLINUX}: no struct {name}; {_UNSUPPORTED}")
+
+    def functions(self, names: Collection[str]) -> Mapping[str, int]:
+        """Return the type id of each of these functions that there is."""
+        wanted = {self._text.find(b"\0" + name.encode() + b"\0") + 1: name for name in names}
+        found = {}
+        for ident, start in enumerate(self._starts[1:], start=1):
+            name_offset, info = struct.unpack_from("=II", self._blob, start)
+            if name_offset in wanted and name_offset and info >> 24 & 0x1F == _FUNCTION:
+                found[wanted[name_offset]] = ident
+        return found
 
     def _flat(self, start: int, base: int) -> Iterable[tuple[str, int]]:
         info = struct.unpack_from("=I", self._blob, start + 4)[0]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.dataplane.bpf import syscall
+from skedge.dataplane.bpf import links, syscall
 from skedge.dataplane.bpf.programs import Program
 
 FIRST = "config_v1"  # by it the engine is known to be here
@@ -41,7 +41,7 @@ def remove_all(directory: Path, programs: Sequence[Program]) -> None:
         pin = directory / program.link_pin
         if program.cgroup and pin.exists():
             with syscall.Fd(syscall.obj_get(str(pin))) as link:
-                syscall.link_detach(link)
+                links.detach(link)
             _unlink(pin)
     for pin in sorted(directory.iterdir(), key=lambda one: one.name == FIRST):
         if OURS.fullmatch(pin.name):

@@ -1,4 +1,4 @@
-"""The bpf(2) system call through ctypes: pins, maps, test runs, links and iterators, without libbpf or bcc.
+"""The bpf(2) system call through ctypes: pins, maps and test runs, without libbpf or bcc.
 
 File descriptors are plain integers owned by the caller; `Fd` closes one at the end of a ``with`` block. Keys and
 values are raw bytes in the machine's byte order. Every refusal is a `BpfError` with the operation and the errno text.
@@ -25,10 +25,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class Cmd(IntEnum):
     """Commands of bpf(2) that are used here (enum bpf_cmd of linux/bpf.h)."""
 
+    MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_ATTACH = 8
@@ -36,10 +38,11 @@ class Cmd(IntEnum):
     PROG_TEST_RUN = 10
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
+    BTF_LOAD = 18
+    BTF_GET_FD_BY_ID = 19
     MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
     LINK_UPDATE = 29
-    ITER_CREATE = 33
     LINK_DETACH = 34
 
 
@@ -102,6 +105,11 @@ class Fd:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def release(self) -> int:
+        """Give the descriptor away: it is the caller's now."""
+        fd, self.fd = self.fd, -1
+        return fd
 
     def __del__(self) -> None:
         self.close()
@@ -269,10 +277,13 @@ def prog_id(fd: int) -> int:
     return int(struct.unpack_from("=II", info.raw)[1])
 
 
-def prog_test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_out: int | None = None) -> TestRun:
+def prog_test_run(
+    fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_out: int | None = None, flags: int = 0
+) -> TestRun:
     """Run a packet program (tc, XDP) on ``data`` (at least 14 bytes: an Ethernet header) and return what it did.
 
-    ``ctx`` is a struct __sk_buff (or empty); ``data_out`` is how many bytes of the packet may come back.
+    ``ctx`` is a struct __sk_buff (or empty); ``data_out`` is how many bytes of the packet may come back; ``flags`` are
+    the kernel's own (BPF_F_TEST_*).
     """
     room = len(data) + 256 if data_out is None else data_out
     data_in, out = _buffer(data), ctypes.create_string_buffer(max(room, 1))
@@ -280,55 +291,8 @@ def prog_test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1, data_
     attr = struct.pack(
         "=IIIIQQIIIIQQIII",
         *(fd, 0, len(data), room, _address(data_in), _address(out), repeat, 0),
-        *(len(ctx), len(ctx), _address(ctx_in) if ctx else 0, _address(ctx_out) if ctx else 0, 0, 0, 0),
+        *(len(ctx), len(ctx), _address(ctx_in) if ctx else 0, _address(ctx_out) if ctx else 0, flags, 0, 0),
     ) + bytes(4)
     _, after = call("program test run", Cmd.PROG_TEST_RUN, attr)
     retval, size, duration = (struct.unpack_from("=I", after, offset)[0] for offset in (4, 12, 36))
     return TestRun(retval, out.raw[:size], ctx_out.raw[: len(ctx)], duration)
-
-
-# ---- links and iterators ----------------------------------------------------------------------------------------
-
-
-def link_create(prog_fd: int, target_fd: int, attach_type: int, flags: int = 0) -> int:
-    """Attach a program to a cgroup (or other target) through a link; return the link's descriptor."""
-    attr = struct.pack("=IIII", prog_fd, target_fd, attach_type, flags)
-    return call("link create", Cmd.LINK_CREATE, attr)[0]
-
-
-def link_create_map_iter(prog_fd: int, map_fd: int) -> int:
-    """Attach an iterator program (BPF_TRACE_ITER) to a map; return the link's descriptor."""
-    info = _buffer(struct.pack("=I", map_fd))
-    attr = struct.pack("=IIIIQI", prog_fd, 0, 28, 0, _address(info), 4) + bytes(4)
-    return call("iterator link create", Cmd.LINK_CREATE, attr)[0]
-
-
-def link_update(link_fd: int, prog_fd: int) -> None:
-    """Put another program in the place of a link's program, atomically."""
-    call("link update", Cmd.LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
-
-
-def link_detach(link_fd: int) -> None:
-    """Detach a link's program now, whoever else holds the link."""
-    call("link detach", Cmd.LINK_DETACH, struct.pack("=I", link_fd))
-
-
-def _link_info(link_fd: int) -> bytes:
-    info = ctypes.create_string_buffer(48)
-    call("link info", Cmd.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", link_fd, len(info), _address(info)))
-    return info.raw
-
-
-def link_prog_id(link_fd: int) -> int:
-    """Return the id of the program that a link holds."""
-    return int(struct.unpack_from("=III", _link_info(link_fd))[2])
-
-
-def link_cgroup_id(link_fd: int) -> int:
-    """Return the id (inode number) of the cgroup that a cgroup link is attached to, 0 when it is detached."""
-    return int(struct.unpack_from("=Q", _link_info(link_fd), 16)[0])
-
-
-def iter_create(link_fd: int) -> int:
-    """Return a readable descriptor that runs the iterator once from start to end."""
-    return call("iterator create", Cmd.ITER_CREATE, struct.pack("=II", link_fd, 0))[0]

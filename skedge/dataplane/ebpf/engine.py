@@ -17,8 +17,8 @@ from skedge.core.model import WorkloadId
 from skedge.core.objects import ServiceKey
 from skedge.core.observed import Counts, Flow, Receipt
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf import flow_view, receipts
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service, views
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.listeners import ListenerDriver
 from skedge.dataplane.ebpf.maps import Maps
@@ -74,7 +74,7 @@ class EbpfEngine:
         with self._lock:
             return {
                 (key, workload): Counts(
-                    slot.mine, slot.chosen, slot.refused, max(0, slot.last - layout.FIRST_CHOICE + 1), slot.nat
+                    slot.mine, slot.chosen, slot.refused, max(0, slot.last - layout_service.FIRST_CHOICE + 1), slot.nat
                 )
                 for key, ident in self.services.services()
                 for _, workload, slot in self.services.slots(ident)
@@ -91,12 +91,12 @@ class EbpfEngine:
                 if ident is None:
                     continue
                 staged = {
-                    index: layout.StagedSlot(layout.APPLY_OTHERS, others=numbers[workload])
+                    index: layout_service.StagedSlot(layout_service.APPLY_OTHERS, others=numbers[workload])
                     for index, workload, slot in self.services.slots(ident)
                     if numbers.get(workload, slot.others) != slot.others
                 }
                 if staged:
-                    self._maps.apply(layout.Staged(ident, staged))
+                    self._maps.apply(layout_service.Staged(ident, staged))
 
     def suspended(self) -> frozenset[ServiceWorkload]:
         """Return the workloads that refused or did not answer a connect and had no good probe since."""
@@ -105,7 +105,7 @@ class EbpfEngine:
                 (key, workload)
                 for key, ident in self.services.ids.items()
                 for _, workload, slot in self.services.slots(ident)
-                if slot.suspended and slot.flags & layout.USED
+                if slot.suspended and slot.flags & layout_service.USED
             )
 
     def resume(self, workload: WorkloadId) -> None:
@@ -113,12 +113,12 @@ class EbpfEngine:
         with self._lock:
             for _, ident in self.services.services():
                 staged = {
-                    index: layout.StagedSlot(layout.APPLY_RESUME)
+                    index: layout_service.StagedSlot(layout_service.APPLY_RESUME)
                     for index, name, slot in self.services.slots(ident)
                     if name == workload and slot.suspended
                 }
                 if staged:
-                    self._maps.apply(layout.Staged(ident, staged))
+                    self._maps.apply(layout_service.Staged(ident, staged))
 
     def drops(self) -> Mapping[Reason, int]:
         """Return how many connects were refused, and candidates left out for want of source ports, by reason."""
@@ -137,14 +137,14 @@ class EbpfEngine:
             keys = {ident: key for key, ident in self.services.services()}
             for record in self._maps.placements():
                 key = keys.get(record.service)
-                found = None if key is None else receipts.receipt(record, key, self.services.workload)
+                found = None if key is None else views.receipt(record, key, self.services.workload)
                 if found is not None:
                     yield found
 
     def sweep_udp(self, now: float, idle_s: float) -> None:
         """End the UDP flows that had no datagram for ``idle_s`` seconds; ``now`` is seconds of CLOCK_MONOTONIC."""
         with self._lock:
-            before = max(0, int((now - idle_s) * receipts.NANOSECONDS))
+            before = max(0, int((now - idle_s) * views.NANOSECONDS))
             self._maps.set_config(self._maps.config().replace(sweep_before=before))
             try:
                 for _ in self._maps.placements():
@@ -159,7 +159,7 @@ class EbpfEngine:
             endpoints = self.endpoints.read()
             now = time.monotonic()
             for record in self._maps.flows.records():
-                yield flow_view.flow(
+                yield views.flow(
                     record, now=now, services=services, workload_of=self.services.workload, endpoints=endpoints
                 )
 
@@ -216,11 +216,12 @@ class EbpfEngine:
         return found
 
     def _repair(self, ident: int, deltas: Mapping[int, Missing]) -> None:
-        apply = layout.APPLY_DELTA | layout.APPLY_NAT
+        apply = layout_service.APPLY_DELTA | layout_service.APPLY_NAT
         staged = {
-            index: layout.StagedSlot(apply, delta=mine, rank=nat & layout.U32) for index, (mine, nat) in deltas.items()
+            index: layout_service.StagedSlot(apply, delta=mine, rank=nat & layout_service.U32)
+            for index, (mine, nat) in deltas.items()
         }
-        self._maps.apply(layout.Staged(ident, staged))
+        self._maps.apply(layout_service.Staged(ident, staged))
 
 
 def settings(overlay4: str, overlay6: str) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from skedge.core.placement.policies import SCHEDULE_SIZE
-from skedge.dataplane.ebpf.layout_placement import MAX_SERVICES
+from skedge.dataplane.ebpf.layout_service import MAX_SERVICES
 
 AFFINITY_KEY = struct.Struct("=I16s")
 AFFINITY = struct.Struct("=QQ")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from skedge.core.errors import DataplaneError
+from skedge.core.model import Protocol
 from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
@@ -20,12 +21,15 @@ class ListenerDriver:
         self._maps = maps
         self._services = services
         self._lock = lock
+        self._ports: dict[tuple[int, Protocol], set[ListenerKey]] | None = None  # as of the last look; changed by us
 
     def read(self) -> Mapping[ListenerKey, ListenerTarget]:
         """Return all listeners. One that is not whole (a service without a table, no mark) has a nameless service."""
         with self._lock:
             keys = {ident: key for key, ident in self._services.ids.items()}
-            return {one: self._target_of(one, value, keys) for one, value in self._maps.listeners().items()}
+            found = self._maps.listeners()
+            self._ports = _by_port(found)
+            return {one: self._target_of(one, value, keys) for one, value in found.items()}
 
     def _target_of(self, key: ListenerKey, value: ListenerValue, keys: Mapping[int, ServiceKey]) -> ListenerTarget:
         if not (value.services <= keys.keys() and self._maps.has_port(key.port, key.protocol)):
@@ -55,6 +59,7 @@ class ListenerDriver:
             except ValueError as error:
                 raise DataplaneError(f"{where}: {error}") from error
             self._maps.set_port(key.port, key.protocol, True)
+            self._at(key).add(key)
 
     def _ident(self, where: str, service: ServiceKey) -> int:
         ident = self._services.ids.get(service)
@@ -66,5 +71,20 @@ class ListenerDriver:
         """Leave connects to this address alone; open connections go on."""
         with self._lock:
             self._maps.delete_listener(key)
-            same = any((one.port, one.protocol) == (key.port, key.protocol) for one in self._maps.listeners())
-            self._maps.set_port(key.port, key.protocol, same)
+            left = self._at(key)
+            left.discard(key)
+            if not left:
+                self._maps.set_port(key.port, key.protocol, False)
+
+    def _at(self, key: ListenerKey) -> set[ListenerKey]:
+        """Return the listeners at the same port, not read anew for each: a host may have thousands of addresses."""
+        if self._ports is None:
+            self._ports = _by_port(self._maps.listeners())
+        return self._ports.setdefault((key.port, key.protocol), set())
+
+
+def _by_port(keys: Iterable[ListenerKey]) -> dict[tuple[int, Protocol], set[ListenerKey]]:
+    found: dict[tuple[int, Protocol], set[ListenerKey]] = {}
+    for key in keys:
+        found.setdefault((key.port, key.protocol), set()).add(key)
+    return found

@@ -12,11 +12,15 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import reason_counts, syscall
+from skedge.dataplane.bpf.programs import OLD_ITERATORS
 from skedge.dataplane.ebpf import layout_placement as layout
-from skedge.dataplane.ebpf.flow_table import FlowTable, read_iterator
+from skedge.dataplane.ebpf import layout_service
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable, read_iterator
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
 
 LISTENERS_PIN = "listeners_v2"
+_PLACEMENTS = ("iterate_placements_v2", "iterate_flows_v2")
+_OLD_PLACEMENTS = tuple(one.pin for one in OLD_ITERATORS)
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
 _ZERO = bytes(4)
 _ID = struct.Struct("=I")
@@ -31,7 +35,7 @@ class Maps:
         self._pins = Path(pin_dir)
         self._open: dict[str, syscall.Fd] = {}
         self.flows = FlowTable(pin_dir)
-        self._parsed: dict[int, tuple[bytes, layout.Service]] = {}
+        self._parsed: dict[int, tuple[bytes, layout_service.Service]] = {}
         self.applied = 0
 
     def close(self) -> None:
@@ -55,17 +59,17 @@ class Maps:
 
     # ---- services ----
 
-    def service(self, ident: int) -> layout.Service:
+    def service(self, ident: int) -> layout_service.Service:
         """Return a service's value as one consistent whole; parsed again only when a count or a table changed."""
         raw = syscall.map_lookup(
-            self.fd("services_v1"), _ID.pack(ident), layout.Service.SIZE, flags=syscall.MapFlag.LOCK
+            self.fd("services_v1"), _ID.pack(ident), layout_service.Service.SIZE, flags=syscall.MapFlag.LOCK
         )
         if raw is None:
             raise DataplaneError(f"service id {ident} is out of range")
-        header = raw[4 : layout.Service.HEADER.size]  # without the lock
+        header = raw[4 : layout_service.Service.HEADER.size]  # without the lock
         known = self._parsed.get(ident)
         if known is None or known[0] != header:
-            known = self._parsed[ident] = header, layout.Service.unpack(raw)
+            known = self._parsed[ident] = header, layout_service.Service.unpack(raw)
         return known[1]
 
     def read_anew(self) -> None:
@@ -75,11 +79,11 @@ class Maps:
     def control(self, ident: int, slots: Iterable[int]) -> bytes:
         """Return what the controller wrote into a service's value: its size, and the controlled part of these slots."""
         raw = syscall.map_lookup(
-            self.fd("services_v1"), _ID.pack(ident), layout.Service.SIZE, flags=syscall.MapFlag.LOCK
+            self.fd("services_v1"), _ID.pack(ident), layout_service.Service.SIZE, flags=syscall.MapFlag.LOCK
         )
-        return layout.Service.control(raw or bytes(layout.Service.SIZE), slots)
+        return layout_service.Service.control(raw or bytes(layout_service.Service.SIZE), slots)
 
-    def apply(self, staged: layout.Staged) -> None:
+    def apply(self, staged: layout_service.Staged) -> None:
         """Make the programs take a staged table over, in one critical section."""
         syscall.map_update(self.fd("staged_v1"), _ZERO, staged.pack())
         self.applied += 1
@@ -187,8 +191,12 @@ class Maps:
 
     def placements(self) -> Iterator[layout.PlacementRecord]:
         """Yield what is stored with every open connection, in sockets and in flows of the LAN; idle flows are ended."""
-        for pin in ("iterate_placements_v1", "iterate_flows_v1"):
-            yield from layout.PlacementRecord.unpack_all(b"".join(read_iterator(self._pins / pin)))
+        old = (pin for pin in _OLD_PLACEMENTS if (self._pins / pin).exists())
+        for pin in (*old, *_PLACEMENTS):  # a flow moves from the old to the new
+            raw = b"".join(read_iterator(self._pins / pin))
+            for record in layout.PlacementRecord.unpack_all(raw, layout.PlacementRecord.STORED):
+                if record.placed:
+                    yield record
         for flow in self.flows.records():
             if flow.placement.placed:
                 yield flow.placement

@@ -14,7 +14,7 @@ from skedge.core.errors import DataplaneError
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf.layout_placement import pack_address, unpack_address
 
-OWN_MAP, OTHERS_MAP, HOST_MAP, SITES_MAP = "lan_prefixes_v1", "link_prefixes_v1", "host_prefixes_v1", "link_sites_v1"
+OWN_MAP, OTHERS_MAP, HOST_MAP, SITES_MAP = "lan_prefixes_v1", "link_prefixes_v1", "host_prefixes_v2", "link_sites_v1"
 HERE, OWN, BOTH = 1, 2, 4
 KEY = struct.Struct("=I16s")
 VALUE = struct.Struct("=II")

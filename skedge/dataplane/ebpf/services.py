@@ -15,7 +15,7 @@ from skedge.core.errors import DataplaneError
 from skedge.core.model import TERMS, WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service as layout
 from skedge.dataplane.ebpf.maps import RETIRED, Maps
 
 PATH_COST_MAX = (1 << 24) - 1  # what the comparison in 64 bits leaves room for: 256 links of the largest cost

@@ -63,7 +63,7 @@ def local(netlink: Netlink) -> frozenset[str]:
     found = (
         ip_network(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")
         for family in (socket.AF_INET, socket.AF_INET6)
-        for message in netlink.dump("routes", family=family, table=_LOCAL_TABLE)
+        for message in netlink.routes(family, _LOCAL_TABLE)
         if message["type"] in _TAKEN and message.get_attr("RTA_TABLE") == _LOCAL_TABLE and message.get_attr("RTA_DST")
     )
     return frozenset(

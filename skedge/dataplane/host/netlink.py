@@ -7,6 +7,7 @@ first use.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -18,6 +19,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from skedge.core.errors import DataplaneError
@@ -31,7 +33,9 @@ ANSWER_TABLE = 7402  # those whose clients may come to this host, for answers of
 TABLES = (TABLE, LAN_TABLE, ANSWER_TABLE)
 LAST_METRIC = 65535  # of the overlay's last routes, behind whatever else leads there
 
-_RTM_GETLINK, _RTM_SETLINK = 18, 19
+_RTM_GETLINK, _RTM_SETLINK, _RTM_GETROUTE = 18, 19, 26
+_RTA_TABLE = 15
+_NLM_INTERRUPTED = 0x10
 _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12
@@ -61,6 +65,16 @@ def kernel_errors(what: str) -> Iterator[None]:
         raise DataplaneError(f"{what}: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
+@contextmanager
+def gone_is_success() -> Iterator[None]:
+    """Pass over the kernel's word that what is to be removed is not there."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ESRCH, errno.ENOENT):
+            raise
+
+
 class Netlink:
     """The rtnetlink sockets of this process, one a thread, opened at first use."""
 
@@ -87,6 +101,19 @@ class Netlink:
         with kernel_errors(f"read {what}"):
             return list(getattr(self.ipr, f"get_{what}")(**match))
 
+    @dump_retry
+    def routes(self, family: int, table: int) -> list[Any]:
+        """Return the routes of one table, as `dump` does; the kernel leaves out the others, which may be many."""
+        body = struct.pack("=8BI", family, 0, 0, 0, 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _RTA_TABLE, table)
+        with kernel_errors("read routes"):
+            try:
+                answers = request(_RTM_GETROUTE, body, dump=True, strict=True)
+            except OSError as error:
+                if error.errno == errno.ENOENT:  # no route was ever in that table
+                    return []
+                raise
+        return [_route(kind, payload) for kind, payload in answers if payload[0] == family]
+
     @staticmethod
     def index(device: str) -> int | None:
         """Return the interface index of a device, None when there is none (an ioctl: a route needs it a hop)."""
@@ -100,6 +127,12 @@ class Netlink:
         """Return the device name of every interface index."""
         with kernel_errors("list devices"):
             return dict(socket.if_nameindex())
+
+
+def _route(kind: int, payload: bytes) -> Any:
+    message = rtmsg(struct.pack("=IHHII", 16 + len(payload), kind, 0, 0, 0) + payload)
+    message.decode()
+    return message
 
 
 def set_devconf4(index: int, values: Mapping[int, int]) -> None:
@@ -140,7 +173,8 @@ def request(kind: int, body: bytes, *, dump: bool = False, strict: bool = False)
     ``strict``: the kernel itself leaves out of a dump what the body does not ask for.
 
     Raises:
-        OSError: the kernel refused, or the dump was interrupted (EINTR).
+        OSError: the kernel refused.
+        NetlinkDumpInterrupted: what was dumped changed meanwhile.
     """
     flags = _NLM_REQUEST | (_NLM_DUMP if dump else _NLM_ACK)
     answers: list[tuple[int, bytes]] = []
@@ -150,7 +184,10 @@ def request(kind: int, body: bytes, *, dump: bool = False, strict: bool = False)
             connection.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         connection.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
         while True:
-            for answer, payload in split_messages(connection.recv(1 << 17)):
+            data = connection.recv(1 << 17)
+            if dump and len(data) >= 8 and struct.unpack_from("=IHH", data)[2] & _NLM_INTERRUPTED:
+                raise NetlinkDumpInterrupted
+            for answer, payload in split_messages(data):
                 if answer in (_NLMSG_ERROR, _NLMSG_DONE):
                     code = struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
                     if code:

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from skedge.core.model import Protocol, SiteConfig
+from skedge.dataplane.host.sysctl_files import OURS, last_setting
 
 KEY = "net.ipv4.ip_local_reserved_ports"
 _PROC = Path("/proc/sys/net/ipv4")
-_FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d", "lib/sysctl.d")
-_LAST = "etc/sysctl.conf"  # read after all of them, by sysctl --system and (as 99-sysctl.conf) by systemd
+_NAMES = ("ip_local_port_range", "ip_local_reserved_ports")
+_RANGE = "net.ipv4.ip_local_port_range"
+_HARM = "so other programs get them as source ports and may meet what comes for endpoints and listeners"
 
 
 def needed(config: SiteConfig) -> frozenset[int]:
@@ -21,21 +23,39 @@ def needed(config: SiteConfig) -> frozenset[int]:
 
 
 def complaint(config: SiteConfig, proc: Path = _PROC, root: Path = Path("/")) -> str:
-    """Return what is wrong and the way out as one sentence; "" where nothing is, or it cannot be read."""
+    """Return what is wrong now and the way out as one sentence; "" where nothing is, or it cannot be read."""
     try:
-        low, high = (int(word) for word in (proc / "ip_local_port_range").read_text(encoding="ascii").split())
-        reserved = _parsed((proc / "ip_local_reserved_ports").read_text(encoding="ascii"))
+        lacking = _lacking(config, *((proc / name).read_text(encoding="ascii") for name in _NAMES))
     except (OSError, ValueError):
         return ""
-    lacking = {port for port in needed(config) if low <= port <= high} - reserved
     if not lacking:
         return ""
-    file = _winner(root)
+    file = _foreign(root)[0]
     cause = f"{file} sets it last: add them there" if file else "a program has changed it"
-    return (
-        f"{KEY} lacks {_ranges(lacking)}, so other programs get them as source ports and may meet what comes "
-        f"for endpoints and listeners; {cause}, and run the deploy playbook"
-    )
+    return f"{KEY} lacks {_ranges(lacking)}, {_HARM}; {cause}, and run the deploy playbook"
+
+
+def at_next_boot(config: SiteConfig, proc: Path = _PROC, root: Path = Path("/")) -> str:
+    """Return the same of what will be wrong when the host boots, by its files."""
+    file, reserved = _foreign(root)
+    try:
+        ephemeral = last_setting(_RANGE, root)[1] or (proc / _NAMES[0]).read_text(encoding="ascii")
+        lacking = _lacking(config, ephemeral, reserved) if file else set()
+    except (OSError, ValueError):
+        return ""
+    return f"{file} sets {KEY} without {_ranges(lacking)} at the next boot, {_HARM}; add them there" if lacking else ""
+
+
+def _foreign(root: Path) -> tuple[str, str]:
+    """Return file and value of the last setting at boot where that file is not ours, else two times ""."""
+    file, value = last_setting(KEY, root)
+    return ("", "") if file.rpartition("/")[2] == OURS else (file, value)
+
+
+def _lacking(config: SiteConfig, ephemeral: str, reserved: str) -> set[int]:
+    """Return the needed ports that the kernel gives to others, by both settings as text. Raises ValueError."""
+    low, high = (int(word) for word in ephemeral.split())
+    return {port for port in needed(config) if low <= port <= high} - _parsed(reserved)
 
 
 def _parsed(text: str) -> set[int]:
@@ -55,20 +75,3 @@ def _ranges(ports: Iterable[int]) -> str:
         else:
             found.append([port, port])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
-
-
-def _winner(root: Path) -> str:
-    """Return the file whose line for the key holds at boot, "" for ours or none: as sysctl.d(5) orders them."""
-    by_name: dict[str, Path] = {}
-    for folder in _FOLDERS:
-        for path in sorted((root / folder).glob("*.conf")):
-            by_name.setdefault(path.name, path)
-    last = ""
-    for path in [*(by_name[name] for name in sorted(by_name)), root / _LAST]:
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        if any(line.split("=")[0].strip().lstrip("-").replace("/", ".") == KEY for line in lines):
-            last = "" if path.name == "60-skedge.conf" else "/" + str(path.relative_to(root))
-    return last

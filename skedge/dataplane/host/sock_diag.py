@@ -30,6 +30,9 @@ _ID = struct.Struct(">HH16s16s4x8s")  # ports and addresses in network order; in
 _FIXED = 72  # size of struct inet_diag_msg
 _EXPIRES = 52  # family, state and identity (addresses, ports, cookie) end here; queue lengths and the like follow
 _QUEUED = 56
+_LIMIT = 60  # of a listening socket: the most that its queue takes
+_DEVICE = 40  # that it is bound to
+_LOOPBACK_INDEX = 1
 _INODE = 68  # of the file that a program has the socket by; 0 while it has none, as in the queue of a listening socket
 _ANY_COOKIE = b"\xff" * 8
 _SKV6ONLY = 11
@@ -37,7 +40,11 @@ _SKV6ONLY = 11
 
 @dataclass(frozen=True, slots=True)
 class SocketInfo:
-    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by, ``queued`` what was not read yet."""
+    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by, ``queued`` what was not read yet.
+
+    Of a listening socket, ``queued`` is how many connections wait to be accepted; one more than ``limit`` at most.
+    ``device`` is the number of the device that it is bound to, 0 for none.
+    """
 
     family: int
     state: int
@@ -47,6 +54,8 @@ class SocketInfo:
     v6only: bool = False
     inode: int = 0
     queued: int = 0
+    limit: int = 0
+    device: int = 0
 
 
 def _address(family: int, raw: bytes) -> str:
@@ -58,8 +67,10 @@ def _parse(message: bytes) -> SocketInfo:
     family, state = message[0], message[1]
     source_port, port, source, destination, cookie = _ID.unpack_from(message, 4)
     local, remote = Target(_address(family, source), source_port), Target(_address(family, destination), port)
-    (queued,), (inode,) = (struct.unpack_from("=I", message, at) for at in (_QUEUED, _INODE))
-    return SocketInfo(family, state, local, remote, cookie, _v6only(message), inode, queued)
+    queued, limit, inode, device = (
+        struct.unpack_from("=I", message, at)[0] for at in (_QUEUED, _LIMIT, _INODE, _DEVICE)
+    )
+    return SocketInfo(family, state, local, remote, cookie, _v6only(message), inode, queued, limit, device)
 
 
 def _v6only(message: bytes) -> bool:
@@ -167,6 +178,17 @@ def datagram_sockets(target: Target) -> list[SocketInfo]:
     bound = [info for info in dump(Protocol.UDP, 1 << _CLOSE, target.port) if info.remote.port == 0]
     version = ip_address(_plain(target.address)).version
     return [info for info in bound if _takes(info, version, str(ip_address(_plain(target.address))))]
+
+
+def listening_sockets(target: Target) -> list[SocketInfo]:
+    """Return the TCP sockets of this namespace that take connections of its own to the target. Raises DataplaneError.
+
+    One that is bound to a device takes what comes by that, which is lo for the host's own.
+    """
+    address = _plain(target.address)
+    version, wanted = ip_address(address).version, str(ip_address(address))
+    bound = [info for info in dump(Protocol.TCP, 1 << _LISTEN, target.port) if info.device in (0, _LOOPBACK_INDEX)]
+    return [info for info in bound if _takes(info, version, wanted)]
 
 
 def waits_for_accept(client: Target, server: Target) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey, Target
 from skedge.core.observed import Flow, FlowKind, FlowState
-from skedge.dataplane.ebpf.receipts import address_port
+from skedge.dataplane.ebpf.views import address_port
 from skedge.dataplane.ipvs.procfs import Connection
 
 # What the kernel waits for in a state: a connection that expires in less has been idle for the difference.

@@ -161,6 +161,10 @@ class LinkDriver:
         indexes = [index for name in ours if (index := self._netlink.index(name)) is not None]
         return tuple(sorted(settings.items())), self._check.glance(indexes)
 
+    def far_ends(self, name: str, device: LinkDevice) -> frozenset[str]:
+        """Return the addresses at which the far end of a device may be, as far as they are known."""
+        return self._transports[device.transport].far_ends(name, device)
+
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def _find(self, name: str) -> Any:

@@ -39,7 +39,9 @@ def mtu_of(netlink: Netlink, device: LinkDevice) -> int | None:
 
 
 def _route_to(netlink: Netlink, device: LinkDevice) -> Any:
-    source = {"prefsrc": device.local} if device.local else {}
+    source: dict[str, object] = {"mark": device.mark} if device.mark else {}
+    if device.local:
+        source = {"src": device.local, "src_len": ip_address(device.local).max_prefixlen}
     with kernel_errors(f"look up the route to {device.remote}"):
         for match in (source, {}):
             try:

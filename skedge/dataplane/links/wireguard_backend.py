@@ -35,11 +35,12 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """One device; an empty ``public_key``: it has no key yet."""
+    """One device; an empty ``public_key``: it has no key yet. ``mark`` is that of its own packets, 0: none."""
 
     public_key: str
     port: int
     peers: Mapping[str, Peer] = field(default_factory=dict)
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,17 @@ class PeerChange:
     all_traffic: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What to change of the device's own socket; None leaves it as it is."""
+
+    port: int | None = None
+    mark: int | None = None
+
+
+NOTHING = Own()
+
+
 class Backend(Protocol):
     """One implementation of WireGuard. Raises DataplaneError, and OSError with the kernel's own number."""
 
@@ -60,7 +72,7 @@ class Backend(Protocol):
         """Return what a device is set to."""
         ...
 
-    def set(self, device: str, *, secret: bytes | None, port: int | None, peers: Sequence[PeerChange]) -> None:
+    def set(self, device: str, *, peers: Sequence[PeerChange], secret: bytes | None = None, own: Own = NOTHING) -> None:
         """Change a device; None leaves things as they are."""
         ...
 

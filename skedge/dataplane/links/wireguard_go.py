@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.dataplane.links.wireguard_backend import EVERYTHING, OwnKey, Peer, PeerChange, Tunnel
+from skedge.dataplane.links.wireguard_backend import EVERYTHING, NOTHING, Own, OwnKey, Peer, PeerChange, Tunnel
 
 SOCKETS = Path("/run/skedge-wireguard")
 TIMEOUT_S = 3.0
@@ -25,13 +25,15 @@ class WireGuardGo:
         """Return what a device is set to."""
         return _tunnel(self._ask(device, "get=1\n"))
 
-    def set(self, device: str, *, secret: bytes | None, port: int | None, peers: Sequence[PeerChange]) -> None:
+    def set(self, device: str, *, peers: Sequence[PeerChange], secret: bytes | None = None, own: Own = NOTHING) -> None:
         """Change a device."""
         lines = ["set=1"]
         if secret is not None:
             lines.append(f"private_key={secret.hex()}")
-        if port is not None:
-            lines.append(f"listen_port={port}")
+        if own.port is not None:
+            lines.append(f"listen_port={own.port}")
+        if own.mark is not None:
+            lines.append(f"fwmark={own.mark}")
         for peer in peers:
             lines.extend(_change(peer))
         self._ask(device, "\n".join(lines) + "\n")
@@ -77,7 +79,8 @@ def _tunnel(answer: Sequence[tuple[str, str]]) -> Tunnel:
             own[name] = value
     secret = bytes.fromhex(own.get("private_key", ""))
     public = OwnKey.public(secret) if any(secret) else ""
-    return Tunnel(public, int(own.get("listen_port", 0)), {key: _peer(lines) for key, lines in peers.items()})
+    found = {key: _peer(lines) for key, lines in peers.items()}
+    return Tunnel(public, int(own.get("listen_port", 0)), found, int(own.get("fwmark", 0)))
 
 
 def _peer(lines: Sequence[tuple[str, str]]) -> Peer:

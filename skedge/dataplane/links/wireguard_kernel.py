@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from skedge.core.errors import DataplaneError
 from skedge.dataplane.host.netlink import kernel_errors
-from skedge.dataplane.links.wireguard_backend import EVERYTHING, Peer, PeerChange, Tunnel
+from skedge.dataplane.links.wireguard_backend import EVERYTHING, NOTHING, Own, Peer, PeerChange, Tunnel
 
 
 class KernelWireGuard:
@@ -46,17 +46,20 @@ class KernelWireGuard:
             for answer in answers
             for peer in answer.get_attr("WGDEVICE_A_PEERS") or []
         }
-        return Tunnel(_text(key) if key else "", int(answers[0].get_attr("WGDEVICE_A_LISTEN_PORT") or 0), peers)
+        port, mark = (int(answers[0].get_attr(f"WGDEVICE_A_{what}") or 0) for what in ("LISTEN_PORT", "FWMARK"))
+        return Tunnel(_text(key) if key else "", port, peers, mark)
 
-    def set(self, device: str, *, secret: bytes | None, port: int | None, peers: Sequence[PeerChange]) -> None:
+    def set(self, device: str, *, peers: Sequence[PeerChange], secret: bytes | None = None, own: Own = NOTHING) -> None:
         """Change a device, one peer a message."""
-        own: dict[str, object] = {}
+        first: dict[str, object] = {}
         if secret is not None:
-            own["private_key"] = b64encode(secret).decode()
-        if port is not None:
-            own["listen_port"] = port
+            first["private_key"] = b64encode(secret).decode()
+        if own.port is not None:
+            first["listen_port"] = own.port
+        if own.mark is not None:
+            first["fwmark"] = own.mark
         changes: list[dict[str, object]] = [{"peer": _change(peer)} for peer in peers]
-        for change in ([own] if own else []) + changes:
+        for change in ([first] if first else []) + changes:
             try:
                 self._socket.set(device, **change)
             except NetlinkError as error:

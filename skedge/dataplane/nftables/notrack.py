@@ -11,7 +11,7 @@ Written only where connections are tracked at all, as two more chains cost each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from skedge.dataplane.nftables.syntax import ACCEPT, ASKED, FROM_LINK, OPENS, TO
 
 NAME, IN, OUT = "notrack", "untracked-in", "untracked-out"
 OWNED = Owned(NAME, (IN, OUT))
+_LOOPBACK = {4: "127.0.0.0/8", 6: "::1/128"}
 RAW = -300  # before connection tracking, which is at -200
 TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
@@ -36,23 +37,31 @@ def tracks(path: Path = TRACKED) -> bool:
 
 
 def wanted(
-    found: Mapping[str, ChainGroup], listeners: Iterable[ListenerKey], *, opening: bool, tracked: bool
+    found: Mapping[str, ChainGroup],
+    listeners: Collection[ListenerKey],
+    *,
+    opening: bool,
+    tracked: bool,
+    shared: bool = False,
 ) -> Mapping[str, ChainGroup]:
     """Return the group as it should be, or none where nothing is ``tracked`` and it is not there.
 
     Once there it stays: what is not tracked is no sign that nothing else needs to be.
     """
-    return {NAME: group(listeners, opening=opening)} if tracked or NAME in found else {}
+    return {NAME: group(listeners, opening=opening, shared=shared)} if tracked or NAME in found else {}
 
 
-def group(listeners: Iterable[ListenerKey], *, opening: bool = False) -> ChainGroup:
+def group(listeners: Collection[ListenerKey], *, opening: bool = False, shared: bool = False) -> ChainGroup:
     """Return the chains for links and these listeners.
 
     ``opening``: only packets that open a connection are left alone, as another engine's open ones must be tracked on.
+    ``shared``: the host has more addresses than listeners have elements for, so the kernel is asked which are its own.
     """
-    places = _by_version(listeners)
+    places, ports = _by_version(listeners), _everywhere(listeners) if shared else {}
     into = [meant([ASKED, ACCEPT], "asked"), *_rules(FROM_LINK, "daddr", "dport", places, opening=opening)]
+    into += _any_address("daddr", "dport", ports, opening=opening)
     out = _rules(TO_LINK, "saddr", "sport", places, opening=opening)
+    out += _any_address("saddr", "sport", ports, opening=opening)
     return ChainGroup((base(IN, "filter", "prerouting", RAW, into), base(OUT, "filter", "output", RAW, out)))
 
 
@@ -68,6 +77,32 @@ def _rules(
         right = syntax.either({"concat": [host, number]} for host, number in pairs)
         rules.append(meant([*first, match(left, right), end], f"{what}listeners {ip}"))
     return rules
+
+
+def _any_address(address: str, port: str, ports: Mapping[int, list[int]], *, opening: bool) -> list[NftRule]:
+    """Return the rules for what no rule before has met: listeners at whatever is the host's own, but loopback."""
+    rules = []
+    for version, numbers in ports.items():
+        ip = syntax.ip(version)
+        parts = [
+            match({"ct": {"key": "state"}}, "untracked", "!="),
+            match(field("tcp", port), syntax.either(numbers)),
+            match(field(ip, address), syntax.prefix(_LOOPBACK[version]), "!="),
+            match({"fib": {"result": "type", "flags": [address]}}, "local"),
+            {"notrack": None},
+        ]
+        rules.append(meant([OPENS, *parts] if opening else parts, f"listeners {ip} anywhere"))
+    return rules
+
+
+def _everywhere(listeners: Iterable[ListenerKey]) -> dict[int, list[int]]:
+    """Return the TCP ports of listeners on every address, by version of IP."""
+    found: dict[int, set[int]] = {}
+    for one in listeners:
+        address = ip_address(one.address)
+        if one.protocol is Protocol.TCP and address.is_unspecified:
+            found.setdefault(address.version, set()).add(one.port)
+    return {version: sorted(ports) for version, ports in sorted(found.items())}
 
 
 def _by_version(listeners: Iterable[ListenerKey]) -> dict[int, list[tuple[str, int]]]:

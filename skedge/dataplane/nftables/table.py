@@ -26,10 +26,23 @@ Item = tuple[str, Mapping[str, Any]]
 
 def run_nft(script: Mapping[str, Any] | None, family: str = FAMILY) -> Mapping[str, Any]:
     """Run a JSON script, or list our table of a family when there is none. Raises DataplaneError."""
+    return _call(["list", "table", family, TABLE] if script is None else ["-f", "-"], script)
+
+
+def rules_of(family: str, table: str, chain: str) -> Sequence[Sequence[Mapping[str, Any]]]:
+    """Return the expressions of each rule of somebody else's chain; nothing where it is not there.
+
+    Raises:
+        DataplaneError: nft is missing, or refused.
+    """
+    listed = _call(["list", "chain", family, table, chain], None).get("nftables", [])
+    return [item["rule"]["expr"] for item in listed if "rule" in item]
+
+
+def _call(arguments: Sequence[str], script: Mapping[str, Any] | None) -> Mapping[str, Any]:
     nft = shutil.which("nft", path=os.environ.get("PATH", "") + ":" + _PATH)
     if nft is None:
         raise DataplaneError("the program nft is missing; install the package nftables")
-    arguments = ["list", "table", family, TABLE] if script is None else ["-f", "-"]
     command, said = [nft, "-j", *arguments], json.dumps(script or {})
     try:
         result = subprocess.run(command, input=said, capture_output=True, text=True, check=False, timeout=NFT_TIMEOUT_S)

@@ -57,7 +57,7 @@ class RouteDriver:
         return {
             _destination(message): _route(message, names)
             for family in (socket.AF_INET, socket.AF_INET6)
-            for message in self._netlink.dump("routes", family=family, table=table)
+            for message in self._netlink.routes(family, table)
             if _ours(message, table) and message["type"] == _UNICAST
         }
 

@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from typing import Any
 
@@ -39,6 +38,7 @@ from skedge.dataplane.host.netlink import (
     PROTOCOL,
     TABLE,
     Netlink,
+    gone_is_success,
     kernel_errors,
 )
 
@@ -100,7 +100,7 @@ class RuleDriver:
                     ports = rule.get_attr("FRA_SPORT_RANGE") if kind == UDP else None
                     found[f"{kind} {name}" + (f" {ports.split(':')[0]}" if ports else "")] = _from(rule)
             for last, table in _LAST_TABLES.items():
-                for route in self._netlink.dump("routes", family=family, table=table, proto=PROTOCOL):
+                for route in self._netlink.routes(family, table):
                     ours = route["proto"] == PROTOCOL and route.get_attr("RTA_TABLE") == table
                     if ours and route["type"] == _UNREACHABLE:
                         network = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
@@ -131,7 +131,7 @@ class RuleDriver:
         """Remove a rule or a last route; one that is already gone is success."""
         kind, family, port = _parse(key)
         if kind in _LAST_TABLES and (site := _site(key)):
-            with kernel_errors(f"remove {key}"), _gone_is_success():
+            with kernel_errors(f"remove {key}"), gone_is_success():
                 self._last_route("del", kind, family, f"{site}/{_ONE4}")
             return
         have = self.read()
@@ -184,16 +184,6 @@ def _from(rule: Any) -> str:
 def _site(key: str) -> str:
     """Return the site that a last route is of; "" of one that is of the whole overlay."""
     return key.split(" ")[2] if key.count(" ") > 1 else ""
-
-
-@contextmanager
-def _gone_is_success() -> Iterator[None]:
-    """Pass over the kernel's word that what is to be removed is not there."""
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code not in (errno.ESRCH, errno.ENOENT):
-            raise
 
 
 def _parse(key: str) -> tuple[str, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -121,6 +122,20 @@ def test_a_certificate_that_ends_soon_warns_and_is_renewed_without_a_cut(pair: P
     renewed = pair.serial("edge-b")
     pair.deploy(days=365)
     assert pair.serial("edge-b") == renewed, "not again before a third is left"
+
+
+def test_a_second_control_node_changes_nothing_until_it_has_the_authority(pair: Pair, tmp_path: Path) -> None:
+    assert wait(pair.linked)
+    certificate, life = pair.serial("edge-b"), pair.incarnation("edge-b")
+    done = pair.play("deploy.yml", "--limit", "edge-b", "-e", f"skedge_ca_dir={tmp_path / 'empty'}")
+    assert done.returncode != 0
+    assert "Nothing was changed on any host" in done.stdout
+    assert "edge-b trusts the authority of network" in done.stdout
+    assert (pair.serial("edge-b"), pair.incarnation("edge-b")) == (certificate, life)
+    shutil.copytree(pair.lab.directory / "ca", tmp_path / "moved")
+    pair.deploy("--limit", "edge-b", "-e", f"skedge_ca_dir={tmp_path / 'moved'}", days=365)
+    assert pair.serial("edge-b") == certificate
+    assert pair.linked()
 
 
 def test_a_host_that_was_revoked_unreached_is_refused_by_the_others(pair: Pair) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from skedge.core.names import overlay_network
 from tests.lab import lab as labs
 
 ROOT = Path(__file__).parents[3]
@@ -66,10 +67,10 @@ def fingerprint(lab: labs.Lab, host: str) -> str:
 
 def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_changed(lab: labs.Lab, inventory: Path):
     hosts = inventory / "hosts.yml"
-    gone = str(lab.plan.network[99])
+    gone, taken = str(lab.plan.network[99]), str(overlay_network("skedge"))
     hosts.write_text(hosts.read_text() + f"    edge-x: {{ansible_host: {gone}, skedge_links: [{{to: edge-b}}]}}\n")
     lab.ssh("edge-a", "systemd-run -q --unit=squatter python3 -m http.server 8080")
-    lab.ssh("edge-b", "ip link add d0 type bridge; ip link set d0 up; ip route add 100.100.0.0/16 dev d0")
+    lab.ssh("edge-b", f"ip link add d0 type bridge; ip link set d0 up; ip route add {taken} dev d0")
     lab.ssh("edge-b", "nft 'add table ip f; add chain ip f fw { type filter hook forward priority 0; policy drop; }'")
     try:
         before = [fingerprint(lab, host) for host in ("edge-a", "edge-b")]
@@ -83,7 +84,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_changed(lab: la
     for sentence in (
         "Nothing was changed on any host:",
         "edge-a: port 8080/tcp of the listener of service web is held by python3 (pid",
-        "edge-b: its route 100.100.0.0/16 dev d0 overlaps the overlay 100.64.0.0/10; give skedge_overlay_cidr",
+        f"edge-b: its route {taken} dev d0 overlaps the overlay {taken}; give skedge_overlay_cidr",
         "edge-b: nftables chain ip f fw drops forwarded traffic between links by its policy; open it: nft insert rule",
         f"edge-x: the control node cannot log in to {gone} (",
     ):
@@ -147,7 +148,8 @@ def test_a_network_step_that_cuts_the_control_nodes_connection_is_taken_back(lab
     assert " packets 0 " not in lab.ssh("edge-a", "cat /run/cutter").stdout, "nothing was cut"
     assert hashing(lab) == before
     module(lab, inventory, "network", state="confirmed")  # the next run says so, and goes on
-    assert module(lab, inventory, "survey", snapshot=False)["ours"] == []
+    left = module(lab, inventory, "survey", snapshot=False)["ours"]
+    assert left == ["file /run/skedge-deploy.lease"], "of the deployment that was broken off, and nothing else"
 
 
 def test_a_confirmed_network_step_stays_until_it_is_removed(lab: labs.Lab, inventory: Path):

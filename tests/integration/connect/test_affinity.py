@@ -15,7 +15,7 @@ from skedge.core.observed import Receipt
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service as layout
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.layout_listener import AFFINITY, AFFINITY_KEY
 from skedge.dataplane.ebpf.maps import Maps

@@ -14,7 +14,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service as layout
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.maps import Maps
 from tests.unit.dataplane.contract import Case, check

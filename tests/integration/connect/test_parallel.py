@@ -16,6 +16,7 @@ from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceK
 from skedge.core.placement import rule
 from skedge.core.reasons import Reason
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service
 from skedge.dataplane.ebpf.maps import Maps
 
 from .kit import FAR4, Host, Site, candidate, connect, eventually
@@ -153,18 +154,18 @@ def test_no_choice_is_stale_and_every_one_is_the_rules(busy: Site) -> None:
 
 def replayed(pick: layout.LoggedPick, names: Mapping[int, WorkloadId]) -> tuple[int, int]:
     """Return the slots of winner and runner-up by the rule in the core, MAX_WORKLOADS for nobody."""
-    rows = sorted((names[i], i) for i in names if pick.slots[i].flags & layout.USED)
+    rows = sorted((names[i], i) for i in names if pick.slots[i].flags & layout_service.USED)
     slots = [pick.slots[i] for _, i in rows]
     table = [
         Candidate(name, slot.path_cost, capacity=slot.capacity, others=slot.others, out=usable(slot, pick.need))
         for (name, _), slot in zip(rows, slots, strict=True)
     ]
-    last = [max(0, slot.last - layout.FIRST_CHOICE + 1) for slot in slots]
+    last = [max(0, slot.last - layout_service.FIRST_CHOICE + 1) for slot in slots]
     affinity = next((row for row, (_, i) in enumerate(rows) if keeps(pick, i)), None)
     placement = rule.place(table, [slot.mine for slot in slots], last, affinity=affinity)
     if placement is None:
-        return layout.MAX_WORKLOADS, layout.MAX_WORKLOADS
-    second = layout.MAX_WORKLOADS if placement.runner_up is None else rows[placement.runner_up][1]
+        return layout_service.MAX_WORKLOADS, layout_service.MAX_WORKLOADS
+    second = layout_service.MAX_WORKLOADS if placement.runner_up is None else rows[placement.runner_up][1]
     return rows[placement.winner][1], second
 
 

@@ -17,6 +17,7 @@ from skedge.core.placement import rule
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf import layout_service
 from skedge.dataplane.ebpf.maps import Maps
 
 from .kit import Host, Site
@@ -64,7 +65,7 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
                 out=draw(OUTS),
             )
         )
-    slots = next(size for size in layout.SIZES if size >= number)
+    slots = next(size for size in layout_service.SIZES if size >= number)
     order = tuple(draw(st.permutations(range(slots)))[:number])
     chosen = draw(st.permutations(range(1, number + 1)))
     last = tuple(turn if draw(st.booleans()) else 0 for turn in chosen)
@@ -76,24 +77,28 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
 def write(maps: Maps, ident: int, case: Case) -> None:
     """Write the service value as a whole, counts and all: only a test may."""
     names = [one.workload for one in case.candidates]
-    slots = [bytes(layout.Service.SLOT.size)] * layout.MAX_WORKLOADS
+    slots = [bytes(layout_service.Service.SLOT.size)] * layout_service.MAX_WORKLOADS
     for rank, (one, opens, last, slot) in enumerate(
         zip(case.candidates, case.opens, case.last, case.order, strict=True)
     ):
         assert names[rank] == one.workload
-        flags = layout.USED
-        flags |= layout.IN if one.out in (Reason.NONE, Reason.SUSPENDED) else one.out.code << layout.OUT_SHIFT
-        flags |= layout.T4 if one.target4 else 0
-        flags |= layout.T6 if one.target6 else 0
-        flags |= layout.ANY | (layout.OWN_SITE if one.own_site else 0)
-        turn = layout.FIRST_CHOICE + last - 1 if last else rank
+        flags = layout_service.USED
+        flags |= (
+            layout_service.IN
+            if one.out in (Reason.NONE, Reason.SUSPENDED)
+            else one.out.code << layout_service.OUT_SHIFT
+        )
+        flags |= layout_service.T4 if one.target4 else 0
+        flags |= layout_service.T6 if one.target6 else 0
+        flags |= layout_service.ANY | (layout_service.OWN_SITE if one.own_site else 0)
+        turn = layout_service.FIRST_CHOICE + last - 1 if last else rank
         suspended = int(one.out is Reason.SUSPENDED)
-        slots[slot] = layout.Service.SLOT.pack(
+        slots[slot] = layout_service.Service.SLOT.pack(
             *(one.path_cost, one.capacity, one.others, flags, opens, turn, 5, 0, suspended),
             *(bytes([10, 0, 0, 1]), b"\0\1", b"\0\2", bytes(16), rank, 0),
         )
-    size = next(size for size in layout.SIZES if size > max(case.order))
-    header = layout.Service.HEADER.pack(0, size, 7, next(EPOCHS), len(case.candidates), 0, 0, 0, 0)
+    size = next(size for size in layout_service.SIZES if size > max(case.order))
+    header = layout_service.Service.HEADER.pack(0, size, 7, next(EPOCHS), len(case.candidates), 0, 0, 0, 0)
     syscall.map_update(maps.fd("services_v1"), struct.pack("=I", ident), header + b"".join(slots), syscall.MapFlag.LOCK)
 
 
@@ -101,8 +106,8 @@ def ask(
     maps: Maps, ident: int, case: Case, generation: int | None = None
 ) -> tuple[int, layout.Weighed, layout.Weighed, int] | None:
     """Run the pick; return slot, what winner and runner-up weighed, and the reason; None when it refuses."""
-    need = layout.IN | {4: layout.T4, 6: layout.T6, None: layout.ANY}[case.family]
-    need |= layout.OWN_SITE if case.bound else 0
+    need = layout_service.IN | {4: layout_service.T4, 6: layout_service.T6, None: layout_service.ANY}[case.family]
+    need |= layout_service.OWN_SITE if case.bound else 0
     affinity = 0
     if case.affinity is not None:
         generation = case.affinity if generation is None else generation  # `write` gives each its rank
@@ -132,7 +137,7 @@ def maps(host: Host) -> Iterator[Maps]:
         yield made
         made.set_config(before)
         syscall.map_update(
-            made.fd("services_v1"), struct.pack("=I", 900), bytes(layout.Service.SIZE), syscall.MapFlag.LOCK
+            made.fd("services_v1"), struct.pack("=I", 900), bytes(layout_service.Service.SIZE), syscall.MapFlag.LOCK
         )
         made.close()
 
@@ -156,7 +161,7 @@ def check(maps: Maps, case: Case) -> None:
     after = maps.service(900)
     assert after.slots[slot].mine == case.opens[wanted.winner] + 1
     assert (after.slots[slot].chosen, after.choices, after.stale) == (6, len(case.candidates) + 1, 0)
-    assert after.slots[slot].last == layout.FIRST_CHOICE + len(case.candidates)
+    assert after.slots[slot].last == layout_service.FIRST_CHOICE + len(case.candidates)
 
 
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))

@@ -13,7 +13,7 @@ from skedge.control.liveness.prober import ProbeLink, Prober
 from skedge.core.model import LinkId, Probe
 from skedge.core.reasons import Reason
 from tests.integration.control.netns import Pair, Place, ip, wait
-from tests.integration.links.wg import kernel_has_wireguard
+from tests.integration.links.devices.wg import kernel_has_wireguard
 
 pytestmark = pytest.mark.needs_root
 

@@ -23,6 +23,7 @@ from skedge.cli.client import ask
 from skedge.core.api.documents import Answer, CandidateRow, Explain, PlanReport, Request, Status
 from skedge.core.errors import ApiError
 from skedge.loader.host_requirements import cgroup2_root
+from tests.kit.bytecode import cache
 from tests.unit.control.authority import Authority
 
 NETWORK = "line"
@@ -82,6 +83,7 @@ class Site:
         """Load and attach the programs, as the unit does before the daemon starts."""
         engine = engine or self.document.get("engine", "ebpf")
         load = (BIN / "skedge-loader", "load", "--pin-dir", self.pin_dir, "--cgroup", self.cgroup, "--engine", engine)
+        load += ("--cache", cache(), "--verdict", self.directory / "run" / "engine.json")
         run("nsenter", f"--net=/run/netns/{self.netns}", *load, timeout=LOAD_S)
 
     def inside(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -331,6 +333,7 @@ def telling(made: L, session: pytest.Session) -> Iterator[L]:
 class Line:
     """A -10- B -20- C, and a spare link A -100- C. Servers at all; everybody listens."""
 
+    NAMES = "abc"
     LINKS = (("a", "b", 10, "10.93.1"), ("b", "c", 20, "10.93.2"), ("a", "c", 100, "10.93.3"))
 
     def __init__(self, directory: Path) -> None:
@@ -352,7 +355,7 @@ class Line:
         self.bpffs.mkdir()
         run("mount", "-t", "bpf", "skedge-daemon-test", self.bpffs)
         authority = Authority(NETWORK)
-        for name in "abc":
+        for name in self.NAMES:
             self.sites[name] = Site(name, self.directory / name, self.bpffs, authority)
         every = self.sites.values()
         for site in every:

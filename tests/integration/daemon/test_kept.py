@@ -6,13 +6,12 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from skedge.core.names import nat_address
+from skedge.core.names import nat_address, overlay_network
 
 from .kit import NETWORK, Line, Machine, Site, changes, until
 from .test_lan import attached, clients, stack
@@ -140,7 +139,7 @@ def test_controllers_that_start_again_change_nothing(line: Line, machine: Machin
 
 def nat_address_of(site: Site) -> str:
     """Return what other sites see as the address of a LAN client that does not keep its own."""
-    return str(nat_address(IPv4Network("100.64.0.0/10"), NETWORK, site.name))
+    return str(nat_address(overlay_network(NETWORK), NETWORK, site.name))
 
 
 def test_a_client_of_another_lan_is_translated(line: Line, machine: Machine, stack: ExitStack) -> None:

@@ -128,7 +128,7 @@ def test_a_socket_that_nobody_accepts_on_is_said_to_be_one(line: Line, container
     accept = a.directory / "accept"
     stack.callback(lambda: accept.unlink(missing_ok=True))
     listening(a, 8086, "--name", "deaf", "--until", accept, "--backlog", 128)
-    serve(line, {"service": "box", "host": "127.0.0.1", "port": 8086})
+    serve(line, {"service": "box", "host": "127.0.0.1", "port": 8086, "health": {"type": "tcp"}})
     until(lambda: reasons(a) == reasons(c) == ["unhealthy"], 8, "found out")
     said = "unhealthy: the health check of 127.0.0.1:8086: listens, but does not accept"
     assert problems(a)["workload box"] == said

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
 
-from skedge.core.names import overlay_address
+from skedge.core.names import overlay_address, overlay_network
 from tests.integration.daemon.kit import NETWORK, WORKLOADS, Clients, Line, Machine, Site, running, telling, until
 
 HOME = "10.94.1.1"
@@ -140,7 +139,7 @@ def flows(site: Site) -> list[Any]:
 def test_from_ipvs_to_ebpf(line: Switching, clients: dict[str, Clients]) -> None:
     a = line.a
     peers = line.sites["b"].inside("ss", "-Htn", "state", "established", "sport = :9090").stdout
-    transit = str(overlay_address(IPv4Network("100.64.0.0/10"), NETWORK, "c"))
+    transit = str(overlay_address(overlay_network(NETWORK), NETWORK, "c"))
     assert peers.count(f" {transit}:") == EACH, "what passes through a site keeps its source"
     line.switch("ebpf")
     opening(clients, lambda: "ebpf: configured; " in line.why() and "go on" in line.why())

@@ -24,14 +24,15 @@ from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
 from skedge.dataplane.ebpf.engine import EbpfEngine
-from skedge.dataplane.ebpf.flow_table import FlowTable
-from skedge.dataplane.ebpf.lan_devices import LanDriver
-from skedge.dataplane.ebpf.layout_flow import FlowEntry, FlowKey, NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan.devices import LanDriver
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable
+from skedge.dataplane.ebpf.lan.layout_flow import FlowEntry, FlowKey, NatAddresses, NatConfig
 from skedge.dataplane.ebpf.packet_check import link_mac
 from skedge.dataplane.ebpf.prefix_table import OWN_MAP, PrefixTable
 from skedge.loader import loader
 from tests.integration.links import kit as links
 from tests.integration.links.packets import frame, tcp, udp
+from tests.kit import bytecode
 from tests.kit.rows import configure_engine, configure_nat, set_loop, set_sources
 
 UNSPEC, OK, SHOT, REDIRECT = 0xFFFFFFFF, 0, 2, 7
@@ -66,7 +67,10 @@ class Site(links.Site):
         self.own_prefixes = PrefixTable(self.pin_dir, OWN_MAP)
 
     def _load(self, pin_dir: str, programs: Sequence) -> None:
-        options = loader.Options(Path(pin_dir), self._cgroup, programs=tuple(programs), nat_flows=self.nat_flows)
+        wanted = tuple(programs)
+        options = loader.Options(
+            Path(pin_dir), self._cgroup, programs=wanted, nat_flows=self.nat_flows, cache=bytecode.cache()
+        )
         self._loader = loader.Loader(options)
         self.ns.patience_s = 600  # an emulated machine compiles for minutes
         self.ns(self._loader.load)
@@ -152,14 +156,20 @@ class Bench:
     link_mac: bytes
     peer_mac: bytes
     link_mtu: int
+    test_flags: int = 0  # BPF_F_TEST_*
 
-    def run(self, pin: str, index: int, data: bytes, gso_size: int = 0) -> syscall.TestRun:
+    def run(
+        self, pin: str, index: int, data: bytes, gso_size: int = 0, mark: int = 0, left: int = 0
+    ) -> syscall.TestRun:
+        """``left``: what others have left in each word of skb->cb."""
         context = bytearray(192)
+        struct.pack_into("=5I", context, 48, *[left] * 5)
+        struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, 0, index)
         if gso_size:
             struct.pack_into("=I", context, 176, gso_size)
         with syscall.Fd(syscall.obj_get(f"{self.site.pin_dir}/{pin}")) as fd:
-            return self.site.ns(syscall.prog_test_run, fd, data, bytes(context))
+            return self.site.ns(syscall.prog_test_run, fd, data, bytes(context), flags=self.test_flags)
 
     def lan(self, packet: bytes, source: bytes = CLIENT_MAC, to: bytes = b"", ethertype: int | None = None, **options):
         """Return the verdict on a packet that comes from the LAN, and the IP packet afterwards."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.layout_flow import FlowKey, Kind
+from skedge.dataplane.ebpf.lan.layout_flow import FlowKey, Kind
 from skedge.dataplane.ebpf.prefix_table import HERE
 from tests.integration.links.packets import ACK, FIN, ICMP, ICMP6, L4, SYN, icmp, icmp6, ip, sums_right, tcp, udp
 from tests.kit.rows import set_prefixes
@@ -296,3 +297,22 @@ def test_too_big_a_packet_on_its_way_through_is_answered_over_the_link(kept: Ben
     assert out[9 if v == 4 else 6] == (ICMP if v == 4 else ICMP6)
     reverse = (out[12:16], out[16:20]) == (sent[16:20], sent[12:16]) if v == 4 else out[24:40] == sent[8:24]
     assert reverse
+
+
+@BOTH
+@KINDS
+def test_what_has_no_hop_left_on_its_way_through_is_answered_over_the_link(kept: Bench, v: int, kind: Protocol) -> None:
+    """The kernel would send its error by the host's own routes, where the other site's LAN is not."""
+    far, own = another_site(v), kept.site.overlay(v)
+    before = kept.site.drops().get(Reason.HOP_LIMIT, 0)
+    sent = ip(AWAY_CLIENT[v], far, l4(kind, 40000, 61000, payload=b"12345678"), hops=1)
+    verdict, out = kept.link(sent)
+    at = 12 if v == 4 else 8
+    size = 4 if v == 4 else 16
+    assert (verdict, out[9 if v == 4 else 6]) == (REDIRECT, ICMP if v == 4 else ICMP6)
+    assert (out[at : at + size], out[at + size : at + 2 * size]) == (ip_address(own).packed, sent[at : at + size])
+    error = out[20:] if v == 4 else out[40:]
+    assert (error[0], error[8:36]) == (11 if v == 4 else 3, sent[:28])
+    assert dropped(kept, ip(AWAY_CLIENT[v], far, icmp(8) if v == 4 else icmp6(128), hops=1)) is Reason.HOP_LIMIT
+    assert dropped(kept, ip(far, AWAY_CLIENT[v], l4(kind, 61000, 40000, SYN | ACK), hops=1)) is None, "the kernel's"
+    assert kept.site.drops()[Reason.HOP_LIMIT] == before + 2

@@ -10,7 +10,7 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.layout_flow import FlowKey, Kind, NatConfig
+from skedge.dataplane.ebpf.lan.layout_flow import FlowKey, Kind, NatConfig
 from skedge.dataplane.ebpf.prefix_table import PathDriver
 from tests.integration.links.packets import (
     ACK,
@@ -481,13 +481,6 @@ def test_options_and_fragments_are_refused_where_they_are_ours(bench: Bench) -> 
     for header in (0, 60, 43):
         behind = L4(header, bytes([6, 0]) + bytes(6) + mine.data, None)
         assert counted(ip(CLIENT[6], HOST[6], behind)) == (SHOT, {Reason.MALFORMED})
-
-
-def test_a_packet_with_no_hop_left_goes_no_further(bench: Bench) -> None:
-    one_far(bench, 4)
-    before = bench.site.drops().get(Reason.HOP_LIMIT, 0)
-    assert bench.lan(ip(CLIENT[4], HOST[4], tcp(40000, LISTEN), hops=1))[0] == SHOT
-    assert bench.site.drops()[Reason.HOP_LIMIT] == before + 1
 
 
 def test_a_datagram_without_a_checksum_keeps_having_none(bench: Bench) -> None:

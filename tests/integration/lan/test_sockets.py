@@ -17,7 +17,7 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan.layout_flow import NatAddresses, NatConfig
 from tests.integration.links.kit import Namespace
 from tests.integration.links.packets import ACK, L4, RST, SYN, TCP, ip, sums_right, tcp
 from tests.kit.rows import configure_nat

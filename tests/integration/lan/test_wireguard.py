@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.links.wg import Go, kernel_has_wireguard
+from tests.integration.links.devices.wg import Go, kernel_has_wireguard
 
 from .kit import Site
 from .test_large_datagrams import echo, served

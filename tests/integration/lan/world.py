@@ -22,7 +22,7 @@ from skedge.core import names
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, NextHop
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
-from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan.layout_flow import NatAddresses, NatConfig
 from skedge.loader import host_requirements
 from tests.integration.links.kit import NETWORK, Namespace, veth
 from tests.kit.rows import configure_nat, set_loop, set_sources

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import socket
 import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from skedge.core import names
 from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
 from skedge.core.transports import Transport
+from skedge.dataplane.bpf.programs import LINK_PROGRAMS
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.ebpf.prefix_table import PrefixTable
@@ -39,8 +38,11 @@ from skedge.dataplane.routing.addresses import AddressDriver
 from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver, wanted
-from skedge.loader import host_requirements
-from skedge.loader.loader import kernel_defines, source_text
+from skedge.loader import bytecode, load_image
+from skedge.loader.constants import kernel_defines, map_sizes, of_site
+from skedge.loader.publish import Publication
+from skedge.loader.sources import compilations
+from tests.kit.bytecode import cache
 from tests.kit.rows import Forwarding, configure_check
 
 T = TypeVar("T")
@@ -49,19 +51,9 @@ CIDR = "100.64.0.0/10"
 CONTROL_PORT, LOAD_PORT = 7401, 7402
 ENDPOINT_PORTS = (61000, 62999)
 _CLONE_NEWNET = 0x40000000
+CHECK = tuple(one for one in LINK_PROGRAMS if one.pin in ("link_ingress_v1", "link_egress_v1"))
+FLOWS = 4096
 KERNEL = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-
-LOAD_SCRIPT = """
-import ctypes, json, os, sys
-from bcc import BPF, lib
-todo = json.load(sys.stdin)
-os.makedirs(todo["pin_dir"], exist_ok=True)
-for name, text in todo["programs"].items():
-    program = BPF(text=text, cflags=['-DPIN_DIR="%s"' % todo["pin_dir"], *todo["defines"]])
-    function = program.load_func(name, BPF.SCHED_CLS)
-    if lib.bpf_obj_pin(function.fd, ("%s/%s_v1" % (todo["pin_dir"], name)).encode()):
-        raise OSError(ctypes.get_errno(), "pin " + name)
-"""
 
 
 def make_key(path: Path) -> str:
@@ -76,12 +68,18 @@ def run(*command: str, check: bool = True, **options) -> subprocess.CompletedPro
 
 
 def load_programs(pin_dir: str) -> None:
-    with host_requirements.headers():
-        programs = {f"link_{name}": source_text(f"link/{name}.c") for name in ("ingress", "egress")}
-        defines = [f"-D{name}={value}" for name, value in kernel_defines().items()]
-        todo = {"pin_dir": pin_dir, "programs": programs, "defines": defines}
-        result = run(sys.executable, "-c", LOAD_SCRIPT, input=json.dumps(todo), check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    """Put the programs of link devices, and their maps, under a pin directory."""
+    pins = Path(pin_dir)
+    pins.mkdir(parents=True, exist_ok=True)
+    units = compilations(CHECK)
+    found = bytecode.obtain(units, cache(), None)
+    members = [(unit, one.programs) for unit, one in zip(found.units, units, strict=True)]
+    numbers = {**kernel_defines(), **of_site(FLOWS)}
+    with (
+        load_image.load(members, pins, map_sizes(FLOWS), numbers) as loaded,
+        Publication(pins, Path("/")) as publication,
+    ):
+        publication.publish(loaded, CHECK)
 
 
 class Namespace:

@@ -13,9 +13,22 @@ import pytest
 from skedge.core.reasons import MAX_REASONS, Reason
 from skedge.dataplane.bpf import syscall
 from skedge.loader import map_migration
-from skedge.loader.loader import kernel_defines, source_text
+from skedge.loader.constants import kernel_defines
+from skedge.loader.sources import source_text
 
-from .kit import LOAD_SCRIPT, Site, run
+from .kit import Site, run
+
+LOAD_SCRIPT = """
+import ctypes, json, os, sys
+from bcc import BPF, lib
+todo = json.load(sys.stdin)
+os.makedirs(todo["pin_dir"], exist_ok=True)
+for name, text in todo["programs"].items():
+    program = BPF(text=text, cflags=['-DPIN_DIR="%s"' % todo["pin_dir"], *todo["defines"]])
+    function = program.load_func(name, BPF.SCHED_CLS)
+    if lib.bpf_obj_pin(function.fd, ("%s/%s_v1" % (todo["pin_dir"], name)).encode()):
+        raise OSError(ctypes.get_errno(), "pin " + name)
+"""
 
 ETHERNET = bytes(12) + b"\x08\x00"
 PROGRAM = """

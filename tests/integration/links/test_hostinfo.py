@@ -51,7 +51,7 @@ def test_what_is_around_a_host(site: Site, tmp_path: Path) -> None:
     site.ns.sh("ip route add 10.33.0.0/16 via 10.91.0.7 table 7400")
     try:
         asked = ("10.91.0.0/24", "10.7.3.0/24", "10.0.0.0/8", "192.0.2.0/24", "fd91::/64")
-        found = site.ns(surroundings.read, asked, resolvers)
+        found = site.ns(surroundings.read, asked, (), (resolvers, tmp_path / "none"))
     finally:
         site.ns.sh("ip route flush table 7400; ip route del default; ip route del 10.7.0.0/16")
     assert found.led == {
@@ -60,6 +60,58 @@ def test_what_is_around_a_host(site: Site, tmp_path: Path) -> None:
     }  # fmt: skip
     resolver, gateway = "a resolver of this host", "a gateway of this host"
     assert found.beside == {"100.100.2.136": resolver, "fe80::1": resolver, "10.91.0.9": gateway}
+
+
+OUR_WAY = "ip -{v} route add {to} via {hop} table 7400; ip -{v} route add unreachable {to} metric 65535; "
+TAILSCALE = "ip -{v} rule add pref 5270 lookup 52; "
+NETBIRD = "ip -{v} rule add pref 105 lookup main suppress_prefixlength 0; "
+
+
+@pytest.mark.parametrize("v", [4, 6])
+@pytest.mark.parametrize(
+    ("theirs", "astray"),
+    [
+        ("", ""),
+        (TAILSCALE + "ip -{v} route add {other} dev under0 table 52", ""),
+        (TAILSCALE + "ip -{v} route add {to} dev under0 table 52", "to table 52, device under0"),
+        (TAILSCALE + "ip -{v} route add default dev under0 table 52", "to table 52, device under0"),
+        (NETBIRD, "nowhere"),
+        ("ip -{v} rule add pref 32765 lookup 52; ip -{v} route add default dev under0 table 52", ""),
+    ],
+)
+def test_other_vpns_rules_that_lead_sites_astray(site: Site, v: int, theirs: str, astray: str) -> None:
+    words = {4: {"to": "100.104.7.2", "other": "100.90.0.1", "hop": "10.91.0.7"},
+             6: {"to": "fd12::2", "other": "fd13::1", "hop": "fd91::7"}}[v]  # fmt: skip
+    site.ns.sh("ip addr add fd91::1/64 dev under0 nodad")
+    had = site.ns.sh(f"ip -{v} rule | wc -l")
+    try:
+        site.ns.sh((OUR_WAY + theirs).format(v=v, **words))
+        if "lookup 7400" not in site.ns.sh(f"ip -{v} rule"):
+            site.ns.sh(f"ip -{v} rule add pref 7400 lookup 7400")
+        found = site.ns(surroundings.read, (), (words["to"],), ())
+    finally:
+        site.ns.sh(f"for n in 105 5270 7400 32765; do ip -{v} rule del pref $n || true; done 2>/dev/null;"
+                   f"ip -{v} route flush table 52; ip -{v} route flush table 7400 2>/dev/null || true;"
+                   f"ip -{v} route del unreachable {words['to']}; ip addr del fd91::1/64 dev under0")  # fmt: skip
+    assert site.ns.sh(f"ip -{v} rule | wc -l") == had
+    assert found.astray == ({words["to"]: astray} if astray else {})
+
+
+def test_rules_by_mark(site: Site) -> None:
+    rules = (
+        ("-4", "fwmark 0x2/0xff lookup 100"), ("-6", "fwmark 0x3 lookup 70000"),
+        ("-4", "fwmark 0x80000/0xff0000 lookup main"),
+        ("-4", "fwmark 0x7000138b lookup 1879053195"), ("-4", "not fwmark 0xca6c lookup 51820"),
+        ("-4", "from 10.9.0.1 lookup 101"),
+    )  # fmt: skip
+    for family, rule in rules:
+        site.ns.sh(f"ip {family} rule add {rule}")
+    try:
+        found = site.ns(surroundings.read, (), (), ())
+    finally:
+        for family, rule in rules:
+            site.ns.sh(f"ip {family} rule del {rule}")
+    assert found.marked == {"0x2/0xff": 100, "0x3/0xffffffff": 70000}
 
 
 def test_ephemeral_ports_are_what_is_neither_reserved_nor_ours(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from skedge.core.desired.listener_addresses import REST
 from skedge.core.desired.reconcile import reconcile
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, LinkDevice, ListenerKey
@@ -34,6 +35,7 @@ CONFIG = PacketCheckConfig(
 )
 OTHER = PacketCheckConfig("100.64.0.9", "fd00:1:2::9", CIDR, "fd00:1:2::/48", 7401, 7402, (61000, 62999))
 LISTENERS = [ListenerKey("10.0.0.1", 80), ListenerKey("10.0.0.1", 443), ListenerKey("fd00::1", 80)]
+ANYWHERE = [ListenerKey(address, port) for address in REST for port in (80, 443)]
 PEERS = {"sk-a": TunnelPeer(77, "10.0.0.2", 4790), "sk-b": TunnelPeer(5, "fd00::2", 4790)}
 OWNED = (arrivals.OWNED, forward_guard.OWNED, notrack.OWNED, default_deny.OWNED, chains.OWNED)
 GROUPS = {
@@ -41,7 +43,7 @@ GROUPS = {
     default_deny.NAME: default_deny.group(CONFIG),
     chains.NAME: chains.group(CONFIG),
     forward_guard.NAME: forward_guard.group({"eth0", "eth1"}, CONFIG, translates=True),
-    notrack.NAME: notrack.group(LISTENERS),
+    notrack.NAME: notrack.group([*LISTENERS, *ANYWHERE], shared=True),
 }
 CHAINS = [(name, chain.name, bool(chain.hook)) for name, group in GROUPS.items() for chain in group.chains]
 FULL = [one for one in CHAINS if one[1] != chains.ENDPOINTS]
@@ -123,7 +125,7 @@ def test_groups_keep_the_contract(built: Host, check: Callable[[Case], None]) ->
         default_deny.NAME: (GROUPS[default_deny.NAME], default_deny.group(OTHER)),
         chains.NAME: (GROUPS[chains.NAME], chains.group(OTHER)),
         forward_guard.NAME: (GROUPS[forward_guard.NAME], forward_guard.group(set(), OTHER)),
-        notrack.NAME: (GROUPS[notrack.NAME], notrack.group(LISTENERS[:1], opening=True)),
+        notrack.NAME: (GROUPS[notrack.NAME], notrack.group([*LISTENERS[:1], *ANYWHERE[:1]], opening=True, shared=True)),
     }
     check(Case(built.groups, samples, call=built.ns))
 

@@ -125,7 +125,7 @@ class Owners:
             case "endpoint_sources_v1":
                 for port in {one["port"] for one in (before, after) if one}:
                     yield "endpoint", f"{port}/{NUMBERS[key[2]]}"
-            case "host_prefixes_v1":
+            case "host_prefixes_v2":
                 yield "host-prefix", _prefix(key)
             case "lan_prefixes_v1":
                 yield "lan-prefix", _prefix(key)

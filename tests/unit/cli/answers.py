@@ -38,6 +38,7 @@ HERE = SiteRow(
     software="0.1.0",
     here=True,
     engine="ebpf",
+    programs="shipped",
     certificate_days=89.5,
     prefixes=("10.1.0.0/16", "fd01::/48"),
 )

@@ -175,27 +175,6 @@ def test_addresses_of_proc_net(text: str, address: str):
 # ---- routes and addresses --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("route", "found"),
-    [
-        ({"dst": "100.100.0.0/16", "dev": "tailscale0", "table": "52"}, True),
-        ({"dst": "unreachable 100.64.0.0/12"}, True),
-        ({"dst": "100.0.0.0/8", "dev": "eth0"}, True),
-        ({"dst": "fd12:3456:789a::/64", "dev": "eth0"}, True),
-        ({"dst": "default", "dev": "eth0"}, False),
-        ({"dst": "0.0.0.0/0", "dev": "eth0"}, False),
-        ({"dst": "10.0.0.0/8", "dev": "eth0"}, False),
-        ({"dst": "100.70.1.2", "dev": "sk-edge-b-1234", "table": "7400"}, False),
-        ({"dst": "100.70.1.2", "dev": "lo", "table": "local"}, False),
-        ({"type": "unreachable", "dst": "100.64.0.0/10", "dev": "lo", "protocol": "74"}, False),
-    ],
-)
-def test_routes_into_the_overlay(route: dict[str, str], found: bool):
-    problems = checks.routes(["100.64.0.0/10", "fd12:3456:789a::/48"], [route])
-    assert bool(problems) == found
-    assert all("overlaps the overlay" in problem and "give skedge_overlay_cidr" in problem for problem in problems)
-
-
 def test_a_sites_address_that_is_something_else_on_a_host():
     others = {"edge-b": "100.64.0.2", "edge-c": "100.64.0.3", "edge-d": "100.64.0.4", "edge-e": "100.64.0.5"}
     own = {"devices": ["eth0"], "addresses": ["10.0.0.4", "100.64.0.2", "100.64.9.9"]}

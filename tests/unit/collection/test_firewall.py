@@ -264,3 +264,36 @@ def test_a_kernel_that_cannot_be_asked_is_named(code: int | None, found: int):
 
 def test_a_site_alone_needs_nothing():
     assert problems(iptables("-P INPUT DROP\n-P FORWARD DROP\n-P OUTPUT DROP\n"), {"links": []}) == []
+
+
+# ---- other VPNs ----------------------------------------------------------------------------------------------------
+
+SITES = ["100.104.0.2", "100.104.0.3"]
+OURS = {**MIDDLE, "overlay_address": "100.104.0.1"}  # type: ignore[misc]
+TS_INPUT = (
+    "iptables chain INPUT drops traffic that arrives over links by rule 3 of chain ts-input; open it: "
+    "iptables -I INPUT -i sk-+ -j ACCEPT" + firewall.TAILSCALE
+)
+
+
+def beside_tailscale(text: str, site: dict[str, Any] = OURS, sites: list[str] = SITES) -> list[str]:
+    return firewall.problems(iptables(text), firewall.needs(site, ["10.0.0.1"], others=sites))
+
+
+def test_tailscale_drops_what_is_from_its_range_and_not_from_its_device():
+    assert beside_tailscale("iptables-tailscale") == [TS_INPUT]
+
+
+def test_tailscale_opened_as_told_or_another_range_is_no_problem():
+    text = (FIXTURES / "iptables-tailscale.txt").read_text()
+    assert beside_tailscale(text.replace("-A INPUT -j", "-A INPUT -i sk-+ -j ACCEPT\n-A INPUT -j")) == []
+    assert beside_tailscale(text, {**OURS, "overlay_address": "10.200.0.1"}, ["10.200.0.2"]) == []
+
+
+def test_tailscale_with_nftables():
+    chains = nft("nft-tailscale")
+    found = firewall.problems(chains, firewall.needs(OURS, ["10.0.0.1"], others=SITES))
+    assert [one.split(";")[0] for one in found] == [
+        "nftables chain ip filter INPUT drops traffic that arrives over links by rule 3 of chain ts-input"
+    ]
+    assert found[0].endswith('nft insert rule ip filter INPUT iifname "sk-*" accept' + firewall.TAILSCALE)

@@ -85,8 +85,10 @@ def test_an_inventory_without_the_group_says_so(tmp_path: Path):
 
 def test_overlay_filters():
     assert skedge_overlay_address("edge-a", "demo").startswith("100.")
+    assert skedge_overlay_address("edge-a", "demo", "10.9.0.0/16").startswith("10.9.")
     assert skedge_overlay_address("edge-a", "demo", version=6).startswith("fd")
-    assert skedge_overlays({"network": "demo"})[1].endswith("/48")
+    assert skedge_overlays({"network": "demo", "overlay_cidr": "10.9.0.0/16"})[0] == "10.9.0.0/16"
+    assert skedge_overlays({"network": "demo", "overlay_cidr": "10.9.0.0/16"})[1].endswith("/48")
 
 
 def test_problems_of_all_hosts_are_one_list_with_those_that_did_not_answer():

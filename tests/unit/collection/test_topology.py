@@ -139,7 +139,10 @@ BAD = [
     ({"links": "edge-b"}, "skedge_links: 'edge-b' is not a list"),
     ({"links": [{"to": ["edge-b"]}]}, "skedge_links[0].to: "),
     ({"links": [{"to": "edge-b", "transport": "direct", "device": "eth1"}]}, "its device at edge-b is not known"),
-    ({"links": [{"to": "edge-b", "remote": "100.64.0.9"}]}, "is inside skedge_overlay_cidr 100.64.0.0/10"),
+    (
+        {"links": [{"to": "edge-b", "remote": "100.64.0.9"}], "overlay_address": "100.80.0.1"},
+        "is inside skedge_overlay_cidr 100.64.0.0/10",
+    ),
     (
         {"listeners": [{"service": "a", "port": 80}, {"service": "b", "port": 80}]},
         "skedge_listeners[1]: *:80 tcp is already taken by skedge_listeners[0]",
@@ -175,9 +178,12 @@ def test_two_sites_with_one_overlay_address_are_named_with_their_files():
     ]
 
 
-def test_two_names_that_make_one_address_are_found():
+def test_a_range_without_room_is_named():
     names = [host(f"h{i}", overlay_cidr="10.9.0.0/29") for i in range(7)]  # six addresses for seven sites
-    assert any("(made from the name of" in error for error in build(names).errors)
+    assert build(names).errors == [
+        "host_vars/h6.yml: skedge_overlay_cidr: 10.9.0.0/29 has no address left for h6; give it a wider range"
+    ]
+    assert not build(names[:6]).errors  # nobody has one for NAT, and needs none
 
 
 def test_all_problems_are_reported_at_once():

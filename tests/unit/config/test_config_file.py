@@ -112,7 +112,26 @@ def test_defaults_come_from_the_names() -> None:
     assert config.nat4.startswith("100.")
     assert config.nat4 != config.overlay4
     assert config.nat6 == str(names.nat_address6("demo", "edge-a"))
-    assert config == loads(MINIMAL + "overlay_address: " + config.overlay4, "x")
+    assert config.overlay_cidr == str(names.overlay_network("demo"))
+    both = f"overlay_cidr: {config.overlay_cidr}\noverlay_address: {config.overlay4}"
+    assert config == loads(f"{MINIMAL}{both}", "x")
+
+
+def test_a_file_that_names_an_address_and_no_range_is_of_the_time_when_that_was_all_of_the_shared_space() -> None:
+    config = loads(MINIMAL + "overlay_address: 100.100.7.9", "x")
+    assert config.overlay_cidr == "100.64.0.0/10"
+    assert config.nat4 == str(names.nat_address(names.SHARED_SPACE, "demo", "edge-a"))
+
+
+def test_no_network_s_range_is_where_resolvers_are() -> None:
+    ranges = {names.overlay_network(f"network-{number}") for number in range(2000)}
+    assert len(ranges) == 63
+    assert all(one.prefixlen == 16 and one.subnet_of(names.SHARED_SPACE) for one in ranges)
+    assert names.RESOLVERS not in ranges
+
+
+def test_metrics_are_on_by_default() -> None:
+    config = loads(MINIMAL, "x")
     assert config.metrics == Metrics("127.0.0.1", 9464)
 
 

@@ -203,7 +203,7 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
         "prefixes[1]: 10.1.4.0/24 overlaps prefixes[0], 10.1.0.0/16; give prefixes that have no address in common",
     ),
     (
-        [("prefixes", ["100.64.7.0/24"])],
+        [("overlay_cidr", "100.64.0.0/10"), ("prefixes", ["100.64.7.0/24"])],
         "prefixes[0]: 100.64.7.0/24 overlaps the overlay 100.64.0.0/10; give prefixes that have no address in common",
     ),
     ([("prefixes", ["10.1.2.3/16"])], "prefixes[0]: '10.1.2.3/16' is not in its one form; give 10.1.0.0/16"),
@@ -403,7 +403,7 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("connectors.0.health", {"host": "shop.example"})],
-        "connectors[0].health.host: the Host header is of an http check, this is tcp; give type: http",
+        "connectors[0].health.host: the Host header is of an http check, this is listen; give type: http",
     ),
     (
         [("connectors.0.health", {"type": "none", "tls": True})],
@@ -437,7 +437,7 @@ CASES: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("connectors.0.health", {"type": "socket"})],
-        "connectors[0].health.type: socket cannot check a tcp workload; give type: tcp or http or none",
+        "connectors[0].health.type: socket cannot check a tcp workload; give type: listen or tcp or http or none",
     ),
 ]
 

@@ -11,8 +11,8 @@ import pytest
 
 from skedge.core import abilities
 from skedge.core.abilities import ABILITIES
-from skedge.core.desired.compute import REST
 from skedge.core.desired.forwarding import host_forwards
+from skedge.core.desired.listener_addresses import REST
 from skedge.core.linkstate.own_records import endpoint_ports, services_record
 from skedge.core.model import EngineKind, Link, Listener
 from skedge.core.objects import ServiceKey

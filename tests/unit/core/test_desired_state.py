@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from skedge.core import names
 from skedge.core.desired import compute
+from skedge.core.desired.listener_addresses import REST
 from skedge.core.model import Link, LinkId, Listener, NetworkMap, Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, ListenerKey, NextHop, ServiceKey, Target
 from skedge.core.placement.view import view
@@ -157,7 +158,7 @@ def test_a_star_listener_is_every_address_of_the_host_and_loopback() -> None:
     addresses = ["10.0.0.1/24", "fd01::0001", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "169.254.1.1", "junk"]
     assert compute.listeners(config, addresses) == {
         ListenerKey(address, 80): config.listeners[0]
-        for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1", *compute.REST)
+        for address in ("127.0.0.1", "::1", "10.0.0.1", "fd01::1", "169.254.1.1", *REST)
     }
 
 

@@ -79,8 +79,8 @@ def test_a_kernel_that_cannot_be_read_is_left_alone() -> None:
 def test_every_kind_has_a_driver_and_a_desired_mapping() -> None:
     assert list(FIELDS) == ORDER
     assert {one.name for one in fields(Desired)} == {
-        *FIELDS.values(), "nat_local", "nat_remote", "choosers", "avoided", "off_host", "prefixes", "announced",
-        "answering", "sites", "sources", "skipped",
+        *FIELDS.values(), "uplinks", "nat_local", "nat_remote", "choosers", "avoided", "off_host", "prefixes",
+        "announced", "answering", "sites", "sources", "skipped", "shared",
     }  # fmt: skip
 
 

@@ -115,7 +115,7 @@ class FakeHost:
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
         return len(placed()) if targets else 0
 
-    def surroundings(self, prefixes: Collection[str]) -> Surroundings:
+    def surroundings(self, prefixes: Collection[str], sites: Collection[str]) -> Surroundings:
         return Surroundings(dict.fromkeys(prefixes, ""), self.beside)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
@@ -186,6 +186,9 @@ class FakeControl:
         self.peers: dict[str, LoadPeer] = {}
         self.opened = self.closed = False
         self.turning = True
+        self.renewals = 0
+        self.certificates: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
 
     def open(self) -> None:
         self.opened = True
@@ -207,6 +210,15 @@ class FakeControl:
 
     def stream_causes(self) -> Mapping[str, str]:
         return {}
+
+    def renew(self) -> None:
+        self.renewals += 1
+
+    def shown(self) -> Mapping[str, str]:
+        return self.certificates
+
+    def unproven(self) -> Mapping[str, str]:
+        return self.refused
 
     def heard(self, now: float) -> Mapping[str, Heard]:
         return {site: Heard(report, now - 0.25) for site, report in self.loads.said.items()}

@@ -24,7 +24,7 @@ from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.daemon.loop.wake import Wake
-from skedge.dataplane.ebpf.layout_flow import NatAddresses, NatConfig
+from skedge.dataplane.ebpf.lan.layout_flow import NatAddresses, NatConfig
 from skedge.dataplane.registry import nat_config
 from tests.fakes.networks import site_config
 from tests.unit.daemon.kit import fake_kernel

@@ -12,6 +12,7 @@ import pytest
 
 from skedge.control.health.monitor import HealthState
 from skedge.control.liveness.detector import LinkStats
+from skedge.core import names
 from skedge.core.api.documents import LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.linkstate.database import Database
@@ -33,12 +34,13 @@ from skedge.core.model import (
     WorkloadId,
 )
 from skedge.core.objects import ListenerKey, ServiceKey, Target
-from skedge.core.observed import Counts, Receipt, TunnelFacts
+from skedge.core.observed import Counts, ProgramsReport, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain
 from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.placement.nat_ports import port_limit
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
+from skedge.core.transports import Transport
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
@@ -404,6 +406,23 @@ def test_nothing_is_wrong_with_a_good_network() -> None:
     assert findings.findings(look(state_of(), link_rows=[link_row(True)])) == []
 
 
+def test_programs_that_could_not_be_loaded_are_said_with_what_serves() -> None:
+    refused = ProgramsReport("cached", refused="kernel 6.1 refuses the program skedge_connect4: R0 !read_ok")
+    said = problems(look(state_of(), programs=refused))["programs"]
+    assert said[0] == "error"
+    assert said[1].startswith(f"{refused.refused}; those from before serve")
+    trouble = problems(look(state_of(), programs=ProgramsReport("compiled here", trouble="/x: its digest is wrong")))
+    assert trouble == {"bytecode": ("warning", "/x: its digest is wrong; other bytecode serves")}
+
+
+def test_where_the_programs_came_from_is_said_of_this_host_alone() -> None:
+    state = state_of(site="B")
+    state.recompute(map_of(LINE, down=[LinkId("B", "C")]))
+    empty = cast(Database, SimpleNamespace(get=lambda _key: None))
+    found = rows.sites(state, empty, engine="ebpf", certificate_days=9.0, software="x", programs="shipped")
+    assert [row.programs for row in found] == ["shipped", "", ""]
+
+
 def test_a_wireguard_link_without_a_handshake_says_what_to_do() -> None:
     down = replace(link_row(False, reason="probe-lost"), transport="wireguard", endpoint="10.0.0.2:4791")
     cause = problems(look(state_of(), link_rows=[down]))["link A--B"][1]
@@ -474,6 +493,48 @@ def test_a_resolver_with_the_address_of_a_site_is_an_error_and_another_one_is_no
     assert list(found) == [f"address {site}"]
     assert found[f"address {site}"][0] == "error"
     assert "skedge_overlay_address" in found[f"address {site}"][1]
+
+
+def test_a_link_that_does_not_leave_by_its_uplink_is_named() -> None:
+    link = replace(LINE["A"].links[0], transport=Transport.WIREGUARD, local="192.0.2.1", port=5001)
+    state = state_of({**LINE, "A": replace(LINE["A"], links=(link,))})
+    mark = next(iter(state.desired().links.values())).mark
+    assert names.is_uplink_mark(mark)
+    found = problems(look(state, applied=Applied(strays={mark: "eth0"})))
+    assert found["link A--B"][0] == "warning"
+    assert found["link A--B"][1].startswith("leaves by eth0, which does not have its local 192.0.2.1")
+    assert not problems(look(state, applied=Applied(strays={mark + 1: "eth0"})))
+
+
+def test_a_filter_of_another_vpn_that_drops_what_links_bring_is_an_error() -> None:
+    found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(filtered="ip filter ts-input"))))
+    assert found["firewall"][0] == "error"
+    assert "ip filter ts-input drops what comes from 100.64.0.0/10" in found["firewall"][1]
+    assert "--netfilter-mode=nodivert" in found["firewall"][1]
+
+
+def test_sites_that_another_rule_leads_astray_are_one_error_for_each_way() -> None:
+    away = {"100.64.0.2": "to table 52, device tailscale0", "100.64.0.3": "to table 52, device tailscale0"}
+    found = problems(look(state_of(), applied=Applied(surroundings=Surroundings(astray=away))))
+    assert found["way to sites"][0] == "error"
+    assert "(100.64.0.2 and 1 more) goes to table 52, device tailscale0, by a rule" in found["way to sites"][1]
+    assert "NB_USE_LEGACY_ROUTING" in found["way to sites"][1]
+
+
+@pytest.mark.parametrize(("devices", "engine", "told"), [
+    (("all",), EngineKind.EBPF, True), ((), EngineKind.EBPF, False), (("all",), EngineKind.IPVS, False),
+])  # fmt: skip
+def test_rules_by_mark_are_named_where_flows_are_routed_before(
+    devices: tuple[str, ...], engine: EngineKind, told: bool
+) -> None:
+    state = state_of()
+    state.config = replace(state.config, engine=engine, lan=replace(state.config.lan, devices=devices))
+    around = Surroundings(marked={"0x2/0xff": 100})
+    found = problems(look(state, applied=Applied(surroundings=around)))
+    assert [one for one in found if one.startswith("mark")] == (["mark 0x2/0xff"] if told else [])
+    if told:
+        assert found["mark 0x2/0xff"][0] == "info"
+        assert "table 100" in found["mark 0x2/0xff"][1]
 
 
 def test_what_waits_for_another_host_is_a_warning() -> None:

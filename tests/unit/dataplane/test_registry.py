@@ -10,6 +10,7 @@ import pytest
 
 from skedge.core.desired.kinds import TRAFFIC_S, Registry
 from skedge.dataplane import purge, registry
+from skedge.dataplane.common_rows import Base
 from skedge.dataplane.nftables.table import NftTable
 
 PAGE = (Path(__file__).parents[3] / "docs/kernel-objects.md").read_text()
@@ -28,7 +29,7 @@ PURGED = {
 
 
 def rows(engine: str) -> Registry:
-    base = registry.Base(MagicMock(), NftTable(lambda _script: {}), Path("/nonexistent"))
+    base = Base(MagicMock(), NftTable(lambda _script: {}), Path("/nonexistent"))
     if engine == "ipvs":
         return registry.ipvs(base, MagicMock(), MagicMock())
     return registry.ebpf(base, MagicMock(), MagicMock(), MagicMock(), "/nonexistent")

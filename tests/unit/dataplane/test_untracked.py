@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,22 @@ def test_while_another_engines_connections_go_on_only_openings_are_untracked() -
     assert not untracked.ensure(LISTENERS, opening=True)
     assert untracked.ensure(LISTENERS), "and everything afterwards"
     assert not any("flags" in str(rule) for rule in untracked.all())
+
+
+def test_where_listeners_share_an_entry_the_kernel_is_asked_which_addresses_are_its_own() -> None:
+    every = [*LISTENERS, ListenerKey("0.0.0.0", 80), ListenerKey("::", 80), ListenerKey("0.0.0.0", 53, Protocol.UDP)]
+    few, many = notrack.group(every), notrack.group(every, shared=True)
+    assert notrack.group(LISTENERS) == few, "not where each address has its own element: each packet would pay"
+    for ours, more, address, port in zip(few.chains, many.chains, ("daddr", "saddr"), ("dport", "sport"), strict=True):
+        assert more.rules[:-2] == ours.rules
+        for rule, ports in zip(more.rules[-2:], ([80], [80]), strict=True):
+            untracked, of_port, no_loopback, is_local, end = json.loads(rule.text)
+            assert untracked["match"]["op"] == no_loopback["match"]["op"] == "!="
+            assert of_port["match"]["left"]["payload"]["field"] == port
+            assert of_port["match"]["right"] in (80, {"set": ports})
+            assert is_local["match"] == {
+                "op": "==",
+                "left": {"fib": {"result": "type", "flags": [address]}},
+                "right": "local",
+            }
+            assert end == {"notrack": None}

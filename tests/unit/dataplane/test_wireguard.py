@@ -21,7 +21,17 @@ from skedge.dataplane.host.resolver import PeerResolver
 from skedge.dataplane.links.device import alias_of, parse_alias
 from skedge.dataplane.links.transports import wireguard
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
-from skedge.dataplane.links.wireguard_backend import EVERYTHING, OwnKey, Peer, PeerChange, Tunnel, carrier, heard_last
+from skedge.dataplane.links.wireguard_backend import (
+    EVERYTHING,
+    NOTHING,
+    Own,
+    OwnKey,
+    Peer,
+    PeerChange,
+    Tunnel,
+    carrier,
+    heard_last,
+)
 from skedge.dataplane.links.wireguard_go import WireGuardGo
 
 LINK = LinkId("a", "b", "main")
@@ -49,7 +59,7 @@ class Device:
     def get(self, device: str) -> Tunnel:
         return self.tunnel
 
-    def set(self, device: str, *, secret: bytes | None, port: int | None, peers: Sequence[PeerChange]) -> None:
+    def set(self, device: str, *, peers: Sequence[PeerChange], secret: bytes | None = None, own: Own = NOTHING) -> None:
         self.changes = list(peers)
         now = dict(self.tunnel.peers)
         for change in peers:
@@ -64,7 +74,11 @@ class Device:
             keepalive = peer.keepalive_s if change.keepalive_s is None else change.keepalive_s
             now[change.key] = replace(peer, endpoint=endpoint, keepalive_s=keepalive)
         key = self.tunnel.public_key if secret is None else OwnKey.public(secret)
-        self.tunnel = Tunnel(key, self.tunnel.port if port is None else port, now)
+        port, mark = (
+            self.tunnel.port if own.port is None else own.port,
+            self.tunnel.mark if own.mark is None else own.mark,
+        )
+        self.tunnel = Tunnel(key, port, now, mark)
 
     def hear(self, key: str, at: float, endpoint: tuple[str, int] | None = None) -> None:
         """Let the far end make a handshake."""
@@ -118,6 +132,13 @@ def test_what_is_put_is_read(links: WireGuardLinks, device: Device) -> None:
         put(links, device, want)
         assert device.changes == []
     assert device.tunnel.peers[OLD].allowed == frozenset(EVERYTHING)
+
+
+def test_the_mark_of_a_link_that_is_bound_is_set_and_taken_back(links: WireGuardLinks, device: Device) -> None:
+    for want in (replace(WANT, mark=0x70001389), WANT):
+        put(links, device, want)
+        assert device.tunnel.mark == want.mark
+        assert read(links, device) == (want, True)
 
 
 def test_another_key_of_the_host_is_a_difference(links: WireGuardLinks, device: Device, key: Path) -> None:
@@ -236,13 +257,13 @@ def test_wireguard_go_is_read(sockets: Path) -> None:
     secret = bytes(range(1, 33))
     Go(
         sockets / "sk-b.sock",
-        f"private_key={secret.hex()}\nlisten_port=5001\npublic_key={'ab' * 32}\nendpoint=[fd00::2]:5002\n"
+        f"private_key={secret.hex()}\nlisten_port=5001\nfwmark=7\npublic_key={'ab' * 32}\nendpoint=[fd00::2]:5002\n"
         "last_handshake_time_sec=100\nlast_handshake_time_nsec=500000000\npersistent_keepalive_interval=25\n"
         f"allowed_ip=0.0.0.0/0\nallowed_ip=::/0\npublic_key={'cd' * 32}\nerrno=0\n\n",
     )
     one, other = (b64encode(bytes.fromhex(pair * 32)).decode() for pair in ("ab", "cd"))
     tunnel = WireGuardGo(sockets).get("sk-b")
-    assert (tunnel.public_key, tunnel.port) == (OwnKey.public(secret), 5001)
+    assert (tunnel.public_key, tunnel.port, tunnel.mark) == (OwnKey.public(secret), 5001, 7)
     assert tunnel.peers[one] == Peer(("fd00::2", 5002), 25, 100.5, frozenset(EVERYTHING))
     assert tunnel.peers[other] == Peer()
 
@@ -251,9 +272,9 @@ def test_wireguard_go_is_set(sockets: Path) -> None:
     go = Go(sockets / "sk-b.sock", "errno=0\n\n")
     one, other = (b64encode(bytes.fromhex(pair * 32)).decode() for pair in ("ab", "cd"))
     changes = [PeerChange(one, remove=True), PeerChange(other, False, ("fd00::2", 9), 25, all_traffic=True)]
-    WireGuardGo(sockets).set("sk-b", secret=bytes(32), port=5001, peers=changes)
+    WireGuardGo(sockets).set("sk-b", secret=bytes(32), own=Own(5001, 0x70001389), peers=changes)
     assert go.asked.splitlines() == [
-        "set=1", f"private_key={'00' * 32}", "listen_port=5001",
+        "set=1", f"private_key={'00' * 32}", "listen_port=5001", "fwmark=1879053193",
         f"public_key={'ab' * 32}", "remove=true",
         f"public_key={'cd' * 32}", "endpoint=[fd00::2]:9", "persistent_keepalive_interval=25",
         "replace_allowed_ips=true", "allowed_ip=0.0.0.0/0", "allowed_ip=::/0", "",
@@ -263,10 +284,10 @@ def test_wireguard_go_is_set(sockets: Path) -> None:
 def test_errors_of_wireguard_go_never_quote_the_key(sockets: Path) -> None:
     secret = bytes(range(1, 33))
     with pytest.raises(DataplaneError, match=r"wireguard-go does not answer .* skedge-wireguard@sk-b\.service") as no:
-        WireGuardGo(sockets).set("sk-b", secret=secret, port=1, peers=[])
+        WireGuardGo(sockets).set("sk-b", secret=secret, own=Own(1), peers=[])
     Go(sockets / "sk-b.sock", "errno=-98\n\n")
     with pytest.raises(OSError, match="in use") as used:
-        WireGuardGo(sockets).set("sk-b", secret=secret, port=1, peers=[])
+        WireGuardGo(sockets).set("sk-b", secret=secret, own=Own(1), peers=[])
     assert secret.hex() not in f"{no.value!r} {used.value!r}"
 
 

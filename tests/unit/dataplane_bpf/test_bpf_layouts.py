@@ -15,11 +15,11 @@ from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
-from skedge.dataplane.ebpf import layout_flow as flows
-from skedge.dataplane.ebpf import layout_listener
+from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
+from skedge.dataplane.ebpf.lan import layout_flow as flows
 from skedge.loader import reasons_header
-from skedge.loader.loader import SOURCES, source_text
+from skedge.loader.sources import SOURCES, source_text
 
 TYPES: dict[str, type] = {
     "__u64": ctypes.c_uint64,
@@ -92,8 +92,8 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
 @pytest.mark.parametrize(
     ("name", "packed", "size"),
     [
-        ("slot", layout.Service.SLOT, layout.Service.SLOT.size),
-        ("staged_slot", layout.StagedSlot.STRUCT, layout.StagedSlot.STRUCT.size),
+        ("slot", layout_service.Service.SLOT, layout_service.Service.SLOT.size),
+        ("staged_slot", layout_service.StagedSlot.STRUCT, layout_service.StagedSlot.STRUCT.size),
         ("config", layout.Config.STRUCT, layout.Config.SIZE),
         ("news", layout.NEWS, layout.NEWS.size),
         ("listener", layout_listener.ListenerValue.STRUCT, layout_listener.ListenerValue.STRUCT.size),
@@ -101,9 +101,10 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("affinity", layout_listener.AFFINITY, layout_listener.AFFINITY.size),
         ("listener_key", layout.LISTENER, layout.LISTENER.size),
         ("placement_record", layout.PlacementRecord.STRUCT, layout.PlacementRecord.STRUCT.size),
+        ("socket_record", layout.PlacementRecord.STORED, layout.PlacementRecord.STORED.size),
         ("logged_slot", layout.LoggedPick.SLOT, layout.LoggedPick.SLOT.size),
-        ("service", layout.Service.HEADER, layout.Service.SIZE),
-        ("staged", layout.Staged.HEADER, layout.Staged.SIZE),
+        ("service", layout_service.Service.HEADER, layout_service.Service.SIZE),
+        ("staged", layout_service.Staged.HEADER, layout_service.Staged.SIZE),
         ("logged_pick", layout.LoggedPick.HEADER, layout.LoggedPick.SIZE),
         ("service_name", layout.SERVICE_NAME, layout.SERVICE_NAME.size),
         ("workload_key", layout.WORKLOAD_KEY, layout.WORKLOAD_KEY.size),
@@ -124,12 +125,12 @@ def test_layout(name: str, packed: struct.Struct, size: int) -> None:
 
 def test_members_lie_where_they_are_read() -> None:
     """Offsets by name, so that two members of one size cannot change places unseen."""
-    slot = layout.Service.SLOT.pack(*range(1, 10), b"\1\2\3\4", b"\0\5", b"\0\6", bytes(16), 7, 8)
+    slot = layout_service.Service.SLOT.pack(*range(1, 10), b"\1\2\3\4", b"\0\5", b"\0\6", bytes(16), 7, 8)
     c = STRUCTS["slot"].from_buffer_copy(slot)
     names = ("path_cost", "capacity", "others", "flags", "mine", "last", "chosen", "refused", "suspended")
     assert [getattr(c, name) for name in names] == list(range(1, 10))
     assert c.generation == 7
-    staged = layout.StagedSlot(1, 2, 3, 4, 5, Target("1.2.3.4", 6), Target("::7", 8), 9, 10, -11)
+    staged = layout_service.StagedSlot(1, 2, 3, 4, 5, Target("1.2.3.4", 6), Target("::7", 8), 9, 10, -11)
     s = STRUCTS["staged_slot"].from_buffer_copy(staged.pack())
     fields = ("apply", "path_cost", "capacity", "others", "flags", "generation", "rank", "delta")
     assert [getattr(s, name) for name in fields] == [1, 2, 3, 4, 5, 9, 10, -11]
@@ -184,13 +185,14 @@ def test_constants_are_those_of_the_headers() -> None:
     flags = {"USED": "SLOT_USED", "IN": "SLOT_IN", "T4": "SLOT_T4", "T6": "SLOT_T6", "ANY": "SLOT_ANY"}
     same = {"OWN_SITE": "SLOT_OWN_SITE", "OFF_HOST": "SLOT_OFF_HOST", "PRESERVES_SRC": "SLOT_PRESERVES_SRC"}
     same |= {"OUT_SHIFT": "SLOT_OUT_SHIFT", **flags}
-    same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "MAX_SERVICES", "MAX_WORKLOADS")}
+    same |= {name: name for name in ("FIRST_CHOICE", "NAME_SIZE", "SPARE_WORDS", "MAX_SERVICES", "MAX_WORKLOADS")}
     same |= {f"APPLY_{word}": f"APPLY_{word}" for word in ("CONTROL", "OTHERS", "RESET", "RESUME", "DELTA")}
     for ours, theirs in same.items():
-        assert getattr(layout, ours) == number(theirs), ours
+        there = layout_service if hasattr(layout_service, ours) else layout
+        assert getattr(there, ours) == number(theirs), ours
     assert number("SCHEDULE_SIZE") == SCHEDULE_SIZE
     assert number("MEMBER_WORDS") * 64 == number("MAX_SERVICES")
-    assert (number("CLASS_SMALL"), number("CLASS_MEDIUM"), number("MAX_WORKLOADS")) == layout.SIZES
+    assert (number("CLASS_SMALL"), number("CLASS_MEDIUM"), number("MAX_WORKLOADS")) == layout_service.SIZES
 
 
 def test_a_flow_is_read_member_by_member() -> None:

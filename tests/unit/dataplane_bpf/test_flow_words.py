@@ -9,8 +9,8 @@ import pytest
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
 from skedge.core.observed import FlowKind, FlowState
-from skedge.dataplane.ebpf import flow_view
-from skedge.dataplane.ebpf.layout_flow import FlowBits, FlowEntry, FlowKey, FlowRecord, Kind
+from skedge.dataplane.ebpf import views
+from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, FlowEntry, FlowKey, FlowRecord, Kind
 from skedge.dataplane.ebpf.layout_placement import PLACED_VALID, PlacementRecord, Weighed
 
 S = 1_000_000_000
@@ -30,7 +30,7 @@ B = WorkloadId("b", "web")
 
 def words(record: FlowRecord):
     names = {(7, 3): B}
-    return flow_view.flow(
+    return views.flow(
         record,
         now=100.0,
         services={7: ServiceKey("web")},
@@ -70,6 +70,6 @@ def test_one_that_ended_names_nobody_and_one_of_another_site_its_endpoint() -> N
 )
 def test_states(said: FlowBits, answered: FlowBits, state: FlowState) -> None:
     record = replace(RECORD, forward=replace(FORWARD, state=said), reply=replace(REPLY, state=answered))
-    assert flow_view.state(record) is state
+    assert views.state(record) is state
     udp = replace(record, key=replace(KEY, protocol=Protocol.UDP))
-    assert flow_view.state(udp) is FlowState.UDP
+    assert views.state(udp) is FlowState.UDP

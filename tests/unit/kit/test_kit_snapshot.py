@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from skedge.dataplane.ebpf import layout_flow, layout_listener, layout_placement, link_table, packet_check
+from skedge.dataplane.ebpf import layout_listener, layout_placement, layout_service, link_table, packet_check
+from skedge.dataplane.ebpf.lan import layout_flow
 from tests.kit import snapshot_maps, snapshot_objects
 from tests.kit.snapshot import Change, Snapshot
 
@@ -169,7 +170,7 @@ def test_every_pinned_map_has_a_mask_or_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("services_v1", layout_placement.Service.SIZE),
+        ("services_v1", layout_service.Service.SIZE),
         ("listeners_v2", layout_listener.ListenerValue.STRUCT.size),
         ("config_v1", layout_placement.Config.SIZE),
         ("workload_names_v1", layout_placement.WORKLOAD_NAME.size),
@@ -185,12 +186,12 @@ def test_a_mask_has_the_size_of_its_struct(name: str, size: int) -> None:
 
 def test_of_a_service_what_the_controller_writes_is_read_and_counts_are_not() -> None:
     how = snapshot_maps.KEPT["services_v1"]
-    slot = layout_placement.Service.SLOT
+    slot = layout_service.Service.SLOT
     raw = bytearray(how.size)
-    layout_placement.Service.HEADER.pack_into(raw, 0, 0, 8, 3, 99, 98, 97, 96, 95, 0)
+    layout_service.Service.HEADER.pack_into(raw, 0, 0, 8, 3, 99, 98, 97, 96, 95, 0)
     four, six = bytes((10, 0, 0, 7)), bytes(16)
     values = (30, 2, 1, 5, 71, 72, 73, 74, 1, four, (9090).to_bytes(2), bytes(2), six, 4, 75)
-    slot.pack_into(raw, layout_placement.Service.HEADER.size + slot.size, *values)
+    slot.pack_into(raw, layout_service.Service.HEADER.size + slot.size, *values)
     service, only = snapshot_maps._objects("services_v1", how, (5).to_bytes(4, "little"), bytes(raw))
     assert service == (("services_v1", "5"), {"size": 8, "version": 3})
     assert only[0] == ("services_v1", "5", "slot 1")

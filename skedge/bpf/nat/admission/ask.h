@@ -46,7 +46,7 @@ INLINE void host_rules_count(__u32 what)
 
 INLINE int host_rules_accepted(const struct __sk_buff *skb)
 {
-    return skb->cb[CB_LINK] & CB_ACCEPTED;
+    return CB_GET(skb, CB_LINK) & CB_ACCEPTED;
 }
 
 INLINE int host_rules_are_honoured(void)
@@ -74,7 +74,7 @@ INLINE int host_rules_ask(struct __sk_buff *skb, struct lan_packet *p)
 /* Give the copy back to the device that the packet came in by; so it also loses the way over lo that it has. */
 INLINE int packet_send_home(struct __sk_buff *skb)
 {
-    return bpf_redirect(skb->cb[CB_HOME], BPF_F_INGRESS);
+    return bpf_redirect(CB_GET(skb, CB_HOME), BPF_F_INGRESS);
 }
 
 #endif

@@ -26,24 +26,31 @@ BPF_TABLE_PINNED("array", __u32, struct half_open, nat_half_open_v1, HALF_OPEN *
 /* protocol (0 TCP, 1 UDP) -> turns taken */
 BPF_TABLE_PINNED("array", __u32, __u64, nat_turns_v1, 2, PIN_DIR "/nat_turns_v1");
 
-/* Whether the sender may open one more flow. Not exact when it sends by two processors at once: that is generous. */
-INLINE int source_may_open(const struct nat_config *config, const __u32 *from)
+/* Whether a source may do once more what costs it @each ns. Not exact when it sends by two processors at once: that is
+ * generous. */
+INLINE int source_may(struct source *source, __u64 each)
 {
-    __u64 now = bpf_ktime_get_ns(), each = NANOSECONDS / (config->source_rate ? config->source_rate : SOURCE_RATE), first;
-    struct source source;
-    __u64 *next;
+    __u64 now = bpf_ktime_get_ns(), first;
+    __u64 *next = nat_openers_v1.lookup(source);
 
-    address_copy(source.address, from);
-    next = nat_openers_v1.lookup(&source);
     if (!next) {
         first = now + each;
-        nat_openers_v1.update(&source, &first);
+        nat_openers_v1.update(source, &first);
         return 1;
     }
     if (*next > now + NANOSECONDS)
         return 0;
     *next = (*next > now ? *next : now) + each;
     return 1;
+}
+
+/* Whether the sender may open one more flow. */
+INLINE int source_may_open(const struct nat_config *config, const __u32 *from)
+{
+    struct source source;
+
+    address_copy(source.address, from);
+    return source_may(&source, NANOSECONDS / (config->source_rate ? config->source_rate : SOURCE_RATE));
 }
 
 /* How many flows of a protocol may be half open: no more than an eighth of the table, and than hold half of the NAT ports
@@ -54,8 +61,8 @@ INLINE __u32 half_open_room(const struct nat_config *config)
 
     if (!room || room > HALF_OPEN)
         room = HALF_OPEN;
-    if (room > NAT_FLOWS / 8)
-        room = NAT_FLOWS / 8;
+    if (room > NAT_HALF_OPEN_MAX)
+        room = NAT_HALF_OPEN_MAX;
     if (room > ports)
         room = ports > FEWEST ? ports : FEWEST;
     return room;

@@ -31,13 +31,12 @@ INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
             return options.byte[(at + 2) & 63] >> 4 == MULTIPATH_JOIN;
         if (!kind)
             return 0;
-        if (kind == 1) {
-            at++;
-            continue;
-        }
-        at += options.byte[(at + 1) & 63];
+        at += kind == 1 ? 1 : options.byte[(at + 1) & 63];
         if (at >= OPTIONS_MAX)
             return 0;
+        /* Nothing but its size is known of it now: else the verifier tells its ways through the options apart. */
+        OPAQUE(at);
+        at &= 63;
     }
     return 0;
 }

@@ -78,7 +78,7 @@ INLINE int packet_identify4(struct __sk_buff *skb, const struct lan_packet *p, s
 /* Send a copy round. Of a whole IPv6 packet it brings the identification along, where the front's checksum was. */
 INLINE int cut_send_round(struct __sk_buff *skb, const struct lan_packet *p, struct fragment *f, int whole, __u32 front)
 {
-    __u32 was = 0, failed;
+    __u32 was = 0, mark = skb->mark, failed;
 
     if (p->v6 && whole) {
         f->id = bpf_get_prandom_u32();
@@ -88,7 +88,7 @@ INLINE int cut_send_round(struct __sk_buff *skb, const struct lan_packet *p, str
     }
     skb->mark = CUT_MARK | front;
     failed = bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) != 0;
-    skb->mark = 0;
+    skb->mark = mark;
     if (p->v6 && whole && bpf_skb_store_bytes(skb, p->l4 + 4, &was, sizeof(was), BPF_F_RECOMPUTE_CSUM))
         return -1;
     return failed ? -1 : 0;
@@ -100,8 +100,10 @@ INLINE __u32 datagram_sum(struct __sk_buff *skb, __u32 at, __u32 size)
     __u32 sum = 0, parts = (size - 1) / SUM_PART, rest = ((size - 1) & (SUM_PART - 1)) + 1;
     __u8 part[SUM_PART];
 
+    /* The number of parts is hidden from the compiler: LLVM 19 counts down from it otherwise, for ever to the verifier. */
 #pragma clang loop unroll(disable)
     for (__u32 i = 0; i < SUM_PARTS; i++) {
+        OPAQUE(parts);
         if (i >= parts || bpf_skb_load_bytes(skb, at, part, sizeof(part)))
             break;
         sum = (__u32)bpf_csum_diff(0, 0, (void *)part, sizeof(part), sum);

@@ -12,11 +12,17 @@
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int size, __u64 flags) =
     (void *)BPF_FUNC_redirect_neigh;
 
-/* Return the route to where the flow's packets go. Looked up as from our own device (lo): so the host is no router for
- * its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
-INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+/* Since Linux 6.10: routes are looked up by the mark that lies where the answer's link-layer addresses will. */
+#define FIB_BY_MARK (1u << 5)
+#define ERR_INVALID 22
+
+/* Return the route to where the flow's packets go, for a packet with this mark (0: none). Looked up as from our own device
+ * (lo): so the host is no router for its LAN, and neither rp_filter of a LAN device nor the FORWARD chain matters. */
+INLINE long route_lookup_marked(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                                const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib, __u32 mark)
 {
+    long found;
+
     __builtin_memset(fib, 0, sizeof(*fib));
     fib->family = p->v6 ? AF_INET6_ : AF_INET_;
     fib->l4_protocol = p->key.protocol;
@@ -33,7 +39,20 @@ INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config,
         fib->ipv4_src = flow->from[3];
         fib->ipv4_dst = flow->to[3];
     }
+    if (mark) {
+        __builtin_memcpy(fib->smac, &mark, sizeof(mark));
+        found = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_BY_MARK);
+        if (found != -ERR_INVALID)
+            return found;
+    }
     return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
+/* The same by the mark that the packet has: the host may have routes by it. */
+INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
+                         const struct nat_flow *flow, __u32 length, struct bpf_fib_lookup *fib)
+{
+    return route_lookup_marked(skb, config, p, flow, length, fib, skb->mark);
 }
 
 /* Return where the TCP option for the segment size is, as an offset in the packet; 0 where there is none. */
@@ -95,9 +114,7 @@ INLINE __u32 route_mtu(struct __sk_buff *skb, const struct nat_config *config, c
  * checksum in the IPv6 header; and the hop limit falls. */
 INLINE __u32 checksum_diff6(__u32 addresses)
 {
-    __u64 sum = (__u64)addresses + (__u32)~0x100;
-
-    return (__u32)(sum + (sum >> 32));
+    return checksum_sum(addresses, (__u32)~0x100);
 }
 
 /* Change addresses and ports, the hop limit, and all checksums by the difference. */
@@ -113,13 +130,13 @@ INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, c
         return REASON_MALFORMED;
     if (bpf_l4_csum_replace(skb, sum_at, old_ports, new_ports, zero_is_none | 4))
         return REASON_MALFORMED;
-    if (p->v6)
-        bpf_csum_update(skb, checksum_diff6(flow->sum));
+    packet_sum_update(skb, p->v6, zero_is_none && datagram_is_unsummed(skb, sum_at), checksum_diff6(flow->sum),
+                      checksum_sum(~old_ports, new_ports));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
         ports = ip + IP6_LENGTH;
-        if (lan_packet_is_fragment6(p))
+        if (lan_packet_is_longer6(p))
             ports += FRAGMENT_HEADER;
         if (ports + 4 > end)
             return REASON_MALFORMED;
@@ -142,6 +159,18 @@ INLINE int packet_translate(struct __sk_buff *skb, const struct lan_packet *p, c
     return 0;
 }
 
+/* Give the packet the link-layer addresses that it will leave with. The kernel writes them, too, but leaves those that
+ * the packet had in the sum over it (CHECKSUM_COMPLETE), which a receiver behind a veth looks at. */
+INLINE void packet_address_next(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+    __u8 *to = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
+
+    if (to + ETH_LENGTH > end)
+        return;
+    __builtin_memcpy(to, fib->dmac, sizeof(fib->dmac));
+    __builtin_memcpy(to + sizeof(fib->dmac), fib->smac, sizeof(fib->smac));
+}
+
 /* Send the packet to the next hop. Without a link-layer header (WireGuard, TUN) it first gets room for one: the kernel
  * takes it off again, and refuses packets that never had one. */
 INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const struct bpf_fib_lookup *fib)
@@ -151,6 +180,7 @@ INLINE int packet_send(struct __sk_buff *skb, const struct lan_packet *p, const 
     address_copy(next.ipv6_nh, fib->ipv6_dst);
     if (!p->l3 && bpf_skb_change_head(skb, ETH_LENGTH, 0))
         return TC_ACT_SHOT;
+    packet_address_next(skb, fib);
     return redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 
@@ -160,6 +190,23 @@ INLINE int packet_send_round(struct __sk_buff *skb, const struct nat_config *con
 {
     skb->mark = ROUTELESS_MARK;
     return bpf_redirect(config->device, BPF_F_INGRESS);
+}
+
+/* Whether packets of this direction come over a link. */
+INLINE int flow_comes_over_link(__u64 state)
+{
+    return KIND_OF(state) == (state & FLOW_REPLY ? KIND_REMOTE : KIND_OVERLAY);
+}
+
+/* A packet of a flow (@state: of its direction) that may go no further: its sender is told, as a router does. @flags: what
+ * is to stay of skb->cb[CB_LINK]; nothing may where this program alone has seen the packet, as others leave something there. */
+INLINE int packet_expire(struct __sk_buff *skb, const struct lan_packet *p, __u64 state, __u32 flags)
+{
+    CB_SET(skb, CB_LINK, p->l3 | flags);
+    CB_SET(skb, CB_MTU, MTU_NONE);
+    CB_SET(skb, CB_DENY, flow_comes_over_link(state) ? 1 : 0);
+    nat_programs_v1.call(skb, NAT_TOO_BIG);
+    return packet_refuse(REASON_HOP_LIMIT);
 }
 
 /* Whether packets of this direction are for a socket of this host. */
@@ -178,17 +225,17 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
     if (flow_goes_over_lo(flow->state))
         return packet_translate(skb, p, flow) ? packet_refuse(REASON_MALFORMED) : skb_send_to_lo(skb, p->l3, config->device);
     if (p->hops <= 1)
-        return packet_refuse(REASON_HOP_LIMIT);
+        return packet_expire(skb, p, flow->state, 0);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-        skb->cb[CB_LINK] = p->l3;
-        skb->cb[CB_MTU] = fib.mtu_result;
+        CB_SET(skb, CB_LINK, p->l3);
+        CB_SET(skb, CB_MTU, fib.mtu_result);
         nat_programs_v1.call(skb, NAT_TOO_BIG);
         return packet_refuse(REASON_TOO_BIG);
     }
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return packet_refuse(REASON_NO_ROUTE);
-    if (found == BPF_FIB_LKUP_RET_NO_NEIGH && (flow->state & FLOW_OWN) && skb->cb[CB_LINK] & CB_ROUTED)
+    if (found == BPF_FIB_LKUP_RET_NO_NEIGH && (flow->state & FLOW_OWN) && CB_GET(skb, CB_LINK) & CB_ROUTED)
         return packet_send_round(skb, config);
     if ((p->tcp_flags & TCP_SYN) && mss_clamp(skb, p, route_mtu(skb, config, p, flow)))
         return packet_refuse(REASON_MALFORMED);

@@ -62,7 +62,7 @@ INLINE int fragment_translate(struct __sk_buff *skb, const struct lan_packet *p,
     __u32 sum;
 
     if (p->v6)
-        bpf_csum_update(skb, checksum_diff6(flow->sum));
+        csum_update(skb, checksum_diff6(flow->sum));
     ip = (__u8 *)(long)skb->data + (p->l3 & 15);
     end = (__u8 *)(long)skb->data_end;
     if (p->v6) {
@@ -101,8 +101,8 @@ INLINE int piece_may_be_cut(const struct lan_packet *p, const struct nat_flow *f
 INLINE int piece_is_too_big(struct __sk_buff *skb, const struct lan_packet *p, const struct fragment *f, __u32 mtu)
 {
     if (!f->at) {
-        skb->cb[CB_LINK] = p->l3;
-        skb->cb[CB_MTU] = mtu;
+        CB_SET(skb, CB_LINK, p->l3);
+        CB_SET(skb, CB_MTU, mtu);
         nat_programs_v1.call(skb, NAT_TOO_BIG);
     }
     return packet_refuse(REASON_TOO_BIG);
@@ -132,7 +132,7 @@ INLINE int piece_forward(struct __sk_buff *skb, const struct nat_config *config,
         whole = 0;
     }
     if (p->hops <= 1)
-        return packet_refuse(REASON_HOP_LIMIT);
+        return f->at ? packet_refuse(REASON_HOP_LIMIT) : packet_expire(skb, p, flow->state, 0);
     found = route_lookup(skb, config, p, flow, p->length, &fib);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         if (!piece_may_be_cut(p, flow))

@@ -24,7 +24,7 @@ struct lan_packet {
     __u8 class;     /* type of service, traffic class: the host may have routes by it */
     __u8 whole;     /* IPv4: must not be fragmented */
     __u8 tcp_flags; /* 0 for UDP */
-    __u8 next;      /* IPv6, where the first fragment of a datagram may come: the header that follows */
+    __u8 next;      /* IPv6: the header that follows; a fragment's or a jumbo's is between it and the transport's */
 };
 
 INLINE int lan_packet_is_icmp(const struct lan_packet *p)
@@ -108,6 +108,18 @@ INLINE int lan_packet_is_first(struct lan_packet *p, const __u8 *ip, const __u8 
     return 1;
 }
 
+/* Whether an odd packet is a super-packet of more than 64 KiB, with nothing else odd. */
+INLINE int lan_packet_is_jumbo(struct lan_packet *p, const __u8 *ip, const __u8 *end, __u32 segment)
+{
+    if (!p->v6 || p->key.protocol != NEXT_HOP_BY_HOP || lan_packet_is_mapped(p) || ip + IP6_LENGTH + JUMBO_HEADER > end)
+        return 0;
+    if (!jumbo_is_of_kernel(segment, *(const __u16 *)(ip + 4), ip + IP6_LENGTH))
+        return 0;
+    p->key.protocol = IPPROTO_TCP;
+    p->l4 += JUMBO_HEADER;
+    return 1;
+}
+
 /* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD,
  * REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see lan_packet_is_icmp()). ``first``: the first
  * fragment of a datagram is none that is odd. */
@@ -124,7 +136,7 @@ INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u3
     p->tcp_flags = 0;
     p->key.protocol = 0; /* of what is not even IP: nothing may be taken for ICMP */
     p->v6 = 0;
-    p->next = 0;
+    p->next = IPPROTO_NONE;
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         if (ip + IP4_LENGTH > end)
             return REASON_MALFORMED;
@@ -139,13 +151,13 @@ INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u3
         return NOT_OURS;
     }
     if (odd) {
-        if (!first || odd != ODD || !lan_packet_is_first(p, ip, end))
+        if (odd != ODD || !(lan_packet_is_jumbo(p, ip, end, segment) || (first && lan_packet_is_first(p, ip, end))))
             return odd;
         if (p->v6)
-            l4 += FRAGMENT_HEADER;
+            l4 += FRAGMENT_HEADER; /* either is as long */
     }
-    if (first) /* read again, so that the verifier takes it for one case and not for two */
-        p->next = *(volatile const __u8 *)(ip + 6);
+    /* Read again, so that the verifier takes it for one case and not for two. */
+    p->next = *(volatile const __u8 *)(ip + 6);
     if (!segment && p->length > skb->len - link)
         return REASON_MALFORMED;
     if (p->key.protocol == IPPROTO_TCP) {
@@ -161,10 +173,9 @@ INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u3
     } else {
         return NOT_OURS;
     }
-    header += p->l4 - p->l3;
-    if (segment)
-        p->length = header + segment;
-    else if (p->length < header)
+    if (segment) /* of which none has the jumbo header */
+        p->length = (p->v6 ? IP6_LENGTH : IP4_LENGTH) + header + segment;
+    else if (p->length < header + p->l4 - p->l3)
         return REASON_MALFORMED;
     p->key.from_port = *(__u16 *)l4;
     p->key.to_port = *(__u16 *)(l4 + 2);
@@ -181,10 +192,31 @@ INLINE int lan_packet_parse_first(struct __sk_buff *skb, struct lan_packet *p, _
     return lan_packet_parse_as(skb, p, link, 1);
 }
 
-/* Whether a header more is before the ports. */
 INLINE int lan_packet_is_fragment6(const struct lan_packet *p)
 {
     return p->v6 && p->next == NEXT_FRAGMENT;
+}
+
+/* Whether a header more, of 8 bytes, is before the ports. */
+INLINE int lan_packet_is_longer6(const struct lan_packet *p)
+{
+    return p->v6 && (p->next == NEXT_FRAGMENT || p->next == NEXT_HOP_BY_HOP);
+}
+
+/* Make a super-packet of more than 64 KiB the headers of its first segment, as they are on the wire. */
+INLINE int lan_packet_cut_jumbo(struct __sk_buff *skb, struct lan_packet *p)
+{
+    __u16 length = bpf_htons(p->length - IP6_LENGTH);
+    __u8 next = IPPROTO_TCP;
+
+    if (bpf_skb_change_tail(skb, p->l4 + TCP_SMALLEST, 0) ||
+        bpf_skb_adjust_room(skb, -JUMBO_HEADER, BPF_ADJ_ROOM_NET, 0) ||
+        bpf_skb_store_bytes(skb, p->l3 + 4, &length, sizeof(length), BPF_F_RECOMPUTE_CSUM) ||
+        bpf_skb_store_bytes(skb, p->l3 + 6, &next, sizeof(next), BPF_F_RECOMPUTE_CSUM))
+        return -1;
+    p->next = next;
+    p->l4 -= JUMBO_HEADER;
+    return 0;
 }
 
 /* Whether an address of a key is in the overlay. */

@@ -1,13 +1,15 @@
-/* The flow table of packet-time NAT: structs and pinned maps. dataplane/ebpf/layout_flow.py mirrors the layouts; a test
+/* The flow table of packet-time NAT: structs and pinned maps. dataplane/ebpf/lan/layout_flow.py mirrors the layouts; a test
  * compares them. Addresses are those of placement/types.h: network byte order, IPv4 as ::ffff:a.b.c.d. */
 #ifndef SKEDGE_NAT_FLOW_TYPES_H
 #define SKEDGE_NAT_FLOW_TYPES_H
 
 #include "common/tail_calls.h"
 
-/* The loader sizes the table; a flow has one entry for each direction. */
-#ifndef NAT_FLOWS
+/* A flow has one entry for each direction. The loader sizes the tables as the site is configured, and says how many
+ * attempts may be half open. */
 #define NAT_FLOWS 262144
+#ifndef NAT_HALF_OPEN_MAX
+#define NAT_HALF_OPEN_MAX (NAT_FLOWS / 8)
 #endif
 
 /* A packet as it is seen on the wire, in one direction of a flow. */

@@ -50,6 +50,10 @@ class Strategy:
         """Return the address that the device's packets go to, as far as it is known."""
         return device.remote
 
+    def far_ends(self, name: str, device: LinkDevice) -> frozenset[str]:
+        """Return the addresses at which the far end may be, as far as they are known."""
+        return frozenset({device.remote} if device.remote else ())
+
     def forget(self, name: str) -> None:
         """Forget a device that goes."""
 

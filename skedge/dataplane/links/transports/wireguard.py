@@ -26,6 +26,7 @@ from skedge.dataplane.links.transports.strategy import Strategy, used
 from skedge.dataplane.links.wireguard_backend import (
     Backend,
     Endpoint,
+    Own,
     OwnKey,
     Peer,
     PeerChange,
@@ -105,7 +106,8 @@ class WireGuardLinks(Strategy):
         except DataplaneError:
             return device, False
         keepalive = max((peer.keepalive_s for peer in tunnel.peers.values()), default=0)
-        device = replace(device, port=tunnel.port, keys=tuple(sorted(tunnel.peers)), keepalive_s=keepalive)
+        keys = tuple(sorted(tunnel.peers))
+        device = replace(device, port=tunnel.port, keys=keys, keepalive_s=keepalive, mark=tunnel.mark)
         return device, self._right(known, tunnel)
 
     def _right(self, known: _Known, tunnel: Tunnel) -> bool:
@@ -135,6 +137,16 @@ class WireGuardLinks(Strategy):
             return peer.endpoint[0]
         return next(iter(self._resolver.addresses(device.remote)), "") if device.remote else ""
 
+    def far_ends(self, name: str, device: LinkDevice) -> frozenset[str]:
+        """Return where the far end may be: the addresses of its remote, and those that its keys were heard from."""
+        known = self._known.get(name)
+        try:
+            tunnel = self._backends[known.go].get(name) if known else None
+        except DataplaneError:
+            tunnel = None
+        heard = {peer.endpoint[0] for peer in tunnel.peers.values() if peer.endpoint} if tunnel else set()
+        return frozenset({*heard, *(self._resolver.addresses(device.remote) if device.remote else ())})
+
     # ---- writing ------------------------------------------------------------------------------------------------
 
     def put(self, name: str, link: Any, want: LinkDevice) -> None:
@@ -156,7 +168,7 @@ class WireGuardLinks(Strategy):
             change = _change(key, left.get(key), want.keepalive_s, endpoint, all_traffic=key == carries)
             changes += [change] if change is not None else []
         try:
-            backend.set(name, secret=own, port=port, peers=changes)
+            backend.set(name, secret=own, own=Own(port, None if tunnel.mark == want.mark else want.mark), peers=changes)
         except OSError as error:
             raise used(want) if error.errno == errno.EADDRINUSE else error from None
         self._known[name] = known
@@ -202,8 +214,11 @@ class WireGuardLinks(Strategy):
             _change(key, peer, peer.keepalive_s, endpoint, all_traffic=key == carries) for key, peer in peers.items()
         ]
         wanted = [change for change in changes if change is not None]
+        if known.go and tunnel.mark and not wanted:
+            # It stays on the device that it heard the far end on, whatever the routes say; given an endpoint, it looks.
+            wanted = [PeerChange(key, endpoint=peer.endpoint) for key, peer in peers.items() if peer.endpoint]
         if wanted:
-            self._backends[known.go].set(name, secret=None, port=None, peers=wanted)
+            self._backends[known.go].set(name, peers=wanted)
 
     def _turn(self, known: _Known, now: float) -> Endpoint | None:
         addresses = self._resolver.addresses(known.remote)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.skedge.edge.plugins.plugin_utils import bytecode
 from ansible_collections.skedge.edge.plugins.plugin_utils.bundle import BundleError, Target, build, digest
 
 
@@ -29,16 +30,24 @@ class ActionModule(ActionBase):
                 "python": {"type": "str", "required": True},
                 "machine": {"type": "str", "required": True},
                 "glibc": {"type": "str", "required": True},
+                "later_pythons": {"type": "list", "elements": "str", "default": []},
             }
         )
-        target = Target(args["python"], args["machine"], args["glibc"])
-        source = Path(args["source_dir"])
+        target = Target(args["python"], args["machine"], args["glibc"], tuple(args["later_pythons"]))
+        source, cache = Path(args["source_dir"]), Path(args["cache_dir"])
+        compiler = bytecode.compiler(target.python, target.machine)
         try:
-            name = digest(source, target)
-            if self._task.check_mode:
-                result.update(changed=False, digest=name, path="")
-            else:
-                result.update(changed=False, digest=name, path=str(build(source, Path(args["cache_dir"]), target)))
+            refused = cache / f"no-bytecode-{digest(source, target, compiler)}"
+            if compiler and not self._task.check_mode and not refused.exists():
+                try:
+                    build(source, cache, target, compiler)
+                except bytecode.BytecodeError as error:
+                    refused.write_text(f"{error}\n", encoding="utf-8")  # and is not tried again for these sources
+            if refused.exists():
+                result["warnings"] = [refused.read_text(encoding="utf-8").strip()]
+                compiler = ""
+            path = "" if self._task.check_mode else str(build(source, cache, target, compiler))
+            result.update(changed=False, digest=digest(source, target, compiler), path=path, bytecode=compiler)
         except (BundleError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
         return result

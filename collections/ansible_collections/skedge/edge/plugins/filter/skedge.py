@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from base64 import b64decode
 from ipaddress import ip_network
 from typing import Any
 
@@ -11,6 +14,7 @@ from ansible import constants
 from ansible.errors import AnsibleFilterError
 
 try:
+    from ansible_collections.skedge.edge.plugins.plugin_utils import membership
     from ansible_collections.skedge.edge.plugins.plugin_utils.wireguard import read_keys
 
     from skedge.core import names
@@ -24,13 +28,13 @@ except ImportError as error:
 HOSTS_SHOWN = 8  # before a problem that many have
 
 
-def skedge_overlay_address(site: str, network: str, cidr: str = "100.64.0.0/10", version: int = 4) -> str:
-    """Return the overlay address that a site gets from its name."""
+def skedge_overlay_address(site: str, network: str, cidr: str = "", version: int = 4) -> str:
+    """Return the overlay address that a site gets from its name, where no other has it."""
     _need_skedge()
     if version == 6:
         return str(names.overlay_address6(network, site))
     try:
-        return str(names.overlay_address(ip_network(cidr), network, site))
+        return str(names.overlay_address(ip_network(cidr) if cidr else names.overlay_network(network), network, site))
     except (ValueError, TypeError) as error:
         raise AnsibleFilterError(f"skedge_overlay_address: {cidr}: {error}") from error
 
@@ -38,7 +42,24 @@ def skedge_overlay_address(site: str, network: str, cidr: str = "100.64.0.0/10",
 def skedge_overlays(config: dict[str, Any]) -> list[str]:
     """Return the overlay's address ranges, IPv4 and IPv6, of a site's configuration."""
     _need_skedge()
-    return [config.get("overlay_cidr", "100.64.0.0/10"), names.overlay_prefix6(config["network"])]
+    return [config["overlay_cidr"], names.overlay_prefix6(config["network"])]
+
+
+def skedge_present(hostvars: Any, hosts: list[str], others: dict[str, Any] | None = None) -> dict[str, str]:
+    """Return the configuration that each host has now, as text; ``others`` are results of hosts outside the play."""
+    found = {host: hostvars[host].get("__skedge_present") or {} for host in hosts}
+    found |= {one["item"]: one for one in (others or {}).get("results", []) if "item" in one}
+    return {host: b64decode(one["content"]).decode(errors="replace") for host, one in found.items() if "content" in one}
+
+
+def skedge_unregistered(hosts: list[str], hostvars: Any, ca_dir: str) -> list[str]:
+    """Return the hosts whose sites the register of addresses does not have; all of them where it cannot be read."""
+    try:
+        with open(os.path.join(ca_dir, "addresses.json"), encoding="utf-8") as file:
+            known = json.load(file)["sites"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = {}
+    return [host for host in hosts if (hostvars[host].get("skedge_site") or host) not in known]
 
 
 def skedge_without_listeners(config: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
@@ -114,6 +135,31 @@ def skedge_ssh_option(name: str, value: int) -> int:
     return value if origin == "default" else int(found)
 
 
+def skedge_asked(hostvars: Any, hosts: list[str], variable: str, beyond: Any = None) -> dict[str, str]:
+    """Return the authority's certificate that each host trusts, also of those beyond the play that answered."""
+    found = {host: (hostvars[host].get(variable) or {}).get("authority") or "" for host in hosts}
+    for result in (beyond or {}).get("results") or []:
+        found[result["item"]] = result.get("authority") or ""
+    return found
+
+
+def skedge_claims(asked: dict[str, str], ca_dir: str, network: str, new: bool = False) -> list[str]:
+    """Return why this control node must not sign for these hosts, one sentence each."""
+    _need_skedge()
+    return membership.problems(asked, ca_dir, network, new=new)
+
+
+def skedge_held(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
+    """Return which hosts, or control node, another deployment has marked; one sentence each."""
+    problems: list[str] = []
+    for host in hosts:
+        result = hostvars[host].get(variable) or {}
+        problems += [text for text in result.get("held") or [] if text not in problems]
+        if "held" not in result:
+            problems.append(f"{host}: it cannot be marked as being deployed to ({_last_line(result.get('msg'))})")
+    return problems
+
+
 def _last_line(text: Any) -> str:
     """Return the last line that says something: ssh puts warnings before the reason."""
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
@@ -130,9 +176,14 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "skedge_asked": skedge_asked,
+            "skedge_claims": skedge_claims,
+            "skedge_held": skedge_held,
             "skedge_overlay_address": skedge_overlay_address,
             "skedge_other_addresses": skedge_other_addresses,
             "skedge_overlays": skedge_overlays,
+            "skedge_present": skedge_present,
+            "skedge_unregistered": skedge_unregistered,
             "skedge_without_listeners": skedge_without_listeners,
             "skedge_ssh_option": skedge_ssh_option,
             "skedge_preflight_problems": skedge_preflight_problems,

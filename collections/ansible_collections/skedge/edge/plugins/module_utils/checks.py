@@ -11,11 +11,9 @@ from __future__ import annotations
 import ipaddress
 
 from ansible_collections.skedge.edge.plugins.module_utils.transports import udp_port
+from ansible_collections.skedge.edge.plugins.module_utils.ways import OUR_PREFIX, is_ours, network
 
 SKEW_MAX_S = 300
-OUR_TABLE = 7400
-OUR_PREFIX = "sk-"
-OUR_PROTOCOL = 74  # of our routes, also of the last one in the main table
 OUR_WIREGUARD = "wireguard-go"
 OUR_PROGRAMS = ("skedged", "skedge")
 SKIPPABLE = ("clock", "firewall", "kernel", "ports", "routes", "addresses", "takeover")
@@ -172,32 +170,6 @@ def _or_take_over(takeover, unit):
     return ", or take the port over from it: takeover: %s" % unit
 
 
-def routes(overlays, table):
-    """Return every route of the host that leads into the overlay's ranges; ``table`` is what ``ip -j route`` says."""
-    problems = []
-    ranges = [ipaddress.ip_network(text) for text in overlays]
-    for route in table:
-        device = route.get("dev", "")
-        if (
-            _is_ours(route)
-            or route.get("dst") in (None, "default")
-            or (route.get("table") == "local" and device == "lo")
-        ):
-            continue
-        try:
-            destination = ipaddress.ip_network(route["dst"].split()[-1])
-        except ValueError:
-            continue
-        for overlay in ranges:
-            if destination.version == overlay.version and destination.prefixlen and destination.overlaps(overlay):
-                problems.append(
-                    "its route %s%s overlaps the overlay %s; "
-                    "give skedge_overlay_cidr a range that no host has a route into"
-                    % (destination, " dev %s" % device if device else "", overlay)
-                )
-    return problems
-
-
 def resolvers(text):
     """Return the addresses of the name servers that resolv.conf names."""
     words = [line.split() for line in text.splitlines()]
@@ -207,7 +179,7 @@ def resolvers(text):
 def sites(others, own, table, resolv_conf):
     """Return every address of another site that is also the host's own, its gateway's or its resolver's."""
     found = dict.fromkeys(resolvers(resolv_conf), "its resolver")
-    found.update((route["gateway"], "its gateway") for route in table if route.get("gateway") and not _is_ours(route))
+    found.update((route["gateway"], "its gateway") for route in table if route.get("gateway") and not is_ours(route))
     found.update((one, "an address of this host") for one in own["addresses"])
     return [
         "%s is the overlay address of %s and %s, which it would not reach any more; give %s another "
@@ -220,8 +192,8 @@ def sites(others, own, table, resolv_conf):
 def prefixes(site, table):
     """Return every prefix that the site announces though the host has no network or route of its own with all of it."""
     problems = []
-    routes = [route.get("dst", "") for route in table if not _is_ours(route) and route.get("table") != "local"]
-    networks = [network for network in map(_network, routes) if network is not None and network.prefixlen]
+    routes = [route.get("dst", "") for route in table if not is_ours(route) and route.get("table") != "local"]
+    networks = [network for network in map(network, routes) if network is not None and network.prefixlen]
     for text in site.get("prefixes", []):
         prefix = ipaddress.ip_network(text)
         if not any(one.version == prefix.version and prefix.subnet_of(one) for one in networks):
@@ -230,18 +202,6 @@ def prefixes(site, table):
                 "skedge_prefixes the LAN's own prefix" % prefix
             )
     return problems
-
-
-def _network(text):
-    try:
-        return ipaddress.ip_network(text.split()[-1]) if text and text != "default" else None
-    except ValueError:
-        return None
-
-
-def _is_ours(route):
-    ours = route.get("dev", "").startswith(OUR_PREFIX) or str(route.get("table", "")) == str(OUR_TABLE)
-    return ours or str(route.get("protocol", "")) == str(OUR_PROTOCOL)
 
 
 def addresses(site, own):

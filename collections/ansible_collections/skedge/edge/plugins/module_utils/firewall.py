@@ -23,6 +23,10 @@ OURS = "sk-?"
 UNTRACKED = "untracked"
 NEIGHBOUR = "fe80::1"  # any address on the link
 OWN_TABLES = {("inet", "skedge")}
+TAILSCALE = (
+    " (tailscaled puts its rules before that at each start, unless `tailscale set --netfilter-mode=nodivert`), or give "
+    "skedge_overlay_cidr a range outside of 100.64.0.0/10"
+)
 
 
 class Need:
@@ -37,27 +41,31 @@ class Need:
         self.instead = instead
 
 
-def needs(site, own_addresses, reachable=True):
+def needs(site, own_addresses, reachable=True, others=()):
     """Return everything that must pass the filter of a host with this configuration.
 
-    One that neighbours do not reach calls them, and gets answers: its tunnels' ports need not be open.
+    One that neighbours do not reach calls them, and gets answers: its tunnels' ports need not be open. ``others`` are
+    IPv4 overlay addresses of other sites.
     """
     links = site.get("links", [])
+    own, far = site.get("overlay_address"), others[0] if others else None
     found = []
     if links:
-        found.append(Need("traffic that arrives over links", _on_links(site, "input", iif=OURS)))
-        found.append(Need("traffic that leaves over links", _on_links(site, "output", oif=OURS)))
+        into, out = {"saddr": far, "daddr": own}, {"saddr": own, "daddr": far}
+        found.append(Need("traffic that arrives over links", _on_links(site, "input", into, iif=OURS)))
+        found.append(Need("traffic that leaves over links", _on_links(site, "output", out, oif=OURS)))
     if len({link["to"] for link in links}) > 1:
-        passing = _on_links(site, "forward", iif=OURS, oif=OURS)[:2]
+        through = {"saddr": far, "daddr": others[-1] if others else None}
+        passing = _on_links(site, "forward", through, iif=OURS, oif=OURS)[:2]
         found.append(Need("forwarded traffic between links", passing))
     return found + _tunnels(links, reachable) + _listeners(site, own_addresses)
 
 
-def _on_links(site, hook, **devices):
+def _on_links(site, hook, ends, **devices):
     """Return connections to endpoints, and what neighbours say to each other on the link: streams and probes."""
     endpoint, control = site.get("endpoint_ports", [61000])[0], site.get("control_port", 7401)
     return [
-        Packet(hook, 4, "tcp", endpoint, **devices, state=UNTRACKED),
+        Packet(hook, 4, "tcp", endpoint, **devices, **ends, state=UNTRACKED),
         Packet(hook, 6, "tcp", endpoint, **devices, state=UNTRACKED),
         Packet(hook, 6, "tcp", control, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR, state=UNTRACKED),
         Packet(hook, 6, "icmpv6", None, **devices, saddr=NEIGHBOUR, daddr=NEIGHBOUR, state=UNTRACKED),
@@ -170,10 +178,20 @@ def trial_problems(site, code):
 
 def _opener(base, need):
     """Return the command that lets it pass, in the words of whatever manages the chain."""
+    if not need.port and any(name.startswith("ts-") for name in base.chains):
+        return _simple(base, need) + TAILSCALE
+    return _managed(base, need)
+
+
+def _managed(base, need):
     if any(name.startswith(("ufw-", "ufw6-")) for name in base.chains):
         return _ufw(need)
     if base.label.startswith("nftables chain inet firewalld "):
         return _firewalld(need)
+    return _simple(base, need)
+
+
+def _simple(base, need):
     if base.label.startswith("nftables "):
         return "nft insert rule %s %s accept" % (base.label[len("nftables chain ") :], _nft(need))
     chain = "DOCKER-USER" if base.name == "FORWARD" and _calls(base, "DOCKER-USER") else base.name

@@ -32,6 +32,11 @@ options:
     description: The host's C library, such as V(2.36).
     type: str
     required: true
+  later_pythons:
+    description: The versions of Python that the host gets when its distribution is upgraded in place.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Returns the digest and builds nothing.

@@ -41,6 +41,7 @@ import glob
 import json
 import os
 import platform
+import re
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skedge.edge.plugins.module_utils import statefile
@@ -67,8 +68,9 @@ def choose(trees):
 
 
 def _version(tree):
-    words = os.path.basename(tree).replace("linux-headers-", "").replace("-", ".").split(".")
-    return [int(word) for word in words if word.isdigit()]
+    """Return the release's numbers, [6, 1, 0, 25] of ``6.1.0-25-amd64``, [6, 12, 118] of ``6.12.118+deb13-common``."""
+    release = os.path.basename(tree).replace("linux-headers-", "")
+    return [int(number) for number in re.findall(r"\d+", re.split("[A-Za-z_]", release)[0])]
 
 
 def main():

@@ -6,9 +6,10 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Look for what would break skedge on a host, or be broken by it
 description:
-  - Looks for root, BTF and cgroup2 (or IPVS), for ports that other programs hold (by name), for routes that overlap the
-    overlay, for resolvers, gateways and addresses that are a site's, for announced prefixes that the host has not, for
-    firewalls that drop what skedge needs (chain and rule are named, and what to open), and compares the clock.
+  - Looks for root, BTF and cgroup2 (or IPVS), for ports that other programs hold (by name), for routes and rules
+    that lead sites' addresses elsewhere, for resolvers, gateways and addresses that are a site's, for announced
+    prefixes that the host has not, for firewalls that drop what skedge needs (chain and rule are named, and what to
+    open), and compares the clock.
   - Changes nothing and never fails because of what it finds; RV(problems) lists everything at once.
 options:
   site:
@@ -102,7 +103,10 @@ from ansible_collections.skedge.edge.plugins.module_utils import (
     sockets,
     statefile,
     takeover,
+    ways,
 )
+
+RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # the second names those behind the stub
 
 
 def read(path):
@@ -294,14 +298,23 @@ def main():
         "ports": lambda: checks.ports(site, *looked),
         "takeover": lambda: takeover.problems(listeners, *looked),
         "routes": lambda: (
-            checks.routes(params["overlays"], all_routes(module)) + checks.prefixes(site, all_routes(module))
+            ways.routes(
+                params["overlays"],
+                all_routes(module),
+                [*params["others"].values(), *[site[key] for key in ("overlay_address",) if key in site]],
+                run_json(module, ["ip", "-j", "rule"]) or [],
+            )
+            + checks.prefixes(site, all_routes(module))
         ),
         "addresses": lambda: (
             checks.addresses(site, own)
-            + checks.sites(params["others"], own, all_routes(module), read("/etc/resolv.conf"))
+            + checks.sites(params["others"], own, all_routes(module), "\n".join(map(read, RESOLVERS)))
         ),
         "firewall": lambda: (
-            firewall.problems(filters(module), firewall.needs(site, own["addresses"], params["reachable"]))
+            firewall.problems(
+                filters(module),
+                firewall.needs(site, own["addresses"], params["reachable"], sorted(params["others"].values())),
+            )
             + firewall.trial_problems(site, trial(module))
         ),
     }

@@ -26,6 +26,13 @@ options:
     description: The Python that is to run the controller.
     type: path
     default: /usr/bin/python3
+  later_pythons:
+    description: >-
+      The versions of Python that the host gets when its distribution is upgraded in place. The version gets their
+      packages, too, from the same bundle, so that the controller starts after the upgrade.
+    type: list
+    elements: str
+    default: []
   bcc:
     description: Another Python's bcc package to be used, where that of O(python) has none. It is plain Python.
     type: str
@@ -114,9 +121,10 @@ class Release:
             pip = os.path.join(glob.glob(os.path.join(wheels, "pip-*.whl"))[0], "pip")
             python = os.path.join(self.version, "bin", "python")
             quiet = ("--quiet", "--disable-pip-version-check", "--root-user-action=ignore")
-            self._run(
-                python, pip, "install", *quiet, "--no-index", "--ignore-installed", "--find-links", wheels, "skedge"
-            )
+            install = (python, pip, "install", *quiet, "--no-index", "--find-links", wheels)
+            self._run(*install, "--ignore-installed", "skedge")
+            for later in self.module.params["later_pythons"]:
+                self._run(*install, *self._for_later(later), "skedge")
         finally:
             shutil.rmtree(wheels, ignore_errors=True)
         self.borrow(self.module.params["bcc"])
@@ -124,6 +132,11 @@ class Release:
             self._run("restorecon", "-R", self.root)
         with open(os.path.join(self.version, ".complete"), "w") as file:
             file.write(self.digest + "\n")
+
+    def _for_later(self, python):
+        """Return pip's options for the directory where another Python looks, once /usr/bin/python3 leads to it."""
+        target = os.path.join(self.version, "lib", "python" + python, "site-packages")
+        return ("--target", target, "--python-version", python, "--implementation", "cp", "--only-binary", ":all:")
 
     def borrow(self, package):
         """Make another Python's package visible in the version."""
@@ -189,6 +202,7 @@ def main():
             "archive": {"type": "path"},
             "root": {"type": "path", "default": "/opt/skedge"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
+            "later_pythons": {"type": "list", "elements": "str", "default": []},
             "bcc": {"type": "str", "default": ""},
             "command": {"type": "path", "default": "/usr/local/bin/skedge"},
             "state": {"type": "str", "choices": ["present", "clean"], "default": "present"},

@@ -56,7 +56,7 @@ from ansible.module_utils.basic import AnsibleModule
 OUR_PATHS = (
     "/etc/skedge", "/etc/systemd/system/skedge*", "/etc/systemd/system/*/skedge*", "/etc/sysctl.d/*skedge*",
     "/etc/systemd/networkd.conf.d/*skedge*", "/etc/modules-load.d/*skedge*", "/opt/skedge", "/usr/local/bin/skedge*",
-    "/var/lib/skedge*", "/run/skedge*", "/sys/fs/bpf/skedge*", "/etc/bash_completion.d/*skedge*",
+    "/var/lib/skedge*", "/var/cache/skedge", "/run/skedge*", "/sys/fs/bpf/skedge*", "/etc/bash_completion.d/*skedge*",
     "/usr/local/share/man/man*/skedge*",
 )  # fmt: skip
 TREES = ("/etc", "/opt", "/usr/local", "/var/lib", "/lib/modules")

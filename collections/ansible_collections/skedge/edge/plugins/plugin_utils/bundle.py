@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds what an edge host installs: the project's wheel and a wheel of everything it needs, for one kind of host.
 
-Two caches under one directory: ``wheels-<hash>`` (dependencies, by their list and the kind of host, so that a change
-of our own code downloads nothing) and ``skedge-<hash>.tar`` (the bundle, by the sources and the wheels' hash).
+Caches under one directory: ``wheels-<hash>`` (dependencies, by their list and the kind of host, so that a change of our
+own code downloads nothing), ``bytecode`` (by the programs' sources) and ``skedge-<hash>.tar`` (the bundle, by the
+sources, the wheels' hash and what compiled its bytecode).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.skedge.edge.plugins.plugin_utils import bytecode
+
 # Published as source only; pure Python, so a wheel built here serves every host.
 SOURCE_ONLY = ("sdnotify",)
 BUILD_TOOLS = ("setuptools>=68", "wheel")
@@ -35,11 +38,15 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of host: Python ``3.11``, machine ``x86_64``, C library ``2.36``."""
+    """A kind of host: Python ``3.11``, machine ``x86_64``, C library ``2.36``.
+
+    ``later`` are the versions of Python that it gets when its distribution is upgraded in place.
+    """
 
     python: str
     machine: str
     glibc: str
+    later: tuple[str, ...] = ()
 
     def platforms(self) -> list[str]:
         """Return the wheel platforms that run there, newest first."""
@@ -55,9 +62,12 @@ def sources(root: Path) -> list[Path]:
     return [p for p in files if "__pycache__" not in p.parts]
 
 
-def digest(root: Path, target: Target) -> str:
-    """Return the name of the bundle that these sources make. Raises BundleError."""
-    total = hashlib.sha256(_wheels_key(root, target).encode())
+def digest(root: Path, target: Target, compiler: str = "") -> str:
+    """Return the name of the bundle that these sources make, with bytecode where there is a compiler.
+
+    Raises BundleError.
+    """
+    total = hashlib.sha256((_wheels_key(root, target) + compiler).encode())
     for path in sources(root):
         if not path.is_file():
             raise BundleError(f"{path} is missing; set skedge_source_dir to the project's directory")
@@ -66,9 +76,12 @@ def digest(root: Path, target: Target) -> str:
     return total.hexdigest()[:16]
 
 
-def build(root: Path, cache: Path, target: Target) -> Path:
-    """Return the bundle for these sources and this kind of host, making what is not cached. Raises BundleError."""
-    bundle = cache / f"skedge-{digest(root, target)}.tar"
+def build(root: Path, cache: Path, target: Target, compiler: str = "") -> Path:
+    """Return the bundle for these sources and this kind of host, making what is not cached.
+
+    Raises BundleError, and BytecodeError where it has a compiler which does not compile.
+    """
+    bundle = cache / f"skedge-{digest(root, target, compiler)}.tar"
     if bundle.exists():
         return bundle
     with _locked(cache):
@@ -78,7 +91,12 @@ def build(root: Path, cache: Path, target: Target) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as work:
             content = Path(work) / "content"
             shutil.copytree(wheels / "host", content)
-            _build_wheel(root, Path(work), wheels / "build", content)
+            copy = _copy(root, Path(work))
+            if compiler:
+                site = Path(work) / "site"
+                _pip("install", "--no-deps", "--no-index", "--find-links", content, "--target", site, bytecode.NEEDS)
+                bytecode.build(copy, site, cache / "bytecode")
+            _pip("wheel", "--no-deps", "--no-index", "--find-links", wheels / "build", "--wheel-dir", content, copy)
             _pack(content, Path(work) / "bundle.tar")
             (Path(work) / "bundle.tar").replace(bundle)
     return bundle
@@ -99,7 +117,8 @@ def _dependencies(root: Path) -> list[str]:
 
 def _wheels_key(root: Path, target: Target) -> str:
     try:
-        wanted = [FORMAT, _dependencies(root), SOURCE_ONLY, INSTALLER, target.python, target.machine, target.glibc]
+        kind = [target.python, *target.later, target.machine, target.glibc]
+        wanted = [FORMAT, _dependencies(root), SOURCE_ONLY, INSTALLER, *kind]
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise BundleError(
             f"{root}/pyproject.toml cannot be read; set skedge_source_dir to the project's directory"
@@ -120,21 +139,22 @@ def _wheels(root: Path, cache: Path, target: Target) -> Path:
             if item.startswith(SOURCE_ONLY):
                 _pip("wheel", "--no-deps", "--wheel-dir", work / "host", item)
         platforms = [f"--platform={p}" for p in target.platforms()]
-        _pip(
-            "download", "--only-binary=:all:", f"--python-version={target.python}", "--implementation=cp", *platforms,
-            "--find-links", work / "host", "--dest", work / "host", INSTALLER, *dependencies,
-        )  # fmt: skip
+        for python in (target.python, *target.later):  # most wheels serve all versions
+            _pip(
+                "download", "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *platforms,
+                "--find-links", work / "host", "--dest", work / "host", INSTALLER, *dependencies,
+            )  # fmt: skip
         work.replace(directory)
     return directory
 
 
-def _build_wheel(root: Path, work: Path, build: Path, out: Path) -> None:
-    """Build the project's wheel from a copy, so that nothing is left in the source tree."""
+def _copy(root: Path, work: Path) -> Path:
+    """Return a copy that the wheel is built from, so that nothing is left in the source tree."""
     copy = work / "source"
     for path in sources(root):
         (copy / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy / path.relative_to(root))
-    _pip("wheel", "--no-deps", "--no-index", "--find-links", build, "--wheel-dir", out, copy)
+    return copy
 
 
 def _pip(*arguments: object) -> None:

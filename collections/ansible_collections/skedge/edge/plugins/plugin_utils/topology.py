@@ -9,17 +9,21 @@ parser that the daemon uses; what only the whole network shows is judged here.
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import difflib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, ip_address
 from typing import Any
 
+from ansible_collections.skedge.edge.plugins.plugin_utils import overlay
+from ansible_collections.skedge.edge.plugins.plugin_utils.address_register import Register
 from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
 from ansible_collections.skedge.edge.plugins.plugin_utils.links import complete, own_links
 
 from skedge.config import from_dict, problems
+from skedge.config.addresses import parse_cidr
 from skedge.config.checks.links import is_host_name
 from skedge.core.errors import ConfigError
 from skedge.core.model import LinkId, SiteConfig
@@ -39,6 +43,7 @@ SITE_KEYS = (
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
     "underlay_address", "local_address", "reachable", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
+    "new_authority", "lease_s", "seize_lease",
     "flow_limit", "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
     "manage_packages", "serial", "drain_wait_s", "takeover_wait_s", "start_timeout_s",
 )  # fmt: skip
@@ -48,30 +53,43 @@ SHARED_KEYS = ("network", "overlay_cidr", "control_port", "load_port")
 
 @dataclass(frozen=True)
 class Topology:
-    """Every site's configuration by inventory host (complete only when there are no errors), and all errors."""
+    """Every site's configuration by inventory host (complete only when there are no errors), and all errors.
+
+    ``register`` is the one that was given, with these sites in it.
+    """
 
     sites: dict[str, dict[str, Any]]
     errors: list[str]
+    register: Register = field(default_factory=Register)
 
 
-def build(hosts: list[Host]) -> Topology:
-    """Return the configuration of every host and every problem of the whole, each one sentence."""
+def build(hosts: list[Host], register: Register | None = None, today: dt.date = dt.date.min) -> Topology:
+    """Return the configuration of every host and every problem of the whole, each one sentence.
+
+    Args:
+        hosts: all hosts of the network.
+        register: the addresses that its sites were given; none yet when there is none.
+        today: the day on which sites that the register has and ``hosts`` have not are seen to be gone.
+    """
     errors = [error for host in hosts for error in (*host.unread, *_unknown_variables(host))]
     if any(host.unread for host in hosts):
         return Topology({}, _once(errors))  # what else seems wrong may follow from the values that are missing
-    drafts = {host.name: _draft(host, hosts) for host in hosts}
+    register = register or Register(network_of(hosts))
+    cidr = overlay.overlay_range(hosts, register, network_of(hosts))
+    drafts = {host.name: _draft(host, hosts, cidr) for host in hosts}
     for host in hosts:
         errors += _site_problems(host, drafts[host.name], {other.site: other for other in hosts})
     errors += _same_site(hosts)
     errors += _shared_values(hosts, drafts)
-    errors += _overlay_addresses(hosts, drafts)
+    addresses, clashes = _addresses(hosts, drafts, register, today)
+    errors += clashes
     errors += _overlapping_prefixes(hosts, drafts)
     if errors:
         return Topology({}, _once(errors))
     sites, errors = complete({host.site: host for host in hosts}, drafts)
     if not errors:
-        errors = list(_whole(hosts, sites))
-    return Topology(sites if not errors else {}, _once(errors))
+        errors = list(_whole(hosts, sites, addresses))
+    return Topology(sites if not errors else {}, _once(errors), addresses)
 
 
 def _once(errors: list[str]) -> list[str]:
@@ -79,12 +97,19 @@ def _once(errors: list[str]) -> list[str]:
     return list(dict.fromkeys(errors))
 
 
-def _draft(host: Host, hosts: list[Host]) -> dict[str, Any]:
+def network_of(hosts: list[Host]) -> str:
+    """Return the network's name, where it is one."""
+    found = (host.values.get(PREFIX + "network") for host in hosts)
+    return next((one for one in found if isinstance(one, str) and one), DEFAULT_NETWORK)
+
+
+def _draft(host: Host, hosts: list[Host], cidr: str) -> dict[str, Any]:
     """Return the host's own keys of skedge.yaml, the addresses of its links filled in from the inventory."""
     draft: dict[str, Any] = {"network": DEFAULT_NETWORK, "site": host.site}
     for key in SITE_KEYS:
         if PREFIX + key in host.values:
             draft[key] = copy.deepcopy(host.values[PREFIX + key])
+    draft["overlay_cidr"] = draft.get("overlay_cidr") or cidr
     if isinstance(draft.get("links"), list):
         draft["links"] = own_links(host, draft["links"], {other.site: other for other in hosts})
     return draft
@@ -167,42 +192,23 @@ def _shared_values(hosts: list[Host], drafts: Mapping[str, Mapping[str, Any]]) -
             )
 
 
-def _overlay_addresses(hosts: list[Host], drafts: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Two sites with one address, found also while other parts of the inventory are wrong."""
-    configs: dict[str, SiteConfig] = {}
-    for host in hosts:
-        try:
-            configs[host.name] = from_dict({**drafts[host.name], "links": [], "listeners": [], "connectors": []}, "")
-        except ConfigError:
-            continue  # this host's addresses are wrong in themselves, which is said elsewhere
-    for key, attribute in (("overlay_address", "overlay4"), ("overlay_address6", "overlay6")):
-        seen: dict[str, Host] = {}
-        for host in hosts:
-            if host.name in configs:
-                address = getattr(configs[host.name], attribute)
-                other = seen.setdefault(address, host)
-                if other is not host and host.site != other.site:
-                    yield _same_address(PREFIX + key, address, host, other)
-    yield from _nat_addresses(hosts, configs)
+def _addresses(
+    hosts: list[Host], drafts: Mapping[str, dict[str, Any]], register: Register, today: dt.date
+) -> tuple[Register, list[str]]:
+    """Return every site's addresses, and what is wrong with those that are written; also while other parts are."""
+    every = [overlay.said(host) for host in hosts]
+    errors = list(overlay.clashes(every, register, network_of(hosts)))
+    cidrs = {str(parse_cidr(draft["overlay_cidr"])) for draft in drafts.values() if _is_cidr(draft["overlay_cidr"])}
+    if errors or len(cidrs) != 1 or any(not _is_cidr(draft["overlay_cidr"]) for draft in drafts.values()):
+        return register, errors  # which of the ranges is meant is not known
+    [cidr] = cidrs
+    errors += overlay.range_problems(hosts, register, cidr)
+    given, full = overlay.assign(every, register, cidr, today)
+    return given, [*errors, *full]
 
 
-def _nat_addresses(hosts: list[Host], configs: Mapping[str, SiteConfig]) -> Iterator[str]:
-    """NAT addresses written by hand that are another site's; one made from a name gives way by itself."""
-    variable = PREFIX + "nat_address"
-    for host in (one for one in hosts if one.name in configs and variable in one.values):
-        address = configs[host.name].nat4
-        for other in (one for one in hosts if one.name in configs and one.site != host.site):
-            theirs = configs[other.name]
-            written = variable in other.values and address == theirs.nat4 and other.name < host.name
-            if address == theirs.overlay4 or written:
-                yield _same_address(variable, address, host, other)
-
-
-def _same_address(variable: str, address: str, host: Host, other: Host) -> str:
-    made = [h.name for h in (host, other) if variable not in h.values]
-    how = f" (made from the name of {' and of '.join(made)})" if made else ""
-    where = host.where(variable if variable in host.values else "")
-    return f"{where}: {variable}: {address} is also the address of {other.name}{how}; give one of them another"
+def _is_cidr(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(parse_cidr(value), str)
 
 
 def _overlapping_prefixes(hosts: list[Host], drafts: Mapping[str, dict[str, Any]]) -> Iterator[str]:
@@ -223,7 +229,10 @@ def _overlapping_prefixes(hosts: list[Host], drafts: Mapping[str, dict[str, Any]
             seen.append((network, host))
 
 
-def _whole(hosts: list[Host], sites: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+def _whole(hosts: list[Host], sites: Mapping[str, dict[str, Any]], addresses: Register) -> Iterator[str]:
+    for host in hosts:  # written out, so that the file on the host says what the network expects of it
+        given = addresses.sites[host.site]
+        sites[host.name] |= {key: getattr(given, key) for key in overlay.KEYS if getattr(given, key)}
     configs: dict[str, SiteConfig] = {}
     for host in hosts:
         try:
@@ -235,20 +244,17 @@ def _whole(hosts: list[Host], sites: Mapping[str, dict[str, Any]]) -> Iterator[s
             continue
         yield from _underlay_in_overlay(host, configs[host.name])
         yield from _name_collisions(host, configs[host.name])
-        # written out, so that the file on the host says what the network expects of it
-        sites[host.name]["overlay_address"] = configs[host.name].overlay4
-        sites[host.name]["overlay_address6"] = configs[host.name].overlay6
 
 
 def _underlay_in_overlay(host: Host, config: SiteConfig) -> Iterator[str]:
-    overlay = IPv4Network(config.overlay_cidr)
+    network = IPv4Network(config.overlay_cidr)
     for link in config.links:
         for key, text in (("local", link.local), ("remote", link.remote)):
             address = ip_address(text) if text and not is_host_name(text) else None
-            if address is not None and address.version == 4 and address in overlay:
+            if address is not None and address.version == 4 and address in network:
                 yield (
                     f"{host.where('skedge_links')}: skedge_links: {key} address {text} of the link to {link.to} is "
-                    f"inside skedge_overlay_cidr {overlay}; give skedge_overlay_cidr a range that the hosts do not use"
+                    f"inside skedge_overlay_cidr {network}; give skedge_overlay_cidr a range that the hosts do not use"
                 )
 
 

@@ -1,0 +1,1 @@
+"""The engine ebpf's part for flows of the LAN: their table, its layout, the devices, the host's rules."""

@@ -1,0 +1,27 @@
+"""What the kernel's verifier made of pinned programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skedge.core.errors import DataplaneError
+from skedge.dataplane.bpf import syscall
+
+PATIENCE = 1_000_000  # instructions that it walks, branch by branch, before it refuses a program
+ROOM = 600_000  # what ours may take: other compilers make more of the same text, and so do later versions
+
+
+def walked(pin_dir: Path) -> dict[str, int]:
+    """Return for each program that is pinned there how many instructions the verifier walked."""
+    found = {}
+    for pin in sorted(pin_dir.iterdir()):
+        try:
+            fd = syscall.obj_get(str(pin))
+        except DataplaneError:
+            continue
+        with syscall.Fd(fd):
+            lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        counts = [int(line.split()[1]) for line in lines if line.startswith("verified_insns:")]
+        if counts:
+            found[pin.name] = counts[0]
+    return found
