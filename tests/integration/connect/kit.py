@@ -19,10 +19,9 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, PICK_TEST
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.loader import host_requirements, loader
-from tests.kit.bytecode import cache
+from tests.kit.bytecode import OF_CONNECT, cache
 from tests.kit.rows import configure_engine
 
 CLONE_NEWNET = 0x40000000
@@ -75,9 +74,7 @@ class Host:
 
     def load(self, pick_log: int = 1) -> None:
         """Load the connect-time programs and the pick as a packet program."""
-        options = loader.Options(
-            self.pins, str(self.cgroup), pick_log=pick_log, programs=(*CONNECT_PROGRAMS, PICK_TEST), cache=cache()
-        )
+        options = loader.Options(self.pins, str(self.cgroup), pick_log=pick_log, programs=OF_CONNECT, cache=cache())
         with self.inside():
             self.loader = loader.Loader(options)
             self._undo.callback(self._unload)

@@ -22,7 +22,6 @@ from skedge.core.objects import (
 )
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.lan.devices import LanDriver
 from skedge.dataplane.ebpf.lan.flow_table import FlowTable
@@ -43,7 +42,6 @@ CLIENT_MAC, MACHINE_MAC = bytes.fromhex("0255000000c1"), bytes.fromhex("02550000
 PORTS = (63000, 63063)
 FAR = "peer"
 LISTEN, FAR_PORT = 8080, 61005
-WITHOUT_CGROUP = tuple(one for one in CONNECT_PROGRAMS if not one.cgroup)
 
 
 class Site(links.Site):
@@ -51,7 +49,7 @@ class Site(links.Site):
 
     nat_flows = 512
 
-    def __init__(self, name: str, bpffs: Path, programs: Sequence = (*WITHOUT_CGROUP, *LAN_PROGRAMS, *LINK_PROGRAMS),
+    def __init__(self, name: str, bpffs: Path, programs: Sequence = bytecode.OF_LAN,
                  cgroup: str | None = None) -> None:  # fmt: skip
         self._cgroup = cgroup
         links.load_programs, before = (lambda pin_dir: self._load(pin_dir, programs)), links.load_programs

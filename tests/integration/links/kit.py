@@ -20,7 +20,6 @@ from skedge.core import names
 from skedge.core.model import LinkId
 from skedge.core.objects import LinkDevice
 from skedge.core.transports import Transport
-from skedge.dataplane.bpf.programs import LINK_PROGRAMS
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
 from skedge.dataplane.ebpf.prefix_table import PrefixTable
@@ -42,7 +41,7 @@ from skedge.loader import bytecode, load_image
 from skedge.loader.constants import kernel_defines, map_sizes, of_site
 from skedge.loader.publish import Publication
 from skedge.loader.sources import compilations
-from tests.kit.bytecode import cache
+from tests.kit.bytecode import CHECK, cache
 from tests.kit.rows import Forwarding, configure_check
 
 T = TypeVar("T")
@@ -51,7 +50,6 @@ CIDR = "100.64.0.0/10"
 CONTROL_PORT, LOAD_PORT = 7401, 7402
 ENDPOINT_PORTS = (61000, 62999)
 _CLONE_NEWNET = 0x40000000
-CHECK = tuple(one for one in LINK_PROGRAMS if one.pin in ("link_ingress_v1", "link_egress_v1"))
 FLOWS = 4096
 KERNEL = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 

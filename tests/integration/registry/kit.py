@@ -14,11 +14,9 @@ from skedge.daemon.kernel.assembly import build_kernel
 from skedge.daemon.kernel.kernel import Applied, Kernel
 from skedge.dataplane import purge
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.bpf.programs import LAN_PROGRAMS, LINK_PROGRAMS
 from skedge.dataplane.common_rows import overlays
 from skedge.dataplane.host.netlink import Netlink
 from skedge.loader import loader
-from tests.integration.lan.kit import WITHOUT_CGROUP
 from tests.integration.links.kit import Namespace, run
 from tests.kit import bytecode
 from tests.kit.snapshot import Snapshot
@@ -56,7 +54,7 @@ class Host:
 
     def load(self) -> None:
         """Load the programs, as the loader does."""
-        programs = (*WITHOUT_CGROUP, *LAN_PROGRAMS, *LINK_PROGRAMS)
+        programs = bytecode.OF_LAN
         self._loader = loader.Loader(
             loader.Options(self.pins, programs=programs, nat_flows=512, cache=bytecode.cache())
         )
