@@ -77,7 +77,7 @@ sim: $(STAMP_VENV) ## the control plane of whole networks, simulated (no root)
 integration: setup ## tests in network namespaces and container labs (root)
 	@$(PYTEST) -q tests/integration
 molecule: setup ## the Molecule scenarios in container labs (root)
-	@$(PY) -m tests.lab.everything 'molecule check_mode' 'molecule default' 'molecule lan'
+	@$(PY) -m tests.lab.everything 'molecule check_mode' 'molecule default' 'molecule lan' 'molecule untidy'
 molecule-vm: setup ## the Molecule scenario in three VMs (root; half an hour where KVM does not work)
 	@$(PY) -m tests.lab.everything 'molecule vm'
 vm-test: KERNEL ?= 6.1
