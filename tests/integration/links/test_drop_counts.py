@@ -12,7 +12,7 @@ import pytest
 
 from skedge.core.reasons import MAX_REASONS, Reason
 from skedge.dataplane.bpf import syscall
-from skedge.loader import map_migration
+from skedge.loader import host_requirements, map_migration
 from skedge.loader.constants import kernel_defines
 from skedge.loader.sources import source_text
 
@@ -47,7 +47,8 @@ def load(pin_dir: str, text: str) -> str:
     """Compile, load and pin the program; return what the compiler has against it."""
     defines = [f"-D{name}={value}" for name, value in kernel_defines().items()]
     todo = {"pin_dir": pin_dir, "programs": {"count_code": text}, "defines": defines}
-    result = run(sys.executable, "-c", LOAD_SCRIPT, input=json.dumps(todo), check=False)
+    with host_requirements.headers():
+        result = run(sys.executable, "-c", LOAD_SCRIPT, input=json.dumps(todo), check=False)
     return result.stderr[-2000:] if result.returncode else ""
 
 
@@ -88,7 +89,8 @@ def test_counts_of_the_older_layout_are_carried_over_once(counting: Site) -> Non
     pins = Path(counting.pin_dir)
     old = pins / "link_drops_v1"
     table = f'BPF_TABLE_PINNED("percpu_array", __u32, __u64, link_drops_v1, 64, "{old}");'
-    BPF(text=f"#include <uapi/linux/bpf.h>\n{table}\n".encode()).cleanup()
+    with host_requirements.headers():
+        BPF(text=f"#include <uapi/linux/bpf.h>\n{table}\n".encode()).cleanup()
     cpus = syscall.possible_cpus()
     counts = {Reason.NOT_OVERLAY: range(1, cpus + 1), Reason.ONE_WAY: [5] * cpus}
     with syscall.Fd(syscall.obj_get(str(old))) as fd:
