@@ -11,7 +11,7 @@ from typing import Any
 from skedge.config import from_dict
 from skedge.core.desired.compute import Desired
 from skedge.core.model import Link, LinkId, NetworkMap, SiteConfig
-from tests.fakes.networks import NETWORK, connector, desired_at, map_of, site_config
+from tests.fakes.networks import CIDR, NETWORK, connector, desired_at, map_of, site_config
 
 HERE = "10.95.0.5"
 FAR = {"b": "10.95.0.2", "c": "10.95.0.3"}
@@ -61,6 +61,7 @@ class World:
         links = [{"name": name, **one} for name, one in self.links.items()]
         said = {"network": NETWORK, "site": "a", "engine": self.engine, "links": links, "listeners": self.listeners}
         said |= {"connectors": self.connectors, "lan_devices": self.lan, "prefixes": self.own, **self.flags}
+        said |= {"overlay_cidr": CIDR}
         return from_dict(said, "test")
 
     def desired(self, addresses: Iterable[str]) -> Desired:
