@@ -38,11 +38,11 @@ print(json.dumps([end(*one) for one in json.loads(sys.argv[1])]))
 class Crowded(Line):
     """One site with very many addresses, and a dozen listeners on all of them."""
 
-    NAMES, LINKS = "a", ()
+    NAMES, LINKS = "w", ()  # the line of the other tests has "a" to "c"
 
     def build(self) -> None:
         super().build()
-        site, batch = self.sites["a"], self.directory / "addresses"
+        site, batch = self.sites["w"], self.directory / "addresses"
         lines = ["link add many type veth peer name others", "link set many up", "link set others up"]
         batch.write_text("\n".join([*lines, *(f"addr add {one}/32 dev many" for one in ADDRESSES)]))
         site.inside("ip", "-batch", batch)
@@ -51,8 +51,8 @@ class Crowded(Line):
         listeners = [{"service": "web", "port": port} for port in PORTS]
         return super().document(name, costs) | {"listeners": listeners}
 
-    def settle(self, sites: Any = "a") -> None:
-        until(lambda: at_rest(self.sites["a"]), 30, "at rest")
+    def settle(self, sites: Any = "w") -> None:
+        until(lambda: at_rest(self.sites["w"]), 30, "at rest")
 
 
 def at_rest(site: Site) -> bool:
@@ -73,14 +73,14 @@ def running_crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]
 def crowd(running_crowd: Crowded, request: pytest.FixtureRequest) -> Iterator[Crowded]:
     with telling(running_crowd, request.session):
         yield running_crowd
-        running_crowd.sites["a"].write()
-        running_crowd.sites["a"].reload()
+        running_crowd.sites["w"].write()
+        running_crowd.sites["w"].reload()
         running_crowd.settle()
 
 
 def ends(crowd: Crowded, *places: tuple[str, int]) -> list[int]:
     """How connects of a client on the host end, as errno."""
-    site = crowd.sites["a"]
+    site = crowd.sites["w"]
     enter = f'echo $$ > {site.cgroup}/cgroup.procs && exec "$@"'
     command = ("/usr/bin/python3", "-c", CONNECT, json.dumps(places))
     found: list[int] = json.loads(site.inside("sh", "-c", enter, "sh", *command).stdout)
@@ -94,12 +94,12 @@ def everywhere(port: int) -> list[tuple[str, int]]:
 
 def changed(crowd: Crowded, since: int) -> int:
     """How many objects the controller changed since its log had this size."""
-    return sum(map(int, re.findall(r"op=reconcile changed=(\d+)", crowd.sites["a"].log_since(since))))
+    return sum(map(int, re.findall(r"op=reconcile changed=(\d+)", crowd.sites["w"].log_since(since))))
 
 
 def entries(crowd: Crowded) -> tuple[int, int]:
     """How many entries of listeners the programs have, and prefixes that share one."""
-    pins = str(crowd.sites["a"].pin_dir)
+    pins = str(crowd.sites["w"].pin_dir)
     return len(Maps(pins).listeners()), len(PrefixTable(pins, HOST_MAP).read())
 
 
@@ -110,12 +110,12 @@ def test_every_address_is_served_from_tables_that_add_up(crowd: Crowded) -> None
     assert listeners <= ENTRIES_MAX
     assert len(ADDRESSES) - EXACT_MAX <= prefixes <= len(ADDRESSES)
     assert changed(crowd, 0) < ENTRIES_MAX + 3 * len(ADDRESSES)
-    [row] = [one for one in crowd.sites["a"].rows("listeners") if one.port == PORTS[0]]
+    [row] = [one for one in crowd.sites["w"].rows("listeners") if one.port == PORTS[0]]
     assert set(ADDRESSES) <= set(row.addresses)
 
 
 def test_a_deleted_port_is_refused_at_every_address_after_as_many_changes_as_it_had_entries(crowd: Crowded) -> None:
-    site = crowd.sites["a"]
+    site = crowd.sites["w"]
     since, gone = site.log_size(), PORTS[0]
     site.write(listeners=[{"service": "web", "port": port} for port in PORTS if port != gone])
     site.reload()
@@ -128,7 +128,7 @@ def test_a_deleted_port_is_refused_at_every_address_after_as_many_changes_as_it_
 
 
 def test_an_explicit_listener_goes_before_one_on_every_address(crowd: Crowded) -> None:
-    site, own = crowd.sites["a"], (ADDRESSES[0], ADDRESSES[-1])
+    site, own = crowd.sites["w"], (ADDRESSES[0], ADDRESSES[-1])
     explicit = [{"service": "nobody", "port": PORTS[0], "address": address} for address in own]
     site.write(listeners=[{"service": "web", "port": PORTS[0]}, *explicit])
     site.reload()
@@ -138,7 +138,7 @@ def test_an_explicit_listener_goes_before_one_on_every_address(crowd: Crowded) -
 
 
 def test_an_address_that_comes_and_goes_costs_a_few_changes(crowd: Crowded) -> None:
-    site = crowd.sites["a"]
+    site = crowd.sites["w"]
     assert ends(crowd, (MORE, PORTS[0])) != [SERVED]
     since = site.log_size()
     site.inside("ip", "addr", "add", f"{MORE}/32", "dev", "many")
