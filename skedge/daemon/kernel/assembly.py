@@ -67,15 +67,7 @@ def _with_ebpf(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -
     _follow(base, handover)
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
     refused = [check.drops, HostRulesDriver(str(pin_dir)).refused, _counted(base.table)]
-    return Kernel(
-        rows,
-        engine,
-        _Host(base.netlink, base.overlays[0], base.table, base.accepted),
-        wireguard,
-        why,
-        handover,
-        refused,
-    )
+    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused)
 
 
 def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
@@ -91,15 +83,7 @@ def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -
     _follow(base, handover)
     rows = registry.ipvs(base, engine, _links(base, check, wireguard))
     refused = [check.drops, _counted(base.table)]
-    return Kernel(
-        rows,
-        engine,
-        _Host(base.netlink, base.overlays[0], base.table, base.accepted),
-        wireguard,
-        why,
-        handover,
-        refused,
-    )
+    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused)
 
 
 def _links(base: Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:

@@ -14,7 +14,7 @@ from skedge.core.reasons import Reason
 from tests.integration.lan.test_sockets import KINDS, listeners, workload
 from tests.integration.lan.world import EDGE_A, LISTEN, World, eventually
 
-from .devices import LARGE, USUAL, Sizes, kernel_has_big_tcp, set_super_packets
+from .devices import LARGE, USUAL, Sizes, set_super_packets
 from .streams import SIZE, pour, windows
 
 
@@ -32,22 +32,15 @@ def standing_world(bpffs) -> Iterator[World]:
         made.close()
 
 
-@pytest.fixture(params=[4, 6])
-def v(world: World, request: pytest.FixtureRequest) -> int:
-    if not kernel_has_big_tcp(world.client, "eth0", request.param):
-        pytest.skip(f"this kernel has no BIG TCP for IPv{request.param}")
-    return int(request.param)
-
-
 @pytest.mark.parametrize("where", KINDS)
-def test_what_is_large_arrives_whole_in_both_directions(world: World, where: str, v: int) -> None:
-    server, candidate = workload(world, where, v)
+def test_what_is_large_arrives_whole_in_both_directions(world: World, where: str, big: int) -> None:
+    server, candidate = workload(world, where, big)
     server._echo = lambda made: None  # type: ignore[method-assign]
-    world.a.service([candidate], *listeners(v))
+    world.a.service([candidate], *listeners(big))
     back = {"machine": (world.a.ns, "lan1"), "far_machine": (world.b.ns, "lan0")}.get(where, (world.a.ns, "lan0"))
     before = world.a.drops(), world.b.drops()
     for size in (1000, SIZE):
-        made = world.connect(world.client, (EDGE_A[v], LISTEN))
+        made = world.connect(world.client, (EDGE_A[big], LISTEN))
         eventually(lambda n=size: len(server.accepted) == 1 + (n == SIZE), "accepted")
         with Sizes(world.a.ns, "lan0") as there:
             pour(made, server.accepted[-1], size)
@@ -62,12 +55,12 @@ def test_what_is_large_arrives_whole_in_both_directions(world: World, where: str
     assert world.a.engine.reconcile_counts() == 0
 
 
-def test_a_path_that_narrows_is_told_to_who_sends_large_ones(world: World, v: int) -> None:
+def test_a_path_that_narrows_is_told_to_who_sends_large_ones(world: World, big: int) -> None:
     """The link's MTU falls while the connection is open: the error quotes the headers of one segment."""
-    server, candidate = workload(world, "there", v)
+    server, candidate = workload(world, "there", big)
     server._echo = lambda made: None  # type: ignore[method-assign]
-    world.a.service([candidate], *listeners(v))
-    made = world.connect(world.client, (EDGE_A[v], LISTEN))
+    world.a.service([candidate], *listeners(big))
+    made = world.connect(world.client, (EDGE_A[big], LISTEN))
     eventually(lambda: server.accepted, "accepted")
     pour_some, link = 20_000_000, world.a.device(world.b.name)
     before = world.a.drops().get(Reason.TOO_BIG, 0)

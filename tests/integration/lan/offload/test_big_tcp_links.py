@@ -13,7 +13,7 @@ from tests.integration.lan.kit import Site
 from tests.integration.lan.test_sockets import listeners, workload
 from tests.integration.lan.world import EDGE_A, LISTEN, World, eventually
 
-from .devices import LARGE, USUAL, Sizes, kernel_has_big_tcp, set_super_packets
+from .devices import LARGE, USUAL, Sizes, set_super_packets
 from .streams import SIZE, pour, windows
 
 
@@ -39,20 +39,13 @@ def standing_world(bpffs) -> Iterator[World]:
         made.close()
 
 
-@pytest.fixture(params=[4, 6])
-def v(world: World, request: pytest.FixtureRequest) -> int:
-    if not kernel_has_big_tcp(world.client, "eth0", request.param):
-        pytest.skip(f"this kernel has no BIG TCP for IPv{request.param}")
-    return int(request.param)
-
-
 @pytest.mark.parametrize("where", ["there", "far_machine"])
 @pytest.mark.parametrize("who", ["client", "host"])
-def test_what_is_large_arrives_whole_in_both_directions(world: World, who: str, where: str, v: int) -> None:
-    server, candidate = workload(world, where, v)
+def test_what_is_large_arrives_whole_in_both_directions(world: World, who: str, where: str, big: int) -> None:
+    server, candidate = workload(world, where, big)
     server._echo = lambda made: None  # type: ignore[method-assign]
-    world.a.service([candidate], *listeners(v))
-    made = world.connect({"client": world.client, "host": world.a.ns}[who], (EDGE_A[v], LISTEN))
+    world.a.service([candidate], *listeners(big))
+    made = world.connect({"client": world.client, "host": world.a.ns}[who], (EDGE_A[big], LISTEN))
     eventually(lambda: server.accepted, "accepted")
     before = world.a.drops(), world.b.drops()
     with Sizes(world.b.ns, world.b.device(world.a.name)) as there:
