@@ -13,9 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from tests.lab.sh import CACHE, REPO, LabError
 RESULTS = CACHE / "run"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 AGAIN = ["--reruns", "1", "--rerun-show-tracebacks"]
+AFTER_S = 2.0
+LAST_WORDS = 15  # lines of a stage that failed without naming a test
 VM_TIMEOUT = 2700
 VM_STAGES = {  # stage: kernel, list of vm_tests
     "vm-6.1": ("6.1", "short"),
@@ -87,18 +91,21 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     times: list[str] = field(default_factory=list)
 
-    def add(self, stage: Stage, code: int, took: float) -> None:
-        """Count one stage's tests."""
+    def add(self, stage: Stage, code: int, took: float, last: Iterable[str] = ()) -> None:
+        """Count one stage's tests; of one that failed without naming any, `last` are its last lines."""
         self.times.append(f"{stage.name} {took:.0f} s" + ("" if code == 0 else f" FAILED (exit {code})"))
-        report = RESULTS / f"{stage.name}.xml"
-        found = self._read(report) if stage.junit and report.exists() else 0
+        report, faults = RESULTS / f"{stage.name}.xml", len(self.faults)
+        found = self._read(stage.name, report) if stage.junit and report.exists() else 0
         if code != 0:
             self.failed.append(stage.name)
         if found == 0:  # not pytest, or it did not come so far as to say anything
             self.counts["passed" if code == 0 and not stage.junit else "failed"] += 1
+        if code != 0 and len(self.faults) == faults:
+            self.faults += [f"{stage.name} | {line}" for line in last if line]
         if stage.junit and code == 0 and found == 0:
             self.failed.append(f"{stage.name} (no test ran)")
 
@@ -107,7 +114,7 @@ class Outcome:
         self.counts["skipped"] += 1
         self.skipped[reason] += 1
 
-    def _read(self, report: Path) -> int:
+    def _read(self, stage: str, report: Path) -> int:
         found = ElementTree.parse(report).iter("testcase")
         cases = {(case.get("classname"), case.get("name")): case for case in found}.values()  # the last try of each
         for case in cases:
@@ -117,10 +124,10 @@ class Outcome:
             if skip is not None:
                 self.counts["skipped"] += 1
                 self.skipped[skip.get("message") or "no reason given"] += 1
-            elif case.find("failure") is not None:
-                self.counts["failed"] += 1
-            elif case.find("error") is not None:
-                self.counts["errors"] += 1
+            elif (fault := case.find("failure")) is not None or (fault := case.find("error")) is not None:
+                self.counts["failed" if fault.tag == "failure" else "errors"] += 1
+                said = " ".join((fault.get("message") or "").split())[:300]
+                self.faults.append(f"{case.get('classname')}::{case.get('name')} ({stage}): {said}")
             else:
                 self.counts["passed"] += 1
         return len(cases)
@@ -132,6 +139,8 @@ class Outcome:
             print(f"SKIPPED [{number}] {reason}")
         for name in self.again:
             print(f"TRIED AGAIN {name}")
+        for name in self.faults:
+            print(f"FAILED {name}")
         for name in self.failed:
             print(f"FAILED stage {name}")
         words = ("failed", "errors", "passed", "skipped")
@@ -141,16 +150,36 @@ class Outcome:
         print(f"{line} in {took:.2f}s ({clock})".center(100, "="), flush=True)
 
 
-def run_stage(stage: Stage) -> int:
-    """Run one stage with its output shown; return its exit code."""
+def _pass_on(lines: Iterable[str], last: deque[str]) -> None:
+    for line in lines:
+        print(line, end="", flush=True)
+        last.append(line.rstrip())
+
+
+def run_stage(stage: Stage, last: deque[str]) -> int:
+    """Run one stage with its output shown, also gathered in `last`; return its exit code."""
     argv = list(stage.argv)
     if stage.junit and "tests.lab.vm" not in argv:
         argv.append(f"--junitxml={RESULTS / (stage.name + '.xml')}")
     print(f"\n######## {stage.name}: {' '.join(stage.argv)}".replace(f"{REPO}/", ""), flush=True)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **stage.env}
+    process = subprocess.Popen(
+        argv,
+        cwd=REPO,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, last), daemon=True)
+    reader.start()
     try:
-        return subprocess.run(argv, cwd=REPO, env=env, check=False, stdin=subprocess.DEVNULL).returncode
+        return process.wait()
     finally:
+        process.wait()  # also when interrupted: it cleans up
+        reader.join(AFTER_S)  # what it left running may hold the pipe open
         if "LAB" in stage.env:
             subprocess.run([sys.executable, "-m", "tests.lab", "down"], cwd=REPO, env=env, check=False)
 
@@ -172,8 +201,9 @@ def main() -> int:
         if stage.needs_kvm and not wanted and not _has_kvm():
             outcome.leave_out(EMULATED)
         elif stage.name in wanted or not (wanted or stage.asked):
-            started = time.monotonic()
-            outcome.add(stage, run_stage(stage), time.monotonic() - started)
+            started, last = time.monotonic(), deque(maxlen=LAST_WORDS)
+            code = run_stage(stage, last)
+            outcome.add(stage, code, time.monotonic() - started, last)
     took = time.monotonic() - begin
     outcome.tell(took)
     return 1 if outcome.failed or not outcome.counts else 0

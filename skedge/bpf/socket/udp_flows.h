@@ -127,12 +127,9 @@ static __always_inline int udp_flow_place(struct bpf_sock *sk, struct config *co
     return 0;
 }
 
-static __always_inline int udp_flow_is_from(struct placement *flow, const struct listener_key *from)
+static __always_inline int udp_flow_is_from(const struct placement *flow, const struct listener_key *from)
 {
-    if (!listener_key_equals(flow->target, flow->target_port, from))
-        return 0;
-    flow->seen = bpf_ktime_get_ns();
-    return 1;
+    return listener_key_equals(flow->target, flow->target_port, from);
 }
 
 /* The same in the older layout. */
@@ -145,17 +142,21 @@ static __always_inline struct placement *udp_flow_lookup_v1(struct bpf_sock *sk,
         return 0;
 #pragma unroll
     for (int i = 0; i < UDP_FLOWS; i++) {
-        if (udp_flow_is_from(&old->flow[i], from))
+        if (udp_flow_is_from(&old->flow[i], from)) {
+            old->flow[i].seen = bpf_ktime_get_ns();
             return &old->flow[i];
+        }
     }
 #endif
     return 0;
 }
 
-/* Return the flow (or the connected placement) whose workload sent from this address, 0 for none. */
+/* Return the flow (or the connected placement) whose workload sent from this address, 0 for none. Of several, at listeners that
+ * have this workload in common, the one that was used last: who asks and waits is answered as he asked. */
 static __always_inline struct placement *udp_flow_lookup(struct bpf_sock *sk, const struct listener_key *from)
 {
-    struct placement *connected = placement_lookup(sk);
+    struct placement *connected = placement_lookup(sk), *flow;
+    __u64 latest = 0, index = UDP_FLOWS;
     struct udp_flows *flows;
 
     if (connected && connected->placed && listener_key_equals(connected->target, connected->target_port, from))
@@ -165,10 +166,18 @@ static __always_inline struct placement *udp_flow_lookup(struct bpf_sock *sk, co
         return udp_flow_lookup_v1(sk, from);
 #pragma unroll
     for (int i = 0; i < UDP_FLOWS; i++) {
-        if (udp_flow_is_from(&flows->flow[i].placement, from))
-            return &flows->flow[i].placement;
+        flow = &flows->flow[i].placement;
+        if (flow->seen > latest && udp_flow_is_from(flow, from)) {
+            latest = flow->seen;
+            index = i;
+        }
     }
-    return udp_flow_lookup_v1(sk, from);
+    if (index == UDP_FLOWS)
+        return udp_flow_lookup_v1(sk, from);
+    *(volatile __u64 *)&flows->index = index; /* through memory, as in service_slot() */
+    flow = &flows->flow[*(volatile __u64 *)&flows->index & (UDP_FLOWS - 1)].placement;
+    flow->seen = bpf_ktime_get_ns();
+    return flow;
 }
 
 static __always_inline void udp_flows_release(struct bpf_sock *sk)

@@ -111,6 +111,18 @@ def test_one_socket_talks_to_several_listeners(site: Site) -> None:
     assert site.open() == 0
 
 
+def test_a_workload_that_is_behind_two_listeners_answers_as_the_one_asked_last(site: Site) -> None:
+    """A datagram does not say which question it answers; of one that asks and waits the last is meant."""
+    listeners = [("127.0.0.1", 5400 + number) for number in range(3)]
+    site.service([candidate("a", 0, site.server("127.0.0.1", UDP).target)], *listeners, protocol=UDP)
+    with udp() as client:
+        for listener in [*listeners, *reversed(listeners), listeners[1]]:
+            client.sendto(b"x", listener)
+            assert client.recvfrom(9)[1] == listener
+        assert site.open() == 3
+    assert site.open() == 0
+
+
 def test_idle_flows_end_and_begin_again(site: Site) -> None:
     two(site)
     with udp() as client, udp() as connected:

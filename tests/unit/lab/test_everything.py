@@ -13,7 +13,7 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="t" name="slow"/>
 <testcase classname="t" name="slow"><properties><property name="tries" value="2"/></properties></testcase>
 <testcase classname="t" name="good"/>
-<testcase classname="t" name="bad"><failure>first</failure></testcase>
+<testcase classname="t" name="bad"><failure message="no:&#10;9">first</failure></testcase>
 <testcase classname="t" name="left"><skipped message="needs root"/></testcase>
 </testsuite></testsuites>"""
 
@@ -25,12 +25,14 @@ def test_a_test_that_was_tried_again_counts_once_and_is_named(
     (tmp_path / "integration.xml").write_text(REPORT)
     outcome = everything.Outcome()
     outcome.add(everything.Stage("integration", [], junit=True), 1, 2.0)
-    outcome.add(everything.Stage("demo", []), 0, 1.0)
+    outcome.add(everything.Stage("demo", []), 2, 1.0, ["", "gone"])
     outcome.tell(3.0)
     lines = capsys.readouterr().out.splitlines()
     assert "TRIED AGAIN t::slow" in lines
+    assert "FAILED t::bad (integration): no: 9" in lines
+    assert "FAILED demo | gone" in lines
     assert "FAILED stage integration" in lines
-    assert "1 failed, 3 passed, 1 skipped, 1 tried again" in lines[-1]
+    assert "2 failed, 2 passed, 1 skipped, 1 tried again" in lines[-1]
 
 
 def test_a_stage_whose_tests_did_not_run_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +47,7 @@ def test_vms_are_in_the_run_where_kvm_works_and_else_counted_as_left_out(
 ) -> None:
     ran: list[str] = []
     monkeypatch.setattr(everything, "RESULTS", tmp_path / "run")
-    monkeypatch.setattr(everything, "run_stage", lambda stage: ran.append(stage.name) or int(stage.junit))
+    monkeypatch.setattr(everything, "run_stage", lambda stage, last: ran.append(stage.name) or int(stage.junit))
     for accelerator, arguments, runs in (("kvm", [], True), ("tcg", [], False), ("tcg", ["molecule vm"], True)):
         ran.clear()
         monkeypatch.setattr(vm, "accelerator", lambda found=accelerator: found)

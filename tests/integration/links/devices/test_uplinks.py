@@ -50,6 +50,7 @@ class World:
             veth(self.p.ns, self.q.ns, f"u{n}", f"u{n}", f"10.96.{n + 1}.1/24", f"10.96.{n + 1}.2/24")
             for site, host in ((self.p, 1), (self.q, 2)):
                 site.ns.ip("addr", "add", f"fd96:{n + 1}::{host}/64", "dev", f"u{n}", "nodad")
+        self.p.ns.sh("sysctl -qw net.ipv6.conf.u1.keep_addr_on_down=1")  # the tests take u1 down and up
         self.q.ns.ip("addr", "add", f"{FAR}/32", "dev", "lo")
         self.q.ns.ip("addr", "add", f"{FAR6}/128", "dev", "lo", "nodad")
         self.p.ns.ip("route", "add", "default", "via", "10.96.1.2")
