@@ -25,9 +25,7 @@ _RANGE = {"prefix": {"addr": str(SHARED_SPACE.network_address), "len": SHARED_SP
 class OtherFilters:
     """Looks at most every `READ_EVERY_S` seconds."""
 
-    def __init__(
-        self, rules: Mapping[str, _Read] | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rules: Mapping[str, _Read] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._rules, self._clock = rules or _BOTH, clock
         self._known, self._at = "", float("-inf")
 
