@@ -6,8 +6,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
+from skedge.dataplane.host.legacy_iptables import has_table
 from skedge.dataplane.host.netlink import attributes, kernel_errors, split_messages
 
 _NETFILTER = 12  # the netlink protocol; not in Python's socket module
@@ -17,7 +17,6 @@ _REQUEST, _DUMP, _ERROR, _DONE = 0x1, 0x300, 2, 3
 _FIXED = 4  # size of struct nfgenmsg
 _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER, _GENERATION = 4, 7, 1, 1  # NFTA_*
 _OUTPUT = 3  # NF_INET_LOCAL_OUT
-_LEGACY = {"/proc/net/ip_tables_names": "iptable_nat", "/proc/net/ip6_tables_names": "ip6table_nat"}
 ALWAYS = -1
 
 
@@ -32,7 +31,7 @@ class Translation:
 
         ALWAYS: the rules of old iptables do, and their changes are announced by nobody. Raises DataplaneError.
         """
-        if any(_legacy(Path(names), module) for names, module in _LEGACY.items()):
+        if any(has_table("nat", version) for version in (4, 6)):
             return ALWAYS
         with kernel_errors("look for rules that translate"), _open() as link:
             generation = _generation(link)
@@ -40,16 +39,6 @@ class Translation:
                 self._translates = any(_translates(chain) for chain in _messages(link, _GET_CHAIN, _NEW_CHAIN))
                 self._generation = generation
         return generation if self._translates else None
-
-
-def _legacy(names: Path, module: str) -> bool:
-    """Return whether old iptables have a table nat; where that may not be read, whether its module is there."""
-    try:
-        return "nat" in names.read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return Path("/sys/module", module).exists()
 
 
 def _open() -> socket.socket:

@@ -12,10 +12,12 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from skedge.core.names import PREFIX, SHARED_SPACE
+from skedge.dataplane.host import legacy_iptables
 from skedge.dataplane.nftables.table import READ_EVERY_S, rules_of
 
-CHAIN, INPUT = "ts-input", ("ip", "filter", "INPUT")
+CHAIN, INPUT, TABLE = "ts-input", "INPUT", "filter"
 _Rules = Sequence[Sequence[Mapping[str, Any]]]
+_Read = Callable[[str], _Rules]
 _DROPS = {"payload": {"protocol": "ip", "field": "saddr"}}
 _RANGE = {"prefix": {"addr": str(SHARED_SPACE.network_address), "len": SHARED_SPACE.prefixlen}}
 
@@ -23,10 +25,8 @@ _RANGE = {"prefix": {"addr": str(SHARED_SPACE.network_address), "len": SHARED_SP
 class OtherFilters:
     """Looks at most every `READ_EVERY_S` seconds."""
 
-    def __init__(
-        self, rules: Callable[[str, str, str], _Rules] = rules_of, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._rules, self._clock = rules, clock
+    def __init__(self, rules: Mapping[str, _Read] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rules, self._clock = rules or _BOTH, clock
         self._known, self._at = "", float("-inf")
 
     def dropping(self, overlay: str) -> str:
@@ -38,14 +38,17 @@ class OtherFilters:
         return self._known
 
     def _look(self) -> str:
-        family, table, base = INPUT
-        for rule in self._rules(family, table, base):
-            if _lets_links_in(rule):
-                return ""
-            if any(_goes_to(part) == CHAIN for part in rule):
-                drops = any(map(_drops, self._rules(family, table, CHAIN)))
-                return f"{family} {table} {CHAIN}" if drops else ""
-        return ""
+        return next((chain for chain, rules in self._rules.items() if _is_dropping(rules)), "")
+
+
+def _is_dropping(rules: _Read) -> bool:
+    """Return whether packets of links come to a rule that drops them, in the input chain of one kind of rules."""
+    for rule in rules(INPUT):
+        if _lets_links_in(rule):
+            return False
+        if any(_goes_to(part) == CHAIN for part in rule):
+            return any(map(_drops, rules(CHAIN)))
+    return False
 
 
 def _lets_links_in(rule: Sequence[Mapping[str, Any]]) -> bool:
@@ -62,3 +65,10 @@ def _goes_to(part: Mapping[str, Any]) -> str:
 def _drops(rule: Sequence[Mapping[str, Any]]) -> bool:
     ranges = [part["match"]["right"] for part in rule if part.get("match", {}).get("left") == _DROPS]
     return _RANGE in ranges and any("drop" in part for part in rule)
+
+
+# What iptables of today makes is nftables, in a table that nft lists too.
+_BOTH: Mapping[str, _Read] = {
+    f"ip {TABLE} {CHAIN}": lambda chain: rules_of("ip", TABLE, chain),
+    f"{CHAIN} of iptables-legacy": lambda chain: legacy_iptables.rules_of(TABLE, chain),
+}

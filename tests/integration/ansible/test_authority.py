@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.skedge.edge.plugins.module_utils import lease
 from ansible_collections.skedge.edge.plugins.plugin_utils.authority import Authority
 from ansible_collections.skedge.edge.plugins.plugin_utils.membership import of_certificate
@@ -50,6 +51,11 @@ class World:
         changed = "now things change" in done.stdout
         assert changed == (done.returncode == 0), done.stdout + done.stderr
         return done.stdout.replace("\\n", "\n") + ("CHANGED" if changed else "")
+
+    def play_as(self, playbook: str, ca: str) -> str:
+        """Return what a run with another playbook says."""
+        (self.at / "play.yml").write_text(playbook)
+        return self.play(ca)
 
     def authority(self, ca: str, network: str = "demo") -> str:
         """Make an authority, and return its fingerprint."""
@@ -154,6 +160,40 @@ def test_a_second_deploy_stops_where_another_is_under_way(world: World, where: s
     assert world.play("ca", skedge_seize_lease=True, end=True).endswith("CHANGED")
     assert world.play("ca").endswith("CHANGED"), "a run that is no more keeps nobody away from the same control node"
     assert lease.take(str(world.lease("edge-b")), {"id": "z#1#1", "who": "dave"}, 900), "but others, for a while"
+
+
+def test_a_removal_waits_for_a_deploy_and_is_waited_for(world: World):
+    world.authority("ca")
+    (world.at / "play.yml").write_text(PLAYBOOK.replace("authority/claim", "authority/exclusive"))
+    mark = str(world.lease("edge-b"))
+    lease.take(mark, {"id": "x/y/pid:[1]#77#5", "who": "carol@other (process 77)"}, 180)
+    said = world.play("ca")
+    assert "edge-b: another deployment, of carol@other (process 77), is under way there since" in said
+    assert not world.lease("edge-a").exists(), "what it had marked itself is free"
+    assert world.play("ca", skedge_seize_lease=True).endswith("CHANGED")
+    assert lease.take(mark, {"id": "z#1#1", "who": "dave"}, 180), "it has marked the host itself"
+
+
+def test_a_host_that_is_gone_can_be_removed(world: World):
+    world.authority("ca")
+    (world.at / "play.yml").write_text(PLAYBOOK.replace("authority/claim", "authority/exclusive"))
+    hosts = json.loads((world.at / "hosts.yml").read_text())
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_ssh_retries": 0}
+    hosts["skedge_edge"]["hosts"]["edge-b"] = gone
+    (world.at / "hosts.yml").write_text(json.dumps(hosts))
+    assert world.play("ca").endswith("CHANGED")
+    assert "edge-b: it cannot be marked" in world.play_as(PLAYBOOK, "ca"), "but not deployed to"
+
+
+def test_a_run_that_was_broken_off_keeps_other_control_nodes_away_for_three_minutes_at_most(world: World):
+    """Each step prolongs the mark, by what the step itself may wait besides."""
+    world.authority("ca")
+    defaults = yaml.safe_load((ROOT / "roles/skedge/defaults/main.yml").read_text())
+    world.play("ca", go_on=True)
+    left = json.loads(world.lease("edge-a").read_text())["until"] - lease.boot_time()
+    assert 60 < left <= defaults["skedge_lease_s"] == 180
+    world.play("ca", go_on=True, __skedge_step_s=100)
+    assert 180 < json.loads(world.lease("edge-a").read_text())["until"] - lease.boot_time() <= 280
 
 
 def test_of_two_runs_at_the_same_time_the_second_stops(world: World):

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 IDENTITY = "/etc/skedge/identity"
+LEASE = "/run/skedge-deploy.lease"
 
 pytestmark = [
     pytest.mark.long,
@@ -45,9 +46,11 @@ class Pair:
     lab: labs.Lab
     inventory: Path
 
-    def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def play(self, playbook: str, *words: str, elsewhere: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a playbook; ``elsewhere``: as if on another machine, which does not see this one's processes."""
         places = ["-i", str(self.inventory), "-i", str(self.lab.directory / "inventory")]
-        command = [str(BIN / "ansible-playbook"), *places, playbook, *words]
+        other = ["unshare", "--pid", "--fork", "--mount-proc"] if elsewhere else []
+        command = [*other, str(BIN / "ansible-playbook"), *places, playbook, *words]
         return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
 
     def deploy(self, *words: str, days: int = 1) -> None:
@@ -125,6 +128,7 @@ def test_a_certificate_that_ends_soon_warns_and_is_renewed_without_a_cut(pair: P
 
 
 def test_a_second_control_node_changes_nothing_until_it_has_the_authority(pair: Pair, tmp_path: Path) -> None:
+    pair.deploy(days=365)  # so that none is due
     assert wait(pair.linked)
     certificate, life = pair.serial("edge-b"), pair.incarnation("edge-b")
     done = pair.play("deploy.yml", "--limit", "edge-b", "-e", f"skedge_ca_dir={tmp_path / 'empty'}")
@@ -136,6 +140,29 @@ def test_a_second_control_node_changes_nothing_until_it_has_the_authority(pair: 
     pair.deploy("--limit", "edge-b", "-e", f"skedge_ca_dir={tmp_path / 'moved'}", days=365)
     assert pair.serial("edge-b") == certificate
     assert pair.linked()
+
+
+def test_another_control_node_deploys_soon_after_a_run_that_failed(pair: Pair, tmp_path: Path) -> None:
+    """The mark of a run that is no more is free at once where that can be known, elsewhere after a while."""
+    pair.deploy(days=365)
+    broken = "rm -f /opt/skedge/venv/bin/skedge.away; mv /opt/skedge/venv/bin/skedge /opt/skedge/venv/bin/skedge.away"
+    pair.lab.ssh("edge-b", broken)
+    try:
+        assert pair.play("deploy.yml", "--tags", "skedge_gate").returncode != 0
+    finally:
+        pair.lab.ssh("edge-b", "mv /opt/skedge/venv/bin/skedge.away /opt/skedge/venv/bin/skedge")
+    assert json.loads(pair.lab.ssh("edge-b", f"cat {LEASE}").stdout)["who"]
+    for playbook in ("deploy.yml", "remove.yml"):
+        done = pair.play(playbook, "-e", f"skedge_ca_dir={tmp_path / 'other'}", elsewhere=True)
+        assert done.returncode != 0
+        assert "another deployment" in done.stdout
+        assert "-e skedge_seize_lease=true" in done.stdout
+    left = float(pair.lab.ssh("edge-b", f"jq .until {LEASE}").stdout) - float(
+        pair.lab.ssh("edge-b", "cut -d' ' -f1 /proc/uptime").stdout
+    )
+    assert left < 180 + 150, "a lease, and the gate that it waited at"
+    pair.deploy(days=365)
+    assert "No such file" in pair.lab.ssh("edge-b", f"ls {LEASE} 2>&1", check=False).stdout
 
 
 def test_a_host_that_was_revoked_unreached_is_refused_by_the_others(pair: Pair) -> None:

@@ -14,6 +14,7 @@ from ansible_collections.skedge.edge.plugins.module_utils import lease
 from ansible_collections.skedge.edge.plugins.plugin_utils import deployment
 
 MODULE = "skedge.edge.deploy_lease"
+BESIDE_S = 900  # beside the authority: whether a run of this control node lives is known, so its mark need not end soon
 
 
 class ActionModule(ActionBase):
@@ -57,10 +58,9 @@ class ActionModule(ActionBase):
                 lease.release(path, owner)
                 return ""
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lasts_s = int(args.get("lasts_s", 900))
-            other = lease.take(path, owner, lasts_s)
+            other = lease.take(path, owner, BESIDE_S)
             if other and (deployment.gone(other["id"]) or args["seize"]):
-                other = lease.take(path, owner, lasts_s, [other["id"]])
+                other = lease.take(path, owner, BESIDE_S, [other["id"]])
         except OSError as error:
             raise AnsibleActionFail(f"{path}: {error.strerror}; see that its user may write there") from error
         return deployment.sentence(str(directory), other) if other else ""

@@ -149,13 +149,16 @@ def skedge_claims(asked: dict[str, str], ca_dir: str, network: str, new: bool = 
     return membership.problems(asked, ca_dir, network, new=new)
 
 
-def skedge_held(hostvars: Any, hosts: list[str], variable: str) -> list[str]:
-    """Return which hosts, or control node, another deployment has marked; one sentence each."""
+def skedge_held(hostvars: Any, hosts: list[str], variable: str, silent: bool = True) -> list[str]:
+    """Return which hosts, or control node, another deployment has marked; one sentence each.
+
+    ``silent`` tells whether hosts that do not answer are among them.
+    """
     problems: list[str] = []
     for host in hosts:
         result = hostvars[host].get(variable) or {}
         problems += [text for text in result.get("held") or [] if text not in problems]
-        if "held" not in result:
+        if "held" not in result and (silent or not result.get("unreachable")):
             problems.append(f"{host}: it cannot be marked as being deployed to ({_last_line(result.get('msg'))})")
     return problems
 

@@ -223,37 +223,6 @@ def addresses(site, own):
     return problems
 
 
-def denied_units(text, overlays):
-    """Return the services that may not send to the overlay; ``text`` is what ``systemctl show`` says of all.
-
-    Their connects to workloads of other sites wait in vain: the kernel drops what they send. Systemd's own, and those
-    without a network, connect to nobody.
-    """
-    return sorted(
-        unit["Id"]
-        for unit in (
-            dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in text.split("\n\n")
-        )
-        if unit.get("Id", "").endswith(".service")
-        and not unit["Id"].startswith("systemd-")
-        and unit.get("PrivateNetwork", "no") == "no"
-        and _denies(_networks(unit.get("IPAddressDeny", "")), _networks(unit.get("IPAddressAllow", "")), overlays)
-    )
-
-
-def _denies(deny, allow, overlays):
-    for overlay in (ipaddress.ip_network(one) for one in overlays):
-        same = [one for one in allow if one.version == overlay.version]
-        denied = any(one.version == overlay.version and one.overlaps(overlay) for one in deny)
-        if denied and not any(overlay.subnet_of(one) for one in same):
-            return True
-    return False
-
-
-def _networks(text):
-    return [ipaddress.ip_network(one) for one in text.split()]
-
-
 def _some(names):
     shown = [
         name for name in names if name not in ("127.0.0.1", "::1", "lo") and not name.startswith(("fe80", OUR_PREFIX))

@@ -39,6 +39,37 @@ def of_unit(unit, bound, programs, units):
     return [one for one in bound if units.get(programs.get(one.inode, ("", 0))[1]) == unit]
 
 
+def yielding(listeners, bound, programs, units):
+    """Return the units whose ports are yet to be taken over."""
+    return [
+        unit
+        for unit, own in by_unit(listeners).items()
+        if any(serves(listener, one) for listener in own for one in of_unit(unit, bound, programs, units))
+    ]
+
+
+def units_at(server, bound, programs, units):
+    """Return the services that listen at a connector's address and port, or a listener's."""
+    found = [units.get(programs.get(one.inode, ("", 0))[1], "") for one in bound if serves(_at(server), one)]
+    return [unit for unit in dict.fromkeys(found) if unit.endswith(".service")]
+
+
+def _at(server):
+    return {**server, "address": server.get("address", server.get("host", "*"))}
+
+
+def holders(listeners, bound, programs, units):
+    """Return {name of a program, and of its unit: port} of those that have a listener's port."""
+    found = {}
+    for listener in listeners:
+        for one in bound:
+            if serves(listener, one) and one.inode in programs:
+                name, pid = programs[one.inode]
+                for word in (name, units.get(pid, "").partition(".service")[0]):
+                    found.setdefault(word, listener["port"])
+    return {word: port for word, port in found.items() if word and not word.endswith(".scope")}
+
+
 def held(listeners, bound, programs, units, record):
     """Return the numbers of the listeners that the controller must not have yet.
 

@@ -24,7 +24,7 @@ options:
   lasts_s:
     description: Seconds after which the mark is free, unless it is prolonged.
     type: int
-    default: 900
+    default: 180
   seize:
     description: Whether a mark that another deployment holds is taken from it.
     type: bool
@@ -94,7 +94,7 @@ def main():
         argument_spec={
             "state": {"type": "str", "choices": ["taken", "released", "looked"], "default": "taken"},
             "ca_dir": {"type": "path", "default": ""},
-            "lasts_s": {"type": "int", "default": 900},
+            "lasts_s": {"type": "int", "default": 180},
             "seize": {"type": "bool", "default": False},
             "path": {"type": "path", "default": "/run/skedge-deploy.lease"},
             "trusted": {"type": "path", "default": "/etc/skedge/identity/ca.crt"},
