@@ -17,6 +17,7 @@ from skedge.core.reasons import Reason
 
 K = TypeVar("K")
 V = TypeVar("V")
+Wanted = TypeVar("Wanted", contravariant=True)
 
 
 class Driver(TypingProtocol[K, V]):
@@ -40,10 +41,10 @@ class Driver(TypingProtocol[K, V]):
 
 
 @runtime_checkable
-class Batches(TypingProtocol[K, V]):
+class Batches(TypingProtocol[K, Wanted]):
     """A driver that changes many objects in one step, where each by itself would take a look at all the others."""
 
-    def put_all(self, wanted: Mapping[K, V]) -> Mapping[K, DataplaneError]:
+    def put_all(self, wanted: Mapping[K, Wanted]) -> Mapping[K, DataplaneError]:
         """Put all that can be; return why the others cannot."""
         ...
 

@@ -22,7 +22,7 @@ from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceK
 from skedge.dataplane.ipvs import names_file
 from skedge.dataplane.ipvs.engine import IpvsEngine
 from skedge.dataplane.ipvs.marks import IpvsRules
-from skedge.dataplane.ipvs.procfs import Found
+from skedge.dataplane.ipvs.procfs import Found, mark_of
 from skedge.dataplane.nftables.table import NftTable
 from tests.fakes.fake_ipvs import FakeIpvs
 from tests.fakes.fake_nft import FakeNft
@@ -153,3 +153,39 @@ def test_changes_of_listeners_are_few(tmp_path: Path, monkeypatch: pytest.Monkey
     done = works(tmp_path / "site", monkeypatch, FEW)
     assert done["create"].looks <= 5
     assert done["rest"].looks == 1
+
+
+def test_who_cannot_be_served_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused are an address of loopback, one that is others', and a service whose servers the kernel does not take."""
+    site = Site(tmp_path, monkeypatch)
+    wanted = dict(listeners(2))
+    loopback, taken = ListenerKey("127.0.0.1", 80), ListenerKey("10.0.0.9", 80)
+    bad = {loopback: ListenerTarget(SERVICES[0]), taken: ListenerTarget(SERVICES[0])}
+    site.table.others.add(taken)
+    report = reconcile(site.engine.listeners, {**wanted, **bad})
+    assert report.failed.keys() == bad.keys()
+    assert "loopback" in str(report.failed[loopback])
+    assert "not ours" in str(report.failed[taken])
+    assert set(report.changed) == wanted.keys()
+    assert site.engine.listeners.read() == wanted
+    site.nft.broken = True
+    more = {ListenerKey("10.0.0.7", 80): ListenerTarget(SERVICES[1])}
+    assert reconcile(site.engine.listeners, {**wanted, **more}).failed.keys() == more.keys()
+    assert set(reconcile(site.engine.listeners, {}).failed) == set(wanted)
+    site.nft.broken = False
+    assert reconcile(site.engine.listeners, {**wanted, **more}).clean
+    assert site.engine.listeners.read() == {**wanted, **more}
+
+
+def test_a_service_that_the_kernel_refuses_fails_its_own_listeners_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, wanted = Site(tmp_path, monkeypatch), listeners(2)
+    mark = mark_of(site.engine.memory.ident(names_file.Virtual(SERVICES[1])), 4)
+    site.table.ours[mark].clear()
+    site.table.refused.add(mark)
+    report = reconcile(site.engine.listeners, wanted)
+    assert report.failed.keys() == {key for key, value in wanted.items() if value.service == SERVICES[1]}
+    site.table.refused.clear()
+    assert reconcile(site.engine.listeners, wanted).clean
+    assert site.engine.listeners.read() == wanted
