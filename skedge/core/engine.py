@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol as TypingProtocol
-from typing import TypeVar
+from typing import TypeVar, runtime_checkable
 
+from skedge.core.errors import DataplaneError
 from skedge.core.model import WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
 from skedge.core.observed import Counts, Flow, Receipt
@@ -16,6 +17,7 @@ from skedge.core.reasons import Reason
 
 K = TypeVar("K")
 V = TypeVar("V")
+Wanted = TypeVar("Wanted", contravariant=True)
 
 
 class Driver(TypingProtocol[K, V]):
@@ -35,6 +37,19 @@ class Driver(TypingProtocol[K, V]):
 
     def delete(self, key: K) -> None:
         """Remove one object; one that is already gone is success."""
+        ...
+
+
+@runtime_checkable
+class Batches(TypingProtocol[K, Wanted]):
+    """A driver that changes many objects in one step, where each by itself would take a look at all the others."""
+
+    def put_all(self, wanted: Mapping[K, Wanted]) -> Mapping[K, DataplaneError]:
+        """Put all that can be; return why the others cannot."""
+        ...
+
+    def delete_all(self, keys: Collection[K]) -> Mapping[K, DataplaneError]:
+        """Delete all that can be; return why the others cannot."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ def _compile(one: Compilation) -> Unit:
             f"bcc is missing ({_last(done.stderr)}): install python3-bpfcc and make the venv with"
             " --system-site-packages, or install a release that has bytecode"
         )
+    if done.returncode == -signal.SIGKILL:  # not for long, unlike what follows
+        raise HostError(f"{one.source}: the compiler was killed, as it is where memory runs out; give this host more")
     if done.returncode:
         raise DataplaneError(f"{one.source}: does not compile: {_why(done.stderr, done.returncode)}")
     return msgspec.msgpack.decode(done.stdout, type=Unit)

@@ -5,6 +5,7 @@ Everything is verified here. What fails leaves no trace: maps and programs go wi
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,11 @@ from skedge.dataplane.bpf import btf, creation, links, pins, syscall
 from skedge.dataplane.bpf.programs import Program
 from skedge.loader.image import MapImage, ProgramImage, Unit
 from skedge.loader.instructions import link
+from skedge.loader.refusals import Refused
 
 _RESIZED = "pick_log_v2"  # a debugging aid, the only map that may change its size
 _ITERATOR = "bpf_iter__"
+_PASSING = (errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EPERM, errno.ENFILE, errno.EMFILE)  # none of the verifier's
 
 Members = Sequence[tuple[Unit, Sequence[Program]]]  # units, and which of their programs are wanted
 
@@ -58,14 +61,16 @@ def load(members: Members, pin_dir: Path, sizes: Mapping[str, int], constants: M
 
     Raises:
         HostError: this kernel lacks something that the programs look at.
-        DataplaneError: the kernel refuses a map or a program, with the verifier's last line.
+        Refused: the verifier refuses a program, with its last line.
+        DataplaneError: the kernel refuses a map, or a program for another reason.
     """
     loaded = Loaded()
     try:
         wanted = [program for _, programs in members for program in programs]
         targets = btf.function_ids(_target(one.function) for one in wanted if one.iterates)
-        for unit, programs in members:
-            maps = _maps(loaded, unit, pin_dir, sizes)
+        # all maps first: one that does not fit is found before the verifier's work
+        maps_of = [_maps(loaded, unit, pin_dir, sizes) for unit, _ in members]
+        for (unit, programs), maps in zip(members, maps_of, strict=True):
             for program in programs:
                 image = unit.program(program.function)
                 fd = _program(image, maps, constants, targets.get(_target(program.function), 0))
@@ -143,4 +148,8 @@ def _program(image: ProgramImage, maps: Mapping[str, int], constants: Mapping[st
         return creation.prog_load(image.function, image.type, code, image.licence, image.attach, target)
     except creation.Refused as error:
         why = error.said or os.strerror(error.errno)
-        raise DataplaneError(f"kernel {platform.release()} refuses the program {image.function}: {why}") from error
+        judged = error.errno not in _PASSING and (
+            error.said or error.errno != errno.EACCES
+        )  # a policy's, without words
+        kind = Refused if judged else DataplaneError
+        raise kind(f"kernel {platform.release()} refuses the program {image.function}: {why}") from error

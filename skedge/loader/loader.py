@@ -15,6 +15,7 @@ from skedge.dataplane import engine_choice
 from skedge.dataplane.bpf import pins, programs_report
 from skedge.loader import bytecode, host_requirements, old_placements
 from skedge.loader.loading import GROUP, NAT_FLOWS, PIN_DIR, Loader, Options
+from skedge.loader.refusals import RefusedBefore
 from skedge.loader.sources import compilations
 
 __all__ = ["Loader", "Options", "main"]
@@ -27,6 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cgroup", help="cgroup2 directory to attach to (default: the root, from the mount table)")
     parser.add_argument("--group", default=GROUP, help="group that may use the pins (default %(default)s)")
     parser.add_argument("--force", action="store_true", help="compile and replace even when nothing changed")
+    parser.add_argument(
+        "--again", action="store_true", help="try also what was refused before, by this kernel or by the compiler"
+    )
     parser.add_argument(
         "--keep", action="store_true", help="where new programs cannot be loaded and others serve: say so, and succeed"
     )
@@ -65,7 +69,13 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.nat_flows < 1:
         raise HostError(f"--nat-flows {arguments.nat_flows}: must be at least 1")
     options = Options(arguments.pin_dir, arguments.cgroup, arguments.group, arguments.pick_log, arguments.force)
-    options = replace(options, nat_flows=arguments.nat_flows, cache=arguments.cache, shipped=arguments.bytecode)
+    options = replace(
+        options,
+        nat_flows=arguments.nat_flows,
+        cache=arguments.cache,
+        shipped=arguments.bytecode,
+        again=arguments.again,
+    )
     if arguments.action == "build":
         return _build(arguments.bytecode, options)
     if arguments.action == "status":
@@ -122,7 +132,7 @@ def _load(arguments: argparse.Namespace, options: Options) -> bool:
             programs_report.write(replace(before, refused=str(error)), told)
             if not arguments.keep:
                 raise
-            print(f"skedge-loader: {error}; the programs from before go on", file=sys.stderr)
+            print(f"skedge-loader: {_said(error)}; the programs from before go on", file=sys.stderr)
         else:
             report = loader.report if changed else replace(programs_report.read(told), refused="")
             programs_report.write(report, told)
@@ -137,13 +147,18 @@ def _load(arguments: argparse.Namespace, options: Options) -> bool:
     return changed
 
 
+def _said(error: SkedgeError) -> str:
+    before = isinstance(error, RefusedBefore)
+    return f"{error} (tried before; `skedge-loader load --again` tries again)" if before else str(error)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; errors are one sentence on stderr."""
     arguments = _parser().parse_args(argv)
     try:
         return _run(arguments)
     except SkedgeError as error:
-        print(f"skedge-loader: {error}", file=sys.stderr)
+        print(f"skedge-loader: {_said(error)}", file=sys.stderr)
         return error.exit_code
 
 

@@ -26,6 +26,7 @@ from skedge.dataplane.ebpf import layout_placement
 from skedge.dataplane.ebpf.maps import LISTENERS_PIN, Maps
 from skedge.loader import bytecode, constants, host_requirements, load_image, old_placements
 from skedge.loader.publish import Publication
+from skedge.loader.refusals import Refusals, Refused, digest_of
 from skedge.loader.sources import compilations
 
 PIN_DIR = "/sys/fs/bpf/skedge"
@@ -39,7 +40,8 @@ class Options:
     """What to load and where: ``pick_log`` entries (a power of two; 1 is off) record every pick for a replay.
 
     ``nat_flows`` sizes the flow table when it is made; one that is there keeps its size (and its flows) until unload.
-    ``cache`` is this host's directory of bytecode (None: none), ``shipped`` the release's file.
+    ``cache`` is this host's directory of bytecode (None: none), ``shipped`` the release's file. ``again``: what was
+    refused before is tried.
     """
 
     pin_dir: Path = Path(PIN_DIR)
@@ -51,6 +53,7 @@ class Options:
     nat_flows: int = NAT_FLOWS
     cache: Path | None = None
     shipped: Path | None = bytecode.SHIPPED
+    again: bool = False
 
 
 def digest(options: Options) -> int:
@@ -89,17 +92,31 @@ class Loader:
     def _load(self, wanted: int) -> None:
         options = self.options
         units = compilations(options.programs, options.pick_log)
-        found = bytecode.obtain(units, options.cache, options.shipped, again=options.force)
+        found = bytecode.obtain(units, options.cache, options.shipped, again=options.force, retry=options.again)
         self.report = ProgramsReport(found.origin, trouble=found.trouble)
         members = [(unit, one.programs) for unit, one in zip(found.units, units, strict=True)]
-        numbers = {**constants.kernel_defines(), **constants.of_site(options.nat_flows)}
-        with load_image.load(members, self.pins, constants.map_sizes(options.nat_flows), numbers) as loaded:
+        with self._verified(members, wanted) as loaded:
             with Publication(self.pins, self.cgroup) as publication:
                 publication.publish(loaded, options.programs)
                 self._configure(wanted)
             if options.programs == old_placements.alone(options.programs):
                 old_placements.forget(self.pins)
             self._remove_outdated(set(loaded.maps))
+
+    def _verified(self, members: load_image.Members, wanted: int) -> load_image.Loaded:
+        """Load all, unless this kernel's verifier has refused just that before."""
+        options = self.options
+        refusals = Refusals(options.cache, again=options.again or options.force)
+        digest = digest_of(wanted, [unit for unit, _ in members])
+        refusals.check(digest)
+        numbers = {**constants.kernel_defines(), **constants.of_site(options.nat_flows)}
+        try:
+            loaded = load_image.load(members, self.pins, constants.map_sizes(options.nat_flows), numbers)
+        except Refused as error:
+            refusals.note(digest, str(error))
+            raise
+        refusals.forget(digest)
+        return loaded
 
     def _choose_placements(self) -> None:
         """Take the programs that look in the old storage too, unless a whole load of them has left it unused."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from skedge.core.errors import DataplaneError
@@ -34,8 +34,8 @@ class FakeIpvs:
         }
         return Found(made, frozenset(self.others))
 
-    def foreign(self, key: ListenerKey) -> bool:
-        return key in self.others
+    def foreign(self, keys: Collection[ListenerKey]) -> frozenset[ListenerKey]:
+        return frozenset(keys) & self.others
 
     def put_service(self, mark: int, persistent_s: int) -> None:
         self._write()

@@ -16,7 +16,7 @@ from skedge.core.api.documents import PlanStep
 from skedge.core.desired.compute import Desired, listeners_again
 from skedge.core.desired.kinds import Kind, Merge, Registry
 from skedge.core.desired.render import describe
-from skedge.core.engine import Driver, K, V
+from skedge.core.engine import Batches, Driver, K, V
 from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
 from skedge.core.placement.candidates import merge_candidates
@@ -186,19 +186,27 @@ class _Run(Generic[K, V]):
 
     def put(self) -> None:
         """Create and replace."""
+        driver, together = self._kind.driver, None
+        if isinstance(driver, Batches) and not self._dry_run:
+            together = driver.put_all(self._delta.put) if self._delta.put else {}
         for key, value in self._delta.put.items():
             action = "replace" if key in self._held else "create"
             step = PlanStep(action, self._kind.name, describe(key), describe(self._held.get(key)), describe(value))
-            self._do(key, partial(self._kind.driver.put, key, value), step)
+            act = partial(driver.put, key, value) if together is None else partial(_tell, together.get(key))
+            self._do(key, act, step)
 
     def delete(self) -> None:
         """Delete, or say what is kept."""
         if not self._allow_delete:
             self.report.held_back.extend(self._delta.delete)
             return
+        driver, together = self._kind.driver, None
+        if isinstance(driver, Batches) and not self._dry_run:
+            together = driver.delete_all(self._delta.delete) if self._delta.delete else {}
         for key in self._delta.delete:
             step = PlanStep("delete", self._kind.name, describe(key), before=describe(self._held[key]))
-            self._do(key, partial(self._kind.driver.delete, key), step)
+            act = partial(driver.delete, key) if together is None else partial(_tell, together.get(key))
+            self._do(key, act, step)
 
     def _do(self, key: K, act: Callable[[], None], step: PlanStep) -> None:
         try:
@@ -209,6 +217,11 @@ class _Run(Generic[K, V]):
         else:
             self.report.changed.append(key)
             self.report.steps.append(step)
+
+
+def _tell(error: DataplaneError | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _unsure(registry: Iterable[Kind[Any, Any]], desired: Desired) -> Desired:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from ipaddress import ip_address
 from threading import RLock
 from typing import Protocol
@@ -115,7 +115,7 @@ class ServiceDriver:
         """End a service: no new connections, and it goes with the last one that is open."""
         with self._at.lock:
             if key.name.startswith(_STRANGER):
-                self._at.memory.idents[Virtual(key)] = int(key.name.removeprefix(_STRANGER))
+                self._at.memory.take(Virtual(key), int(key.name.removeprefix(_STRANGER)))
             self._at.memory.tables.pop(key, None)
             self._at.save_names()
             self._at.balance.again(())
@@ -160,39 +160,91 @@ class ListenerDriver:
 
     def put(self, key: ListenerKey, value: ListenerTarget) -> None:
         """Lead a listener's connections to its services. Raises DataplaneError for an address that cannot be served."""
-        where = f"listener {key.address}:{key.port}"
-        if ip_address(key.address).is_loopback:
-            raise DataplaneError(
-                f"{where}: engine ipvs leads nothing on from a loopback address; give another address of this host,"
-                " which its programs can use too"
-            )
+        for error in self.put_all({key: value}).values():
+            raise error
+
+    def put_all(self, wanted: Mapping[ListenerKey, ListenerTarget]) -> Mapping[ListenerKey, DataplaneError]:
+        """Do the same for many in one step; return why some cannot be."""
         with self._at.lock:
-            if self._at.table.foreign(key):
-                raise DataplaneError(
+            try:
+                failed = self._unable(wanted)
+                able = {key: value for key, value in wanted.items() if key not in failed}
+                virtuals = {key: self._virtuals(key, value) for key, value in able.items()}
+                for key, value in able.items():
+                    for virtual in virtuals[key]:
+                        self._at.memory.ident(virtual)
+                    self._at.memory.lead(key, value)
+                self._at.save_names()
+                failed |= self._serve(virtuals)
+                self._at.balance.again({service for value in able.values() for service in value.services})
+                failed |= self._weigh({key: value for key, value in able.items() if key not in failed})
+                good = {key: value for key, value in able.items() if key not in failed}
+                if keeping := [key for key, value in good.items() if value.affinity_s]:
+                    self._at.rules.delete_listeners(keeping)
+                if plain := {key: self._marks(value) for key, value in good.items() if not value.affinity_s}:
+                    self._at.rules.put_listeners(plain)
+            except DataplaneError as error:  # none of them is known to be done
+                return dict.fromkeys(wanted, error)
+            return failed
+
+    def _unable(self, wanted: Mapping[ListenerKey, ListenerTarget]) -> dict[ListenerKey, DataplaneError]:
+        """Return why some of the addresses cannot be served."""
+        foreign = self._at.table.foreign(wanted.keys())
+        failed = {}
+        for key in wanted:
+            where = f"listener {key.address}:{key.port}"
+            if ip_address(key.address).is_loopback:
+                failed[key] = DataplaneError(
+                    f"{where}: engine ipvs leads nothing on from a loopback address; give another address of this"
+                    " host, which its programs can use too"
+                )
+            elif key in foreign:
+                failed[key] = DataplaneError(
                     f"{where}: an IPVS service that is not ours has this address and port (see: ipvsadm -Ln);"
                     " remove it, or give the listener another port"
                 )
-            virtuals = [Virtual(value.service, key)] if value.affinity_s else [Virtual(one) for one in value.services]
-            for virtual in virtuals:
-                self._at.memory.ident(virtual)
-            self._at.memory.listeners[key] = value
-            self._at.save_names()
-            for virtual in virtuals:
+        return failed
+
+    @staticmethod
+    def _virtuals(key: ListenerKey, value: ListenerTarget) -> list[Virtual]:
+        return [Virtual(value.service, key)] if value.affinity_s else [Virtual(one) for one in value.services]
+
+    def _serve(self, virtuals: Mapping[ListenerKey, list[Virtual]]) -> dict[ListenerKey, DataplaneError]:
+        """Make each virtual service once; return the listeners that one is missing for, and why."""
+        refused: dict[Virtual, DataplaneError] = {}
+        for virtual in dict.fromkeys(one for some in virtuals.values() for one in some):
+            try:
                 self._at.services.serve(virtual)
-            self._at.balance.again(value.services)
-            self._at.look()  # it has its weights before the first connection comes
-            if value.affinity_s:
-                self._at.rules.delete_listener(key)
-            else:
-                self._at.rules.put_listener(key, self._marks(value))
+            except DataplaneError as error:
+                refused[virtual] = error
+        return {key: refused[one] for key, some in virtuals.items() for one in some if one in refused}
+
+    def _weigh(self, wanted: Mapping[ListenerKey, ListenerTarget]) -> dict[ListenerKey, DataplaneError]:
+        """Give their services weights before the first connection comes."""
+        try:
+            self._at.look()
+        except DataplaneError as error:
+            pending = self._at.balance.pending()
+            return {key: error for key, value in wanted.items() if not pending.isdisjoint(value.services)}
+        return {}
 
     def delete(self, key: ListenerKey) -> None:
         """End a listener; open connections go on."""
+        for error in self.delete_all([key]).values():
+            raise error
+
+    def delete_all(self, keys: Collection[ListenerKey]) -> Mapping[ListenerKey, DataplaneError]:
+        """End listeners in one step; return why some cannot be."""
         with self._at.lock:
-            self._at.rules.delete_listener(key)
-            self._at.memory.listeners.pop(key, None)
-            self._at.save_names()
+            try:
+                self._at.rules.delete_listeners(keys)
+                for key in keys:
+                    self._at.memory.unlead(key)
+                self._at.save_names()
+            except DataplaneError as error:
+                return dict.fromkeys(keys, error)
             self._at.balance.again(())
+            return {}
 
     def _marks(self, value: ListenerTarget) -> Marks:
         turns = value.schedule or (value.service,)

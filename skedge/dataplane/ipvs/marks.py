@@ -12,8 +12,9 @@ their rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -40,7 +41,7 @@ class Marks:
     @property
     def chain(self) -> str:
         """Return the name of the chain that sets them."""
-        return TO + syntax.digest([rule.comment for _, rule in _with_comments(self.turns)])
+        return _chain_of(self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +72,30 @@ class IpvsRules:
     def _fresh(self) -> Held:
         return _held(self._table.fresh(NAME))
 
-    def put_listener(self, key: ListenerKey, marks: Marks) -> None:
-        """Lead a listener's connections to these marks, in one change from those before."""
+    def put_listeners(self, wanted: Mapping[ListenerKey, Marks]) -> None:
+        """Lead listeners' connections to these marks, in one change from those before."""
         held = self._fresh()
-        before = held.listeners.get(key)
-        gone = [syntax.element("delete", _listeners(key), [_listener(key, before)])] if before else []
+        before = {key: held.listeners[key] for key in wanted if key in held.listeners}
+        leads = {key: marks.chain for key, marks in wanted.items()}
+        chains: list[dict[str, Any]] = []
+        for marks in dict.fromkeys(wanted.values()):
+            chains += [syntax.add("chain", marks.chain), syntax.flush(marks.chain)]
+            chains += [syntax.rule(marks.chain, parts, rule.comment) for parts, rule in _with_comments(marks.turns)]
         self._write(
             *_objects(),
-            syntax.add("chain", marks.chain),
-            syntax.flush(marks.chain),
-            *(syntax.rule(marks.chain, parts, rule.comment) for parts, rule in _with_comments(marks.turns)),
-            *gone,
-            syntax.element("add", _listeners(key), [_listener(key, marks.chain)]),
-            *_unused(held, {**held.listeners, key: marks.chain}),
+            *chains,
+            *_elements("delete", before),
+            *_elements("add", leads),
+            *_unused(held, {**held.listeners, **leads}),
         )
 
-    def delete_listener(self, key: ListenerKey) -> None:
-        """Take a listener away; one that is gone is success."""
+    def delete_listeners(self, keys: Collection[ListenerKey]) -> None:
+        """Take listeners away in one change; those that are gone are success."""
         held = self._fresh()
-        before = held.listeners.get(key)
-        if before is not None:
-            rest = {one: chain for one, chain in held.listeners.items() if one != key}
-            self._write(syntax.element("delete", _listeners(key), [_listener(key, before)]), *_unused(held, rest))
+        before = {key: held.listeners[key] for key in keys if key in held.listeners}
+        if before:
+            rest = {one: chain for one, chain in held.listeners.items() if one not in before}
+            self._write(*_elements("delete", before), *_unused(held, rest))
 
     def put_endpoint(self, key: EndpointKey, endpoint: Endpoint) -> None:
         """Publish an endpoint, in one change from what it was; rules among endpoints that are not ours go."""
@@ -126,6 +129,11 @@ class IpvsRules:
 
     def _write(self, *commands: Mapping[str, Any]) -> None:
         self._table.change(NAME, commands)
+
+
+@lru_cache(maxsize=4096)
+def _chain_of(turns: tuple[int, ...]) -> str:
+    return TO + syntax.digest([rule.comment for _, rule in _with_comments(turns)])
 
 
 # ---- what is written ---------------------------------------------------------------------------------------------
@@ -166,6 +174,19 @@ def _listeners(key: ListenerKey) -> str:
 
 def _listener(key: ListenerKey, chain: str) -> list[Any]:
     return [{"concat": [key.address, key.protocol.value, key.port]}, {"goto": {"target": chain}}]
+
+
+def _elements(verb: str, leads: Mapping[ListenerKey, str]) -> list[dict[str, Any]]:
+    """Return the commands that add or delete elements of the maps, some thousands in each."""
+    by_map: dict[str, list[Any]] = {}
+    for key, chain in leads.items():
+        by_map.setdefault(_listeners(key), []).append(_listener(key, chain))
+    return [syntax.element(verb, name, list(some)) for name, all_ in by_map.items() for some in batched(all_)]
+
+
+def batched(elements: Sequence[Any], size: int = 2048) -> Iterator[Sequence[Any]]:
+    """Yield elements in parts of a size."""
+    return (elements[at : at + size] for at in range(0, len(elements), size))
 
 
 def _port(key: EndpointKey) -> dict[str, Any]:

@@ -52,22 +52,75 @@ class Memory:
     listeners: dict[ListenerKey, ListenerTarget] = field(default_factory=dict)
     endpoints: dict[EndpointKey, Endpoint] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    _at: dict[ListenerKey, Virtual] = field(default_factory=dict, init=False, compare=False)
+    _places: dict[int, ListenerKey] = field(default_factory=dict, init=False, compare=False)
+    _taken: set[int] = field(default_factory=set, init=False, compare=False)
+    _keeping: dict[ServiceKey, dict[ListenerKey, None]] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for virtual, ident in self.idents.items():
+            self._index(virtual, ident)
+        for key, value in list(self.listeners.items()):
+            self.lead(key, value)
+
+    def lead(self, key: ListenerKey, value: ListenerTarget) -> None:
+        """Take a listener in."""
+        self.unlead(key)
+        self.listeners[key] = value
+        if value.affinity_s:
+            self._keeping.setdefault(value.service, {})[key] = None
+
+    def unlead(self, key: ListenerKey) -> None:
+        """Leave a listener out."""
+        before = self.listeners.pop(key, None)
+        if before is not None:
+            self._keeping.get(before.service, {}).pop(key, None)
+
+    def keeping(self, service: ServiceKey) -> Collection[ListenerKey]:
+        """Return the listeners of a service that keep clients."""
+        return self._keeping.get(service, {})
+
+    def take(self, virtual: Virtual, ident: int) -> None:
+        """Give a virtual service this identity."""
+        self.idents[virtual] = ident
+        self._index(virtual, ident)
+
+    def drop(self, virtual: Virtual) -> int:
+        """Forget the identity of a virtual service; return what it was."""
+        ident = self.idents.pop(virtual)
+        self._taken.discard(ident)
+        if virtual.at is not None:
+            self._at.pop(virtual.at, None)
+            self._places.pop(ident, None)
+        return ident
+
+    def _index(self, virtual: Virtual, ident: int) -> None:
+        self._taken.add(ident)
+        if virtual.at is not None:
+            self._at[virtual.at] = virtual
+            self._places[ident] = virtual.at
 
     def ident(self, virtual: Virtual) -> int:
-        """Return the identity of a virtual service, the same in every life unless two names meet in it."""
+        """Return the identity of a virtual service, the same in every life unless two names meet in it.
+
+        Raises:
+            DataplaneError: there are no more.
+        """
         if virtual not in self.idents:
-            before = next((one for one in self.idents if virtual.at is not None and one.at == virtual.at), None)
+            before = None if virtual.at is None else self._at.get(virtual.at)
             # To the kernel it is the same one, whichever service the listener leads to.
-            self.idents[virtual] = _free(virtual, self.idents.values()) if before is None else self.idents.pop(before)
+            self.take(virtual, _free(virtual, self._taken) if before is None else self.drop(before))
         return self.idents[virtual]
 
     def places(self) -> Mapping[int, ListenerKey]:
         """Return the address of each virtual service, by identity, that the kernel does not know by its mark."""
-        return {ident: one.at for one, ident in self.idents.items() if one.at is not None}
+        return self._places
 
 
 def _free(virtual: Virtual, taken: Collection[int]) -> int:
     name = f"{virtual.service.name}\0{virtual.service.protocol}\0{virtual.at or 0}"
+    if len(taken) >= IDS:
+        raise DataplaneError(f"no more than {IDS} virtual services: give fewer listeners affinity, or fewer addresses")
     ident = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2]) % IDS
     while ident in taken:
         ident = (ident + 1) % IDS

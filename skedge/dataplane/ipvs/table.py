@@ -11,7 +11,7 @@ import errno
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 from typing import Any
 from typing import Protocol as Interface
@@ -61,8 +61,8 @@ class Table(Interface):
         """Return how many connections each real server of a service was given since it was made."""
         ...
 
-    def foreign(self, key: ListenerKey) -> bool:
-        """Return whether a service of others has this address."""
+    def foreign(self, keys: Collection[ListenerKey]) -> frozenset[ListenerKey]:
+        """Return those of the addresses that a service of others has."""
         ...
 
 
@@ -98,9 +98,12 @@ class KernelTable:
         with kernel_errors(f"read {PROC}"):
             return parse(PROC.read_text(encoding="ascii"), places)
 
-    def foreign(self, key: ListenerKey) -> bool:
-        """Return whether a service of others has this address."""
-        return plain(key) in self.read().foreign and plain(key) not in self.flagged()
+    def foreign(self, keys: Collection[ListenerKey]) -> frozenset[ListenerKey]:
+        """Return those of the addresses that a service of others has."""
+        found = self.read().foreign
+        known = frozenset(key for key in keys if plain(key) in found)
+        flagged = self.flagged() if known else frozenset()
+        return frozenset(key for key in known if plain(key) not in flagged)
 
     def flagged(self) -> frozenset[ListenerKey]:
         """Return the addresses of services that are as ours are, with our flag; of those too that no memory knows."""

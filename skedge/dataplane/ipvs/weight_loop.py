@@ -56,6 +56,10 @@ class Balance:
         self._again |= set(keys)
         self._sweep_at = float("-inf")
 
+    def pending(self) -> frozenset[ServiceKey]:
+        """Return the services that are to be weighed anew: all were that followed without an error."""
+        return frozenset(self._again)
+
     def follow(self) -> bool:
         """Read the counters, set weights, end what has drained; return whether counts or tables are others than before.
 
@@ -185,7 +189,7 @@ class Balance:
         self._until = {key: until for key, until in self._until.items() if key in present}
         for one in leaving.values():
             if not any(mark in found.ours for mark in self.marks([one])):
-                del self._memory.idents[one]
+                self._memory.drop(one)
 
     def _silence(self, mark: int, virtual: VirtualService) -> None:
         for target, server in virtual.servers.items():
@@ -203,10 +207,7 @@ class Balance:
         return self._all_virtuals([key])[key]
 
     def _all_virtuals(self, keys: Iterable[ServiceKey]) -> Mapping[ServiceKey, list[Virtual]]:
-        made = {key: [Virtual(key)] for key in keys}
-        for at, to in self._memory.listeners.items():
-            if to.affinity_s and to.service in made:
-                made[to.service].append(Virtual(to.service, at))
+        made = {key: [Virtual(key), *(Virtual(key, at) for at in self._memory.keeping(key))] for key in keys}
         return {key: [one for one in found if one in self._memory.idents] for key, found in made.items()}
 
     def marks(self, virtuals: Iterable[Virtual]) -> list[int]:

@@ -20,15 +20,19 @@ from skedge.dataplane.ebpf.prefix_table import HOST_MAP, PrefixTable
 
 from .kit import Line, Site, running, telling, until
 
-ADDRESSES = [f"10.{64 + number // 250}.{number % 250}.7" for number in range(2000)]
-MORE = "10.200.0.7"
+ADDRESSES = {
+    4: [f"10.{64 + number // 250}.{number % 250}.7" for number in range(2000)],
+    6: [f"fd64::{number // 250 + 1:x}:{number % 250 + 1:x}:7" for number in range(2000)],
+}
+MORE = {4: "10.200.0.7", 6: "fd99::7"}
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 PORTS = range(8080, 8092)
 ENTRIES_MAX = len(PORTS) * (EXACT_MAX + 4)  # with two loopback addresses, and one entry a family for all others
 SERVED, REFUSED = 0, 111
 CONNECT = """
 import json, socket, sys
 def end(address, port):
-    with socket.socket() as made:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as made:
         made.settimeout(5)
         return made.connect_ex((address, port))
 print(json.dumps([end(*one) for one in json.loads(sys.argv[1])]))
@@ -39,13 +43,22 @@ class Crowded(Line):
     """One site with very many addresses, and a dozen listeners on all of them."""
 
     NAMES, LINKS = "w", ()  # the line of the other tests has "a" to "c"
+    family = 4
+
+    @property
+    def addresses(self) -> list[str]:
+        return ADDRESSES[self.family]
 
     def build(self) -> None:
         super().build()
         site, batch = self.sites["w"], self.directory / "addresses"
         lines = ["link add many type veth peer name others", "link set many up", "link set others up"]
-        batch.write_text("\n".join([*lines, *(f"addr add {one}/32 dev many" for one in ADDRESSES)]))
+        batch.write_text("\n".join([*lines, *(self.address("add", one) for one in self.addresses)]))
         site.inside("ip", "-batch", batch)
+
+    def address(self, verb: str, one: str) -> str:
+        """An `ip` command, without its first word."""
+        return f"addr {verb} {one}/32 dev many" if self.family == 4 else f"addr {verb} {one}/128 dev many nodad"
 
     def document(self, name: str, costs: Any = None) -> dict[str, Any]:
         listeners = [{"service": "web", "port": port} for port in PORTS]
@@ -63,9 +76,15 @@ def at_rest(site: Site) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def running_crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]:
-    with running(Crowded(tmp_path_factory.mktemp("crowded"))) as made:
+class CrowdedIPv6(Crowded):
+    """The same with addresses of IPv6."""
+
+    family = 6
+
+
+@pytest.fixture(scope="module", params=[Crowded, CrowdedIPv6], ids=["IPv4", "IPv6"])
+def running_crowd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]:
+    with running(request.param(tmp_path_factory.mktemp("crowded"))) as made:
         yield made
 
 
@@ -87,9 +106,10 @@ def ends(crowd: Crowded, *places: tuple[str, int]) -> list[int]:
     return found
 
 
-def everywhere(port: int) -> list[tuple[str, int]]:
+def everywhere(crowd: Crowded, port: int) -> list[tuple[str, int]]:
     """Addresses of all parts of the host's, in no order that a table could have."""
-    return [(address, port) for address in ("127.0.0.1", *ADDRESSES[::97], ADDRESSES[-1])]
+    of_host = crowd.addresses
+    return [(address, port) for address in (LOOPBACK[crowd.family], *of_host[::97], of_host[-1])]
 
 
 def changed(crowd: Crowded, since: int) -> int:
@@ -105,13 +125,13 @@ def entries(crowd: Crowded) -> tuple[int, int]:
 
 def test_every_address_is_served_from_tables_that_add_up(crowd: Crowded) -> None:
     for port in PORTS:
-        assert set(ends(crowd, *everywhere(port))) == {SERVED}
+        assert set(ends(crowd, *everywhere(crowd, port))) == {SERVED}
     listeners, prefixes = entries(crowd)
     assert listeners <= ENTRIES_MAX
-    assert len(ADDRESSES) - EXACT_MAX <= prefixes <= len(ADDRESSES)
-    assert changed(crowd, 0) < ENTRIES_MAX + 3 * len(ADDRESSES)
+    assert len(crowd.addresses) - EXACT_MAX <= prefixes <= len(crowd.addresses)
+    assert changed(crowd, 0) < ENTRIES_MAX + 3 * len(crowd.addresses)
     [row] = [one for one in crowd.sites["w"].rows("listeners") if one.port == PORTS[0]]
-    assert set(ADDRESSES) <= set(row.addresses)
+    assert set(crowd.addresses) <= set(row.addresses)
 
 
 def test_a_deleted_port_is_refused_at_every_address_after_as_many_changes_as_it_had_entries(crowd: Crowded) -> None:
@@ -119,8 +139,8 @@ def test_a_deleted_port_is_refused_at_every_address_after_as_many_changes_as_it_
     since, gone = site.log_size(), PORTS[0]
     site.write(listeners=[{"service": "web", "port": port} for port in PORTS if port != gone])
     site.reload()
-    until(lambda: set(ends(crowd, *everywhere(gone))) == {REFUSED}, 5, "the deleted port is refused")
-    assert set(ends(crowd, *everywhere(PORTS[1]))) == {SERVED}
+    until(lambda: set(ends(crowd, *everywhere(crowd, gone))) == {REFUSED}, 5, "the deleted port is refused")
+    assert set(ends(crowd, *everywhere(crowd, PORTS[1]))) == {SERVED}
     until(lambda: at_rest(site), 10, "at rest")
     assert 0 < changed(crowd, since) <= EXACT_MAX + 4
     assert site.daemon is not None
@@ -128,22 +148,22 @@ def test_a_deleted_port_is_refused_at_every_address_after_as_many_changes_as_it_
 
 
 def test_an_explicit_listener_goes_before_one_on_every_address(crowd: Crowded) -> None:
-    site, own = crowd.sites["w"], (ADDRESSES[0], ADDRESSES[-1])
+    site, own = crowd.sites["w"], (crowd.addresses[0], crowd.addresses[-1])
     explicit = [{"service": "nobody", "port": PORTS[0], "address": address} for address in own]
     site.write(listeners=[{"service": "web", "port": PORTS[0]}, *explicit])
     site.reload()
     until(lambda: set(ends(crowd, *((one, PORTS[0]) for one in own))) == {REFUSED}, 5, "nobody serves there")
-    others = [(address, port) for address, port in everywhere(PORTS[0]) if address not in own]
+    others = [(address, port) for address, port in everywhere(crowd, PORTS[0]) if address not in own]
     assert set(ends(crowd, *others)) == {SERVED}
 
 
 def test_an_address_that_comes_and_goes_costs_a_few_changes(crowd: Crowded) -> None:
-    site = crowd.sites["w"]
-    assert ends(crowd, (MORE, PORTS[0])) != [SERVED]
+    site, more = crowd.sites["w"], MORE[crowd.family]
+    assert ends(crowd, (more, PORTS[0])) != [SERVED]
     since = site.log_size()
-    site.inside("ip", "addr", "add", f"{MORE}/32", "dev", "many")
-    until(lambda: ends(crowd, (MORE, PORTS[0])) == [SERVED], 5, "the new address is served")
-    site.inside("ip", "addr", "del", f"{MORE}/32", "dev", "many")
-    until(lambda: ends(crowd, (MORE, PORTS[0])) != [SERVED], 5, "and no longer")
+    site.inside("ip", *crowd.address("add", more).split())
+    until(lambda: ends(crowd, (more, PORTS[0])) == [SERVED], 5, "the new address is served")
+    site.inside("ip", *crowd.address("del", more).split())
+    until(lambda: ends(crowd, (more, PORTS[0])) != [SERVED], 5, "and no longer")
     until(lambda: at_rest(site), 10, "at rest")
     assert changed(crowd, since) <= 4 * (len(PORTS) + 2)

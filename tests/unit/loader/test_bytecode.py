@@ -13,7 +13,7 @@ from skedge.core.errors import DataplaneError, HostError
 from skedge.core.observed import Origin
 from skedge.dataplane.bpf.creation import last_words
 from skedge.dataplane.bpf.programs import PROGRAMS
-from skedge.loader import bytecode, compile, sources
+from skedge.loader import bytecode, compile, owned_files, refusals, sources
 from skedge.loader.constants import CONSTANTS, of_site
 from skedge.loader.image import Unit
 from skedge.loader.sources import Compilation, compilations
@@ -43,14 +43,14 @@ class Compiler:
 def owner(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user who runs the tests counts as root."""
     real = os.geteuid()
-    check = bytecode._check_owner
+    check = owned_files.check_owner
 
     def ours(found: os.stat_result, path: Path) -> None:
         if found.st_uid == real:
             found = os.stat_result((*found[:4], 0, *found[5:10]))
         check(found, path)
 
-    monkeypatch.setattr(bytecode, "_check_owner", ours)
+    monkeypatch.setattr(owned_files, "check_owner", ours)
 
 
 @pytest.mark.usefixtures("owner")
@@ -118,16 +118,16 @@ def test_what_does_not_compile_is_not_tried_again_and_again(tmp_path: Path, monk
         with pytest.raises(DataplaneError, match=r"nat\.c: does not compile: no word"):
             bytecode.obtain(WANTED, tmp_path / "cache", None, compiler=compiler)
         assert len(compiler.asked) == len(WANTED)
-    with pytest.raises(DataplaneError, match="--force"):
+    with pytest.raises(refusals.RefusedBefore, match=r"^nat\.c: does not compile: no word$"):
         bytecode.obtain(WANTED, tmp_path / "cache", None, compiler=compiler)
     boot = tmp_path / "boot"
     boot.write_text("another boot\n")
-    monkeypatch.setattr(bytecode, "_BOOT_ID", boot)
+    monkeypatch.setattr(refusals, "_BOOT_ID", boot)
     with pytest.raises(DataplaneError):
         bytecode.obtain(WANTED, tmp_path / "cache", None, compiler=compiler)
     assert len(compiler.asked) == 2 * len(WANTED)
     compiler.error = None
-    assert bytecode.obtain(WANTED, tmp_path / "cache", None, again=True, compiler=compiler).origin is Origin.COMPILED
+    assert bytecode.obtain(WANTED, tmp_path / "cache", None, retry=True, compiler=compiler).origin is Origin.COMPILED
     assert bytecode.obtain(WANTED, tmp_path / "cache", None, compiler=compiler).origin is Origin.CACHED
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,15 @@ import pytest
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.dataplane.bpf import links, syscall
-from skedge.dataplane.bpf.programs import PROGRAM_TABLE, PROGRAMS, Program, ProgType
+from skedge.dataplane.bpf.programs import Program, ProgType
 from skedge.loader import bytecode, compile, load_image, loader, publish
 from skedge.loader.image import Unit
-from skedge.loader.sources import Compilation, compilations, source_text
-from tests.kit.bytecode import cache
+from skedge.loader.sources import Compilation, source_text
 
 from ..kit import Host, Site, candidate, connect
+from .kit import broken, pinned
 
 LISTENER = ("127.0.0.1", 8080)
-NO_RESULT = struct.pack("=BBhi", 0x95, 0, 0, 0)  # exit, with no value in R0
 WITHOUT_A_COMPILER = """
 import sys
 sys.modules["bcc"] = None
@@ -34,51 +32,6 @@ result = loader.main(sys.argv[1:])
 assert "LLVM" not in open("/proc/self/maps").read()
 sys.exit(result)
 """
-
-
-@pytest.fixture(scope="module")
-def units() -> Sequence[Unit]:
-    return bytecode.obtain(compilations(PROGRAMS), cache(), None).units
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Host]:
-    """A host with nothing loaded."""
-    made = Host("fresh", tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("release") / "shipped.bytecode"
-
-
-def broken(units: Sequence[Unit], function: str) -> tuple[Unit, ...]:
-    """The bytecode with one program that no kernel takes."""
-
-    def program(one: msgspec.Struct) -> msgspec.Struct:
-        if one.function != function:  # type: ignore[attr-defined]
-            return one
-        return msgspec.structs.replace(one, instructions=NO_RESULT, maps=(), constants=())
-
-    return tuple(msgspec.structs.replace(one, programs=tuple(map(program, one.programs))) for one in units)
-
-
-def pinned(host: Host) -> Mapping[str, object]:
-    """What is pinned, attached and in the table of parts, by the kernel's ids."""
-    found: dict[str, object] = {}
-    for pin in sorted(host.pins.iterdir()) if host.pins.exists() else ():
-        with syscall.Fd(syscall.obj_get(str(pin))) as fd:
-            if pin.name.startswith("attach_"):
-                found[pin.name] = (links.cgroup_id(fd), links.prog_id(fd))
-            else:  # the id is at the same place for maps and programs; an iterator's link has its own
-                found[pin.name] = syscall.prog_id(fd)
-            if pin.name == PROGRAM_TABLE:
-                found["entries"] = tuple(syscall.map_items(fd, 4, 4))
-    return found
 
 
 def run(host: Host, shipped: Path, **changes: object) -> loader.Loader:
