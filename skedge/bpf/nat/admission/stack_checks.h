@@ -86,7 +86,7 @@ INLINE int client_check(struct __sk_buff *skb, const struct nat_config *config, 
     address_copy(back.to, p->key.from);
     if (p->v6 && address_is_link_local((struct address *)back.to))
         return REASON_NO_ROUTE;
-#pragma unroll
+#pragma clang loop unroll(disable)
     for (int i = 0; i < RETURN_TRIES; i++) {
         back.from_port = i;
         found = route_lookup_marked(skb, config, p, &back, 0, &fib, 0); /* an answer has not the mark of the question */

@@ -105,14 +105,17 @@ INLINE int port_take_over(struct scratch *m, __u64 state)
  * refuses the loop that it would make of it otherwise ("back-edge"). The verifier walks what is in the loop once for each try. */
 INLINE int port_allocate(const struct nat_config *config, struct scratch *m)
 {
-    int spared = m->kind == KIND_REMOTE ? PASSIVE_TRIES_REMOTE : PASSIVE_TRIES;
+    __u64 spared = m->kind == KIND_REMOTE ? PASSIVE_TRIES_REMOTE : PASSIVE_TRIES;
     struct port_range range;
-    __u64 result = TRY_ANOTHER, state = 0;
+    __u64 result = TRY_ANOTHER, state = 0, passive;
 
     port_range_choose(config, &m->flow, &range);
+    FORGET(config, spared);
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < PORT_TRIES; i++) {
-        result = port_try(&range, m, m->preserves_src && !i, i >= spared, i >= RESTING_TRIES, &state);
+    for (__u64 i = 0; i < PORT_TRIES; i++) {
+        passive = (spared - 1 - i) >> 63; /* no comparison, of which the verifier would learn something of the number */
+        OPAQUE(passive);
+        result = port_try(&range, m, m->preserves_src && !i, passive, i >= RESTING_TRIES, &state);
         OPAQUE(result);
         if (result != TRY_ANOTHER)
             break;
