@@ -93,16 +93,7 @@
 #error "the loader defines OFF_V6ONLY_*, OFF_USERLOCKS_*, OFF_SK_ERR, OFF_TOTAL_RETRANS, OFF_CB_FLAGS and OFF_RCV_SADDR6"
 #endif
 
-/* Hide where a number comes from: or the compiler turns arithmetic back into a branch. */
-#define OPAQUE(number) asm volatile("" : "+r"(number))
-
-/* Make the verifier forget what it knows of a number (__u64): it takes the exclusive-or with the first word of what
- * @context points to (a packet's length, an address' family, a socket's device), which it does not know, for any number of 32 bits. Where ways join that differ in a number, it walks what follows but once. */
-#define FORGET(context, number) \
-    do { \
-        __u64 unknown; \
-        asm volatile("%1 = *(u32 *)(%2 + 0)\n\t%0 ^= %1\n\t%0 ^= %1" : "+r"(number), "=&r"(unknown) : "r"(context)); \
-    } while (0)
+#include "common/verifier.h"
 
 #define MAPPED_PREFIX 0xffff0000u /* third word of ::ffff:a.b.c.d on a little-endian machine */
 

@@ -2,6 +2,8 @@
 #ifndef SKEDGE_COMMON_PACKET_H
 #define SKEDGE_COMMON_PACKET_H
 
+#include "common/verifier.h"
+
 #ifndef INLINE
 #define INLINE static __attribute__((always_inline)) inline
 #endif
@@ -115,6 +117,7 @@ INLINE int packet_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size
 INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
 	__u8 ip[IP4_LENGTH];
+	__u64 zero = 0;
 
 	if (packet_load(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
 		return REASON_MALFORMED;
@@ -124,8 +127,9 @@ INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->protocol = ip[9];
 	p->fragment = (ip[6] & 0x3f) | ip[7];
 	p->hops = ip[8];
-	__builtin_memset(&p->from, 0, sizeof(p->from));
-	__builtin_memset(&p->to, 0, sizeof(p->to));
+	FORGET(skb, zero);
+	p->from.word[1] = p->from.word[2] = p->from.word[3] = zero;
+	p->to.word[1] = p->to.word[2] = p->to.word[3] = zero;
 	__builtin_memcpy(&p->from.word[0], ip + 12, 4);
 	__builtin_memcpy(&p->to.word[0], ip + 16, 4);
 	return 0;
@@ -169,6 +173,23 @@ INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	__builtin_memcpy(&p->from, ip + 8, 16);
 	__builtin_memcpy(&p->to, ip + 24, 16);
 	return address_is_of_ipv4(&p->from) || address_is_of_ipv4(&p->to) ? REASON_MARTIAN : 0;
+}
+
+/* Make one case to the verifier of all kinds of packets: or it walks what follows once for each. */
+INLINE void packet_forget(struct __sk_buff *skb, struct packet *p)
+{
+	__u64 v6 = p->v6, l3 = p->l3, l4 = p->l4, protocol = p->protocol, fragment = p->fragment;
+
+	FORGET(skb, v6);
+	FORGET(skb, l3);
+	FORGET(skb, l4);
+	FORGET(skb, protocol);
+	FORGET(skb, fragment);
+	p->v6 = v6;
+	p->l3 = l3;
+	p->l4 = l4;
+	p->protocol = protocol;
+	p->fragment = fragment;
 }
 
 /* Skip the header of an IPv6 fragment that is the first of its datagram. Returns 0 where there is something behind it. */

@@ -5,6 +5,7 @@ Format: Documentation/bpf/btf.rst of the kernel. Only what is needed to find a m
 
 from __future__ import annotations
 
+import functools
 import platform
 import struct
 from collections.abc import Collection, Iterable, Mapping
@@ -45,7 +46,7 @@ def member_places(wanted: Mapping[str, Iterable[str]], path: str = VMLINUX) -> M
     Raises:
         HostError: the kernel has no type information, or it lacks one of the members.
     """
-    types = _Types(_read(path))
+    types = _types(path)
     found: dict[tuple[str, str], Place] = {}
     for name, members in wanted.items():
         places = types.members(name)
@@ -63,10 +64,16 @@ def function_ids(names: Iterable[str], path: str = VMLINUX) -> Mapping[str, int]
     wanted = set(names)
     if not wanted:
         return {}
-    found = _Types(_read(path)).functions(wanted)
+    found = _types(path).functions(wanted)
     for name in sorted(wanted - found.keys()):
         raise HostError(f"{path}: no function {name}; {_UNSUPPORTED}")
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _types(path: str) -> _Types:
+    """Read the types once a process: the loader, which lives for a second, asks twice."""
+    return _Types(_read(path))
 
 
 def _read(path: str) -> bytes:
@@ -81,7 +88,7 @@ def _read(path: str) -> bytes:
 
 
 class _Types:
-    """All types of a BTF blob, as offsets of their headers by type id."""
+    """All types of a BTF blob: their headers' offsets by type id, and the ids of structs and functions by name."""
 
     def __init__(self, blob: bytes) -> None:
         magic, _, _, header, type_offset, type_size, text_offset, text_size = struct.unpack_from("=HBBIIIII", blob)
@@ -89,35 +96,37 @@ class _Types:
             raise HostError(f"{VMLINUX}: not BTF of this machine's byte order")
         self._blob = blob
         self._text = blob[header + text_offset : header + text_offset + text_size]
-        self._starts = [0]  # type id 0 is void
+        self._starts = starts = [0]  # type id 0 is void
+        self._named: dict[int, int] = {}  # type ids by name offset and kind: one pass, as there are some 100,000 types
         at, end = header + type_offset, header + type_offset + type_size
-        info_of = struct.Struct("=I").unpack_from
+        head_of, tail_of, nothing = struct.Struct("=II").unpack_from, _TAIL.get, (0, 0)
         while at < end:
-            self._starts.append(at)
-            info = info_of(blob, at + 4)[0]
-            fixed, each = _TAIL.get(info >> 24 & 0x1F, (0, 0))
+            name, info = head_of(blob, at)
+            kind = info >> 24 & 0x1F
+            if kind == _FUNCTION or (kind == _STRUCT and info & 0xFFFF):
+                self._named.setdefault(name << 5 | kind, len(starts))
+            starts.append(at)
+            fixed, each = tail_of(kind, nothing)
             at += 12 + fixed + each * (info & 0xFFFF)
 
     def _name(self, offset: int) -> str:
         return self._text[offset : self._text.index(b"\0", offset)].decode()
 
+    def _ident(self, name: str, kind: int) -> int | None:
+        offset = self._text.find(b"\0" + name.encode() + b"\0") + 1
+        return self._named.get(offset << 5 | kind) if offset else None
+
     def members(self, name: str) -> Mapping[str, int]:
         """Return the bit offset of each member of the struct."""
-        for start in self._starts[1:]:
-            name_offset, info = struct.unpack_from("=II", self._blob, start)
-            if info >> 24 & 0x1F == _STRUCT and info & 0xFFFF and self._name(name_offset) == name:
-                return dict(self._flat(start, 0))
-        raise HostError(f"{VMLINUX}: no struct {name}; {_UNSUPPORTED}")
+        ident = self._ident(name, _STRUCT)
+        if ident is None:
+            raise HostError(f"{VMLINUX}: no struct {name}; {_UNSUPPORTED}")
+        return dict(self._flat(self._starts[ident], 0))
 
     def functions(self, names: Collection[str]) -> Mapping[str, int]:
         """Return the type id of each of these functions that there is."""
-        wanted = {self._text.find(b"\0" + name.encode() + b"\0") + 1: name for name in names}
-        found = {}
-        for ident, start in enumerate(self._starts[1:], start=1):
-            name_offset, info = struct.unpack_from("=II", self._blob, start)
-            if name_offset in wanted and name_offset and info >> 24 & 0x1F == _FUNCTION:
-                found[wanted[name_offset]] = ident
-        return found
+        found = ((name, self._ident(name, _FUNCTION)) for name in names)
+        return {name: ident for name, ident in found if ident is not None}
 
     def _flat(self, start: int, base: int) -> Iterable[tuple[str, int]]:
         info = struct.unpack_from("=I", self._blob, start + 4)[0]

@@ -34,8 +34,7 @@ INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
         at += kind == 1 ? 1 : options.byte[(at + 1) & 63];
         if (at >= OPTIONS_MAX)
             return 0;
-        /* Nothing but its size is known of it now: else the verifier tells its ways through the options apart. */
-        OPAQUE(at);
+        FORGET(skb, at); /* else the verifier tells its ways through the options apart */
         at &= 63;
     }
     return 0;

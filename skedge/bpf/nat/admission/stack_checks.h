@@ -86,13 +86,13 @@ INLINE int client_check(struct __sk_buff *skb, const struct nat_config *config, 
     address_copy(back.to, p->key.from);
     if (p->v6 && address_is_link_local((struct address *)back.to))
         return REASON_NO_ROUTE;
-#pragma clang loop unroll(disable)
+#pragma unroll
     for (int i = 0; i < RETURN_TRIES; i++) {
         back.from_port = i;
         found = route_lookup_marked(skb, config, p, &back, 0, &fib, 0); /* an answer has not the mark of the question */
         if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
             return REASON_NO_ROUTE;
-        if (p->v6 || fib.ifindex == skb->ifindex || rp_filter_of_device(skb) != RP_FILTER_STRICT)
+        if (p->v6 || fib.ifindex == skb->ifindex || (!i && rp_filter_of_device(skb) != RP_FILTER_STRICT))
             return 0;
     }
     return REASON_REVERSE_PATH;
