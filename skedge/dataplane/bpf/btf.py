@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import platform
 import struct
+from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,19 +19,21 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 _MAGIC = 0xEB9F
 _STRUCT, _UNION, _FUNCTION = 4, 5, 12
 _UNSUPPORTED = f"this kernel ({platform.release()}) is not supported"
-# Bytes that follow the 12-byte header of a type: fixed, and per member (vlen).
+# Words (32 bits) that follow the three of a type's header: fixed, and per member (vlen).
 _TAIL = {
-    1: (4, 0),
-    3: (12, 0),
-    _STRUCT: (0, 12),
-    _UNION: (0, 12),
-    6: (0, 8),
-    13: (0, 8),
-    14: (4, 0),
-    15: (0, 12),
-    17: (4, 0),
-    19: (0, 12),
+    1: (1, 0),
+    3: (3, 0),
+    _STRUCT: (0, 3),
+    _UNION: (0, 3),
+    6: (0, 2),
+    13: (0, 2),
+    14: (1, 0),
+    15: (0, 3),
+    17: (1, 0),
+    19: (0, 3),
 }
+_FIXED = tuple(3 + _TAIL.get(kind, (0, 0))[0] for kind in range(32))
+_EACH = tuple(_TAIL.get(kind, (0, 0))[1] for kind in range(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +92,38 @@ def _read(path: str) -> bytes:
 
 
 class _Types:
-    """All types of a BTF blob: their headers' offsets by type id, and the ids of structs and functions by name."""
+    """All types of a BTF blob: where they start, in words, by type id."""
 
     def __init__(self, blob: bytes) -> None:
         magic, _, _, header, type_offset, type_size, text_offset, text_size = struct.unpack_from("=HBBIIIII", blob)
         if magic != _MAGIC:
             raise HostError(f"{VMLINUX}: not BTF of this machine's byte order")
-        self._blob = blob
         self._text = blob[header + text_offset : header + text_offset + text_size]
+        self._types = blob[header + type_offset : header + type_offset + type_size]
+        self._words = words = array("I", self._types)  # all fields are 32-bit words, or pairs of them
         self._starts = starts = [0]  # type id 0 is void
-        self._named: dict[int, int] = {}  # type ids by name offset and kind: one pass, as there are some 100,000 types
-        at, end = header + type_offset, header + type_offset + type_size
-        head_of, tail_of, nothing = struct.Struct("=II").unpack_from, _TAIL.get, (0, 0)
-        while at < end:
-            name, info = head_of(blob, at)
-            kind = info >> 24 & 0x1F
-            if kind == _FUNCTION or (kind == _STRUCT and info & 0xFFFF):
-                self._named.setdefault(name << 5 | kind, len(starts))
+        at, end = 0, len(words)
+        while at < end:  # some 100,000 times: what is asked for is looked up later
             starts.append(at)
-            fixed, each = tail_of(kind, nothing)
-            at += 12 + fixed + each * (info & 0xFFFF)
+            info = words[at + 1]
+            kind = info >> 24 & 0x1F
+            at += _FIXED[kind] + _EACH[kind] * (info & 0xFFFF)
 
     def _name(self, offset: int) -> str:
         return self._text[offset : self._text.index(b"\0", offset)].decode()
 
     def _ident(self, name: str, kind: int) -> int | None:
-        offset = self._text.find(b"\0" + name.encode() + b"\0") + 1
-        return self._named.get(offset << 5 | kind) if offset else None
+        """Return the type id of a function, or of a struct that is more than declared; None where there is none."""
+        text = self._text.find(b"\0" + name.encode() + b"\0") + 1
+        wanted, at = struct.pack("=I", text), 0
+        while text and (at := self._types.find(wanted, at)) >= 0:
+            ident = bisect_left(self._starts, at // 4, 1)
+            if not at % 4 and ident < len(self._starts) and self._starts[ident] == at // 4:
+                info = self._words[at // 4 + 1]
+                if info >> 24 & 0x1F == kind and (kind == _FUNCTION or info & 0xFFFF):
+                    return ident
+            at += 1
+        return None
 
     def members(self, name: str) -> Mapping[str, int]:
         """Return the bit offset of each member of the struct."""
@@ -129,11 +138,11 @@ class _Types:
         return {name: ident for name, ident in found if ident is not None}
 
     def _flat(self, start: int, base: int) -> Iterable[tuple[str, int]]:
-        info = struct.unpack_from("=I", self._blob, start + 4)[0]
-        for i in range(info & 0xFFFF):
-            name_offset, kind, offset = struct.unpack_from("=III", self._blob, start + 12 + 12 * i)
+        info = self._words[start + 1]
+        for at in range(start + 3, start + 3 + 3 * (info & 0xFFFF), 3):
+            name_offset, kind, offset = self._words[at : at + 3]
             bits = base + (offset & 0xFFFFFF if info >> 31 else offset)
             if name_offset:
                 yield self._name(name_offset), bits
-            elif struct.unpack_from("=I", self._blob, self._starts[kind] + 4)[0] >> 24 & 0x1F in (_STRUCT, _UNION):
+            elif self._words[self._starts[kind] + 1] >> 24 & 0x1F in (_STRUCT, _UNION):
                 yield from self._flat(self._starts[kind], bits)

@@ -16,8 +16,8 @@ struct tcp_options {
 INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
 {
     struct tcp_options options = {};
-    __u64 at = 0, size;
-    __u8 byte = 0, kind;
+    __u64 at = 0, size, kind, more, over;
+    __u8 byte = 0;
 
     if (bpf_skb_load_bytes(skb, p->l4 + 12, &byte, 1))
         return 0;
@@ -31,11 +31,14 @@ INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
             return options.byte[(at + 2) & 63] >> 4 == MULTIPATH_JOIN;
         if (!kind)
             return 0;
-        at += kind == 1 ? 1 : options.byte[(at + 1) & 63];
-        if (at >= OPTIONS_MAX)
-            return 0;
-        FORGET(skb, at); /* else the verifier tells its ways through the options apart */
-        at &= 63;
+        /* No branch: or the verifier tells its ways through the options apart. Behind the last there is an end of options. */
+        more = (0 - (kind ^ 1)) >> 63;
+        OPAQUE(more);
+        at += 1 + (((__u64)options.byte[(at + 1) & 63] - 1) & (0 - more));
+        over = (OPTIONS_MAX - 1 - at) >> 63;
+        OPAQUE(over);
+        at = (at | (0 - over)) & 63;
+        OPAQUE(at);
     }
     return 0;
 }

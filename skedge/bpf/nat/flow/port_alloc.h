@@ -32,13 +32,18 @@ INLINE int flow_is_from_nat_address(const struct nat_addresses *nat, const struc
 #define PORT_HELD 0x101ull
 #define RESET_RESTS_NS 2000000000ull /* so long after a reset the next packet would show that it was none */
 
-/* Whether the port of a flow that has ended is better left alone: the workload may have it in TIME_WAIT (not asked with
- * @passive), or it was reset a moment ago, or still has packets (not asked with @resting). */
-INLINE int port_is_spared(const struct nat_flow *old, __u64 state, __u64 now, int passive, int resting)
+/* Whether a port may not be taken over, as its flow lives, or is better left alone: the workload may have it in TIME_WAIT (not
+ * asked with @passive), or it was reset a moment ago, or still has packets (not asked with @resting). No branch: the verifier
+ * walks all tries. */
+INLINE __u64 port_is_spared(const struct nat_flow *old, __u64 state, __u64 now, __u64 passive, __u64 resting)
 {
-    if ((state & FLOW_PASSIVE) && !passive)
-        return 1;
-    return (state & FLOW_RESET) && !resting && now < old->seen + RESET_RESTS_NS;
+    __u64 spared = (~state & FLOW_ENDED) | (state & FLOW_TAKEN) | (state & FLOW_PASSIVE & (passive - 1));
+    __u64 rests = (now - old->seen - RESET_RESTS_NS) >> 63;
+
+    OPAQUE(rests);
+    spared |= state & FLOW_RESET & (resting - 1) & (0 - rests);
+    OPAQUE(spared);
+    return spared;
 }
 
 /* The NAT ports that a flow may have. */
@@ -62,7 +67,8 @@ INLINE void port_range_choose(const struct nat_config *config, const struct nat_
 
 /* Put the reply entry under one port (@own: the client's) that is free, or take hold of that of a flow which has ended. The
  * port becomes flow.from_port. Returns 0, PORT_HELD with the state of what is held, TRY_ANOTHER or REASON_TABLE_FULL. */
-INLINE __u64 port_try(const struct port_range *range, struct scratch *m, int own, int passive, int resting, __u64 *state)
+INLINE __u64 port_try(const struct port_range *range, struct scratch *m, int own, __u64 passive, __u64 resting,
+                      __u64 *state)
 {
     struct nat_flow *old;
     __u64 is;
@@ -76,7 +82,7 @@ INLINE __u64 port_try(const struct port_range *range, struct scratch *m, int own
         return REASON_TABLE_FULL;
     is = *state = state_read(old);
     /* One exchange, and not as many as state_change() tries: a port that another processor is at is not the only one. */
-    if (!(is & FLOW_ENDED) || (is & FLOW_TAKEN) || port_is_spared(old, is, m->reply.seen, passive, resting) ||
+    if (port_is_spared(old, is, m->reply.seen, passive, resting) ||
         __sync_val_compare_and_swap(&old->state, is, is | FLOW_TAKEN) != is)
         return TRY_ANOTHER;
     if (nat_flows_v1.lookup(&m->answer) == old)
