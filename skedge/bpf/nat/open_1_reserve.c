@@ -99,8 +99,7 @@ INLINE int client_is_announced(const struct lan_packet *p)
 }
 
 /* Why a packet may not begin a flow: 0, or the verdict on it in *verdict. */
-INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                           int *verdict)
+INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p, int *verdict)
 {
     int reason = client_check(skb, config, p), state;
 
@@ -114,6 +113,7 @@ INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *confi
         *verdict = packet_refuse(REASON_SOURCE_LIMIT);
         return 1;
     }
+    lan_packet_forget(skb, p);
     if (p->key.protocol != IPPROTO_TCP)
         return 0;
     /* The client comes back by the port of a connection that a socket of this host still has: that answers it. */

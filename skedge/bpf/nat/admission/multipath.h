@@ -16,7 +16,7 @@ struct tcp_options {
 INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
 {
     struct tcp_options options = {};
-    __u64 at = 0, size, kind, more, over;
+    __u64 at = 0, size, kind;
     __u8 byte = 0;
 
     if (bpf_skb_load_bytes(skb, p->l4 + 12, &byte, 1))
@@ -25,20 +25,18 @@ INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
     OPAQUE(size); /* or the compiler asks of the header's size what the verifier must know of this */
     if (size < MULTIPATH_SIZE || bpf_skb_load_bytes(skb, p->l4 + TCP_OPTIONS, &options, size))
         return 0;
+    FORGET(skb, at);
     for (int i = 0; i < OPTIONS_MAX; i++) {
         kind = options.byte[at & 63];
         if (kind == MULTIPATH_KIND)
             return options.byte[(at + 2) & 63] >> 4 == MULTIPATH_JOIN;
         if (!kind)
             return 0;
-        /* No branch: or the verifier tells its ways through the options apart. Behind the last there is an end of options. */
-        more = (0 - (kind ^ 1)) >> 63;
-        OPAQUE(more);
-        at += 1 + (((__u64)options.byte[(at + 1) & 63] - 1) & (0 - more));
-        over = (OPTIONS_MAX - 1 - at) >> 63;
-        OPAQUE(over);
-        at = (at | (0 - over)) & 63;
-        OPAQUE(at);
+        at += kind == 1 ? 1 : options.byte[(at + 1) & 63];
+        if (at >= OPTIONS_MAX)
+            return 0;
+        FORGET(skb, at); /* else the verifier tells its ways through the options apart */
+        at &= 63;
     }
     return 0;
 }
