@@ -5,8 +5,9 @@
 /* Hide where a number comes from: or the compiler turns arithmetic back into a branch. */
 #define OPAQUE(number) asm volatile("" : "+r"(number))
 
-/* Make the verifier forget what it knows of a number (__u64): it takes the exclusive-or with the first word of what
- * @context points to (a packet's length, an address' family, a socket's device), which it does not know, for any number of 32 bits. Where ways join that differ in a number, it walks what follows but once. */
+/* Make the verifier forget what it knows of a number (__u64), by an exclusive-or, twice, with the first word of what @context
+ * points to: a packet's length, an address' family, a socket's device, or a map's value. It does not know that one, so it
+ * takes the number for any of 32 bits. Where ways join that differ in a number it then walks what follows but once. */
 #define FORGET(context, number) \
     do { \
         __u64 unknown; \
