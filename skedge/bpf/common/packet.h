@@ -127,7 +127,7 @@ INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->protocol = ip[9];
 	p->fragment = (ip[6] & 0x3f) | ip[7];
 	p->hops = ip[8];
-	FORGET(skb, zero);
+	BLUR(skb, zero);
 	p->from.word[1] = p->from.word[2] = p->from.word[3] = zero;
 	p->to.word[1] = p->to.word[2] = p->to.word[3] = zero;
 	__builtin_memcpy(&p->from.word[0], ip + 12, 4);
@@ -176,15 +176,15 @@ INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 }
 
 /* Make one case to the verifier of all kinds of packets: or it walks what follows once for each. */
-INLINE void packet_forget(struct __sk_buff *skb, struct packet *p)
+INLINE void packet_blur(struct __sk_buff *skb, struct packet *p)
 {
 	__u64 v6 = p->v6, l3 = p->l3, l4 = p->l4, protocol = p->protocol, fragment = p->fragment;
 
-	FORGET(skb, v6);
-	FORGET(skb, l3);
-	FORGET(skb, l4);
-	FORGET(skb, protocol);
-	FORGET(skb, fragment);
+	BLUR(skb, v6);
+	BLUR(skb, l3);
+	BLUR(skb, l4);
+	BLUR(skb, protocol);
+	BLUR(skb, fragment);
 	p->v6 = v6;
 	p->l3 = l3;
 	p->l4 = l4;

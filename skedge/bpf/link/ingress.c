@@ -176,7 +176,7 @@ INLINE int link_check(struct __sk_buff *skb)
 		return REASON_NOT_OVERLAY;
 	if (reason)
 		return reason;
-	packet_forget(skb, &p);
+	packet_blur(skb, &p);
 	if (skb->mark == REWRITTEN_MARK) /* only what is rewritten here may have it */
 		skb->mark = 0;
 	if (p.v6 && (address_is_link_local(&p.from) || address_is_link_local(&p.to) || address_is_multicast6(&p.to)))

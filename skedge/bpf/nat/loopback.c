@@ -147,7 +147,7 @@ int lan_loop(struct __sk_buff *skb)
             return TC_ACT_UNSPEC;
     }
     link_header = ETH_LENGTH | own;
-    FORGET(skb, link_header);
+    BLUR(skb, link_header);
     if (!flow)
         return packet_is_opening(skb, &p) ? program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
     CB_SET(skb, CB_LINK, link_header);

@@ -113,7 +113,7 @@ INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *confi
         *verdict = packet_refuse(REASON_SOURCE_LIMIT);
         return 1;
     }
-    lan_packet_forget(skb, p);
+    lan_packet_blur(skb, p);
     if (p->key.protocol != IPPROTO_TCP)
         return 0;
     /* The client comes back by the port of a connection that a socket of this host still has: that answers it. */
@@ -146,7 +146,7 @@ INLINE struct placement *flow_begin(struct __sk_buff *skb, const struct nat_conf
             return 0;
         }
     }
-    lan_packet_forget(skb, p);
+    lan_packet_blur(skb, p);
     reason = flow_reserve(&p->key, &placement);
     if (reason > 0) {
         *verdict = connection_refuse(skb, p, reason);
@@ -179,8 +179,8 @@ int lan_open(struct __sk_buff *skb)
         judged = flow_resume(skb, &p, flow, &verdict);
     if (judged == ATTEMPT_STAYS)
         return verdict;
-    FORGET(skb, judged);
-    lan_packet_forget(skb, &p);
+    BLUR(skb, judged);
+    lan_packet_blur(skb, &p);
     listener = listener_lookup(&p.key);
     if (!listener || (!packet_is_own_sockets(skb) && p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
         return judged == NOTHING_THERE ? TC_ACT_UNSPEC : TC_ACT_SHOT;

@@ -84,7 +84,7 @@ static __always_inline void request_clear_client(struct bpf_sock *sk, struct req
 {
     __u64 zero = 0;
 
-    FORGET(sk, zero);
+    BLUR(sk, zero);
     request->client.client[0] = request->client.client[1] = zero;
     request->client.client[2] = request->client.client[3] = zero;
     request->client.service = zero;

@@ -98,7 +98,7 @@ INLINE void half_open_enter(const struct nat_config *config, const struct nat_ke
     turn = __sync_fetch_and_add(turns, 1);
     placement->seen = turn;
     number = turn % half_open_room(config) + (second ? HALF_OPEN : 0);
-    FORGET(config, number); /* else the verifier walks on once for each size of the room */
+    BLUR(config, number); /* else the verifier walks on once for each size of the room */
     at = number;
     place = nat_half_open_v1.lookup(&at);
     if (!place)

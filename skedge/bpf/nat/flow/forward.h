@@ -75,7 +75,7 @@ INLINE __u32 mss_lookup(struct __sk_buff *skb, const struct lan_packet *p)
         if (!option[0] || (option[0] != 1 && option[1] < 2))
             return 0;
         at += option[0] == 1 ? 1 : option[1];
-        FORGET(skb, at);
+        BLUR(skb, at);
         at &= 63;
     }
     return 0;

@@ -39,7 +39,7 @@ INLINE int lan_packet_parse4(struct __sk_buff *skb, struct lan_packet *p, const 
 
     if (ip[0] >> 4 != 4)
         return NOT_OURS;
-    FORGET(skb, zero);
+    BLUR(skb, zero);
     p->v6 = 0;
     p->l4 = p->l3 + IP4_LENGTH;
     p->length = (__u32)ip[2] << 8 | ip[3];
@@ -124,14 +124,14 @@ INLINE int lan_packet_is_jumbo(struct lan_packet *p, const __u8 *ip, const __u8 
 }
 
 /* Make one case to the verifier of all kinds of packets: or it walks what follows once for each. */
-INLINE void lan_packet_forget(struct __sk_buff *skb, struct lan_packet *p)
+INLINE void lan_packet_blur(struct __sk_buff *skb, struct lan_packet *p)
 {
     __u64 v6 = p->v6, protocol = p->key.protocol, l4 = p->l4, flags = p->tcp_flags;
 
-    FORGET(skb, v6);
-    FORGET(skb, protocol);
-    FORGET(skb, l4);
-    FORGET(skb, flags);
+    BLUR(skb, v6);
+    BLUR(skb, protocol);
+    BLUR(skb, l4);
+    BLUR(skb, flags);
     p->v6 = v6;
     p->key.protocol = protocol;
     p->l4 = l4;
@@ -197,7 +197,7 @@ INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u3
         return REASON_MALFORMED;
     p->key.from_port = *(__u16 *)l4;
     p->key.to_port = *(__u16 *)(l4 + 2);
-    lan_packet_forget(skb, p);
+    lan_packet_blur(skb, p);
     return 0;
 }
 

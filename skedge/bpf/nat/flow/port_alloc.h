@@ -116,7 +116,7 @@ INLINE int port_allocate(const struct nat_config *config, struct scratch *m)
     __u64 result = TRY_ANOTHER, state = 0, passive;
 
     port_range_choose(config, &m->flow, &range);
-    FORGET(config, spared);
+    BLUR(config, spared);
 #pragma clang loop unroll(disable)
     for (__u64 i = 0; i < PORT_TRIES; i++) {
         passive = (spared - 1 - i) >> 63; /* no comparison, of which the verifier would learn something of the number */
