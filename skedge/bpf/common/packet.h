@@ -2,8 +2,6 @@
 #ifndef SKEDGE_COMMON_PACKET_H
 #define SKEDGE_COMMON_PACKET_H
 
-#include "common/verifier.h"
-
 #ifndef INLINE
 #define INLINE static __attribute__((always_inline)) inline
 #endif
@@ -116,8 +114,8 @@ INLINE int packet_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size
 /* Read an IPv4 header at ``offset``. Options are refused: they can name another destination. */
 INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
+	__u64 zero = 0; /* as any number that an address has */
 	__u8 ip[IP4_LENGTH];
-	__u64 zero = 0;
 
 	if (packet_load(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
 		return REASON_MALFORMED;
@@ -128,8 +126,7 @@ INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->fragment = (ip[6] & 0x3f) | ip[7];
 	p->hops = ip[8];
 	BLUR(skb, zero);
-	p->from.word[1] = p->from.word[2] = p->from.word[3] = zero;
-	p->to.word[1] = p->to.word[2] = p->to.word[3] = zero;
+	p->from.word[1] = p->from.word[2] = p->from.word[3] = p->to.word[1] = p->to.word[2] = p->to.word[3] = zero;
 	__builtin_memcpy(&p->from.word[0], ip + 12, 4);
 	__builtin_memcpy(&p->to.word[0], ip + 16, 4);
 	return 0;
@@ -143,7 +140,6 @@ INLINE int jumbo_is_of_kernel(__u32 segment, __u16 length, const __u8 *head)
 	return segment && !length && head[0] == IPPROTO_TCP && !head[1] && head[2] == 0xc2 && head[3] == 4;
 }
 
-/* Skip that header. */
 INLINE void packet_skip_jumbo(struct __sk_buff *skb, struct packet *p, __u16 length)
 {
 	__u8 head[4];
@@ -173,23 +169,6 @@ INLINE int packet_parse6(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	__builtin_memcpy(&p->from, ip + 8, 16);
 	__builtin_memcpy(&p->to, ip + 24, 16);
 	return address_is_of_ipv4(&p->from) || address_is_of_ipv4(&p->to) ? REASON_MARTIAN : 0;
-}
-
-/* Make one case to the verifier of all kinds of packets: or it walks what follows once for each. */
-INLINE void packet_blur(struct __sk_buff *skb, struct packet *p)
-{
-	__u64 v6 = p->v6, l3 = p->l3, l4 = p->l4, protocol = p->protocol, fragment = p->fragment;
-
-	BLUR(skb, v6);
-	BLUR(skb, l3);
-	BLUR(skb, l4);
-	BLUR(skb, protocol);
-	BLUR(skb, fragment);
-	p->v6 = v6;
-	p->l3 = l3;
-	p->l4 = l4;
-	p->protocol = protocol;
-	p->fragment = fragment;
 }
 
 /* Skip the header of an IPv6 fragment that is the first of its datagram. Returns 0 where there is something behind it. */
