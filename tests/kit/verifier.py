@@ -11,6 +11,12 @@ PATIENCE = 1_000_000  # instructions that it walks, branch by branch, before it 
 ROOM = 600_000  # what ours may take: other compilers make more of the same text, and so do later versions
 
 
+def walked_by(fd: int) -> int:
+    """Return how many instructions the verifier walked for this program, 0 for what is none."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("verified_insns:"))
+
+
 def walked(pin_dir: Path) -> dict[str, int]:
     """Return for each program that is pinned there how many instructions the verifier walked."""
     found = {}
@@ -20,8 +26,7 @@ def walked(pin_dir: Path) -> dict[str, int]:
         except DataplaneError:
             continue
         with syscall.Fd(fd):
-            lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
-        counts = [int(line.split()[1]) for line in lines if line.startswith("verified_insns:")]
-        if counts:
-            found[pin.name] = counts[0]
+            count = walked_by(fd)
+        if count:
+            found[pin.name] = count
     return found

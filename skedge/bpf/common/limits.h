@@ -93,8 +93,7 @@
 #error "the loader defines OFF_V6ONLY_*, OFF_USERLOCKS_*, OFF_SK_ERR, OFF_TOTAL_RETRANS, OFF_CB_FLAGS and OFF_RCV_SADDR6"
 #endif
 
-/* Hide where a number comes from: or the compiler turns arithmetic back into a branch. */
-#define OPAQUE(number) asm volatile("" : "+r"(number))
+#include "common/verifier.h"
 
 #define MAPPED_PREFIX 0xffff0000u /* third word of ::ffff:a.b.c.d on a little-endian machine */
 

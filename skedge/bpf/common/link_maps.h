@@ -5,6 +5,7 @@
 #define SKEDGE_COMMON_LINK_MAPS_H
 
 #include "common/bytecode.h"
+#include "common/verifier.h"
 
 /* An address of either family: IPv4 lies in word 0, the other words are 0. */
 struct address {

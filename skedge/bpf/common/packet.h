@@ -114,6 +114,7 @@ INLINE int packet_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size
 /* Read an IPv4 header at ``offset``. Options are refused: they can name another destination. */
 INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
+	__u64 zero = 0; /* as any number that an address has */
 	__u8 ip[IP4_LENGTH];
 
 	if (packet_load(skb, offset, ip, sizeof(ip)) || ip[0] != 0x45)
@@ -124,8 +125,8 @@ INLINE int packet_parse4(struct __sk_buff *skb, struct packet *p, __u32 offset)
 	p->protocol = ip[9];
 	p->fragment = (ip[6] & 0x3f) | ip[7];
 	p->hops = ip[8];
-	__builtin_memset(&p->from, 0, sizeof(p->from));
-	__builtin_memset(&p->to, 0, sizeof(p->to));
+	BLUR(skb, zero);
+	p->from.word[1] = p->from.word[2] = p->from.word[3] = p->to.word[1] = p->to.word[2] = p->to.word[3] = zero;
 	__builtin_memcpy(&p->from.word[0], ip + 12, 4);
 	__builtin_memcpy(&p->to.word[0], ip + 16, 4);
 	return 0;
@@ -139,7 +140,6 @@ INLINE int jumbo_is_of_kernel(__u32 segment, __u16 length, const __u8 *head)
 	return segment && !length && head[0] == IPPROTO_TCP && !head[1] && head[2] == 0xc2 && head[3] == 4;
 }
 
-/* Skip that header. */
 INLINE void packet_skip_jumbo(struct __sk_buff *skb, struct packet *p, __u16 length)
 {
 	__u8 head[4];

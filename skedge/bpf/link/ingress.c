@@ -147,6 +147,23 @@ INLINE int overlay_check(struct __sk_buff *skb, const struct link_config *config
 	return p->protocol == IPPROTO_TCP ? tcp_deliver(skb, config, p) : udp_deliver(skb, config, p);
 }
 
+/* Make one case to the verifier of all kinds of packets: or it walks what follows once for each. */
+INLINE void packet_blur(struct __sk_buff *skb, struct packet *p)
+{
+	__u64 v6 = p->v6, l3 = p->l3, l4 = p->l4, protocol = p->protocol, fragment = p->fragment;
+
+	BLUR(skb, v6);
+	BLUR(skb, l3);
+	BLUR(skb, l4);
+	BLUR(skb, protocol);
+	BLUR(skb, fragment);
+	p->v6 = v6;
+	p->l3 = l3;
+	p->l4 = l4;
+	p->protocol = protocol;
+	p->fragment = fragment;
+}
+
 INLINE int link_check(struct __sk_buff *skb)
 {
 	struct packet p = {};
@@ -176,6 +193,7 @@ INLINE int link_check(struct __sk_buff *skb)
 		return REASON_NOT_OVERLAY;
 	if (reason)
 		return reason;
+	packet_blur(skb, &p);
 	if (skb->mark == REWRITTEN_MARK) /* only what is rewritten here may have it */
 		skb->mark = 0;
 	if (p.v6 && (address_is_link_local(&p.from) || address_is_link_local(&p.to) || address_is_multicast6(&p.to)))

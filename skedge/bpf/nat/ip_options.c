@@ -71,9 +71,9 @@ INLINE int fragment_open(struct __sk_buff *skb, int over_link)
     return TC_ACT_SHOT;
 }
 
-/* The first fragment of a datagram. */
-INLINE int fragment_first(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
-                          struct fragment *f, struct fragment_key *key, __u32 from)
+/* The first fragment of a datagram. Returns the flow that it goes on in, 0 where *verdict says what becomes of it. */
+INLINE struct nat_flow *fragment_first(struct __sk_buff *skb, struct lan_packet *p, struct fragment *f,
+                                       struct fragment_key *key, __u32 from, int *verdict)
 {
     int over_link = from == 1, ours, reason;
     struct fragment_way other = {.how = FRAGMENT_PASSES};
@@ -85,23 +85,26 @@ INLINE int fragment_first(struct __sk_buff *skb, const struct nat_config *config
         ours = over_link || flow || (port_is_listened(&p->key) && listener_lookup(&p->key));
     if (!ours) {
         fragment_way_store(key, f, &other);
-        return TC_ACT_UNSPEC;
+        *verdict = TC_ACT_UNSPEC;
+        return 0;
     }
     if (!packet_is_cut(skb)) {
         reason = flow_way_store(p, f, over_link ? FRAGMENT_ROOM_SITE : FRAGMENT_ROOM_CLIENT);
-        if (reason)
-            return packet_refuse(reason);
+        if (reason) {
+            *verdict = packet_refuse(reason);
+            return 0;
+        }
     }
-    if (over_link || !flow)
-        return fragment_open(skb, over_link);
-    if (!(flow->state & FLOW_REPLY) && flow->placed && !placement_goes_on(flow->placed))
-        return fragment_open(skb, 0);
-    return piece_carry(skb, config, p, f, flow);
+    if (over_link || !flow || (!(flow->state & FLOW_REPLY) && flow->placed && !placement_goes_on(flow->placed))) {
+        *verdict = fragment_open(skb, over_link);
+        return 0;
+    }
+    return flow;
 }
 
-/* One of the others. */
-INLINE int fragment_later(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
-                          struct fragment *f, struct fragment_key *key, __u32 from)
+/* One of the others; the same. */
+INLINE struct nat_flow *fragment_later(struct __sk_buff *skb, struct lan_packet *p, struct fragment *f,
+                                       struct fragment_key *key, __u32 from, int *verdict)
 {
     __u32 zero = 0;
     struct link_config *link = link_config_v2.lookup(&zero);
@@ -109,37 +112,53 @@ INLINE int fragment_later(struct __sk_buff *skb, const struct nat_config *config
     struct nat_flow *flow;
     int over_link = from == 1, reason;
 
+    *verdict = TC_ACT_UNSPEC;
     way = fragment_way_lookup(key, packet_is_cut(skb) ? DATAGRAM_LARGEST : f->at, &reason);
-    if (!way)
-        return over_link || reason == REASON_BAD_FRAGMENT ? packet_refuse(reason) : TC_ACT_UNSPEC;
+    if (!way) {
+        if (over_link || reason == REASON_BAD_FRAGMENT)
+            *verdict = packet_refuse(reason);
+        return 0;
+    }
     p->key.from_port = way->from_port;
     p->key.to_port = way->to_port;
     flow = way->how == FRAGMENT_FLOW ? nat_flows_v1.lookup(&p->key) : 0;
-    if (!flow)
-        return over_link && link ? packet_without_flow(skb, link, p) : TC_ACT_UNSPEC;
+    if (!flow) {
+        if (over_link && link)
+            *verdict = packet_without_flow(skb, link, p);
+        return 0;
+    }
     if (!packet_is_cut(skb)) {
         reason = fragment_admit(key, f, way, over_link ? FRAGMENT_ROOM_SITE : FRAGMENT_ROOM_CLIENT);
-        if (reason)
-            return packet_refuse(reason);
+        if (reason) {
+            *verdict = packet_refuse(reason);
+            return 0;
+        }
     }
-    return piece_carry(skb, config, p, f, flow);
+    return flow;
 }
 
-/* A fragment of a datagram. */
-INLINE int fragment_ingress(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
-                            struct fragment *f, __u32 from, int reason)
+/* A fragment of a datagram; the same. @reason: what is wrong with it. */
+INLINE struct nat_flow *fragment_ingress(struct __sk_buff *skb, struct lan_packet *p, struct fragment *f, __u32 from,
+                                         int reason, int *verdict)
 {
     struct fragment_key key = {};
+    struct nat_flow *flow = 0;
 
-    if (reason)
-        return from == 1 ? packet_refuse(reason) : TC_ACT_UNSPEC;
+    if (reason) {
+        *verdict = from == 1 ? packet_refuse(reason) : TC_ACT_UNSPEC;
+        return 0;
+    }
     fragment_take(p, f);
     lan_fragment_key_fill(p, f, &key);
     if (f->at)
-        return fragment_later(skb, config, p, f, &key, from);
-    if (fragment_parse_ports(skb, p, f))
-        return packet_refuse(REASON_MALFORMED);
-    return fragment_first(skb, config, p, f, &key, from);
+        flow = fragment_later(skb, p, f, &key, from, verdict);
+    else if (fragment_parse_ports(skb, p, f))
+        *verdict = packet_refuse(REASON_MALFORMED);
+    else
+        flow = fragment_first(skb, p, f, &key, from, verdict);
+    if (flow)
+        piece_track(flow);
+    return flow;
 }
 
 /* What is odd otherwise. */
@@ -164,24 +183,41 @@ INLINE int options_ingress(struct __sk_buff *skb, const struct nat_config *confi
                                                                                        : TC_ACT_UNSPEC;
 }
 
+/* What a packet says, in memory that the verifier knows nothing of: it would walk what cuts a datagram once for each kind of
+ * packet and each way that leads there. */
+struct odd_packet {
+    struct lan_packet p;
+    struct fragment f;
+};
+BPF_PERCPU_ARRAY(nat_odd, struct odd_packet, 1);
+
 int lan_odd(struct __sk_buff *skb)
 {
-    struct lan_packet p;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
-    struct fragment f = {};
+    struct odd_packet *odd = nat_odd.lookup(&zero);
     __u32 from = CB_GET(skb, CB_DENY);
-    int odd, reason;
+    struct nat_flow *flow;
+    int parsed, reason, verdict, whole = 0;
 
-    if (!config)
+    if (!config || !odd)
         return TC_ACT_UNSPEC;
-    odd = lan_packet_parse(skb, &p, CB_GET(skb, CB_LINK) & 15);
-    if (from == FROM_TOO_BIG && (!odd || odd == ODD))
-        return datagram_cut(skb, config, &p, !odd);
-    if (odd != ODD)
-        return TC_ACT_UNSPEC;
-    reason = fragment_load(skb, p.l3, p.v6, &f);
-    if (reason == REASON_MALFORMED || f.protocol != IPPROTO_UDP || lan_packet_is_mapped(&p))
-        return options_ingress(skb, config, &p, from);
-    return fragment_ingress(skb, config, &p, &f, from, reason);
+    __builtin_memset(&odd->f, 0, sizeof(odd->f));
+    parsed = lan_packet_parse(skb, &odd->p, CB_GET(skb, CB_LINK) & 15);
+    if (from == FROM_TOO_BIG && (!parsed || parsed == ODD)) {
+        whole = !parsed;
+        flow = datagram_to_cut(skb, &odd->p, &odd->f, whole);
+        if (!flow)
+            return packet_refuse(REASON_TOO_BIG);
+    } else {
+        if (parsed != ODD)
+            return TC_ACT_UNSPEC;
+        reason = fragment_load(skb, odd->p.l3, odd->p.v6, &odd->f);
+        if (reason == REASON_MALFORMED || odd->f.protocol != IPPROTO_UDP || lan_packet_is_mapped(&odd->p))
+            return options_ingress(skb, config, &odd->p, from);
+        flow = fragment_ingress(skb, &odd->p, &odd->f, from, reason, &verdict);
+        if (!flow)
+            return verdict;
+    }
+    return piece_forward(skb, config, &odd->p, &odd->f, flow, whole);
 }

@@ -87,24 +87,27 @@ INLINE int udp_socket_is_bound(struct __sk_buff *skb, const struct lan_packet *p
     return bound;
 }
 
-/* A packet that a bound socket of this host may have sent: it is led as one from the LAN. */
-INLINE int own_ingress(struct __sk_buff *skb, const struct nat_config *config, int routed)
+/* Whether a packet that a bound socket of this host may have sent begins a flow. */
+INLINE int packet_is_opening(struct __sk_buff *skb, const struct lan_packet *p)
 {
-    int link_header = ETH_LENGTH | CB_OWN | routed;
-    struct lan_packet p;
-    struct nat_flow *flow;
+    if (p->key.protocol == IPPROTO_TCP ? (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN
+                                       : !udp_socket_is_bound(skb, p))
+        return 0;
+    return listener_lookup(&p->key) != 0;
+}
 
-    if (lan_packet_parse(skb, &p, ETH_LENGTH) || !port_is_listened(&p.key))
-        return TC_ACT_UNSPEC;
-    flow = nat_flows_v1.lookup(&p.key);
-    if (flow) {
-        CB_SET(skb, CB_LINK, link_header);
-        return flow_ingress(skb, link_header, config, &p, flow);
+/* Whether the packet may be one that is led as from the LAN: 0, or what it is (CB_OWN, CB_ROUTED). */
+INLINE int packet_is_own(struct __sk_buff *skb)
+{
+    if (skb->mark == ROUTELESS_MARK) {
+        skb->mark = 0;
+        return CB_OWN;
     }
-    if (p.key.protocol == IPPROTO_TCP ? (p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN
-                                      : !udp_socket_is_bound(skb, &p))
-        return TC_ACT_UNSPEC;
-    return listener_lookup(&p.key) ? program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
+    if (skb->mark == BOUND_MARK) {
+        skb->mark = 0;
+        return CB_OWN | CB_ROUTED;
+    }
+    return datagram_is_to_listener(skb) ? CB_OWN | CB_ROUTED : 0;
 }
 
 int lan_loop(struct __sk_buff *skb)
@@ -113,8 +116,8 @@ int lan_loop(struct __sk_buff *skb)
     struct nat_config *config = nat_config_v1.lookup(&zero);
     struct lan_packet p;
     struct nat_flow *flow;
-    __u64 state;
-    int to_nat, routed;
+    __u64 state, link_header;
+    int to_nat, parsed, own = 0;
 
     if (skb->priority == ASKING) {
         nat_programs_v1.call(skb, NAT_ASKED);
@@ -129,16 +132,24 @@ int lan_loop(struct __sk_buff *skb)
         nat_programs_v1.call(skb, NAT_ODD);
         return TC_ACT_UNSPEC;
     }
-    if (to_nat && !lan_packet_parse(skb, &p, ETH_LENGTH)) {
-        flow = nat_flows_v1.lookup(&p.key);
-        state = flow ? flow->state : 0;
-        if (flow && state & FLOW_REPLY && KIND_OF(state) == KIND_LOOP)
-            return flow_carry(skb, config, &p, flow);
+    if (!to_nat) {
+        own = packet_is_own(skb);
+        if (!own)
+            return TC_ACT_UNSPEC;
     }
-    if (skb->mark == BOUND_MARK || skb->mark == ROUTELESS_MARK) {
-        routed = skb->mark == BOUND_MARK ? CB_ROUTED : 0;
-        skb->mark = 0;
-        return own_ingress(skb, config, routed);
+    parsed = !lan_packet_parse(skb, &p, ETH_LENGTH);
+    flow = parsed ? nat_flows_v1.lookup(&p.key) : 0;
+    state = flow ? flow->state : 0;
+    if (!to_nat || !(state & FLOW_REPLY) || KIND_OF(state) != KIND_LOOP) {
+        if (to_nat)
+            own = packet_is_own(skb);
+        if (!parsed || !own || !port_is_listened(&p.key))
+            return TC_ACT_UNSPEC;
     }
-    return datagram_is_to_listener(skb) ? own_ingress(skb, config, CB_ROUTED) : TC_ACT_UNSPEC;
+    link_header = ETH_LENGTH | own;
+    BLUR(skb, link_header);
+    if (!flow)
+        return packet_is_opening(skb, &p) ? program_call(skb, link_header, NAT_OPEN, TC_ACT_SHOT) : TC_ACT_UNSPEC;
+    CB_SET(skb, CB_LINK, link_header);
+    return flow_ingress(skb, link_header, config, &p, flow);
 }

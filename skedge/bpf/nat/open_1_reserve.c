@@ -27,6 +27,12 @@
 #include "nat/admission/limits.h"
 #include "nat/admission/multipath.h"
 
+/* Whether a socket of this host has sent the packet. Read each time: what is kept of it, the verifier tells ways apart by. */
+INLINE int packet_is_own_sockets(const struct __sk_buff *skb)
+{
+    return CB_GET(skb, CB_LINK) & CB_OWN;
+}
+
 /* A packet of a handshake with a socket of this host. Returns what becomes of the attempt, with the verdict on the packet
  * where it stays. */
 INLINE int handshake_resume(struct __sk_buff *skb, struct lan_packet *p, struct nat_flow *flow, int fresh, int *verdict)
@@ -93,8 +99,7 @@ INLINE int client_is_announced(const struct lan_packet *p)
 }
 
 /* Why a packet may not begin a flow: 0, or the verdict on it in *verdict. */
-INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *config, const struct lan_packet *p,
-                           int *verdict)
+INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p, int *verdict)
 {
     int reason = client_check(skb, config, p), state;
 
@@ -108,6 +113,7 @@ INLINE int flow_is_refused(struct __sk_buff *skb, const struct nat_config *confi
         *verdict = packet_refuse(REASON_SOURCE_LIMIT);
         return 1;
     }
+    lan_packet_blur(skb, p);
     if (p->key.protocol != IPPROTO_TCP)
         return 0;
     /* The client comes back by the port of a connection that a socket of this host still has: that answers it. */
@@ -132,7 +138,7 @@ INLINE struct placement *flow_begin(struct __sk_buff *skb, const struct nat_conf
 
     *verdict = TC_ACT_SHOT;
     /* One that the host's own rules let through was here before; one of a socket of this host is not theirs. */
-    if (!host_rules_accepted(skb) && !(CB_GET(skb, CB_LINK) & CB_OWN)) {
+    if (!host_rules_accepted(skb) && !packet_is_own_sockets(skb)) {
         if (flow_is_refused(skb, config, p, verdict))
             return 0;
         if (host_rules_are_honoured()) {
@@ -140,6 +146,7 @@ INLINE struct placement *flow_begin(struct __sk_buff *skb, const struct nat_conf
             return 0;
         }
     }
+    lan_packet_blur(skb, p);
     reason = flow_reserve(&p->key, &placement);
     if (reason > 0) {
         *verdict = connection_refuse(skb, p, reason);
@@ -160,20 +167,22 @@ int lan_open(struct __sk_buff *skb)
     struct placement *placement = 0;
     struct listener *listener;
     struct nat_flow *flow;
-    int judged = NOTHING_THERE, own, verdict = TC_ACT_SHOT;
+    int verdict = TC_ACT_SHOT;
+    __u64 judged = NOTHING_THERE;
 
     if (!config || !scratch || lan_packet_parse_first(skb, &p, CB_GET(skb, CB_LINK) & 15))
         return TC_ACT_UNSPEC;
-    own = CB_GET(skb, CB_LINK) & CB_OWN;
-    if (!own && packet_is_martian(&p))
+    if (!packet_is_own_sockets(skb) && packet_is_martian(&p))
         return packet_refuse(REASON_MARTIAN);
     flow = nat_flows_v1.lookup(&p.key);
     if (flow)
         judged = flow_resume(skb, &p, flow, &verdict);
     if (judged == ATTEMPT_STAYS)
         return verdict;
+    BLUR(skb, judged);
+    lan_packet_blur(skb, &p);
     listener = listener_lookup(&p.key);
-    if (!listener || (!own && p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
+    if (!listener || (!packet_is_own_sockets(skb) && p.key.protocol == IPPROTO_UDP && udp_socket_asked(skb, &p)))
         return judged == NOTHING_THERE ? TC_ACT_UNSPEC : TC_ACT_SHOT;
     address_copy(scratch->client.client, p.key.from);
     scratch->has_affinity = listener->affinity_s;
@@ -195,7 +204,7 @@ int lan_open(struct __sk_buff *skb)
     placement->need = SLOT_IN | (p.v6 ? SLOT_T6 : SLOT_T4);
     placement->prefer6 = p.v6;
     placement->preserves_src =
-        !(CB_GET(skb, CB_LINK) & CB_OWN) && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
+        !packet_is_own_sockets(skb) && (listener->flags & LISTENER_PRESERVES_SRC) && client_is_announced(&p);
     nat_programs_v1.call(skb, NAT_PLACE);
     return TC_ACT_SHOT;
 }

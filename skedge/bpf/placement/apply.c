@@ -58,13 +58,14 @@ int skedge_apply(struct __sk_buff *skb)
     if (!staged || !service)
         return 1;
     bpf_spin_lock(&service->lock);
+    /* With a branch before it the verifier walks the loop twice. */
+#pragma clang loop unroll(disable)
+    for (__u64 i = 0; i < MAX_WORKLOADS; i++)
+        slot_apply(&service->slots[i], &staged->slots[i]);
     if (staged->version) {
         service->version = staged->version;
         service->size = staged->size;
     }
-#pragma clang loop unroll(disable)
-    for (__u64 i = 0; i < MAX_WORKLOADS; i++)
-        slot_apply(&service->slots[i], &staged->slots[i]);
     service->epoch++;
     bpf_spin_unlock(&service->lock);
     return 0;

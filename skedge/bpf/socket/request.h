@@ -79,11 +79,15 @@ static __always_inline int sock_is_unanswered(struct bpf_sock *sk)
     return error && error != ERR_TIMEDOUT ? error != ERR_CONNABORTED : again != 0;
 }
 
-static __always_inline void request_clear_client(struct request *request)
+/* Zeros that the verifier takes for any numbers, as an address is: or it walks the pick once for each. */
+static __always_inline void request_clear_client(struct bpf_sock *sk, struct request *request)
 {
-    struct affinity_key none = {};
+    __u64 zero = 0;
 
-    request->client = none;
+    BLUR(sk, zero);
+    request->client.client[0] = request->client.client[1] = zero;
+    request->client.client[2] = request->client.client[3] = zero;
+    request->client.service = zero;
 }
 
 /* Say what an IPv4 source address allows. */
@@ -101,7 +105,7 @@ static __always_inline void request_read4(struct bpf_sock *sk, const struct conf
 {
     __u32 source = sk->src_ip4;
 
-    request_clear_client(request);
+    request_clear_client(sk, request);
     request->need = SLOT_IN | SLOT_T4;
     request->prefer6 = 0;
     request->bound = sk->bound_dev_if != 0;
@@ -119,7 +123,7 @@ static __always_inline void request_read6(struct bpf_sock *sk, const struct conf
     __u32 source[4] = {sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]};
     __u32 differs;
 
-    request_clear_client(request);
+    request_clear_client(sk, request);
     request->need = SLOT_IN | SLOT_ANY;
     request->prefer6 = !mapped;
     request->bound = sk->bound_dev_if != 0;
@@ -161,7 +165,7 @@ static __always_inline void request_read_mapped(struct bpf_sock *sk, const struc
 {
     __u32 mapped = sk->src_ip6[2], source = sk->src_ip6[3];
 
-    request_clear_client(request);
+    request_clear_client(sk, request);
     request->need = SLOT_IN | SLOT_T4;
     request->prefer6 = 0;
     request->bound = sk->bound_dev_if != 0;

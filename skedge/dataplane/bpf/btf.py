@@ -5,8 +5,11 @@ Format: Documentation/bpf/btf.rst of the kernel. Only what is needed to find a m
 
 from __future__ import annotations
 
+import functools
 import platform
 import struct
+from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,19 +19,21 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 _MAGIC = 0xEB9F
 _STRUCT, _UNION, _FUNCTION = 4, 5, 12
 _UNSUPPORTED = f"this kernel ({platform.release()}) is not supported"
-# Bytes that follow the 12-byte header of a type: fixed, and per member (vlen).
+# Words (32 bits) that follow the three of a type's header: fixed, and per member (vlen).
 _TAIL = {
-    1: (4, 0),
-    3: (12, 0),
-    _STRUCT: (0, 12),
-    _UNION: (0, 12),
-    6: (0, 8),
-    13: (0, 8),
-    14: (4, 0),
-    15: (0, 12),
-    17: (4, 0),
-    19: (0, 12),
+    1: (1, 0),
+    3: (3, 0),
+    _STRUCT: (0, 3),
+    _UNION: (0, 3),
+    6: (0, 2),
+    13: (0, 2),
+    14: (1, 0),
+    15: (0, 3),
+    17: (1, 0),
+    19: (0, 3),
 }
+_FIXED = tuple(3 + _TAIL.get(kind, (0, 0))[0] for kind in range(32))
+_EACH = tuple(_TAIL.get(kind, (0, 0))[1] for kind in range(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ def member_places(wanted: Mapping[str, Iterable[str]], path: str = VMLINUX) -> M
     Raises:
         HostError: the kernel has no type information, or it lacks one of the members.
     """
-    types = _Types(_read(path))
+    types = _types(path)
     found: dict[tuple[str, str], Place] = {}
     for name, members in wanted.items():
         places = types.members(name)
@@ -63,10 +68,16 @@ def function_ids(names: Iterable[str], path: str = VMLINUX) -> Mapping[str, int]
     wanted = set(names)
     if not wanted:
         return {}
-    found = _Types(_read(path)).functions(wanted)
+    found = _types(path).functions(wanted)
     for name in sorted(wanted - found.keys()):
         raise HostError(f"{path}: no function {name}; {_UNSUPPORTED}")
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _types(path: str) -> _Types:
+    """Read the types once a process: the loader, which lives for a second, asks twice."""
+    return _Types(_read(path))
 
 
 def _read(path: str) -> bytes:
@@ -81,50 +92,57 @@ def _read(path: str) -> bytes:
 
 
 class _Types:
-    """All types of a BTF blob, as offsets of their headers by type id."""
+    """All types of a BTF blob: where they start, in words, by type id."""
 
     def __init__(self, blob: bytes) -> None:
         magic, _, _, header, type_offset, type_size, text_offset, text_size = struct.unpack_from("=HBBIIIII", blob)
         if magic != _MAGIC:
             raise HostError(f"{VMLINUX}: not BTF of this machine's byte order")
-        self._blob = blob
         self._text = blob[header + text_offset : header + text_offset + text_size]
-        self._starts = [0]  # type id 0 is void
-        at, end = header + type_offset, header + type_offset + type_size
-        info_of = struct.Struct("=I").unpack_from
-        while at < end:
-            self._starts.append(at)
-            info = info_of(blob, at + 4)[0]
-            fixed, each = _TAIL.get(info >> 24 & 0x1F, (0, 0))
-            at += 12 + fixed + each * (info & 0xFFFF)
+        self._types = blob[header + type_offset : header + type_offset + type_size]
+        self._words = words = array("I", self._types)  # all fields are 32-bit words, or pairs of them
+        self._starts = starts = [0]  # type id 0 is void
+        at, end = 0, len(words)
+        while at < end:  # some 100,000 times: what is asked for is looked up later
+            starts.append(at)
+            info = words[at + 1]
+            kind = info >> 24 & 0x1F
+            at += _FIXED[kind] + _EACH[kind] * (info & 0xFFFF)
 
     def _name(self, offset: int) -> str:
         return self._text[offset : self._text.index(b"\0", offset)].decode()
 
+    def _ident(self, name: str, kind: int) -> int | None:
+        """Return the type id of a function, or of a struct that is more than declared; None where there is none."""
+        text = self._text.find(b"\0" + name.encode() + b"\0") + 1
+        wanted, at = struct.pack("=I", text), 0
+        while text and (at := self._types.find(wanted, at)) >= 0:
+            ident = bisect_left(self._starts, at // 4, 1)
+            if not at % 4 and ident < len(self._starts) and self._starts[ident] == at // 4:
+                info = self._words[at // 4 + 1]
+                if info >> 24 & 0x1F == kind and (kind == _FUNCTION or info & 0xFFFF):
+                    return ident
+            at += 1
+        return None
+
     def members(self, name: str) -> Mapping[str, int]:
         """Return the bit offset of each member of the struct."""
-        for start in self._starts[1:]:
-            name_offset, info = struct.unpack_from("=II", self._blob, start)
-            if info >> 24 & 0x1F == _STRUCT and info & 0xFFFF and self._name(name_offset) == name:
-                return dict(self._flat(start, 0))
-        raise HostError(f"{VMLINUX}: no struct {name}; {_UNSUPPORTED}")
+        ident = self._ident(name, _STRUCT)
+        if ident is None:
+            raise HostError(f"{VMLINUX}: no struct {name}; {_UNSUPPORTED}")
+        return dict(self._flat(self._starts[ident], 0))
 
     def functions(self, names: Collection[str]) -> Mapping[str, int]:
         """Return the type id of each of these functions that there is."""
-        wanted = {self._text.find(b"\0" + name.encode() + b"\0") + 1: name for name in names}
-        found = {}
-        for ident, start in enumerate(self._starts[1:], start=1):
-            name_offset, info = struct.unpack_from("=II", self._blob, start)
-            if name_offset in wanted and name_offset and info >> 24 & 0x1F == _FUNCTION:
-                found[wanted[name_offset]] = ident
-        return found
+        found = ((name, self._ident(name, _FUNCTION)) for name in names)
+        return {name: ident for name, ident in found if ident is not None}
 
     def _flat(self, start: int, base: int) -> Iterable[tuple[str, int]]:
-        info = struct.unpack_from("=I", self._blob, start + 4)[0]
-        for i in range(info & 0xFFFF):
-            name_offset, kind, offset = struct.unpack_from("=III", self._blob, start + 12 + 12 * i)
+        info = self._words[start + 1]
+        for at in range(start + 3, start + 3 + 3 * (info & 0xFFFF), 3):
+            name_offset, kind, offset = self._words[at : at + 3]
             bits = base + (offset & 0xFFFFFF if info >> 31 else offset)
             if name_offset:
                 yield self._name(name_offset), bits
-            elif struct.unpack_from("=I", self._blob, self._starts[kind] + 4)[0] >> 24 & 0x1F in (_STRUCT, _UNION):
+            elif self._words[self._starts[kind] + 1] >> 24 & 0x1F in (_STRUCT, _UNION):
                 yield from self._flat(self._starts[kind], bits)

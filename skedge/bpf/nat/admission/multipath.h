@@ -16,8 +16,8 @@ struct tcp_options {
 INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
 {
     struct tcp_options options = {};
-    __u64 at = 0, size;
-    __u8 byte = 0, kind;
+    __u64 at = 0, size, kind;
+    __u8 byte = 0;
 
     if (bpf_skb_load_bytes(skb, p->l4 + 12, &byte, 1))
         return 0;
@@ -25,6 +25,7 @@ INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
     OPAQUE(size); /* or the compiler asks of the header's size what the verifier must know of this */
     if (size < MULTIPATH_SIZE || bpf_skb_load_bytes(skb, p->l4 + TCP_OPTIONS, &options, size))
         return 0;
+    BLUR(skb, at);
     for (int i = 0; i < OPTIONS_MAX; i++) {
         kind = options.byte[at & 63];
         if (kind == MULTIPATH_KIND)
@@ -34,8 +35,7 @@ INLINE int tcp_joins(struct __sk_buff *skb, const struct lan_packet *p)
         at += kind == 1 ? 1 : options.byte[(at + 1) & 63];
         if (at >= OPTIONS_MAX)
             return 0;
-        /* Nothing but its size is known of it now: else the verifier tells its ways through the options apart. */
-        OPAQUE(at);
+        BLUR(skb, at); /* else the verifier tells its ways through the options apart */
         at &= 63;
     }
     return 0;

@@ -92,7 +92,7 @@ INLINE int client_check(struct __sk_buff *skb, const struct nat_config *config, 
         found = route_lookup_marked(skb, config, p, &back, 0, &fib, 0); /* an answer has not the mark of the question */
         if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
             return REASON_NO_ROUTE;
-        if (p->v6 || fib.ifindex == skb->ifindex || rp_filter_of_device(skb) != RP_FILTER_STRICT)
+        if (p->v6 || fib.ifindex == skb->ifindex || (!i && rp_filter_of_device(skb) != RP_FILTER_STRICT))
             return 0;
     }
     return REASON_REVERSE_PATH;

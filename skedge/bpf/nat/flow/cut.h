@@ -11,7 +11,8 @@
 #define CUT_MARK_MASK 0xffff0000u
 #define CUT_LARGEST 4088     /* more cannot be taken out of a packet at once */
 #define CUT_SMALLEST 552     /* no way ahead is that narrow */
-#define SUM_PART 64
+#define SUM_PART 512 /* no sum is made of more at once */
+#define SUM_TAKEN 64
 #define SUM_PARTS (65536 / SUM_PART)
 
 INLINE int packet_is_cut(const struct __sk_buff *skb)
@@ -94,26 +95,34 @@ INLINE int cut_send_round(struct __sk_buff *skb, const struct lan_packet *p, str
     return failed ? -1 : 0;
 }
 
+/* A part of a datagram: the larger, the shorter is the loop over them, which the verifier walks to its end. */
+struct datagram_part {
+    __u8 byte[SUM_PART];
+};
+BPF_PERCPU_ARRAY(nat_part, struct datagram_part, 1);
+
 /* The sum of a whole datagram with what its checksum field holds. The last part has 1 to SUM_PART bytes. */
 INLINE __u32 datagram_sum(struct __sk_buff *skb, __u32 at, __u32 size)
 {
-    __u32 sum = 0, parts = (size - 1) / SUM_PART, rest = ((size - 1) & (SUM_PART - 1)) + 1;
-    __u8 part[SUM_PART];
+    __u32 sum = 0, parts = (size - 1) / SUM_PART, rest = ((size - 1) & (SUM_PART - 1)) + 1, zero = 0;
+    struct datagram_part *part = nat_part.lookup(&zero);
 
+    if (!part)
+        return 0;
     /* The number of parts is hidden from the compiler: LLVM 19 counts down from it otherwise, for ever to the verifier. */
 #pragma clang loop unroll(disable)
     for (__u32 i = 0; i < SUM_PARTS; i++) {
         OPAQUE(parts);
-        if (i >= parts || bpf_skb_load_bytes(skb, at, part, sizeof(part)))
+        if (i >= parts || bpf_skb_load_bytes(skb, at, part, sizeof(*part)))
             break;
-        sum = (__u32)bpf_csum_diff(0, 0, (void *)part, sizeof(part), sum);
+        sum = (__u32)bpf_csum_diff(0, 0, (void *)part, sizeof(*part), sum);
         at += SUM_PART;
     }
-    __builtin_memset(part, 0, sizeof(part));
+    __builtin_memset(part, 0, sizeof(*part));
     OPAQUE(rest);
     if (rest > SUM_PART || rest < 1 || bpf_skb_load_bytes(skb, at, part, rest))
         return sum;
-    return (__u32)bpf_csum_diff(0, 0, (void *)part, sizeof(part), sum);
+    return (__u32)bpf_csum_diff(0, 0, (void *)part, sizeof(*part), sum);
 }
 
 /* Put the datagram's checksum into its front, and take from the device what was left to it: a checksum of the front alone
@@ -121,7 +130,7 @@ INLINE __u32 datagram_sum(struct __sk_buff *skb, __u32 at, __u32 size)
 INLINE int checksum_finish(struct __sk_buff *skb, const struct lan_packet *p, __u32 sum)
 {
     __u32 at = p->l3 + (p->v6 ? IP6_LENGTH : IP4_LENGTH);
-    __u8 saved[SUM_PART];
+    __u8 saved[SUM_TAKEN];
     __u16 check = checksum_fold(sum);
 
     if (bpf_skb_load_bytes(skb, at, saved, sizeof(saved)) ||

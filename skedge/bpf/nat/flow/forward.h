@@ -58,20 +58,24 @@ INLINE long route_lookup(struct __sk_buff *skb, const struct nat_config *config,
 /* Return where the TCP option for the segment size is, as an offset in the packet; 0 where there is none. */
 INLINE __u32 mss_lookup(struct __sk_buff *skb, const struct lan_packet *p)
 {
-    __u32 at = 0, end;
+    __u64 at = 0, end, over;
     __u8 byte = 0, option[2];
 
     if (bpf_skb_load_bytes(skb, p->l4 + 12, &byte, 1))
         return 0;
     end = (byte >> 4) * 4 - TCP_OPTIONS;
     for (int i = 0; i < OPTIONS_MAX / 2; i++) {
-        if (at + 4 > end || end > OPTIONS_MAX || bpf_skb_load_bytes(skb, p->l4 + TCP_OPTIONS + at, option, 2))
+        /* No comparison, of which the verifier would learn something: it walks the options once and not once a way. */
+        over = (end - at - 4) >> 63 | (OPTIONS_MAX - end) >> 63;
+        OPAQUE(over);
+        if (over || bpf_skb_load_bytes(skb, p->l4 + TCP_OPTIONS + at, option, 2))
             return 0;
         if (option[0] == MSS_KIND)
             return option[1] == 4 ? p->l4 + TCP_OPTIONS + at : 0;
         if (!option[0] || (option[0] != 1 && option[1] < 2))
             return 0;
         at += option[0] == 1 ? 1 : option[1];
+        BLUR(skb, at);
         at &= 63;
     }
     return 0;

@@ -150,36 +150,30 @@ INLINE int piece_forward(struct __sk_buff *skb, const struct nat_config *config,
     return packet_send(skb, p, &fib);
 }
 
-INLINE int piece_carry(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
-                       struct fragment *f, struct nat_flow *flow)
+/* Store that a piece of the flow came by. */
+INLINE void piece_track(struct nat_flow *flow)
 {
     flow->seen = bpf_ktime_get_coarse_ns();
     if (!(flow->state & FLOW_ACK))
         __sync_fetch_and_or(&flow->state, FLOW_ACK);
-    return piece_forward(skb, config, p, f, flow, 0);
 }
 
-/* A datagram, or its first fragment, that a program of flows found too big for the way ahead. */
-INLINE int datagram_cut(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p, int whole)
+/* Return the flow of a datagram, or of its first fragment, that a program of flows found too big for the way ahead; 0 where
+ * it cannot be cut. */
+INLINE struct nat_flow *datagram_to_cut(struct __sk_buff *skb, struct lan_packet *p, struct fragment *f, int whole)
 {
-    struct fragment f = {};
-    struct nat_flow *flow;
-
     if (whole) {
-        f.protocol = p->key.protocol;
-        f.l4 = p->l4;
-        f.size = p->length - (p->l4 - p->l3);
+        f->protocol = p->key.protocol;
+        f->l4 = p->l4;
+        f->size = p->length - (p->l4 - p->l3);
         if (!p->v6)
-            f.id = packet_identification4(skb, p);
+            f->id = packet_identification4(skb, p);
     } else {
-        if (fragment_load(skb, p->l3, p->v6, &f) || f.at || fragment_parse_ports(skb, p, &f))
-            return packet_refuse(REASON_TOO_BIG);
-        fragment_take(p, &f);
+        if (fragment_load(skb, p->l3, p->v6, f) || f->at || fragment_parse_ports(skb, p, f))
+            return 0;
+        fragment_take(p, f);
     }
-    if (f.protocol != IPPROTO_UDP)
-        return packet_refuse(REASON_TOO_BIG);
-    flow = nat_flows_v1.lookup(&p->key);
-    return flow ? piece_forward(skb, config, p, &f, flow, whole) : packet_refuse(REASON_TOO_BIG);
+    return f->protocol == IPPROTO_UDP ? nat_flows_v1.lookup(&p->key) : 0;
 }
 
 #endif

@@ -33,10 +33,13 @@ INLINE int lan_packet_is_icmp(const struct lan_packet *p)
 }
 
 /* Read the IPv4 header; @ip is checked to be there. */
-INLINE int lan_packet_parse4(struct lan_packet *p, const __u8 *ip)
+INLINE int lan_packet_parse4(struct __sk_buff *skb, struct lan_packet *p, const __u8 *ip)
 {
+    __u64 zero = 0;
+
     if (ip[0] >> 4 != 4)
         return NOT_OURS;
+    BLUR(skb, zero);
     p->v6 = 0;
     p->l4 = p->l3 + IP4_LENGTH;
     p->length = (__u32)ip[2] << 8 | ip[3];
@@ -44,7 +47,7 @@ INLINE int lan_packet_parse4(struct lan_packet *p, const __u8 *ip)
     p->hops = ip[8];
     p->class = ip[1];
     p->key.protocol = ip[9];
-    p->key.from[0] = p->key.from[1] = p->key.to[0] = p->key.to[1] = 0;
+    p->key.from[0] = p->key.from[1] = p->key.to[0] = p->key.to[1] = zero;
     p->key.from[2] = p->key.to[2] = MAPPED_PREFIX;
     p->key.from[3] = *(__u32 *)(ip + 12);
     p->key.to[3] = *(__u32 *)(ip + 16);
@@ -120,6 +123,21 @@ INLINE int lan_packet_is_jumbo(struct lan_packet *p, const __u8 *ip, const __u8 
     return 1;
 }
 
+/* Make one case to the verifier of all kinds of packets: or it walks what follows once for each. */
+INLINE void lan_packet_blur(struct __sk_buff *skb, struct lan_packet *p)
+{
+    __u64 v6 = p->v6, protocol = p->key.protocol, l4 = p->l4, flags = p->tcp_flags;
+
+    BLUR(skb, v6);
+    BLUR(skb, protocol);
+    BLUR(skb, l4);
+    BLUR(skb, flags);
+    p->v6 = v6;
+    p->key.protocol = protocol;
+    p->l4 = l4;
+    p->tcp_flags = flags;
+}
+
 /* Parse up to the ports. What the host would refuse for its lengths is no packet. Returns 0, ODD,
  * REASON_MALFORMED, or NOT_OURS for what is neither TCP nor UDP (ICMP: see lan_packet_is_icmp()). ``first``: the first
  * fragment of a datagram is none that is odd. */
@@ -140,7 +158,7 @@ INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u3
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         if (ip + IP4_LENGTH > end)
             return REASON_MALFORMED;
-        odd = lan_packet_parse4(p, ip);
+        odd = lan_packet_parse4(skb, p, ip);
         l4 = ip + IP4_LENGTH;
     } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
         if (ip + IP6_LENGTH > end)
@@ -179,6 +197,7 @@ INLINE int lan_packet_parse_as(struct __sk_buff *skb, struct lan_packet *p, __u3
         return REASON_MALFORMED;
     p->key.from_port = *(__u16 *)l4;
     p->key.to_port = *(__u16 *)(l4 + 2);
+    lan_packet_blur(skb, p);
     return 0;
 }
 

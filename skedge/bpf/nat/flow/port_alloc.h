@@ -29,47 +29,77 @@ INLINE int flow_is_from_nat_address(const struct nat_addresses *nat, const struc
 }
 
 #define TRY_ANOTHER 0x100ull
+#define PORT_HELD 0x101ull
 #define RESET_RESTS_NS 2000000000ull /* so long after a reset the next packet would show that it was none */
 
-/* Whether the port of a flow that has ended is better left alone: the workload may have it in TIME_WAIT (not asked with
- * @passive), or it was reset a moment ago, or still has packets (not asked with @resting). */
-INLINE int port_is_spared(const struct nat_flow *old, __u64 state, __u64 now, int passive, int resting)
+/* Whether a port may not be taken over, as its flow lives, or is better left alone: the workload may have it in TIME_WAIT (not
+ * asked with @passive), or it was reset a moment ago, or still has packets (not asked with @resting). No branch: the verifier
+ * walks all tries. */
+INLINE __u64 port_is_spared(const struct nat_flow *old, __u64 state, __u64 now, __u64 passive, __u64 resting)
 {
-    if ((state & FLOW_PASSIVE) && !passive)
-        return 1;
-    return (state & FLOW_RESET) && !resting && now < old->seen + RESET_RESTS_NS;
+    __u64 spared = (~state & FLOW_ENDED) | (state & FLOW_TAKEN) | (state & FLOW_PASSIVE & (passive - 1));
+    __u64 rests = (now - old->seen - RESET_RESTS_NS) >> 63;
+
+    OPAQUE(rests);
+    spared |= state & FLOW_RESET & (resting - 1) & (0 - rests);
+    OPAQUE(spared);
+    return spared;
 }
 
-/* Put the reply entry under one port (@own: the client's) that is free, or that of a flow which has ended. The port becomes
- * flow.from_port. Returns 0, TRY_ANOTHER or REASON_TABLE_FULL. */
-INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int own, int passive, int resting)
-{
-    __u32 low = config->low, range = (__u32)config->high - low + 1, zero = 0;
-    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
-    struct nat_flow *old;
-    __u64 state;
+/* The NAT ports that a flow may have. */
+struct port_range {
+    __u32 low;
+    __u32 size;
+};
 
-    if (nat && flow_is_from_nat_address(nat, &m->flow)) {
-        low = nat->low;
-        range = (__u32)nat->high - low + 1;
+INLINE void port_range_choose(const struct nat_config *config, const struct nat_flow *flow, struct port_range *range)
+{
+    __u32 zero = 0;
+    struct nat_addresses *nat = nat_addresses_v1.lookup(&zero);
+
+    range->low = config->low;
+    range->size = (__u32)config->high - config->low + 1;
+    if (nat && flow_is_from_nat_address(nat, flow)) {
+        range->low = nat->low;
+        range->size = (__u32)nat->high - nat->low + 1;
     }
-    m->flow.from_port = own ? m->reply.to_port : bpf_htons(low + bpf_get_prandom_u32() % range);
+}
+
+/* Put the reply entry under one port (@own: the client's) that is free, or take hold of that of a flow which has ended. The
+ * port becomes flow.from_port. Returns 0, PORT_HELD with the state of what is held, TRY_ANOTHER or REASON_TABLE_FULL. */
+INLINE __u64 port_try(const struct port_range *range, struct scratch *m, int own, __u64 passive, __u64 resting,
+                      __u64 *state)
+{
+    struct nat_flow *old;
+    __u64 is;
+
+    m->flow.from_port = own ? m->reply.to_port : bpf_htons(range->low + bpf_get_prandom_u32() % range->size);
     m->answer.to_port = m->flow.from_port;
     if (!nat_flows_v1.insert(&m->answer, &m->reply))
         return 0;
     old = nat_flows_v1.lookup(&m->answer);
     if (!old)
         return REASON_TABLE_FULL;
-    state = state_read(old);
-    if (!(state & FLOW_ENDED) || port_is_spared(old, state, m->reply.seen, passive, resting) ||
-        !state_change(old, state, FLOW_TAKEN, FLOW_TAKEN))
+    is = *state = state_read(old);
+    /* One exchange, and not as many as state_change() tries: a port that another processor is at is not the only one. */
+    if (port_is_spared(old, is, m->reply.seen, passive, resting) ||
+        __sync_val_compare_and_swap(&old->state, is, is | FLOW_TAKEN) != is)
         return TRY_ANOTHER;
-    if (nat_flows_v1.lookup(&m->answer) != old) { /* its memory was another flow's already, which is left as it was */
-        __sync_fetch_and_and(&old->state, ~FLOW_TAKEN);
-        return TRY_ANOTHER;
+    if (nat_flows_v1.lookup(&m->answer) == old)
+        return PORT_HELD;
+    __sync_fetch_and_and(&old->state, ~FLOW_TAKEN); /* its memory was another flow's already, which is left as it was */
+    return TRY_ANOTHER;
+}
+
+/* Take the port over that is held. Returns 0 or REASON_TABLE_FULL. */
+INLINE int port_take_over(struct scratch *m, __u64 state)
+{
+    struct nat_flow *old = nat_flows_v1.lookup(&m->answer);
+
+    if (old) { /* nobody else deletes it */
+        flow_reply_key(old, m->answer.protocol, &m->ended);
+        flow_delete_held(&m->ended, state);
     }
-    flow_reply_key(old, m->answer.protocol, &m->ended);
-    flow_delete_held(&m->ended, state);
     if (!nat_flows_v1.update(&m->answer, &m->reply))
         return 0;
     nat_flows_v1.delete(&m->answer);
@@ -78,20 +108,27 @@ INLINE __u64 port_try(const struct nat_config *config, struct scratch *m, int ow
 
 /* Find a port; with the client's address its port is preserved, unless it has that in use to the same workload by another
  * listener. Returns 0, REASON_NO_PORT or REASON_TABLE_FULL. The result of a try is hidden from the compiler: Linux 6.1
- * refuses the loop that it would make of it otherwise ("back-edge"). */
+ * refuses the loop that it would make of it otherwise ("back-edge"). The verifier walks what is in the loop once for each try. */
 INLINE int port_allocate(const struct nat_config *config, struct scratch *m)
 {
-    int spared = m->kind == KIND_REMOTE ? PASSIVE_TRIES_REMOTE : PASSIVE_TRIES;
-    __u64 result;
+    __u64 spared = m->kind == KIND_REMOTE ? PASSIVE_TRIES_REMOTE : PASSIVE_TRIES;
+    struct port_range range;
+    __u64 result = TRY_ANOTHER, state = 0, passive;
 
+    port_range_choose(config, &m->flow, &range);
+    BLUR(config, spared);
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < PORT_TRIES; i++) {
-        result = port_try(config, m, m->preserves_src && !i, i >= spared, i >= RESTING_TRIES);
+    for (__u64 i = 0; i < PORT_TRIES; i++) {
+        passive = (spared - 1 - i) >> 63; /* no comparison, of which the verifier would learn something of the number */
+        OPAQUE(passive);
+        result = port_try(&range, m, m->preserves_src && !i, passive, i >= RESTING_TRIES, &state);
         OPAQUE(result);
         if (result != TRY_ANOTHER)
-            return result;
+            break;
     }
-    return REASON_NO_PORT;
+    if (result == PORT_HELD)
+        return port_take_over(m, state);
+    return result == TRY_ANOTHER ? REASON_NO_PORT : result;
 }
 
 /* Make the flow of packets like @key; the scratch has its generation. Returns 0, the reason why not, or -1 when its placement

@@ -113,10 +113,9 @@ INLINE void flow_track(struct __sk_buff *skb, struct lan_packet *p, struct nat_f
         return;
     refused = (said & FLOW_REPLY) && (said & FLOW_RST) && !((said & FLOW_SYN) | (heard & FLOW_ACK)) &&
               workload_refuses(&answer, other->placed);
-    if (said & FLOW_REPLY)
-        flow_end(&answer, other, said, flow, said & FLOW_RST ? FLOW_RESET : 0, refused);
-    else
-        flow_end(&p->key, flow, said, other, said & FLOW_RST ? FLOW_RESET : 0, refused);
+    if (!(said & FLOW_REPLY))
+        answer = p->key; /* of the forward direction, either way */
+    flow_end(&answer, said & FLOW_REPLY ? other : flow, said, reply, said & FLOW_RST ? FLOW_RESET : 0, refused);
 }
 
 /* A reset of a client whose connection is on its way to a socket of this host. */
@@ -158,10 +157,9 @@ INLINE void flow_revive(struct lan_packet *p, struct nat_flow *flow, __u64 state
     if (!state_change(reply, state, FLOW_TAKEN, FLOW_TAKEN))
         return;
     if (state_read(forward) & FLOW_ENDED) {
-        if (state & FLOW_REPLY)
-            flow_count_again(&answer, forward, state);
-        else
-            flow_count_again(&p->key, forward, state);
+        if (!(state & FLOW_REPLY))
+            answer = p->key;
+        flow_count_again(&answer, forward, state);
         __sync_fetch_and_and(&reply->state, ~(FLOW_ENDED | FLOW_RESET | FLOW_RST));
         __sync_fetch_and_and(&forward->state, ~(FLOW_ENDED | FLOW_ENDING | FLOW_RESET | FLOW_RST));
     }
