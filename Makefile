@@ -49,6 +49,10 @@ $(STAMP_VENV): pyproject.toml
 		|| { cat $(VENV)/pip.log >&2; exit 1; }
 	@rm -f $(VENV)/.done-*; touch $@
 
+.PHONY: release
+release: setup ## compile the eBPF programs into skedge-release.tar, for control nodes that cannot (root)
+	@PYTHONPATH=collections $(PY) -m ansible_collections.skedge.edge.plugins.plugin_utils.release_file
+
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 .PHONY: check

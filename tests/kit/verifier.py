@@ -20,8 +20,12 @@ def walked(pin_dir: Path) -> dict[str, int]:
         except DataplaneError:
             continue
         with syscall.Fd(fd):
-            lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
-        counts = [int(line.split()[1]) for line in lines if line.startswith("verified_insns:")]
-        if counts:
-            found[pin.name] = counts[0]
+            if count := insns(fd):
+                found[pin.name] = count
     return found
+
+
+def insns(fd: int) -> int:
+    """Return how many instructions the verifier walked in a program; 0 for what is none."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("verified_insns:")), 0)
