@@ -56,7 +56,8 @@ def test_it_is_not_taken_for_other_sources_nor_other_machines_and_that_is_one_se
 
 def test_a_damaged_one_stops_the_deployment(project: Path, release: Path) -> None:
     whole = release.read_bytes()
-    for bad, said in ((whole.replace(CODE, b"what was c0mpiled"), "digest"), (whole[:700], "cut off"), (b"", "cut off")):
+    changed = whole.replace(CODE, CODE.upper())
+    for bad, said in ((changed, "digest"), (whole[:700], "cut off"), (b"", "cut off")):
         release.write_bytes(bad)
         with pytest.raises(bundle.BundleError, match=f"{said}.*copy it again"):
             taken(project, release, "x86_64")

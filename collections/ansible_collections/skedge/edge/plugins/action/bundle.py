@@ -37,7 +37,8 @@ class ActionModule(ActionBase):
         target = Target(args["python"], args["machine"], args["glibc"], tuple(args["later_pythons"]))
         source, cache = Path(args["source_dir"]), Path(args["cache_dir"])
         try:
-            compiler, code, warnings = taken(source, Path(args["release"] or source / release_file.NAME), target.machine)
+            release = Path(args["release"] or source / release_file.NAME)
+            compiler, code, warnings = taken(source, release, target.machine)
             if not code:
                 compiler = bytecode.compiler(target.python, target.machine)
             refused = cache / f"no-bytecode-{digest(source, target, compiler)}"

@@ -41,7 +41,7 @@ class Release:
     def why_not(self, sources: str, machine: str) -> str:
         """Return why it does not serve such hosts of such a checkout, as a sentence; empty where it does."""
         if self.sources != sources:
-            return "it was made from other sources than this checkout has; make it again, or take the one of this version"
+            return "it was made from other sources than this checkout has; make it again, or take this version's"
         return "" if self.machine == machine else f"it is for hosts of {self.machine}, not of {machine}"
 
 
