@@ -49,6 +49,10 @@ $(STAMP_VENV): pyproject.toml
 		|| { cat $(VENV)/pip.log >&2; exit 1; }
 	@rm -f $(VENV)/.done-*; touch $@
 
+.PHONY: release
+release: setup ## compile the eBPF programs into skedge-release.tar, for control nodes that cannot (root)
+	@PYTHONPATH=collections $(PY) -m ansible_collections.skedge.edge.plugins.plugin_utils.release_file
+
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 .PHONY: check
@@ -82,6 +86,7 @@ molecule-vm: setup ## the Molecule scenario in three VMs (root; half an hour whe
 	@$(PY) -m tests.lab.everything 'molecule vm'
 vm-test: KERNEL ?= 6.1
 vm-test: setup ## all that is tested on other kernels, under qemu, on KERNEL=6.1, 6.12 or backports (root)
+	@$(PY) -m tests.kit.builders
 	@$(PY) -m tests.lab.vm --kernel $(KERNEL) --timeout 2700 -- .venv/bin/python -m tests.lab.vm_tests
 
 .PHONY: soak-vm
@@ -134,5 +139,5 @@ clean: ## remove every trace of labs and tests, interrupted ones too; base image
 	@rm -rf .lab .cache/run .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ansible build dist
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## also remove the base image, the VM's disk and .venv
-	@rm -rf --one-file-system .cache $(VENV) skedge.egg-info
+distclean: clean ## also remove the base image, the VM's disk, the release and .venv
+	@rm -rf --one-file-system skedge-release.tar .cache $(VENV) skedge.egg-info

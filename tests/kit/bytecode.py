@@ -21,6 +21,7 @@ WITHOUT_CGROUP = tuple(one for one in CONNECT_PROGRAMS if not one.cgroup)
 CHECK = tuple(one for one in LINK_PROGRAMS if one.pin in ("link_ingress_v1", "link_egress_v1"))
 OF_LAN: tuple[Program, ...] = (*WITHOUT_CGROUP, *LAN_PROGRAMS, *LINK_PROGRAMS)
 OF_CONNECT: tuple[Program, ...] = (*CONNECT_PROGRAMS, PICK_TEST)
+SETS: tuple[tuple[Program, ...], ...] = (PROGRAMS, OF_CONNECT, CHECK, OF_LAN)
 
 
 @functools.cache
@@ -34,8 +35,8 @@ def cache() -> Path:
 
 
 def prebuild(directory: Path) -> None:
-    """Compile what the rooms connect, links and lan load."""
-    for programs in (PROGRAMS, OF_CONNECT, CHECK, OF_LAN):
+    """Compile what is shipped, and what the rooms connect, links and lan load."""
+    for programs in SETS:
         bytecode.obtain(compilations(programs), directory, None)
 
 

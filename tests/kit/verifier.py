@@ -8,7 +8,7 @@ from skedge.core.errors import DataplaneError
 from skedge.dataplane.bpf import syscall
 
 PATIENCE = 1_000_000  # instructions that it walks, branch by branch, before it refuses a program
-ROOM = 600_000  # what ours may take: other compilers make more of the same text, and so do later versions
+ROOM = 300_000  # what ours may take: other compilers make more of the same text, and so do later versions
 
 
 def walked_by(fd: int) -> int:

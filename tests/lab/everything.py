@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab import vm, vm_tests
+from tests.lab import vm
 from tests.lab.sh import CACHE, REPO, LabError
 
 RESULTS = CACHE / "run"
@@ -68,7 +68,7 @@ def stages() -> list[Stage]:
         Stage("ansible-lint", ["make", "lint-ansible"]),
         Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
         Stage("integration", [*PYTEST, *AGAIN, "-m", "not long", "tests/integration"], junit=True),
-        Stage("bytecode", [sys.executable, "-m", "tests.kit.bytecode", str(vm_tests.BYTECODE)]),
+        Stage("bytecode", [sys.executable, "-m", "tests.kit.builders"]),
         *(_vm_stage(name, *what) for name, what in VM_STAGES.items()),
         Stage("long", [*PYTEST, *AGAIN, "-m", "long", "tests/integration"], junit=True, asked=True),
         *molecule,

@@ -99,7 +99,7 @@ def _build(suite: str, root: Path) -> None:
 
 def copy_apt_sources(suite: str, root: Path) -> None:
     """Give a root this machine's package sources, for ``suite``: kernel headers and kernel are then of one version."""
-    apt, own = root / "etc/apt", _own_suite()
+    apt, own = root / "etc/apt", own_suite()
     for name in ("sources.list", "sources.list.d", "apt.conf.d", "keyrings"):
         source = Path("/etc/apt") / name
         if source.is_dir():
@@ -112,7 +112,7 @@ def copy_apt_sources(suite: str, root: Path) -> None:
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
 
 
-def _own_suite() -> str:
+def own_suite() -> str:
     """Return the name of the suite that this machine runs."""
     for line in Path("/etc/os-release").read_text().splitlines():
         if line.startswith("VERSION_CODENAME="):

@@ -30,7 +30,7 @@ exec "$(dirname "$0")/python" -c 'import sys; from {module} import {name} as run
 def disk(kernel: Kernel, release: str, tree: Path) -> Path:
     """Return the root disk: base image, kernel modules, Python packages. It is only ever used as a snapshot."""
     base = base_image(kernel.userland)
-    layers = [_usr_merged(release, tree, base), *_venv(base), base]
+    layers = [_usr_merged(release, tree, base), *venv_layers(base), base]
     names = [layer.name for layer in layers]  # not their paths: a cache may be moved
     mark = hashlib.sha256(repr(names).encode() + inspect.getsource(_usr_merged).encode()).hexdigest()[:8]
     target = VM / f"disk-{kernel.name}-{release}-{mark}.img"
@@ -72,7 +72,7 @@ def _usr_merged(release: str, tree: Path, base: Path) -> Path:
     return merged
 
 
-def _venv(base: Path) -> list[Path]:
+def venv_layers(base: Path) -> list[Path]:
     """Return the layer with a venv for the userland's Python, or none where it is this machine's version."""
     python = next((base / "usr/bin").glob("python3.*[0-9]")).name.removeprefix("python")
     if python == f"{sys.version_info.major}.{sys.version_info.minor}":

@@ -20,11 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit import builders
+from tests.lab.image import own_suite
+
 LONG_S = 2000
-BYTECODE = Path(__file__).parents[2] / ".cache/bytecode"
 CONNECT, LINKS, LAN, IPVS = (f"tests/integration/{room}" for room in ("connect", "links", "lan", "ipvs"))
 SHORT = [
     f"{CONNECT}/loading/test_loader.py::test_every_program_is_taken_with_room_to_spare",
+    f"{CONNECT}/loading/test_builders.py",
     f"{CONNECT}/test_pick.py::test_medium_services",
     f"{CONNECT}/test_pick.py::test_a_hundred_choices_of_256_workloads",
     f"{CONNECT}/test_families.py",
@@ -82,8 +85,9 @@ def arguments_of(words: list[str]) -> list[str]:
 
 def main() -> int:
     """Run the tests; pytest's exit code."""
-    if BYTECODE.is_dir():  # compiled beforehand, by the compiler of the machine that the VM runs on
-        os.environ.setdefault("SKEDGE_TEST_BYTECODE", str(BYTECODE))
+    compiled = builders.directory(own_suite())  # beforehand, by the compiler of this userland's Debian
+    if compiled.is_dir():
+        os.environ.setdefault("SKEDGE_TEST_BYTECODE", str(compiled))
     return int(pytest.main(arguments_of(sys.argv[1:])))
 
 

@@ -27,7 +27,7 @@ def test_backports_are_beside_the_suite_in_both_forms_of_sources() -> None:
 
 
 def test_another_suite_has_this_machines_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = image._own_suite()
+    own = image.own_suite()
     image.copy_apt_sources("sid", tmp_path)
     text = "".join(path.read_text() for path in [*tmp_path.rglob("*.list"), *tmp_path.rglob("*.sources")])
     assert "sid" in text

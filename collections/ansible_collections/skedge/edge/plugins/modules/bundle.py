@@ -37,6 +37,11 @@ options:
     type: list
     elements: str
     default: []
+  release:
+    description:
+      - File of C(make release), whose bytecode is taken instead of compiling if it was made from the same sources.
+      - Without it, C(skedge-release.tar) in O(source_dir), if there is one.
+    type: path
 attributes:
   check_mode:
     description: Returns the digest and builds nothing.

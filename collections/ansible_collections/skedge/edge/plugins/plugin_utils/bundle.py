@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.skedge.edge.plugins.plugin_utils import bytecode
 
@@ -67,19 +68,25 @@ def digest(root: Path, target: Target, compiler: str = "") -> str:
 
     Raises BundleError.
     """
-    total = hashlib.sha256((_wheels_key(root, target) + compiler).encode())
+    return sources_digest(root, _wheels_key(root, target) + compiler).hexdigest()[:16]
+
+
+def sources_digest(root: Path, prefix: str = "") -> Any:
+    """Return the SHA-256 of a prefix and of what the project's wheel is made of. Raises BundleError."""
+    total = hashlib.sha256(prefix.encode())
     for path in sources(root):
         if not path.is_file():
             raise BundleError(f"{path} is missing; set skedge_source_dir to the project's directory")
         total.update(f"{path.relative_to(root)}\0".encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()[:16]
+    return total
 
 
-def build(root: Path, cache: Path, target: Target, compiler: str = "") -> Path:
+def build(root: Path, cache: Path, target: Target, compiler: str = "", code: bytes = b"") -> Path:
     """Return the bundle for these sources and this kind of host, making what is not cached.
 
-    Raises BundleError, and BytecodeError where it has a compiler which does not compile.
+    ``code`` is bytecode that is there already, of the one that ``compiler`` names. Raises BundleError, and
+    BytecodeError where it has a compiler which does not compile.
     """
     bundle = cache / f"skedge-{digest(root, target, compiler)}.tar"
     if bundle.exists():
@@ -91,12 +98,14 @@ def build(root: Path, cache: Path, target: Target, compiler: str = "") -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as work:
             content = Path(work) / "content"
             shutil.copytree(wheels / "host", content)
-            copy = _copy(root, Path(work))
-            if compiler:
+            source = copy(root, Path(work))
+            if code:
+                (source / bytecode.SHIPPED).write_bytes(code)
+            elif compiler:
                 site = Path(work) / "site"
                 _pip("install", "--no-deps", "--no-index", "--find-links", content, "--target", site, bytecode.NEEDS)
-                bytecode.build(copy, site, cache / "bytecode")
-            _pip("wheel", "--no-deps", "--no-index", "--find-links", wheels / "build", "--wheel-dir", content, copy)
+                bytecode.build(source, site, cache / "bytecode")
+            _pip("wheel", "--no-deps", "--no-index", "--find-links", wheels / "build", "--wheel-dir", content, source)
             _pack(content, Path(work) / "bundle.tar")
             (Path(work) / "bundle.tar").replace(bundle)
     return bundle
@@ -148,13 +157,13 @@ def _wheels(root: Path, cache: Path, target: Target) -> Path:
     return directory
 
 
-def _copy(root: Path, work: Path) -> Path:
+def copy(root: Path, work: Path) -> Path:
     """Return a copy that the wheel is built from, so that nothing is left in the source tree."""
-    copy = work / "source"
+    target = work / "source"
     for path in sources(root):
-        (copy / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy / path.relative_to(root))
-    return copy
+        (target / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / path.relative_to(root))
+    return target
 
 
 def _pip(*arguments: object) -> None:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the eBPF programs on the control node, where it can, so that hosts need no compiler.
 
-It can as root, with the distribution's bcc and kernel headers, for hosts of its own machine and Python. Never is one
-host's bytecode given to another.
+It can as root, with the distribution's bcc and kernel headers, for hosts of its own machine and Python. A release
+(`release_file`) goes before that. Never is one host's bytecode given to another.
 """
 
 from __future__ import annotations

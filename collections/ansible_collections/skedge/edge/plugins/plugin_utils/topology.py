@@ -43,7 +43,7 @@ SITE_KEYS = (
 # Variables of the deployment itself.
 DEPLOY_KEYS = (
     "underlay_address", "local_address", "reachable", "ca_dir", "bundle_dir", "source_dir", "certificate_days",
-    "new_authority", "lease_s", "seize_lease",
+    "release_file", "new_authority", "lease_s", "seize_lease",
     "flow_limit", "gate_timeout_s", "network_revert_s", "preflight_skip", "reserved_ports",
     "manage_packages", "serial", "drain_wait_s", "takeover_wait_s", "start_timeout_s",
 )  # fmt: skip
