@@ -179,8 +179,8 @@ class ListenerDriver:
                 self._at.balance.again({service for value in able.values() for service in value.services})
                 failed |= self._weigh({key: value for key, value in able.items() if key not in failed})
                 good = {key: value for key, value in able.items() if key not in failed}
-                if keeping := [key for key, value in good.items() if value.affinity_s]:
-                    self._at.rules.delete_listeners(keeping)
+                if per_client := [key for key, value in good.items() if value.affinity_s]:
+                    self._at.rules.delete_listeners(per_client)
                 if plain := {key: self._marks(value) for key, value in good.items() if not value.affinity_s}:
                     self._at.rules.put_listeners(plain)
             except DataplaneError as error:  # none of them is known to be done

@@ -55,7 +55,7 @@ class Memory:
     _at: dict[ListenerKey, Virtual] = field(default_factory=dict, init=False, compare=False)
     _places: dict[int, ListenerKey] = field(default_factory=dict, init=False, compare=False)
     _taken: set[int] = field(default_factory=set, init=False, compare=False)
-    _keeping: dict[ServiceKey, dict[ListenerKey, None]] = field(default_factory=dict, init=False, compare=False)
+    _per_client: dict[ServiceKey, dict[ListenerKey, None]] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         for virtual, ident in self.idents.items():
@@ -68,17 +68,17 @@ class Memory:
         self.unlead(key)
         self.listeners[key] = value
         if value.affinity_s:
-            self._keeping.setdefault(value.service, {})[key] = None
+            self._per_client.setdefault(value.service, {})[key] = None
 
     def unlead(self, key: ListenerKey) -> None:
         """Leave a listener out."""
         before = self.listeners.pop(key, None)
         if before is not None:
-            self._keeping.get(before.service, {}).pop(key, None)
+            self._per_client.get(before.service, {}).pop(key, None)
 
-    def keeping(self, service: ServiceKey) -> Collection[ListenerKey]:
+    def per_client(self, service: ServiceKey) -> Collection[ListenerKey]:
         """Return the listeners of a service that keep clients."""
-        return self._keeping.get(service, {})
+        return self._per_client.get(service, {})
 
     def take(self, virtual: Virtual, ident: int) -> None:
         """Give a virtual service this identity."""

@@ -207,7 +207,7 @@ class Balance:
         return self._all_virtuals([key])[key]
 
     def _all_virtuals(self, keys: Iterable[ServiceKey]) -> Mapping[ServiceKey, list[Virtual]]:
-        made = {key: [Virtual(key), *(Virtual(key, at) for at in self._memory.keeping(key))] for key in keys}
+        made = {key: [Virtual(key), *(Virtual(key, at) for at in self._memory.per_client(key))] for key in keys}
         return {key: [one for one in found if one in self._memory.idents] for key, found in made.items()}
 
     def marks(self, virtuals: Iterable[Virtual]) -> list[int]:
