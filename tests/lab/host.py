@@ -145,6 +145,7 @@ class Host:
         """Boot it; returns as soon as its processes are in its cgroup (`running`), or ended before that."""
         if self.running():
             return
+        self._remove_cgroups()
         for group in self.cgroups:
             group.mkdir(parents=True, exist_ok=True)
         enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in self.cgroups)
@@ -190,14 +191,22 @@ class Host:
                 raise LabError(f"{self.cgroup}: processes do not die")
             time.sleep(0.05)
 
-    def remove(self) -> None:
-        """Kill it and remove its mounts, cgroups and files."""
-        self.kill()
+    def _remove_cgroups(self) -> None:
+        """Remove the cgroups of a host that does not run.
+
+        One in which everything was killed cannot be used again: Linux since 6.14 kills what a process of such a group
+        starts in a newer group of its own, as systemd 257 starts every service.
+        """
         for group in self.cgroups:
             for inner in sorted(group.rglob("*/"), key=lambda p: len(p.parts), reverse=True):
                 inner.rmdir()
             with contextlib.suppress(FileNotFoundError):
                 group.rmdir()
+
+    def remove(self) -> None:
+        """Kill it and remove its mounts, cgroups and files."""
+        self.kill()
+        self._remove_cgroups()
         unmount(self.root)
         unmount(self.bpffs)
         if self.directory.exists():
