@@ -34,7 +34,7 @@ def site() -> Iterator[Site]:
     made.put_base()
     rules = IpvsRules(made.nft)
     made.put_chains()
-    made.ns(rules.put_listener, LISTENER, Marks((0x5CED0002,)))
+    made.ns(rules.put_listeners, {LISTENER: Marks((0x5CED0002,))})
     made.ns(rules.put_endpoint, EndpointKey(ENDPOINT), Endpoint(WorkloadId("left", "w"), "127.0.0.1", WORKLOAD))
     yield made
     made.close()

@@ -246,7 +246,7 @@ def test_listeners_and_endpoints(host: Host) -> None:
     marks, to = Marks((0x5CED0002, 0x5CED0004)), Endpoint(WorkloadId("a", "w"), "127.0.0.1", 9090)
 
     def put() -> None:
-        host.ns(host.rules.put_listener, listener, marks)
+        host.ns(host.rules.put_listeners, {listener: marks})
         host.ns(host.rules.put_endpoint, endpoint, to)
 
     def picture() -> tuple[Any, ...]:
