@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import socket
 import struct
 import time
@@ -164,8 +165,11 @@ MORE = 1
 class Hand:
     """Fragments as B's link device sends them to C."""
 
+    numbers = itertools.count(0, 20)  # what an earlier test sent may still be known
+
     def __init__(self, line: Line, v: int) -> None:
         self.site, self.c, self.v = line.b, line.c, v
+        self.before = next(self.numbers)
         self.device = line.b.device("c")
         value = line.b.ns(line.b.links.read)[self.device]
         self.macs = link_mac(value, value.peer_link_local), link_mac(value, value.link_local)
@@ -174,7 +178,7 @@ class Hand:
 
     def packet(self, ident: int, offset: int, more: bool, data: bytes, source: str = "") -> bytes:
         """Return one fragment of a UDP datagram; ``offset`` in bytes."""
-        pack = socket.inet_pton
+        pack, ident = socket.inet_pton, self.before + ident
         family = socket.AF_INET if self.v == 4 else socket.AF_INET6
         addresses = pack(family, source or overlay(self.site, self.v)) + pack(family, overlay(self.c, self.v))
         if self.v == 6:
