@@ -299,11 +299,15 @@ def test_a_stranger_gets_no_answer_in_fragments_either(line: Line, hand: Hand) -
 def test_what_never_completes_costs_nobody_anything(line: Line, hand: Hand) -> None:
     """Ten thousand beginnings: datagrams of others go on, whole ones and cut ones."""
     v = hand.v
+    switch = "net.ipv4.ipfrag_time" if v == 4 else "net.ipv6.ip6frag_time"
     with behind(line) as server, line.a.ns(client, overlay(line.a, v), socket.SOCK_DGRAM) as mine:
         to = overlay(line.c, v), PORT
         echo(mine, server, to, 4000)
+        line.c.ns.sh(f"sysctl -qw {switch}=2")
         data = hand._datagram(40000, PORT, bytes(1400))[:1024]
         for ident in range(10_000):
             hand.send(hand.packet(1000 + ident, 0, True, data))
         for size in (100, 4000, 20_000):
             echo(mine, server, to, size)
+    time.sleep(2.5)  # until the kernel has forgotten them: its room for parts is that of all tests
+    line.c.ns.sh(f"sysctl -qw {switch}={30 if v == 4 else 60}")
