@@ -31,13 +31,15 @@ class Check:
 @pytest.fixture
 def site() -> Iterator[Site]:
     made = Site("left", engine=False)
-    made.put_base()
-    rules = IpvsRules(made.nft)
-    made.put_chains()
-    made.ns(rules.put_listeners, {LISTENER: Marks((0x5CED0002,))})
-    made.ns(rules.put_endpoint, EndpointKey(ENDPOINT), Endpoint(WorkloadId("left", "w"), "127.0.0.1", WORKLOAD))
-    yield made
-    made.close()
+    try:
+        made.put_base()
+        rules = IpvsRules(made.nft)
+        made.put_chains()
+        made.ns(rules.put_listeners, {LISTENER: Marks((0x5CED0002,))})
+        made.ns(rules.put_endpoint, EndpointKey(ENDPOINT), Endpoint(WorkloadId("left", "w"), "127.0.0.1", WORKLOAD))
+        yield made
+    finally:
+        made.close()
 
 
 def items(site: Site) -> list[tuple[str, dict]]:
