@@ -1,7 +1,7 @@
 """The closed list of reasons for every "no".
 
 The same words appear in metrics, CLI, logs and receipts (docs/architecture.md). The code is what the eBPF programs
-store and count: ``bpf/common/reasons.h`` is generated from this list (``python -m skedge.loader.reasons_header``).
+store and count: ``bpf/common/reasons.h`` is generated from this list (``skedge/loader/compiling/reasons_header.py``).
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError, HostError
 from skedge.core.observed import Origin
-from skedge.loader import compile, image, owned_files
+from skedge.loader import image, owned_files
+from skedge.loader.compiling import compile
+from skedge.loader.compiling.sources import SOURCES, Compilation
 from skedge.loader.image import Unit
-from skedge.loader.refusals import Refusals, RefusedBefore
-from skedge.loader.sources import SOURCES, Compilation
+from skedge.loader.refusals import Refusals, RefusedBefore, digest_of
 
 CACHE = Path("/var/cache/skedge/bytecode")
 SHIPPED = SOURCES / "shipped.bytecode"
@@ -131,7 +132,7 @@ def _store(made: Sequence[Unit], cache: Path) -> list[str]:
 def _compile(
     missing: Sequence[Compilation], compiler: Callable[[Sequence[Compilation]], Sequence[Unit]], refusals: Refusals
 ) -> Sequence[Unit]:
-    digest = missing[0].digest
+    digest = digest_of(*(one.digest for one in missing))
     refusals.check(digest)
     try:
         made = compiler(missing)

@@ -148,8 +148,6 @@ def _program(image: ProgramImage, maps: Mapping[str, int], constants: Mapping[st
         return creation.prog_load(image.function, image.type, code, image.licence, image.attach, target)
     except creation.Refused as error:
         why = error.said or os.strerror(error.errno)
-        judged = error.errno not in _PASSING and (
-            error.said or error.errno != errno.EACCES
-        )  # a policy's, without words
-        kind = Refused if judged else DataplaneError
+        of_policy = error.errno == errno.EACCES and not error.said
+        kind = DataplaneError if of_policy or error.errno in _PASSING else Refused
         raise kind(f"kernel {platform.release()} refuses the program {image.function}: {why}") from error

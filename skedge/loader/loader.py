@@ -14,9 +14,9 @@ from skedge.core.observed import ProgramsReport
 from skedge.dataplane import engine_choice
 from skedge.dataplane.bpf import pins, programs_report
 from skedge.loader import bytecode, host_requirements, old_placements
+from skedge.loader.compiling.sources import compilations
 from skedge.loader.loading import GROUP, NAT_FLOWS, PIN_DIR, Loader, Options
 from skedge.loader.refusals import RefusedBefore
-from skedge.loader.sources import compilations
 
 __all__ = ["Loader", "Options", "main"]
 

@@ -25,9 +25,9 @@ from skedge.dataplane.bpf.programs import PROGRAMS, Program
 from skedge.dataplane.ebpf import layout_placement
 from skedge.dataplane.ebpf.maps import LISTENERS_PIN, Maps
 from skedge.loader import bytecode, constants, host_requirements, load_image, old_placements
+from skedge.loader.compiling.sources import compilations
 from skedge.loader.publish import Publication
 from skedge.loader.refusals import Refusals, Refused, digest_of
-from skedge.loader.sources import compilations
 
 PIN_DIR = "/sys/fs/bpf/skedge"
 GROUP = "skedge"

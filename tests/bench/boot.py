@@ -20,7 +20,7 @@ from unittest import mock
 from skedge.dataplane.bpf import creation
 from skedge.dataplane.bpf.programs import PROGRAMS
 from skedge.loader import bytecode, constants, host_requirements, load_image, loading
-from skedge.loader.sources import compilations
+from skedge.loader.compiling.sources import compilations
 from tests.kit import verifier
 
 ROUNDS = 5

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from skedge.loader.sources import compilations
+from skedge.loader.compiling.sources import compilations
 from tests.kit.bytecode import SETS, prebuild
 from tests.lab.image import SUITES, base_image, own_suite
 from tests.lab.sh import CACHE, REPO, LabError, say

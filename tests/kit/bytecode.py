@@ -15,7 +15,7 @@ from pathlib import Path
 
 from skedge.dataplane.bpf.programs import CONNECT_PROGRAMS, LAN_PROGRAMS, LINK_PROGRAMS, PICK_TEST, PROGRAMS, Program
 from skedge.loader import bytecode
-from skedge.loader.sources import compilations
+from skedge.loader.compiling.sources import compilations
 
 WITHOUT_CGROUP = tuple(one for one in CONNECT_PROGRAMS if not one.cgroup)
 CHECK = tuple(one for one in LINK_PROGRAMS if one.pin in ("link_ingress_v1", "link_egress_v1"))

@@ -1,4 +1,4 @@
-/* Generated from skedge/core/reasons.py: python -m skedge.loader.reasons_header > skedge/bpf/common/reasons.h */
+/* Generated from skedge/core/reasons.py by python -m skedge.loader.compiling.reasons_header */
 #ifndef SKEDGE_REASONS_H
 #define SKEDGE_REASONS_H
 

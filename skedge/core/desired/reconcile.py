@@ -186,13 +186,12 @@ class _Run(Generic[K, V]):
 
     def put(self) -> None:
         """Create and replace."""
-        driver, together = self._kind.driver, None
-        if isinstance(driver, Batches) and not self._dry_run:
-            together = driver.put_all(self._delta.put) if self._delta.put else {}
+        driver, batches = self._kind.driver, self._batches()
+        failed = batches.put_all(self._delta.put) if batches and self._delta.put else None
         for key, value in self._delta.put.items():
             action = "replace" if key in self._held else "create"
             step = PlanStep(action, self._kind.name, describe(key), describe(self._held.get(key)), describe(value))
-            act = partial(driver.put, key, value) if together is None else partial(_tell, together.get(key))
+            act = partial(driver.put, key, value) if failed is None else partial(_tell, failed.get(key))
             self._do(key, act, step)
 
     def delete(self) -> None:
@@ -200,13 +199,17 @@ class _Run(Generic[K, V]):
         if not self._allow_delete:
             self.report.held_back.extend(self._delta.delete)
             return
-        driver, together = self._kind.driver, None
-        if isinstance(driver, Batches) and not self._dry_run:
-            together = driver.delete_all(self._delta.delete) if self._delta.delete else {}
+        driver, batches = self._kind.driver, self._batches()
+        failed = batches.delete_all(self._delta.delete) if batches and self._delta.delete else None
         for key in self._delta.delete:
             step = PlanStep("delete", self._kind.name, describe(key), before=describe(self._held[key]))
-            act = partial(driver.delete, key) if together is None else partial(_tell, together.get(key))
+            act = partial(driver.delete, key) if failed is None else partial(_tell, failed.get(key))
             self._do(key, act, step)
+
+    def _batches(self) -> Batches[K, V] | None:
+        """Return the driver where it changes many objects in one step."""
+        driver = self._kind.driver
+        return driver if isinstance(driver, Batches) and not self._dry_run else None
 
     def _do(self, key: K, act: Callable[[], None], step: PlanStep) -> None:
         try:

@@ -111,7 +111,7 @@ def _rule(one: _Entry, heads: Mapping[int, str]) -> Rule:
     found: list[Mapping[str, Any]] = []
     if any(by_mask):
         name = _text(by)
-        exact = by_mask[len(name)]  # then its end is compared, too
+        exact = any(by_mask[len(name) :])  # then its end is compared, too
         shown = name if exact else name.removesuffix("+") + "*"
         found.append(_compared({"meta": {"key": "iifname"}}, shown, inverted & _NOT_BY))
     if any(source_mask):

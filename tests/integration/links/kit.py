@@ -38,9 +38,9 @@ from skedge.dataplane.routing.ipv6_forwarding import MEMORY, ForwardingDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver, wanted
 from skedge.loader import bytecode, load_image
+from skedge.loader.compiling.sources import compilations
 from skedge.loader.constants import kernel_defines, map_sizes, of_site
 from skedge.loader.publish import Publication
-from skedge.loader.sources import compilations
 from tests.kit.bytecode import CHECK, cache
 from tests.kit.rows import Forwarding, configure_check
 

@@ -13,8 +13,8 @@ import pytest
 from skedge.core.reasons import MAX_REASONS, Reason
 from skedge.dataplane.bpf import syscall
 from skedge.loader import host_requirements, map_migration
+from skedge.loader.compiling.sources import source_text
 from skedge.loader.constants import kernel_defines
-from skedge.loader.sources import source_text
 
 from .kit import Site, run
 

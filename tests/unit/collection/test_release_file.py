@@ -15,16 +15,6 @@ TARGET = bundle.Target("3.11", "x86_64", "2.36")
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    root = tmp_path / "project"
-    (root / "skedge/bpf").mkdir(parents=True)
-    (root / "pyproject.toml").write_text('[project]\nname = "skedge"\ndependencies = ["click>=8", "sdnotify>=0.3"]\n')
-    (root / "README.md").write_text("x")
-    (root / "skedge/bpf/b.h").write_text("/* b */\n")
-    return root
-
-
-@pytest.fixture
 def release(project: Path) -> Path:
     path = project / release_file.NAME
     release_file.write(path, project, "x86_64", "bcc 0.26.0", CODE)

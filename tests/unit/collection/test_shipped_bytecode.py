@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[3]
 TARGET = bundle.Target("3.11", "x86_64", "2.36")
 LOADED = """
 import sys
-from skedge.loader import bcc_compiler, loader
+from skedge.loader import loader
+from skedge.loader.compiling import bcc_compiler
 from importlib.metadata import packages_distributions
 ours = packages_distributions()
 print(*sorted({name for name in sys.modules if name in ours and name not in sys.stdlib_module_names}))

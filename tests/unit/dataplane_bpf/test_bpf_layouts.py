@@ -18,8 +18,8 @@ from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
 from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.lan import layout_flow as flows
-from skedge.loader import reasons_header
-from skedge.loader.sources import SOURCES, source_text
+from skedge.loader.compiling import reasons_header
+from skedge.loader.compiling.sources import SOURCES, source_text
 
 TYPES: dict[str, type] = {
     "__u64": ctypes.c_uint64,
@@ -245,7 +245,7 @@ def test_reasons_are_those_of_the_core() -> None:
 
 def test_the_header_of_reasons_is_up_to_date() -> None:
     header = SOURCES / "common/reasons.h"
-    command = "python -m skedge.loader.reasons_header > skedge/bpf/common/reasons.h"
+    command = "python -m skedge.loader.compiling.reasons_header > skedge/bpf/common/reasons.h"
     if os.environ.get("UPDATE_GOLDEN"):
         header.write_text(reasons_header.text())
     assert header.read_text() == reasons_header.text(), f"run: {command}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from skedge.dataplane.bpf.programs import OLD_ITERATORS, PICK_TEST, PROGRAMS
 from skedge.dataplane.ebpf.layout_placement import SPARE_WORDS, PlacementRecord
 from skedge.loader import old_placements
-from skedge.loader.sources import source_text
+from skedge.loader.compiling.sources import source_text
 
 ASKS = re.compile(r"\b(placement_lookup|placement_create|socket_release|udp_flows_\w+)\(\w*sk\b")
 

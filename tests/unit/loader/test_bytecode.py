@@ -13,10 +13,11 @@ from skedge.core.errors import DataplaneError, HostError
 from skedge.core.observed import Origin
 from skedge.dataplane.bpf.creation import last_words
 from skedge.dataplane.bpf.programs import PROGRAMS
-from skedge.loader import bytecode, compile, owned_files, refusals, sources
+from skedge.loader import bytecode, owned_files, refusals
+from skedge.loader.compiling import compile, sources
+from skedge.loader.compiling.sources import Compilation, compilations
 from skedge.loader.constants import CONSTANTS, of_site
 from skedge.loader.image import Unit
-from skedge.loader.sources import Compilation, compilations
 
 WANTED = compilations(PROGRAMS)
 

@@ -7,8 +7,8 @@ import pytest
 
 from skedge.dataplane.bpf.programs import PROGRAMS
 from skedge.loader import bytecode
+from skedge.loader.compiling.sources import compilations
 from skedge.loader.image import Unit
-from skedge.loader.sources import compilations
 from tests.kit.bytecode import cache
 
 from ..kit import Host

@@ -9,8 +9,8 @@ import pytest
 from skedge.core.observed import Origin
 from skedge.dataplane.bpf.programs import PROGRAMS
 from skedge.loader import bytecode, constants, load_image
+from skedge.loader.compiling.sources import compilations
 from skedge.loader.loading import NAT_FLOWS
-from skedge.loader.sources import compilations
 from tests.kit import builders, verifier
 from tests.lab.image import SUITES
 

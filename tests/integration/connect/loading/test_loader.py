@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -25,16 +23,6 @@ from tests.kit.bytecode import cache
 from ..kit import Host, Site, candidate, connect
 
 LISTENER = ("127.0.0.1", 8080)
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Host]:
-    """A host with nothing loaded."""
-    made = Host("fresh", tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def attached(host: Host) -> dict[str, int]:

@@ -15,9 +15,10 @@ import pytest
 from skedge.core.errors import DataplaneError, HostError
 from skedge.dataplane.bpf import links, syscall
 from skedge.dataplane.bpf.programs import Program, ProgType
-from skedge.loader import bytecode, compile, load_image, loader, publish
+from skedge.loader import bytecode, load_image, loader, publish
+from skedge.loader.compiling import compile
+from skedge.loader.compiling.sources import Compilation, source_text
 from skedge.loader.image import Unit
-from skedge.loader.sources import Compilation, source_text
 
 from ..kit import Host, Site, candidate, connect
 from .kit import broken, pinned
@@ -26,7 +27,8 @@ LISTENER = ("127.0.0.1", 8080)
 WITHOUT_A_COMPILER = """
 import sys
 sys.modules["bcc"] = None
-from skedge.loader import compile, loader
+from skedge.loader import loader
+from skedge.loader.compiling import compile
 compile._COMMAND = ("false",)
 result = loader.main(sys.argv[1:])
 assert "LLVM" not in open("/proc/self/maps").read()

@@ -13,7 +13,8 @@ import pytest
 
 from skedge.core.observed import ProgramsReport
 from skedge.dataplane.bpf import creation, programs_report
-from skedge.loader import bytecode, compile, loader, refusals
+from skedge.loader import bytecode, loader, refusals
+from skedge.loader.compiling import compile
 from skedge.loader.image import Unit
 
 from ..kit import Host

@@ -173,17 +173,6 @@ def test_a_version_has_the_packages_of_the_python_that_comes_with_an_upgrade(tmp
 TARGET = bundle.Target("3.11", "x86_64", "2.36")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    root = tmp_path / "project"
-    (root / "skedge/bpf").mkdir(parents=True)
-    (root / "pyproject.toml").write_text('[project]\nname = "skedge"\ndependencies = ["click>=8", "sdnotify>=0.3"]\n')
-    (root / "README.md").write_text("x")
-    (root / "skedge/a.py").write_text("A = 1\n")
-    (root / "skedge/bpf/b.h").write_text("/* b */\n")
-    return root
-
-
 @pytest.mark.parametrize("changed", ["skedge/a.py", "skedge/bpf/b.h", "pyproject.toml", "README.md"])
 def test_another_source_is_another_bundle(project: Path, changed: str):
     before = bundle.digest(project, TARGET)

@@ -10,7 +10,13 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.skedge.edge.plugins.plugin_utils import bytecode, release_file
-from ansible_collections.skedge.edge.plugins.plugin_utils.bundle import BundleError, Target, build, digest
+from ansible_collections.skedge.edge.plugins.plugin_utils.bundle import (
+    BundleError,
+    Target,
+    build,
+    digest,
+    sources_digest,
+)
 
 
 class ActionModule(ActionBase):
@@ -64,7 +70,7 @@ def taken(source: Path, path: Path, machine: str) -> tuple[str, bytes, list[str]
     if not path.exists():
         return "", b"", []
     found, code = release_file.read(path)
-    why = found.why_not(release_file.sources_digest(source), machine)
+    why = found.why_not(sources_digest(source), machine)
     if why:
         return "", b"", [f"{path} is not taken ({why}); the hosts' programs are compiled as without it"]
     return f"release {found.bytecode[:16]}", code, []

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.skedge.edge.plugins.plugin_utils import bytecode
 
@@ -68,10 +67,10 @@ def digest(root: Path, target: Target, compiler: str = "") -> str:
 
     Raises BundleError.
     """
-    return sources_digest(root, _wheels_key(root, target) + compiler).hexdigest()[:16]
+    return sources_digest(root, _wheels_key(root, target) + compiler)[:16]
 
 
-def sources_digest(root: Path, prefix: str = "") -> Any:
+def sources_digest(root: Path, prefix: str = "") -> str:
     """Return the SHA-256 of a prefix and of what the project's wheel is made of. Raises BundleError."""
     total = hashlib.sha256(prefix.encode())
     for path in sources(root):
@@ -79,7 +78,7 @@ def sources_digest(root: Path, prefix: str = "") -> Any:
             raise BundleError(f"{path} is missing; set skedge_source_dir to the project's directory")
         total.update(f"{path.relative_to(root)}\0".encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total
+    return total.hexdigest()
 
 
 def build(root: Path, cache: Path, target: Target, compiler: str = "", code: bytes = b"") -> Path:

@@ -45,14 +45,9 @@ class Release:
         return "" if self.machine == machine else f"it is for hosts of {self.machine}, not of {machine}"
 
 
-def sources_digest(root: Path) -> str:
-    """Return the digest of everything that the project's wheel is made of. Raises BundleError."""
-    return bundle.sources_digest(root).hexdigest()
-
-
 def write(path: Path, root: Path, machine: str, compiler: str, code: bytes) -> Release:
     """Write a release for these sources as a whole."""
-    made = Release(FORMAT, sources_digest(root), machine, compiler, hashlib.sha256(code).hexdigest())
+    made = Release(FORMAT, bundle.sources_digest(root), machine, compiler, hashlib.sha256(code).hexdigest())
     head = json.dumps(asdict(made), indent=1).encode()
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with tarfile.open(fresh, "w") as archive:

@@ -13,7 +13,7 @@ from skedge.loader import image
 from skedge.loader.constants import CONSTANTS
 from skedge.loader.instructions import CONSTANT_MARK
 
-SOURCES = Path(__file__).resolve().parent.parent / "bpf"
+SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 _HEAD = "common/bytecode.h"
 _INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 

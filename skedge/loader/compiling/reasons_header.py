@@ -1,11 +1,11 @@
-"""The closed list of reasons as C: `python -m skedge.loader.reasons_header > skedge/bpf/common/reasons.h`."""
+"""The closed list of reasons as C: `python -m skedge.loader.compiling.reasons_header > skedge/bpf/common/reasons.h`."""
 
 from __future__ import annotations
 
 from skedge.core.reasons import MAX_REASONS, Reason
 
 _HEAD = """\
-/* Generated from skedge/core/reasons.py: python -m skedge.loader.reasons_header > skedge/bpf/common/reasons.h */
+/* Generated from skedge/core/reasons.py by python -m skedge.loader.compiling.reasons_header */
 #ifndef SKEDGE_REASONS_H
 #define SKEDGE_REASONS_H
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import msgspec
 
 from skedge.core.errors import DataplaneError, HostError
-from skedge.loader import bcc_compiler, host_requirements
+from skedge.loader import host_requirements
+from skedge.loader.compiling import bcc_compiler
+from skedge.loader.compiling.sources import Compilation
 from skedge.loader.constants import CONSTANTS
 from skedge.loader.image import Unit
-from skedge.loader.sources import Compilation
 
-_COMMAND = (sys.executable, "-P", "-m", "skedge.loader.bcc_compiler")
-_ROOT = Path(__file__).resolve().parents[2]  # the compiler's process takes the same skedge as this one
+_COMMAND = (sys.executable, "-P", "-m", "skedge.loader.compiling.bcc_compiler")
+_ROOT = Path(__file__).resolve().parents[3]  # the compiler's process takes the same skedge as this one
 
 
 def compile_all(wanted: Sequence[Compilation]) -> tuple[Unit, ...]:
