@@ -96,7 +96,7 @@ soak-vm: setup ## links that delay and lose packets, twice SOAK_S=600 seconds, o
 		-p no:cacheprovider tests/integration/control/test_netem.py tests/soak
 
 .PHONY: test
-test: setup ## everything (about an hour, root); ends with one line that counts what was skipped, and why
+test: setup ## everything (about three quarters of an hour, root); ends with one line that counts what was skipped, and why
 	@$(PY) -m tests.lab.everything
 
 .PHONY: test-long

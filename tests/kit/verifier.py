@@ -8,6 +8,7 @@ from skedge.core.errors import DataplaneError
 from skedge.dataplane.bpf import syscall
 
 PATIENCE = 1_000_000  # instructions that it walks, branch by branch, before it refuses a program
+ALL_ROOM = 1_000_000  # what all that are shipped may take together: a host pays for it at each boot
 ROOM = 300_000  # what ours may take: other compilers make more of the same text, and so do later versions
 
 

@@ -133,6 +133,16 @@ def test_what_does_not_compile_is_not_tried_again_and_again(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("owner")
+def test_a_mended_source_is_tried_whichever_of_them_it_is(tmp_path: Path) -> None:
+    compiler = Compiler(DataplaneError("nat.c: does not compile: no word"))
+    with pytest.raises(DataplaneError):
+        bytecode.obtain(WANTED, tmp_path / "cache", None, compiler=compiler)
+    compiler.error = None
+    mended = [*WANTED[:-1], Compilation("x.c", "mended", (), ())]
+    assert bytecode.obtain(mended, tmp_path / "cache", None, compiler=compiler).origin is Origin.COMPILED
+
+
+@pytest.mark.usefixtures("owner")
 def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
     for number in range(50):
         one = Compilation("x.c", f"{number}", (), ())

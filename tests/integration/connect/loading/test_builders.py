@@ -34,3 +34,4 @@ def test_every_program_of_each_compiler_is_taken_with_room_to_spare(suite: str, 
         walked = {pin: verifier.walked_by(fd) for pin, fd in loaded.programs.items()}
     assert {"connect4_v1", "lan_odd_v1", "link_ingress_v1"} <= walked.keys()
     assert {name: count for name, count in walked.items() if count > verifier.ROOM} == {}
+    assert sum(walked.values()) <= verifier.ALL_ROOM
