@@ -17,13 +17,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.sh import REPO, LabError, say, unmount
 from tests.lab.vm_image import disk
-from tests.lab.vm_kernel import DEFAULT, KERNELS, VM, Kernel, fetched, initramfs, kernel_named
+from tests.lab.vm_kernel import DEFAULT, KERNELS, VM, Kernel, fetched, initramfs, kernel_named, scratch
 
 KERNEL_WORDS = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off net.ifnames=0"
 # qemu64 has what Debian asks for; what `max` has beyond it costs a third more time to emulate.
@@ -137,7 +136,7 @@ def run_in_vm(command: str, *, kernel: Kernel = DEFAULT, timeout: float = TIMEOU
         keep: files that the command leaves in ``/run/vm/keep`` are copied here.
     """
     files = prepare(kernel)
-    with tempfile.TemporaryDirectory(dir=VM, prefix="run-") as name:
+    with scratch("run-") as name:
         shared = Path(name)
         (shared / "keep").mkdir()
         (shared / "command.sh").write_text(command + "\n")

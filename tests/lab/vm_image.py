@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.lab.image import base_image
 from tests.lab.sh import REPO, run, say, unmount
-from tests.lab.vm_kernel import VM, Kernel
+from tests.lab.vm_kernel import VM, Kernel, scratch
 
 DISK_SIZE = "4G"
 SOURCE_ONLY = "sdnotify"  # published as source; pure Python, so a wheel made here serves
@@ -86,7 +86,7 @@ def venv_layers(base: Path) -> list[Path]:
         say(f"vm: Python packages for Python {python} (once)")
         for old in VM.glob(f"venv-{python}-*"):
             shutil.rmtree(old)
-        with tempfile.TemporaryDirectory(dir=VM) as name:
+        with scratch() as name:
             Path(name).chmod(0o755)
             _make_venv(Path(name) / "layer", python, wanted, project["scripts"])
             (Path(name) / "layer").rename(layer)

@@ -74,6 +74,12 @@ KERNELS = {
 DEFAULT = KERNELS["6.1"]
 
 
+def scratch(prefix: str = "tmp") -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary directory beside what is kept, also where nothing was ever kept: what is ready is renamed."""
+    VM.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=VM, prefix=prefix)
+
+
 def kernel_named(name: str) -> Kernel:
     """Return the kernel of that name. Raises LabError."""
     if name not in KERNELS:
@@ -93,7 +99,7 @@ def fetched(kernel: Kernel) -> tuple[str, Path]:
     directory = VM / f"kernel-{release}"
     if release and directory.is_dir():
         return release, directory
-    with tempfile.TemporaryDirectory(dir=VM) as name:
+    with scratch() as name:
         work = Path(name)
         os.chmod(work, 0o755)
         apt = _apt_root(kernel.suite, work)
@@ -179,7 +185,7 @@ def initramfs(release: str, tree: Path) -> Path:
     target = VM / f"initrd-{release}-{mark}.cpio"
     if target.exists():
         return target
-    with tempfile.TemporaryDirectory(dir=VM) as name:
+    with scratch() as name:
         root = Path(name)
         for part in ("bin", "dev", "proc", "sys", "root", "modules"):
             (root / part).mkdir()

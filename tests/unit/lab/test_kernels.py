@@ -88,6 +88,20 @@ def test_every_run_has_debian_12s_and_13s_kernel_and_others_are_asked_for() -> N
     assert all(f"/run/vm/keep/{name}.xml" in stages[name].argv for name in kernels), "where the closing lines look"
 
 
+def test_what_tests_load_is_compiled_before_any_stage_that_loads_it() -> None:
+    """In a VM nothing can be fetched for it, and a test's time is not for it."""
+    order = [stage.name for stage in everything.stages()]
+    assert order.index("bytecode") < min(order.index(name) for name in ("integration", *everything.VM_STAGES))
+
+
+def test_there_is_a_place_for_what_is_made_where_nothing_was_ever_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm_kernel, "VM", tmp_path / "new/vm")
+    with vm_kernel.scratch() as made:
+        assert Path(made).parent == tmp_path / "new/vm"
+
+
 def test_a_mount_below_a_linked_directory_is_seen(tmp_path: Path) -> None:
     where = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " /proc " in line)
     (tmp_path / "linked").symlink_to(os.path.dirname(where))
