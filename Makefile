@@ -108,6 +108,13 @@ test-long: setup ## what takes minutes each: takeovers, firewalls, certificates,
 bench: setup ## cost of a connection, round trip and stream, direct and through a listener, from host and LAN (root)
 	@$(PY) -m tests.bench
 
+.PHONY: chaos
+chaos: CHAOS_S ?= 600
+chaos: SEED ?= 1
+chaos: LAB := $(if $(filter file,$(origin LAB)),chaos,$(LAB))
+chaos: setup ## faults under load for CHAOS_S=600 seconds in an order that SEED=1 makes, and what clients saw of each (root)
+	@$(PY) -m tests.chaos --lab $(LAB) --seconds $(CHAOS_S) --seed $(SEED)
+
 # ---- labs ------------------------------------------------------------------------------------------------------
 
 .PHONY: demo
@@ -120,7 +127,7 @@ demo-vm: setup ## the same in three VMs with Debian's own kernel (root; long whe
 	@$(PY) -m tests.lab.demo --topology vm-line
 
 .PHONY: lab-up lab-down lab-status
-lab-up: setup ## bring up the lab LAB (TOPOLOGY=line|triangle|pair|lan of containers, vm-line|vm-pair of VMs; SUITE=bookworm|trixie)
+lab-up: setup ## bring up the lab LAB (TOPOLOGY=line|triangle|diamond|pair|lan of containers, vm-line|vm-pair of VMs; SUITE=bookworm|trixie)
 	@$(PY) -m tests.lab up --topology $(or $(TOPOLOGY),line)
 lab-down: ## remove the lab LAB
 	@test ! -x $(PY) || $(PY) -m tests.lab down

@@ -74,6 +74,7 @@ def stages() -> list[Stage]:
         *molecule,
         Stage("molecule default on Debian 13", [*DEFAULT], asked=True, env={"SUITE": "trixie"}),
         Stage("demo", [sys.executable, "-m", "tests.lab.demo"], env={"LAB": "test-demo"}),
+        Stage("chaos", [sys.executable, "-m", "tests.chaos", "--lab", "test-chaos", "--slack", "4"]),
     ]
 
 

@@ -2,7 +2,7 @@
 """Clients that come at a steady rate: each connects, asks for the server's name and closes. Standard library only.
 
 ``rate.py HOST PORT PER_SECOND STOP`` goes on until the file STOP is there; then it prints JSON: how many there were,
-the servers that answered, and each failure with when it was (seconds since the start).
+the servers that answered, each failure with when it was (seconds since the start), and those that took long.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 
+SLOW_S = 0.15
 PATIENCE_S = 10.0  # as real clients have it; a busy test machine stands still for some seconds
 
 
@@ -25,6 +26,7 @@ class Clients:
         self.started = time.monotonic()
         self.answers: Counter[str] = Counter()
         self.failures: list[tuple[float, str]] = []
+        self.slow: list[tuple[float, float]] = []
 
     async def one(self) -> None:
         """Be one client."""
@@ -40,6 +42,8 @@ class Clients:
             if not name.endswith(b"\n"):
                 raise ConnectionResetError("closed without an answer")
             self.answers[name.decode().strip()] += 1
+            if (took := time.monotonic() - self.started - began) > SLOW_S:
+                self.slow.append((round(began, 3), round(took, 3)))
         except (OSError, TimeoutError) as error:
             self.failures.append((round(began, 3), str(error) or type(error).__name__))
 
@@ -63,7 +67,8 @@ def main() -> None:
     asyncio.run(clients.run(float(per_second), stop))
     took = time.monotonic() - clients.started
     count = sum(clients.answers.values()) + len(clients.failures)
-    print(json.dumps({"count": count, "seconds": took, "answers": clients.answers, "failures": clients.failures}))
+    told = {"count": count, "seconds": took, "started": clients.started, "answers": clients.answers}
+    print(json.dumps({**told, "failures": clients.failures, "slow": clients.slow}))
 
 
 if __name__ == "__main__":
