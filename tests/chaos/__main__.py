@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 from tests.chaos import network
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.faults import FAULTS, UNSEEN, Fault, both
 from tests.chaos.measure import Bounds, Episode, Row, rows
 from tests.lab import lab as labs
 from tests.lab.lab import Lab
 from tests.lab.sh import LabError, environment_first, say
 
+MEASURED = ("failed", "lost", "stall", "again", "served")
 CALM_S = 2.0  # between two faults, once the network is at rest
 
 
@@ -35,7 +36,7 @@ def order(seed: int, passes: int | None = None) -> Iterator[Fault]:
 def make_faults(lab: Lab, seed: int, seconds: float, names: Sequence[str]) -> list[Episode]:
     """Make faults until the time is over, each at least once; return them with the calm before."""
     begin = time.monotonic()
-    episodes = [Episode("none", begin, {service: Bounds(0, 0, 0.45, 0.45) for service in network.SERVED})]
+    episodes = [Episode("none", begin, begin, both(UNSEEN))]
     time.sleep(CALM_S)
     for number, fault in enumerate(order(seed)):
         if number >= len(FAULTS) and time.monotonic() > begin + seconds:
@@ -56,23 +57,25 @@ def make_fault(lab: Lab, fault: Fault) -> Episode:
     trouble = network.settle(lab)
     say(f"{fault.name}: {trouble or f'at rest again after {time.monotonic() - mended:.1f} s'}")
     time.sleep(CALM_S)
-    return Episode(fault.name, start, fault.bounds, trouble)
+    return Episode(fault.name, start, mended, fault.bounds, trouble)
 
 
 def print_table(found: Sequence[Row], slack: float) -> bool:
     """Print the rows; return whether all are within bounds."""
-    heads = ["fault", "clients of", "failed", "lost", "stall s", "served s", "", "why"]
+    heads = ["fault", "clients of", "failed", "lost", "stall s", "again s", "served s", "", "why"]
     cells = []
     for row in found:
         bounds = row.episode.bounds.get(row.service, Bounds())
-        pairs = [(row.failed, bounds.failed), (row.lost, bounds.lost)]
-        pairs += [(round(row.stall, 2), bounds.stall), (round(row.served, 2), bounds.served)]
-        measured = [f"{value:g} / {'any' if most is None else f'{most:g}'}" for value, most in pairs]
+        measured = [_beside(getattr(row, name), getattr(bounds, name)) for name in MEASURED]
         why = ", ".join(f"{name} {count}" for name, count in row.why.most_common(3))
         cells.append([row.episode.fault, row.service, *measured, ", ".join(row.beyond(slack)) or "ok", why])
     print(tabulate(cells, heads, tablefmt="plain", disable_numparse=True))
     print(f"\nmeasured / the most that may be; times may be {slack:g} times as long" if slack != 1 else "")
     return not any(row.beyond(slack) for row in found)
+
+
+def _beside(value: float, most: float | None) -> str:
+    return f"{round(value, 2):g} / {'any' if most is None else f'{most:g}'}"
 
 
 def run(lab: Lab, args: argparse.Namespace) -> bool:

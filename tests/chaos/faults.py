@@ -17,8 +17,7 @@ from tests.lab.lab import Lab
 from tests.lab.sh import run, unmount
 
 Act = Callable[[Lab], object]
-UNSEEN = Bounds(0, 0, 0.45, 0.45)
-ANY = Bounds(None, None, None, None)
+UNSEEN = Bounds(failed=0, lost=0, stall=0.45, again=0.45, served=1.6)  # a SYN that is lost is sent again after 1 s
 OUTAGE_S = 5.0
 ANSWERED_AGAIN_S = 1.0  # after the path is back
 REPAIR_S = 2.0  # of what somebody else changed
@@ -167,14 +166,14 @@ FAULTS = (
         cut_all,
         heal_all,
         OUTAGE_S,
-        both(Bounds(failed=None, lost=0, stall=OUTAGE_S + ANSWERED_AGAIN_S, served=None)),
+        both(Bounds(failed=None, stall=OUTAGE_S + ANSWERED_AGAIN_S)),
     ),
     Fault(
         "10 % of packets lost",
         partial(lose, 10),
         partial(heal, "edge-a", "edge-b"),
         5.0,
-        both(Bounds(failed=0, lost=0, stall=None, served=None)),
+        both(Bounds()),
     ),
     Fault("controller of the clients' site killed", partial(kill_controller, "edge-a")),
     Fault("controller of the transit site killed", partial(kill_controller, "edge-b")),
@@ -184,19 +183,19 @@ FAULTS = (
     Fault(
         "routes flushed at the clients' site",
         partial(flush_routes, "edge-a"),
-        bounds=both(Bounds(failed=None, lost=0, stall=REPAIR_S, served=None)),
+        bounds=both(Bounds(failed=None, stall=REPAIR_S, again=REPAIR_S)),
     ),
-    Fault("processors busy at the clients' site", partial(busy, "edge-a"), bounds=both(Bounds(0, 0, None, None))),
+    Fault("processors busy at the clients' site", partial(busy, "edge-a"), bounds=both(Bounds())),
     Fault(
         "server of the pool killed",
         partial(kill_server, "edge-b"),
         partial(start_servers, "edge-b"),
-        bounds={"web": UNSEEN, "pool": Bounds(failed=SEEN_STOPPED, lost=None, stall=0.45, served=0.45)},
+        bounds={"web": UNSEEN, "pool": Bounds(failed=SEEN_STOPPED, lost=None, stall=0.45, again=0.45)},
     ),
     Fault(
         "power lost at the transit site",
         partial(pull_plug, "edge-b"),
         partial(boot, "edge-b"),
-        bounds={"web": UNSEEN, "pool": Bounds(failed=SEEN_DEAD, lost=None, stall=None, served=None)},
+        bounds={"web": UNSEEN, "pool": Bounds(failed=SEEN_DEAD, lost=None, again=0.45)},
     ),
 )

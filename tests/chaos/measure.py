@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+NOT_AT_ONCE_S = 0.5  # less is a busy machine
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -19,28 +21,27 @@ class Bounds:
         failed: connects that failed.
         lost: held connections that ended.
         stall: the longest that a held connection stood still, in seconds.
+        again: seconds from the fault, and from its end, after which all who came were served at once.
         served: the longest that a new connection took to be served, in seconds.
     """
 
     failed: int | None = 0
     lost: int | None = 0
     stall: float | None = None
+    again: float | None = None
     served: float | None = None
-
-    def relaxed(self, times: float) -> Bounds:
-        """Return bounds with the same outcomes and more time."""
-        return Bounds(self.failed, self.lost, self.stall and self.stall * times, self.served and self.served * times)
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One fault that was made: its time is from ``start`` to the next one's.
+    """One fault that was made: its time is from ``start`` to the next one's; ``mended`` is when it was taken back.
 
     ``trouble`` is why the network was not itself again afterwards, empty if it was.
     """
 
     fault: str
     start: float
+    mended: float
     bounds: Mapping[str, Bounds] = field(default_factory=dict)  # by service; of others nothing may be seen
     trouble: str = ""
 
@@ -54,13 +55,19 @@ class Row:
     failed: int = 0
     lost: int = 0
     stall: float = 0.0
+    again: float = 0.0
     served: float = 0.0
     why: Counter[str] = field(default_factory=Counter)
+
+    def not_served(self, began: float) -> None:
+        """Note that one who came then was not served at once."""
+        since = self.episode.start if began < self.episode.mended else self.episode.mended
+        self.again = max(self.again, began - since)
 
     def beyond(self, slack: float = 1.0) -> list[str]:
         """Return what is out of bounds; with `slack`, times may be so many times as long."""
         bounds, found = self.episode.bounds.get(self.service, Bounds()), []
-        for name, times in (("failed", 1.0), ("lost", 1.0), ("stall", slack), ("served", slack)):
+        for name, times in (("failed", 1.0), ("lost", 1.0), ("stall", slack), ("again", slack), ("served", slack)):
             limit = getattr(bounds, name)
             if limit is not None and getattr(self, name) > limit * times:
                 found.append(name)
@@ -81,11 +88,12 @@ def rows(service: str, episodes: Sequence[Episode], rate: Mapping[str, Any], pul
     def at(when: float) -> Row:
         return next((row for row in reversed(made) if row.episode.start <= when), before)
 
-    before = Row(Episode("before", 0.0), service)
+    before = Row(Episode("before", 0.0, 0.0), service)
     for began, why in rate["failures"]:
         row = at(rate["started"] + began)
         row.failed += 1
         row.why[why] += 1
+        row.not_served(rate["started"] + began)
     for when, why in pulse["unopened"]:
         at(when).failed += 1
         at(when).why[why] += 1
@@ -95,6 +103,8 @@ def rows(service: str, episodes: Sequence[Episode], rate: Mapping[str, Any], pul
     for began, took in rate["slow"]:
         row = at(rate["started"] + began)
         row.served = max(row.served, took)
+        if took > NOT_AT_ONCE_S:
+            row.not_served(rate["started"] + began)
     for asked, took in pulse["stalls"]:
         at(asked).stall = max(at(asked).stall, took)
     return made
