@@ -1,0 +1,31 @@
+"""Which sites came back without their connections, by the boots that their records say."""
+
+from __future__ import annotations
+
+from skedge.core.linkstate.boots import Boot, Returned, learnt, returned
+from skedge.core.model import LinksRecord
+
+
+def says(boot: str, age_ms: int = 0) -> LinksRecord:
+    return LinksRecord("b", "", "", boot=boot, boot_age_ms=age_ms)
+
+
+def test_another_boot_is_a_return_and_its_beginning_is_told() -> None:
+    assert list(returned({"b": "one"}, {"b": (says("two", 1500), 100.0)})) == [Returned("b", 98.5)]
+
+
+def test_the_same_boot_a_new_site_and_one_that_says_none_are_none() -> None:
+    assert list(returned({"b": "one"}, {"b": (says("one", 1500), 100.0)})) == []
+    assert list(returned({}, {"b": (says("one"), 100.0)})) == []
+    assert list(returned({"b": "one"}, {"b": (says(""), 100.0)})) == []
+
+
+def test_a_site_that_is_away_is_remembered_one_of_an_older_version_is_not() -> None:
+    assert learnt({"b": "one", "c": "x"}, {"b": (says("two"), 1.0)}) == {"b": "two", "c": "x"}
+    assert learnt({"b": "one"}, {"b": (says(""), 1.0)}) == {}
+
+
+def test_the_age_of_a_boot() -> None:
+    assert Boot("x", 10.0).age_ms(11.5) == 1500
+    assert Boot("x", 10.0).age_ms(9.0) == 0
+    assert Boot().age_ms(5.0) == 0
