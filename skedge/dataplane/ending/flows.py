@@ -15,7 +15,7 @@ from skedge.dataplane.ebpf import views
 from skedge.dataplane.ebpf.lan.flow_table import RECORDS, read_iterator
 from skedge.dataplane.ebpf.lan.layout_flow import NANOSECONDS, FlowBits, FlowKey, FlowRecord, Kind
 from skedge.dataplane.ebpf.layout_placement import pack_address
-from skedge.dataplane.ending.knock import knock
+from skedge.dataplane.ending.knock import Knock, knock
 from skedge.dataplane.ending.sockets import end_socket
 
 PIN = "lan_end_v1"
@@ -34,6 +34,7 @@ class _Flow:
     key: bytes
     state: bytes
     own: bool  # its client is a socket of this host
+    numbers: int  # the workload's sequence number (upper half) and what it has acknowledged; 0: not known
 
 
 class FlowEnder:
@@ -54,21 +55,20 @@ class FlowEnder:
 
         A client on this host is told by its own socket, whose reset goes the flow's way to the workload.
         """
-        ended: list[tuple[Target, Target]] = []
+        ended: list[Knock] = []
         number = 0
         with syscall.Fd(syscall.obj_get(str(self._pins / PIN))) as program:
             for one in found:
                 if not isinstance(one.key, _Flow):
                     continue
-                (near, client), inner = one.sides
                 if one.key.own:
-                    end_socket(client, near, one.protocol)
+                    (listener, client), _ = one.sides
+                    end_socket(client, listener, one.protocol)
                 data = _PACKET + one.key.key + one.key.state
                 if syscall.prog_test_run(program, data).retval and not one.key.own:
                     continue
                 number += 1
-                if one.protocol is Protocol.TCP:
-                    ended += [inner] if one.key.own else [(near, client), inner]
+                ended += _to_tell(one, one.key)
         knock(ended)
         return number
 
@@ -79,9 +79,9 @@ def _open(raw: bytes, record: FlowRecord) -> Open | None:
     state = views.state(record)
     if kind is Kind.LOCAL or state is FlowState.CLOSED:
         return None
-    said, answered = (
-        at / NANOSECONDS for at in (forward.seen, record.reply.seen if record.reply.kind else forward.seen)
-    )
+    said = forward.seen / NANOSECONDS
+    answered = record.reply.seen / NANOSECONDS if record.reply.kind else said
+    own = bool(forward.state & FlowBits.OWN)
     outer = Target(key.destination, key.destination_port), Target(key.source, key.source_port)
     inner = Target(forward.source, forward.source_port), Target(forward.destination, forward.destination_port)
     return Open(
@@ -90,8 +90,19 @@ def _open(raw: bytes, record: FlowRecord) -> Open | None:
         active_at=max(said, answered),
         protocol=key.protocol,
         connecting=state is FlowState.SYN,
-        key=_Flow(raw[:_FORWARD], raw[_STATE_AT : _STATE_AT + 8], bool(forward.state & FlowBits.OWN)),
+        key=_Flow(raw[:_FORWARD], raw[_STATE_AT : _STATE_AT + 8], own, record.reply.placed),
     )
+
+
+def _to_tell(one: Open, flow: _Flow) -> Iterator[Knock]:
+    """Yield the ends that are told: those whose numbers are known; the socket of this host was told already."""
+    if one.protocol is not Protocol.TCP or not flow.numbers:
+        return
+    (listener, client), (source, target) = one.sides
+    sent, acknowledged = flow.numbers >> 32, flow.numbers & 0xFFFFFFFF
+    if not flow.own:
+        yield Knock(listener, client, sent=sent, heard=acknowledged)
+    yield Knock(source, target, sent=acknowledged, heard=sent)
 
 
 def _records(pin: Path, ends: Sequence[Ends]) -> Iterator[tuple[bytes, FlowRecord]]:

@@ -34,7 +34,9 @@ def test_a_site_is_at_the_far_end_whoever_opened_the_connection() -> None:
 
 @pytest.mark.parametrize("address", ["100.64.8.2", "fd00::2", "fd00::8:2"])
 def test_all_addresses_of_a_site_are_its_own(address: str) -> None:
-    assert meant(of_site(THERE, (), HERE), (Target("fd00::1" if ":" in address else "100.64.0.1", 1), Target(address, 2)))
+    assert meant(
+        of_site(THERE, (), HERE), (Target("fd00::1" if ":" in address else "100.64.0.1", 1), Target(address, 2))
+    )
 
 
 def test_a_client_of_its_lan_under_its_own_address_is_one_at_an_overlay_address_of_ours_only() -> None:
