@@ -19,10 +19,11 @@ from skedge.dataplane.common_rows import Base, overlays
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.lan.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
+from skedge.dataplane.ending import sockets
 from skedge.dataplane.ending.flows import FlowEnder
 from skedge.dataplane.ending.ipvs import IpvsEnder
 from skedge.dataplane.ending.sockets import SocketEnder
-from skedge.dataplane.host import host_addresses, sock_diag, surroundings
+from skedge.dataplane.host import host_addresses, surroundings
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
@@ -129,10 +130,10 @@ class _Host:
         return replace(found, filtered=filtered)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
-        return sock_diag.abort_connecting(targets)
+        return sockets.abort_connecting(targets)
 
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
-        return sock_diag.end_datagrams(targets, placed)
+        return sockets.end_datagrams(targets, placed)
 
     def forget(self) -> None:
         for table in self._tables:

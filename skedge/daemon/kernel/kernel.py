@@ -195,6 +195,11 @@ class Kernel:
         """Return why it is this engine, and what of another one is left."""
         return self._why + self._handover.note
 
+    @property
+    def withdrawn(self) -> int:
+        """Return how many sockets were ended that waited for a withdrawn workload."""
+        return self._withdrawals.ended
+
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""
         changed: list[str] = []

@@ -10,12 +10,13 @@ import errno
 import os
 import socket
 import struct
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from skedge.core.ending import Ends, Open, Selection, parse
+from skedge.core.ending import Ends, Open, Selection, of_workload, parse
 from skedge.core.model import Protocol
 from skedge.core.objects import Target
 from skedge.dataplane.host.netlink import attributes, kernel_errors, split_messages
@@ -36,6 +37,7 @@ _LAST_SENT, _LAST_RECEIVED, _LAST_ACKNOWLEDGED = 44, 52, 56  # in struct tcp_inf
 _INFO_SIZE = 60
 _JMP, _NEAR, _FAR = 1, 7, 8  # INET_DIAG_BC_*
 _ANY_PORT = -1
+_PATTERNS = 500  # a jump of the program reaches 64 KiB
 _ANY_COOKIE = b"\xff" * 8
 
 
@@ -46,6 +48,11 @@ class _Socket:
     family: int
     protocol: Protocol
     ident: bytes
+
+    @property
+    def cookie(self) -> int:
+        """The kernel's own name of the socket."""
+        return int.from_bytes(self.ident[-8:], sys.byteorder)
 
 
 class SocketEnder:
@@ -73,6 +80,36 @@ def end_socket(near: Target, far: Target, protocol: Protocol = Protocol.TCP) -> 
     ident = _ID.pack(near.port, far.port, *packed, _ANY_COOKIE)
     with kernel_errors("end a connection"), _connect() as connection:
         return _destroy(connection, _Socket(family, protocol, ident))
+
+
+def abort_connecting(targets: Collection[Target]) -> int:
+    """End every TCP connect that still waits for an answer of one of the targets; the client gets an error at once.
+
+    Returns how many there were. Raises DataplaneError.
+    """
+    ender = SocketEnder()
+    return sum(ender.end(ender.find(Selection(ends, connecting=True))) for ends in _towards(targets))
+
+
+def end_datagrams(targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
+    """End connected UDP sockets that send to one of the targets; the client gets an error at once.
+
+    ``placed`` tells the cookies of the sockets that were placed; others, which chose the target themselves, are left
+    alone. Returns how many there were. Raises DataplaneError.
+    """
+    ender = SocketEnder()
+    found = [one for ends in _towards(targets) for one in ender.find(Selection(ends, Protocol.UDP))]
+    if not found:
+        return 0
+    cookies = placed()
+    return ender.end([one for one in found if isinstance(one.key, _Socket) and one.key.cookie in cookies])
+
+
+def _towards(targets: Collection[Target]) -> Iterator[tuple[Ends, ...]]:
+    """Yield the ends of sockets that speak to one of the targets, as many at a time as one request takes."""
+    ends = of_workload(targets)
+    for start in range(0, len(ends), _PATTERNS):
+        yield ends[start : start + _PATTERNS]
 
 
 def _connect() -> socket.socket:

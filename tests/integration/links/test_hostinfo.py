@@ -15,6 +15,7 @@ import pytest
 from skedge.core.objects import Target
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf import link_table, packet_check
+from skedge.dataplane.ending import sockets
 from skedge.dataplane.host import host_addresses, sock_diag, surroundings
 from skedge.dataplane.host import watch as watching
 
@@ -221,7 +222,7 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
             established = site.ns(socket.create_connection, ("127.0.0.1", 9300))
             accepted, _ = server.accept()
             targets = [Target("203.0.113.5", 61000), Target("127.0.0.1", 9300)]
-            assert site.ns(sock_diag.abort_connecting, targets) == 2
+            assert site.ns(sockets.abort_connecting, targets) == 2
             assert [one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for one in waiting] == [
                 errno.ECONNABORTED,
                 errno.ECONNABORTED,
@@ -231,8 +232,8 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
             assert accepted.recv(5) == b"still"
             accepted.close()
             established.close()
-        assert site.ns(sock_diag.abort_connecting, targets) == 0
-        assert site.ns(sock_diag.abort_connecting, []) == 0
+        assert site.ns(sockets.abort_connecting, targets) == 0
+        assert site.ns(sockets.abort_connecting, []) == 0
         for one in waiting:
             one.close()
     finally:
