@@ -8,7 +8,7 @@
     check [SECONDS]     send a byte on every connection and wait for its answer (5 s): alive and dead
     keep                from now on replace a connection that is cut at once, as real clients do
     events              what `keep` did so far: when a cut was seen, when it was served again, by whom, refusals between
-    cuts                how connections were cut so far, by the error's name, or "end"
+    cuts                how connections were cut so far, by the error's name, or "end"; when the last one was
     close [NAME]        close all, or those of one server
     quit                close all and end
 
@@ -56,6 +56,7 @@ class Holder:
         self.keeping = False
         self.events: list[dict[str, object]] = []
         self.cuts: Counter[str] = Counter()
+        self.last_cut = 0.0
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> Connection:
@@ -84,8 +85,8 @@ class Holder:
                 connection.heard.set()
         except OSError as error:
             cut = _word(error)
+        seen = self.last_cut = time.monotonic()
         self.cuts[cut] += 1
-        seen = time.monotonic()
         connection.gone = True
         connection.heard.set()
         self.held.remove(connection)
@@ -182,7 +183,7 @@ class Holder:
             case ["events"]:
                 return {"events": self.events, "busy": len(self.tasks), **self.count()}
             case ["cuts"]:
-                return dict(self.cuts)
+                return {"how": dict(self.cuts), "last": self.last_cut}
             case ["close", *name]:
                 self.keeping = False
                 return await self.close(*name)
