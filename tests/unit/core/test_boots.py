@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
+from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.linkstate.boots import Boot, Returned, learnt, returned
-from skedge.core.model import LinksRecord
+from skedge.core.linkstate.messages import Kind, SignedRecord
+from skedge.core.linkstate.record_checks import check_body
+from skedge.core.model import LinksRecord, Version
 
 
 def says(boot: str, age_ms: int = 0) -> LinksRecord:
@@ -29,3 +35,20 @@ def test_the_age_of_a_boot() -> None:
     assert Boot("x", 10.0).age_ms(11.5) == 1500
     assert Boot("x", 10.0).age_ms(9.0) == 0
     assert Boot().age_ms(5.0) == 0
+
+
+@pytest.mark.parametrize(("boot", "age_ms"), [("x" * 65, 0), ("a b", 0), ("a\n", 0), ("x", -1), ("x", (1 << 53) + 1)])
+def test_what_no_site_says_is_refused(boot: str, age_ms: int) -> None:
+    record = SignedRecord("b", Kind.LINKS, Version(1, 1), b"", b"", b"")
+    check_body(record, says("0123456789abcdef", 5000))
+    check_body(record, says(""))
+    with pytest.raises(ValueError, match="boot"):
+        check_body(record, says(boot, age_ms))
+
+
+def test_it_goes_over_the_wire_and_may_be_missing() -> None:
+    said = says("0123456789abcdef", 5000)
+    encoded = BodyCodec().encode(said)
+    assert BodyCodec().decode(Kind.LINKS, encoded) == said
+    earlier = msgspec.msgpack.encode(msgspec.msgpack.decode(encoded)[:-2])
+    assert BodyCodec().decode(Kind.LINKS, earlier) == says("")
