@@ -25,6 +25,7 @@ _FORWARD = FlowKey.SIZE
 _STATE_AT = _FORWARD + 48
 _ADDRESSES_AT = (0, _ADDRESS, _FORWARD, _FORWARD + _ADDRESS)  # client, listener, source, target
 _MAPPED_BITS = 96
+_TRANSLATED = frozenset(Kind) - {Kind.LOCAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,9 @@ class FlowEnder:
 
 def _open(raw: bytes, record: FlowRecord) -> Open | None:
     """Return a flow; None for one that has ended, or that is a socket's of this host (by now)."""
-    key, forward, kind = record.key, record.forward, Kind(record.forward.kind)
+    key, forward, kind = record.key, record.forward, record.forward.kind
     state = views.state(record)
-    if kind is Kind.LOCAL or state is FlowState.CLOSED:
+    if kind not in _TRANSLATED or state is FlowState.CLOSED:
         return None
     said = forward.seen / NANOSECONDS
     answered = record.reply.seen / NANOSECONDS if record.reply.kind else said
@@ -86,7 +87,7 @@ def _open(raw: bytes, record: FlowRecord) -> Open | None:
     inner = Target(forward.source, forward.source_port), Target(forward.destination, forward.destination_port)
     return Open(
         (outer, inner),
-        heard_at=said if kind is Kind.OVERLAY else answered,
+        heard_at=said if kind == Kind.OVERLAY else answered,
         active_at=max(said, answered),
         protocol=key.protocol,
         connecting=state is FlowState.SYN,
