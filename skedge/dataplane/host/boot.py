@@ -38,4 +38,9 @@ def identity() -> str:
             namespace = f"inode {os.stat(_NAMESPACE).st_ino}"
     except OSError:
         return ""
+    return digest(boot, namespace)
+
+
+def digest(boot: str, namespace: str) -> str:
+    """Return the name of a life. A version that made another one of the same would look like a loss of power."""
     return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:_LENGTH]

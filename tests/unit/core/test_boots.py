@@ -10,6 +10,7 @@ from skedge.core.linkstate.boots import Boot, Returned, learnt, returned
 from skedge.core.linkstate.messages import Kind, SignedRecord
 from skedge.core.linkstate.record_checks import check_body
 from skedge.core.model import LinksRecord, Version
+from skedge.dataplane.host.boot import digest
 
 
 def says(boot: str, age_ms: int = 0) -> LinksRecord:
@@ -44,6 +45,10 @@ def test_what_no_site_says_is_refused(boot: str, age_ms: int) -> None:
     check_body(record, says(""))
     with pytest.raises(ValueError, match="boot"):
         check_body(record, says(boot, age_ms))
+
+
+def test_a_later_version_names_the_same_life_the_same() -> None:
+    assert digest("3f2c9a52-1d0b-4a3e-9b57-0d6f6c1f2a11", "4097") == "d1057d426771c65bd71d76449c06a6b6"
 
 
 def test_it_goes_over_the_wire_and_may_be_missing() -> None:
