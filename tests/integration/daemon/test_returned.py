@@ -78,3 +78,23 @@ def test_what_was_held_with_it_ends_at_once_and_the_rest_lives(line: Line, machi
     assert len(ended(a, before)) == len(ended(c, before_c)) == 1, "once, and nothing else"
     for clients in (here, lan):
         clients.quit()
+
+
+@pytest.mark.long
+def test_a_controller_that_was_down_meanwhile_finds_it(line: Line) -> None:
+    a, b = line.sites["a"], line.sites["b"]
+    here = Clients(a)
+    here.open(100)
+    of_b = by("b", here)
+    a.kill()
+    line.lose_power("b")
+    line.power("b")
+    before = a.log_size()
+    a.start()
+    until(lambda: a.works() and b.works(), 30, "both are back")
+    until(lambda: by("b", here) == 0, 5, "the dead are gone")
+    assert here.do("cuts")["how"] == {"Software caused connection abort": of_b}
+    until(lambda: a.opens()["b"] == 0, 1, "the counts")
+    assert len(ended(a, before)) == 1
+    assert here.do("check")["alive"] == 100 - of_b
+    here.quit()
