@@ -54,7 +54,7 @@ class FlowEnder:
     def end(self, found: Sequence[Open]) -> int:
         """Delete the flows that are still there and tell both ends; return how many. Raises DataplaneError.
 
-        A client on this host is told by its own socket, whose reset goes the flow's way to the workload.
+        A client on this host is told by its own socket, which is destroyed.
         """
         ended: list[Knock] = []
         number = 0
@@ -62,13 +62,12 @@ class FlowEnder:
             for one in found:
                 if not isinstance(one.key, _Flow):
                     continue
+                if syscall.prog_test_run(program, _PACKET + one.key.key + one.key.state).retval:
+                    continue
+                number += 1
                 if one.key.own:
                     (listener, client), _ = one.sides
                     end_socket(client, listener, one.protocol)
-                data = _PACKET + one.key.key + one.key.state
-                if syscall.prog_test_run(program, data).retval and not one.key.own:
-                    continue
-                number += 1
                 ended += _to_tell(one, one.key)
         knock(ended)
         return number
