@@ -9,3 +9,4 @@
 #include "nat/asked.c"
 #include "nat/ingress.c"
 #include "nat/loopback.c"
+#include "nat/end.c"

@@ -339,7 +339,9 @@ class LinksRecord:
     """What a site says of itself and its links.
 
     ``prefixes`` are its LANs, ``refused`` those of other sites whose clients its workloads cannot take. ``nat4`` and
-    ``nat6`` are overlay addresses that its LAN's clients come from; "" where its version knows of none.
+    ``nat6`` are overlay addresses that its LAN's clients come from; "" where its version knows of none. ``boot`` is
+    another value after its host lost all connections ("" where its version knows of none), ``boot_age_ms`` how long
+    before the record it was first seen.
     """
 
     site: str
@@ -353,6 +355,8 @@ class LinksRecord:
     refused: tuple[str, ...] = ()
     nat4: str = ""
     nat6: str = ""
+    boot: str = ""
+    boot_age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

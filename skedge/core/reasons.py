@@ -99,6 +99,9 @@ class Reason(IntEnum):
     NOT_SENT = (65, "not-sent", "this host itself refuses to send the probes")
     TCP_DROPPED = (66, "tcp-dropped", "the far end answers probes, but no TCP connection over the link")
     TCP_PROHIBITED = (67, "tcp-prohibited", "a firewall answers TCP connections over the link: prohibited")
+    # connections that were ended
+    SITE_RESTARTED = (80, "site-restarted", "its site lost all connections with its power, and is back without them")
+    WITHDRAWN = (81, "withdrawn", "its workload was taken back, and nothing else would have told its client")
 
     def __str__(self) -> str:
         return self.word

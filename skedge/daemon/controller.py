@@ -19,6 +19,7 @@ from skedge.core.model import LinkId, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.daemon import link_status, reload
 from skedge.daemon.counter_polling import Counting, Tally
+from skedge.daemon.endings import Endings
 from skedge.daemon.events import ControlEvents, Orders
 from skedge.daemon.kernel.kernel import Applied, Kernel, Readings
 from skedge.daemon.kernel.tunnel_watch import Tunnels
@@ -28,6 +29,7 @@ from skedge.daemon.loop.dirty import RECORDS, Dirty, Event, Marks
 from skedge.daemon.loop.life import Life, Phase, Seen, entered
 from skedge.daemon.loop.wake import Wake
 from skedge.daemon.placement_log import PlacementLog
+from skedge.daemon.returned_sites import ReturnedSites
 from skedge.daemon.routing import Routing
 from skedge.daemon.state import State, endpoints_of
 from skedge.daemon.state_file import Memory
@@ -73,6 +75,8 @@ class Controller:
         self.config_error = ""
         self._routing = Routing(state, flooder, self.control, memory)
         self.refusals = self._routing.refusals
+        self.endings = Endings(kernel.enders)
+        self._returned = ReturnedSites(state, flooder, memory, self.endings)
         self._marks, self._wake = Marks(), Wake()
         self._say_rtt_at = now + RTT_SAY_S
         self._told_systemd = False
@@ -95,6 +99,7 @@ class Controller:
         )
         await self.control.close()
         self.worker.close()
+        self.endings.close()
         for task in ended:
             task.result()  # raises what ended it
 
@@ -157,6 +162,8 @@ class Controller:
         if self._routing.compute(now, at_once=synced):
             self.tally.spf_runs += 1
             self._note(Event.PATHS)
+            if (ending := self._returned.look()) is not None:
+                self._background.spawn(ending)
         if self._marks.take(Dirty.KERNEL):
             self._want()
         self._tell_loads(now)

@@ -27,6 +27,7 @@ from skedge.daemon.startup import assemble
 from skedge.daemon.systemd import Notifier
 from skedge.dataplane import engine_choice
 from skedge.dataplane.bpf import programs_report
+from skedge.dataplane.host import boot
 
 log = logging.getLogger("skedge.daemon")
 
@@ -66,6 +67,7 @@ async def _run(path: str, first: SiteConfig, identity: Path, state_dir: Path, ke
         kernel=kernel,
         state_dir=state_dir,
         notifier=notifier,
+        boot=boot.identity(),
     )
     answers = Answers(controller)
     api = Api(socket, answers.answer)

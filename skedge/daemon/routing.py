@@ -58,7 +58,7 @@ class Routing:
         """Say of this site what is dirty."""
         output = self._flooder.originate(
             now,
-            links=self._state.links_record(SOFTWARE) if Dirty.LINKS_RECORD in dirty else None,
+            links=self._state.links_record(SOFTWARE, now) if Dirty.LINKS_RECORD in dirty else None,
             services=self._state.services_record() if Dirty.SERVICES_RECORD in dirty else None,
         )
         self._do(now, output)

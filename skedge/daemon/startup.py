@@ -24,15 +24,18 @@ def assemble(
     kernel: Kernel,
     state_dir: Path,
     notifier: Notifier,
+    boot: str = "",
     control: MakeControl = ControlPlane,
 ) -> Controller:
     """Return the controller of a site; each of its lives has a higher incarnation than the one before.
 
+    ``boot`` names what all connections of the host are lost with (`dataplane.host.boot`).
+
     Raises:
         ConfigError: there are more connectors than endpoint ports.
     """
-    memory = Memory(state_dir)
-    state = State(first, {})
+    memory = Memory(state_dir, boot)
+    state = State(first, {}, boot=memory.last.boot)
     state.set_config(first, memory.last.ports)
     flooder = Flooder(
         site=first.site,

@@ -9,6 +9,7 @@ from skedge import __version__
 from skedge.control.health.monitor import HealthState
 from skedge.core.desired.compute import Desired, compute, link_id
 from skedge.core.linkstate import own_records
+from skedge.core.linkstate.boots import Boot
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
     LinkId,
@@ -49,6 +50,7 @@ class State:
     heard: dict[str, Heard] = field(default_factory=dict)
     counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
     suspended: frozenset[ServiceWorkload] = frozenset()
+    boot: Boot = field(default_factory=Boot)
 
     def __post_init__(self) -> None:
         self.rib = rib.Rib(self.config.site, {self.config.site: rib.Path(0)})
@@ -94,10 +96,15 @@ class State:
             resolved=self.resolved,
         )
 
-    def links_record(self, software: str) -> LinksRecord:
-        """Return what this site says of itself and its links."""
+    def links_record(self, software: str, now: float) -> LinksRecord:
+        """Return what this site says of itself and its links; ``now`` is monotonic seconds."""
         return own_records.links_record(
-            self.config, self.links_used, software=software, refused=self.prefixes().refused
+            self.config,
+            self.links_used,
+            software=software,
+            refused=self.prefixes().refused,
+            boot=self.boot.identity,
+            boot_age_ms=self.boot.age_ms(now),
         )
 
     def prefixes(self) -> Prefixes:

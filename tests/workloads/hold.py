@@ -8,6 +8,7 @@
     check [SECONDS]     send a byte on every connection and wait for its answer (5 s): alive and dead
     keep                from now on replace a connection that is cut at once, as real clients do
     events              what `keep` did so far: when a cut was seen, when it was served again, by whom, refusals between
+    cuts                how connections were cut so far, by the error's name, or "end"; when the last one was
     close [NAME]        close all, or those of one server
     quit                close all and end
 
@@ -54,6 +55,8 @@ class Holder:
         self.held: list[Connection] = []
         self.keeping = False
         self.events: list[dict[str, object]] = []
+        self.cuts: Counter[str] = Counter()
+        self.last_cut = 0.0
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> Connection:
@@ -75,11 +78,15 @@ class Holder:
 
     async def _watch(self, connection: Connection) -> None:
         """Read answers until the connection ends; then replace it if asked to."""
-        with contextlib.suppress(OSError):
+        cut = "end"
+        try:
             while data := await connection.reader.read(64):
                 connection.answers += len(data)
                 connection.heard.set()
-        seen = time.monotonic()
+        except OSError as error:
+            cut = _word(error)
+        seen = self.last_cut = time.monotonic()
+        self.cuts[cut] += 1
         connection.gone = True
         connection.heard.set()
         self.held.remove(connection)
@@ -175,6 +182,8 @@ class Holder:
                 return {"keeping": True}
             case ["events"]:
                 return {"events": self.events, "busy": len(self.tasks), **self.count()}
+            case ["cuts"]:
+                return {"how": dict(self.cuts), "last": self.last_cut}
             case ["close", *name]:
                 self.keeping = False
                 return await self.close(*name)

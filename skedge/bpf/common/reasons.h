@@ -60,6 +60,8 @@ enum {
     REASON_NOT_SENT = 65, /* this host itself refuses to send the probes */
     REASON_TCP_DROPPED = 66, /* the far end answers probes, but no TCP connection over the link */
     REASON_TCP_PROHIBITED = 67, /* a firewall answers TCP connections over the link: prohibited */
+    REASON_SITE_RESTARTED = 80, /* its site lost all connections with its power, and is back without them */
+    REASON_WITHDRAWN = 81, /* its workload was taken back, and nothing else would have told its client */
     REASONS_END
 };
 

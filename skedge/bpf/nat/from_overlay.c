@@ -74,10 +74,12 @@ INLINE int udp_socket_waits(struct __sk_buff *skb, const struct lan_packet *p, i
     return waits;
 }
 
-/* A packet to a NAT port or address that is of no flow. A socket may have bound that port itself; and a workload that
- * speaks to a client whose flow is lost is told so by the stack, as where a socket is gone. Nothing else passes: not
- * what opens a connection, nor what a listening socket would judge. */
-INLINE int packet_without_flow(struct __sk_buff *skb, const struct link_config *link, const struct lan_packet *p)
+/* A packet to a NAT port or address, or to an endpoint whose workload is a LAN machine (@to_machine), that is of no flow. A
+ * socket may have bound that port itself; and a workload or a client that speaks to one whose flow is lost, or was ended
+ * (nat/end.c), is told so by the stack, as where a socket is gone. Nothing else passes: not what opens a connection, nor what
+ * a listening socket would judge. */
+INLINE int packet_without_flow(struct __sk_buff *skb, const struct link_config *link, const struct lan_packet *p,
+                               int to_machine)
 {
     __u16 from_port = bpf_ntohs(p->key.from_port);
     int from_endpoint = port_is_endpoint(link, from_port), state;
@@ -88,7 +90,8 @@ INLINE int packet_without_flow(struct __sk_buff *skb, const struct link_config *
     if (state && state != STATE_LISTEN)
         return TC_ACT_OK;
     drop_count(REASON_NO_SOCKET);
-    return !state && from_endpoint && !(p->tcp_flags & TCP_RST) && p->tcp_flags & TCP_ACK ? TC_ACT_OK : TC_ACT_SHOT;
+    return !state && (from_endpoint | to_machine) && !(p->tcp_flags & TCP_RST) && p->tcp_flags & TCP_ACK ? TC_ACT_OK
+                                                                                                      : TC_ACT_SHOT;
 }
 
 int lan_overlay(struct __sk_buff *skb)
@@ -119,7 +122,7 @@ int lan_overlay(struct __sk_buff *skb)
     if (!nat_address_in_overlay(link, p.key.to, p.v6))
         return packet_refuse(REASON_NO_SOCKET);
     if (!fresh || (!endpoint && p.key.protocol == IPPROTO_UDP))
-        return packet_without_flow(skb, link, &p);
+        return packet_without_flow(skb, link, &p, endpoint && (endpoint->flags & ENDPOINT_OFF_HOST));
     if (!endpoint || !(endpoint->flags & ENDPOINT_OFF_HOST) || endpoint->v6 != p.v6)
         return packet_refuse(REASON_NOT_PUBLISHED);
     return flow_admit(skb, config, &p, endpoint, scratch);

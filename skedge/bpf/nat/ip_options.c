@@ -124,7 +124,7 @@ INLINE struct nat_flow *fragment_later(struct __sk_buff *skb, struct lan_packet 
     flow = way->how == FRAGMENT_FLOW ? nat_flows_v1.lookup(&p->key) : 0;
     if (!flow) {
         if (over_link && link)
-            *verdict = packet_without_flow(skb, link, p);
+            *verdict = packet_without_flow(skb, link, p, 0);
         return 0;
     }
     if (!packet_is_cut(skb)) {

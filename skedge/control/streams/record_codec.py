@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from skedge.control.streams.frames import ENTRIES_MAX, FAILURES, NAME_MAX, PORT_MAX, BadFrame, Cost, Name, Wire
+from skedge.core.linkstate.boots import AGE_MAX_MS, BOOT_MAX
 from skedge.core.linkstate.messages import Body, Kind
 from skedge.core.model import (
     CAPACITY_MAX,
@@ -47,6 +48,8 @@ class _LinksBody(Wire):
     refused: Annotated[list[Address], Meta(max_length=ENTRIES_MAX)] = field(default_factory=list)
     nat4: Address = ""
     nat6: Address = ""
+    boot: Annotated[str, Meta(max_length=BOOT_MAX)] = ""
+    boot_age_ms: Annotated[int, Meta(ge=0, le=AGE_MAX_MS)] = 0
 
 
 class _FirstWorkload(Wire):

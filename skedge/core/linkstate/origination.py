@@ -45,7 +45,7 @@ class Originator:
     _passing: Version | None = field(default=None, init=False)  # a version to jump past when there is a token
 
     def want(self, now: float, kind: Kind, body: Body) -> None:
-        """Set what the record should say; a difference in nothing but round-trip times waits for the next one."""
+        """Set what the record should say; a difference in nothing but times waits for the next one."""
         own = self._own.get(kind)
         if own is None:
             own = self._own[kind] = _Own(body)
@@ -136,5 +136,6 @@ class Originator:
 def _significant(body: Body) -> Body:
     """Return the body without what changes all the time and decides nothing."""
     if isinstance(body, LinksRecord):
-        return replace(body, links=tuple(replace(link, rtt_us=0) for link in body.links))
+        links = tuple(replace(link, rtt_us=0) for link in body.links)
+        return replace(body, links=links, boot_age_ms=0)
     return body

@@ -97,11 +97,17 @@ def is_ipv4(target: Target) -> bool:
 
 
 def links_record(
-    config: SiteConfig, link_states: Mapping[LinkId, Liveness], *, software: str = "", refused: Iterable[str] = ()
+    config: SiteConfig,
+    link_states: Mapping[LinkId, Liveness],
+    *,
+    software: str = "",
+    refused: Iterable[str] = (),
+    boot: str = "",
+    boot_age_ms: int = 0,
 ) -> LinksRecord:
     """Return what this site says of itself and its links; a link without a state is down.
 
-    ``refused`` are prefixes of other sites, see `prefixes.Prefixes`.
+    ``refused`` are prefixes of other sites, see `prefixes.Prefixes`; ``boot`` and its age, see `boots.Boot`.
     """
     return LinksRecord(
         site=config.site,
@@ -118,6 +124,8 @@ def links_record(
         refused=tuple(sorted(refused)),
         nat4=config.nat4,
         nat6=config.nat6,
+        boot=boot,
+        boot_age_ms=boot_age_ms,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
+from skedge.core.linkstate.boots import AGE_MAX_MS, BOOT_MAX
 from skedge.core.linkstate.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
 from skedge.core.model import COST_MAX, TERMS, LinksRecord, LinkState, ServicesRecord, WorkloadState
 from skedge.core.routing.lan_prefixes import PREFIXES_PER_SITE_MAX, parse_prefix
@@ -49,6 +50,10 @@ def _links(body: LinksRecord) -> None:
         raise ValueError("a link is listed twice")
     for link in body.links:
         _link(body.site, link)
+    if body.boot:
+        _name(body.boot, "boot")
+    _within(len(body.boot), 0, BOOT_MAX, "length of a boot's name")
+    _within(body.boot_age_ms, 0, AGE_MAX_MS, "age of a boot")
 
 
 def _link(site: str, link: LinkState) -> None:

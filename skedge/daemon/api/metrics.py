@@ -143,6 +143,9 @@ def controller(at: View) -> Iterator[Metric]:
     yield _gauge("skedge_flows", "Flows of the LAN", kinds, ["kind"])
     yield _gauge("skedge_flows_half_open", "Connections of the LAN that are half open", [([], at.counting.half_open)])
     yield _gauge("skedge_flow_room", "Flows that there may be", [([], at.counting.flow_room)])
+    by_reason = {**at.endings.ended, Reason.WITHDRAWN: at.worker.kernel.withdrawn}
+    ended = (([reason.word], number) for reason, number in sorted(by_reason.items()))
+    yield _counter("skedge_connections_ended", "Connections that the controller ended", ended, ["reason"])
     yield _counter(
         "skedge_drops",
         "Refused connects and packets",

@@ -8,6 +8,7 @@ from skedge.control.identity.identity import Identity
 from skedge.core.desired.compute import Desired
 from skedge.core.linkstate.flooding import Flooder
 from skedge.daemon.counter_polling import Counting, Tally
+from skedge.daemon.endings import Endings
 from skedge.daemon.events import Orders
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.tunnel_watch import Tunnels
@@ -30,6 +31,7 @@ class View(Protocol):
     refusals: Refusals
     tally: Tally
     counting: Counting
+    endings: Endings
     tunnels: Tunnels
     control: Orders
     worker: Worker

@@ -19,7 +19,11 @@ from skedge.dataplane.common_rows import Base, overlays
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.lan.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
-from skedge.dataplane.host import host_addresses, sock_diag, surroundings
+from skedge.dataplane.ending import sockets
+from skedge.dataplane.ending.flows import FlowEnder
+from skedge.dataplane.ending.ipvs import IpvsEnder
+from skedge.dataplane.ending.sockets import SocketEnder
+from skedge.dataplane.host import host_addresses, surroundings
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
@@ -67,7 +71,8 @@ def _with_ebpf(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -
     _follow(base, handover)
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
     refused = [check.drops, HostRulesDriver(str(pin_dir)).refused, _counted(base.table)]
-    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused)
+    enders = SocketEnder(), FlowEnder(str(pin_dir))
+    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused, enders=enders)
 
 
 def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:
@@ -83,7 +88,8 @@ def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -
     _follow(base, handover)
     rows = registry.ipvs(base, engine, _links(base, check, wireguard))
     refused = [check.drops, _counted(base.table)]
-    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused)
+    enders = SocketEnder(), IpvsEnder()
+    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused, enders=enders)
 
 
 def _links(base: Base, check: Check, wireguard: WireGuardLinks) -> LinkDriver:
@@ -124,10 +130,10 @@ class _Host:
         return replace(found, filtered=filtered)
 
     def abort_connecting(self, targets: Collection[Target]) -> int:
-        return sock_diag.abort_connecting(targets)
+        return sockets.abort_connecting(targets)
 
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
-        return sock_diag.end_datagrams(targets, placed)
+        return sockets.end_datagrams(targets, placed)
 
     def forget(self) -> None:
         for table in self._tables:

@@ -15,6 +15,7 @@ from skedge.core.desired.drift import Drift, DriftBook
 from skedge.core.desired.kinds import Registry
 from skedge.core.desired.reconcile import KindReport, reconcile_all, steps_of
 from skedge.core.desired.render import describe
+from skedge.core.ending import Ender
 from skedge.core.engine import Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
@@ -153,6 +154,7 @@ class Kernel:
         handover: Handover | None = None,
         refused: Sequence[Callable[[], Mapping[Reason, int]]] = (),
         clock: Callable[[], float] = time.monotonic,
+        enders: Sequence[Ender] = (),
     ) -> None:
         """Take the parts.
 
@@ -165,6 +167,7 @@ class Kernel:
             handover: leads to it from another.
             refused: counters of what is refused beside the engine's, by reason; each may raise DataplaneError.
             clock: monotonic seconds.
+            enders: who holds connections and can end them.
         """
         drivers = {kind.name: kind.driver for kind in registry}
         self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
@@ -174,6 +177,7 @@ class Kernel:
         )
         self._first = [kind.name for kind in registry][: [kind.name for kind in registry].index("link") + 1]
         self.engine = engine
+        self.enders = enders
         self._why = why
         self.programs: Callable[[], ProgramsReport] = ProgramsReport  # what the last loading run says
         self._handover = handover or Handover(None)
@@ -190,6 +194,11 @@ class Kernel:
     def why(self) -> str:
         """Return why it is this engine, and what of another one is left."""
         return self._why + self._handover.note
+
+    @property
+    def withdrawn(self) -> int:
+        """Return how many sockets were ended that waited for a withdrawn workload."""
+        return self._withdrawals.ended
 
     def apply(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> Applied:
         """Make the kernel match; what fails is in the result and stays different until the next run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from typing import Protocol as Interface
 
@@ -9,7 +10,10 @@ from skedge.core.desired.compute import Desired
 from skedge.core.engine import Engine
 from skedge.core.model import Protocol
 from skedge.core.objects import Target
+from skedge.core.reasons import Reason
 from skedge.daemon.state import datagram_targets, usable_targets
+
+log = logging.getLogger("skedge.kernel")
 
 
 class Host(Interface):
@@ -31,15 +35,21 @@ class Withdrawals:
         self._host = host
         self._usable: frozenset[Target] = frozenset()
         self._taking: frozenset[Target] = frozenset()
+        self.ended = 0
 
     def follow(self, desired: Desired, engine: Engine) -> None:
-        """End what waits for a target that was there the last time. Raises DataplaneError."""
+        """End what waits for a target that was there the last time, and count it. Raises DataplaneError."""
         before, self._usable = self._usable, usable_targets(desired)
         taking, self._taking = self._taking, datagram_targets(desired)
         if withdrawn := before - self._usable:
-            self._host.abort_connecting(withdrawn)
+            self._count("connects", self._host.abort_connecting(withdrawn))
         if withdrawn := taking - self._taking:
-            self._host.end_datagrams(withdrawn, lambda: _udp_cookies(engine))
+            self._count("datagram sockets", self._host.end_datagrams(withdrawn, lambda: _udp_cookies(engine)))
+
+    def _count(self, what: str, ended: int) -> None:
+        self.ended += ended
+        if ended:
+            log.info("op=end reason=%s what=%r ended=%d", Reason.WITHDRAWN.word, what, ended)
 
 
 def _udp_cookies(engine: Engine) -> frozenset[int]:

@@ -124,6 +124,7 @@ LAN_PROGRAMS: tuple[Program, ...] = (
     Program(LAN_PARTS, "lan_ingress", ProgType.SCHED_CLS, "lan_ingress_v1"),
     Program(LAN_PARTS, "lan_ingress_l3", ProgType.SCHED_CLS, "lan_ingress_l3_v1"),
     Program(LAN_PARTS, "lan_loop", ProgType.SCHED_CLS, "lan_loop_v1"),
+    Program(LAN_PARTS, "lan_end", ProgType.SCHED_CLS, "lan_end_v1"),  # run by the controller, not attached
 )
 
 PROGRAMS: tuple[Program, ...] = CONNECT_PROGRAMS + LAN_PROGRAMS + LINK_PROGRAMS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,11 +21,11 @@ from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.listeners import ListenerDriver
 from skedge.dataplane.ebpf.maps import Maps
 from skedge.dataplane.ebpf.services import OTHERS_MAX, ServiceDriver
+from skedge.dataplane.host.boot import namespace_cookie
 
 SOURCE4, SOURCE6, SOURCE_PORTS, NAMESPACE = "source ipv4", "source ipv6", "source ports", "network namespace"
 UDP_IDLE_S = 60.0
 _PROC = Path("/proc/sys/net/ipv4")
-_SO_NETNS_COOKIE = 71
 _SETTLE_S = 0.02  # longer than the moment between counting a connection and storing its placement
 _TRIES = 3
 
@@ -232,12 +230,6 @@ def settings(overlay4: str, overlay6: str) -> Mapping[str, str]:
         SOURCE_PORTS: str(source_ports()),
         NAMESPACE: str(namespace_cookie()),
     }
-
-
-def namespace_cookie() -> int:
-    """Return the kernel's name of this process' network namespace."""
-    with socket.socket() as sock:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
 
 
 def source_ports(proc: Path = _PROC) -> int:

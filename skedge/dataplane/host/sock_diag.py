@@ -1,4 +1,4 @@
-"""sock_diag: which sockets listen, which stopped, and ending connects that try in vain (needs CAP_NET_ADMIN)."""
+"""sock_diag: which sockets listen, and which of them stopped; what ends sockets is in dataplane/ending/sockets.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import errno
 import os
 import socket
 import struct
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,8 +20,7 @@ from skedge.dataplane.host.netlink import attributes, kernel_errors, split_messa
 
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY = 20
-_DESTROY = 21
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _ESTABLISHED, _SYN_SENT, _CLOSE, _CLOSE_WAIT, _LISTEN = 1, 2, 7, 8, 10
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
@@ -40,7 +38,7 @@ _SKV6ONLY = 11
 
 @dataclass(frozen=True, slots=True)
 class SocketInfo:
-    """One socket as sock_diag tells it; ``cookie`` is what it is destroyed by, ``queued`` what was not read yet.
+    """One socket as sock_diag tells it; ``cookie`` is its own name, ``queued`` what was not read yet.
 
     Of a listening socket, ``queued`` is how many connections wait to be accepted; one more than ``limit`` at most.
     ``device`` is the number of the device that it is bound to, 0 for none.
@@ -116,55 +114,11 @@ def _messages(connection: socket.socket, protocol: Protocol, states: int, port: 
                     yield payload
 
 
-def abort_connecting(targets: Collection[Target]) -> int:
-    """End every TCP connect that still waits for an answer of one of the targets; the client gets an error at once.
-
-    Returns how many there were. Raises DataplaneError.
-    """
-    if not targets:
-        return 0
-    ended = 0
-    for info in dump(Protocol.TCP, 1 << _SYN_SENT):
-        if Target(_plain(info.remote.address), info.remote.port) in targets and _destroy(info):
-            ended += 1
-    return ended
-
-
-def end_datagrams(targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
-    """End connected UDP sockets that send to one of the targets; the client gets an error at once.
-
-    ``placed`` tells the cookies of the sockets that were placed; others, which chose the target themselves, are left
-    alone. Returns how many there were. Raises DataplaneError.
-    """
-    infos = dump(Protocol.UDP, 1 << _ESTABLISHED) if targets else []
-    found = [info for info in infos if Target(_plain(info.remote.address), info.remote.port) in targets]
-    if not found:
-        return 0
-    cookies = placed()
-    ours = [info for info in found if int.from_bytes(info.cookie, sys.byteorder) in cookies]
-    return sum(_destroy(info, Protocol.UDP, _ESTABLISHED) for info in ours)
-
-
 def _plain(address: str) -> str:
     """Return the IPv4 address of a v4-mapped one, others unchanged."""
     parsed = ip_address(address)
     mapped = parsed.ipv4_mapped if parsed.version == 6 else None
     return address if mapped is None else str(mapped)
-
-
-def _destroy(info: SocketInfo, protocol: Protocol = Protocol.TCP, state: int = _SYN_SENT) -> bool:
-    """Destroy one socket; return whether it was still there."""
-    packed = [ip_address(target.address).packed.ljust(16, b"\0") for target in (info.local, info.remote)]
-    ident = _ID.pack(info.local.port, info.remote.port, *packed, info.cookie)
-    with kernel_errors(f"end the connection to {info.remote.address}:{info.remote.port}"), _open() as connection:
-        connection.send(_request(_DESTROY, _ACK, info.family, protocol, 1 << state, ident))
-        for kind, payload in split_messages(connection.recv(65536)):
-            code = -struct.unpack_from("=i", payload)[0] if kind == _ERROR else 0
-            if code == errno.ENOENT:
-                return False
-            if code:
-                raise OSError(code, os.strerror(code))
-    return True
 
 
 def listening(protocol: Protocol = Protocol.TCP) -> list[SocketInfo]:

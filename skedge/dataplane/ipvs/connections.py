@@ -22,6 +22,11 @@ _STATES = {
 }  # fmt: skip
 
 
+def idle_s(one: Connection) -> float:
+    """Return how long nothing came of a connection, as far as the table tells."""
+    return float(max(0, _PATIENCE_S.get(one.state, 0) - one.expires_s))
+
+
 def flows(
     found: Iterable[Connection],
     servers: Mapping[tuple[ServiceKey, Target], WorkloadId],
@@ -40,7 +45,7 @@ def flows(
             continue
         services = listeners[listener].services
         service = next((key for key in services if (key, one.server) in servers), None)
-        idle = float(max(0, _PATIENCE_S.get(one.state, 0) - one.expires_s))
+        idle = idle_s(one)
         yield Flow(
             client=address_port(one.client.address, one.client.port),
             listener=listener,

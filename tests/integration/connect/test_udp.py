@@ -16,7 +16,7 @@ from skedge.core.model import Protocol
 from skedge.core.objects import ServiceTable
 from skedge.core.reasons import Reason
 from skedge.daemon.kernel.withdrawals import Withdrawals
-from skedge.dataplane.host import sock_diag
+from skedge.dataplane.ending import sockets
 
 from .kit import FAR4, FAR6, Site, candidate, eventually
 from .test_counts import unspec
@@ -217,8 +217,8 @@ def test_no_workload(site: Site) -> None:
 class SocketHost:
     """The host of `Withdrawals`, with nothing but the kernel behind it."""
 
-    abort_connecting = staticmethod(sock_diag.abort_connecting)
-    end_datagrams = staticmethod(sock_diag.end_datagrams)
+    abort_connecting = staticmethod(sockets.abort_connecting)
+    end_datagrams = staticmethod(sockets.end_datagrams)
 
 
 def desired_of(site: Site, out: Reason = Reason.NONE) -> Desired:

@@ -60,7 +60,7 @@ class Site:
 
     def __init__(self, name: str, directory: Path, bpffs: Path, authority: Authority) -> None:
         self.name, self.directory = name, directory
-        self.netns = f"skd{os.getpid()}{name}"
+        self.lives = 0
         self.pin_dir = bpffs / name
         self.cgroup = cgroup2_root() / f"skd{os.getpid()}" / name
         self.document: dict[str, Any] = {}
@@ -72,10 +72,19 @@ class Site:
         (directory / "state").mkdir()
         authority.directory(directory / "identity", name)
 
+    @property
+    def netns(self) -> str:
+        """The namespace; that of its life before was another one."""
+        return f"skd{os.getpid()}{self.name}" + "x" * self.lives
+
     def make(self) -> None:
         """Make namespace and cgroup."""
         self.cgroup.mkdir(parents=True)
         run("ip", "netns", "add", self.netns)
+        self.settings()
+
+    def settings(self) -> None:
+        """Set what the role sets on a host."""
         run("ip", "-n", self.netns, "link", "set", "lo", "up")
         self.inside("sysctl", "-qw", *SYSCTLS)
 
@@ -216,8 +225,8 @@ class Site:
         self.server.wait(10)
         return time.monotonic()
 
-    def close(self) -> None:
-        """Remove every trace; may be called in any state."""
+    def stop_all(self) -> None:
+        """Kill every process of the site."""
         for process in self._started:
             if process.poll() is None:
                 process.kill()
@@ -226,6 +235,10 @@ class Site:
             for pid in (self.cgroup / "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)
             until(lambda: not (self.cgroup / "cgroup.procs").read_text(), 10, "processes of the cgroup")
+
+    def close(self) -> None:
+        """Remove every trace; may be called in any state."""
+        self.stop_all()
         run("ip", "netns", "del", self.netns, check=False)
         shutil.rmtree(self.pin_dir, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
@@ -413,6 +426,36 @@ class Line:
             " policy drop; }; }"
         )
         self.sites[here].inside("nft", rules)
+
+    def lose_power(self, name: str) -> None:
+        """Take all of a site away but its disk, and the cables as far as its neighbours see them; nothing is said."""
+        site = self.sites[name]
+        cables = [(a, b) for a, b, _, _ in self.LINKS if name in (a, b)]
+        for a, b in cables:
+            self._drop(b if a == name else a, name)
+        before, site.lives = site.netns, site.lives + 1
+        run("ip", "netns", "add", site.netns)
+        for a, b in cables:
+            run("ip", "-n", before, "link", "set", f"u-{b if a == name else a}", "netns", site.netns)
+        site.stop_all()
+        run("ip", "netns", "del", before)
+        shutil.rmtree(site.pin_dir, ignore_errors=True)
+
+    def power(self, name: str) -> None:
+        """Let a site boot: all starts anew, its cables are plugged in."""
+        site = self.sites[name]
+        site.settings()
+        for a, b, _, prefix in self.LINKS:
+            if name in (a, b):
+                far, number = (b, 1) if a == name else (a, 2)
+                run("ip", "-n", site.netns, "addr", "add", f"{prefix}.{number}/24", "dev", f"u-{far}")
+                run("ip", "-n", site.netns, "link", "set", f"u-{far}", "up")
+        site.load()
+        site.serve()
+        for a, b, _, _ in self.LINKS:
+            if name in (a, b):
+                self.mend(a, b)
+        site.start()
 
     def mend(self, a: str, b: str) -> None:
         for here, far in ((a, b), (b, a)):

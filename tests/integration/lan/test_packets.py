@@ -29,7 +29,21 @@ from tests.integration.links.packets import (
 )
 from tests.kit.rows import configure_nat
 
-from .kit import CLIENT, HOST, LISTEN, MACHINE, MACHINE_MAC, PORTS, REDIRECT, SHOT, UNSPEC, Bench, far_overlay, remote
+from .kit import (
+    CLIENT,
+    HOST,
+    LISTEN,
+    MACHINE,
+    MACHINE_MAC,
+    OK,
+    PORTS,
+    REDIRECT,
+    SHOT,
+    UNSPEC,
+    Bench,
+    far_overlay,
+    remote,
+)
 
 BOTH = pytest.mark.parametrize("v", [4, 6])
 KINDS = pytest.mark.parametrize("kind", [Protocol.TCP, Protocol.UDP], ids=["tcp", "udp"])
@@ -144,9 +158,11 @@ def test_an_endpoint_of_ours_that_is_a_machine_of_the_lan(bench: Bench, v: int) 
             HOST[v], MACHINE[v], tcp(port, WORKLOAD_PORT, ACK), hops=63
         )
         before = site.drops().get(Reason.NO_SOCKET, 0)
-        assert bench.link(ip(far, site.overlay(v), tcp(41001, 61200, ACK)))[0] == SHOT
+        told = bench.link(ip(far, site.overlay(v), tcp(41001, 61200, ACK)))[0]
+        assert told == OK, "the stack tells a client whose flow is lost, as where a socket is gone"
+        assert bench.link(ip(far, site.overlay(v), tcp(41001, 61200, RST | ACK)))[0] == SHOT
         assert bench.link(ip(far, site.overlay(v), tcp(41001, PORTS[0] + 1, ACK)))[0] == SHOT
-        assert site.drops()[Reason.NO_SOCKET] == before + 2
+        assert site.drops()[Reason.NO_SOCKET] == before + 3
         assert site.open() == 0
     finally:
         site.endpoints.delete(key)

@@ -15,10 +15,11 @@ import pytest
 from skedge.core.objects import Target
 from skedge.dataplane.bpf import syscall
 from skedge.dataplane.ebpf import link_table, packet_check
-from skedge.dataplane.host import host_addresses, sock_diag, surroundings
+from skedge.dataplane.ending import sockets
+from skedge.dataplane.host import boot, host_addresses, sock_diag, surroundings
 from skedge.dataplane.host import watch as watching
 
-from .kit import ENDPOINT_PORTS, Site, client, listen
+from .kit import ENDPOINT_PORTS, Namespace, Site, client, listen
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
             established = site.ns(socket.create_connection, ("127.0.0.1", 9300))
             accepted, _ = server.accept()
             targets = [Target("203.0.113.5", 61000), Target("127.0.0.1", 9300)]
-            assert site.ns(sock_diag.abort_connecting, targets) == 2
+            assert site.ns(sockets.abort_connecting, targets) == 2
             assert [one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for one in waiting] == [
                 errno.ECONNABORTED,
                 errno.ECONNABORTED,
@@ -231,8 +232,8 @@ def test_connects_towards_a_withdrawn_endpoint_end_at_once(site: Site) -> None:
             assert accepted.recv(5) == b"still"
             accepted.close()
             established.close()
-        assert site.ns(sock_diag.abort_connecting, targets) == 0
-        assert site.ns(sock_diag.abort_connecting, []) == 0
+        assert site.ns(sockets.abort_connecting, targets) == 0
+        assert site.ns(sockets.abort_connecting, []) == 0
         for one in waiting:
             one.close()
     finally:
@@ -257,3 +258,19 @@ def test_the_values_fit_the_maps(site: Site) -> None:
     assert raw is not None
     assert struct.unpack("=2H", raw[-8:-4]) == ENDPOINT_PORTS
     assert site.filter.configuration() == site.filter.wanted(site.config)
+
+
+def test_what_loses_all_connections_is_named_by_the_network_namespace(site: Site) -> None:
+    here, again, inside = boot.identity(), boot.identity(), site.ns(boot.identity)
+    assert here == again
+    assert len({here, inside, ""}) == 3
+    other = Namespace("other")
+    try:
+        first = other(boot.identity)
+    finally:
+        other.close()
+    other = Namespace("other")
+    try:
+        assert len({first, other(boot.identity), inside}) == 3, "one of the same name is another one"
+    finally:
+        other.close()

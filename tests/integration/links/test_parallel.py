@@ -141,7 +141,8 @@ from skedge.dataplane.links.driver import LinkDriver
 from skedge.dataplane.routing.routes import RouteDriver
 from skedge.dataplane.routing.rules import RuleDriver
 from skedge.dataplane.nftables.tunnel_guard import TunnelGuard
-from skedge.dataplane.host.sock_diag import abort_connecting, listening
+from skedge.dataplane.ending.sockets import abort_connecting
+from skedge.dataplane.host.sock_diag import listening
 from skedge.core.objects import Target
 from tests.kit.rows import Forwarding
 pin_dir, links, routes, rules = pickle.loads(bytes.fromhex(sys.argv[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from skedge.control.identity.identity import load as load_identity
 from skedge.control.liveness.detector import LinkStats
 from skedge.control.loads.exchange import LoadPeer
 from skedge.control.streams.record_codec import BodyCodec
+from skedge.core.ending import Open, Selection
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.flooding import Flooder, Output
@@ -102,6 +103,27 @@ class FakeEngine:
         return self.drift
 
 
+@dataclass
+class FakeEnder:
+    """Holds what a test says; remembers what it was asked for, and what was ended in each go."""
+
+    held: list[Open] = field(default_factory=list)
+    asked: list[Selection] = field(default_factory=list)
+    ended: list[tuple[Open, ...]] = field(default_factory=list)
+    broken: bool = False
+
+    def find(self, selection: Selection) -> Sequence[Open]:
+        self.asked.append(selection)
+        if self.broken:
+            raise DataplaneError("the kernel does not answer")
+        return [one for one in self.held if selection.means(one)]
+
+    def end(self, found: Sequence[Open]) -> int:
+        self.ended.append(tuple(found))
+        self.held = [one for one in self.held if one not in found]
+        return len(found)
+
+
 class FakeHost:
     def __init__(self) -> None:
         self.found = frozenset({"127.0.0.1/8", "10.0.0.1/24"})
@@ -131,6 +153,7 @@ class FakeKernel:
     """The kernel object, and the parts that tests look into."""
 
     kernel: Kernel
+    ender: FakeEnder
     engine: FakeEngine
     refused: dict[Reason, int]
     host: FakeHost
@@ -146,8 +169,9 @@ def fake_kernel() -> FakeKernel:
     drivers, log = memory_drivers()
     engine = FakeEngine(drivers.services, drivers.listeners, drivers.endpoints)
     host, refused = FakeHost(), dict[Reason, int]()
-    kernel = Kernel(drivers.with_rules(), engine, host, refused=[lambda: refused])
-    return FakeKernel(kernel, engine, refused, host, drivers, log)
+    ender = FakeEnder()
+    kernel = Kernel(drivers.with_rules(), engine, host, refused=[lambda: refused], enders=[ender])
+    return FakeKernel(kernel, ender, engine, refused, host, drivers, log)
 
 
 # ---- the control plane -----------------------------------------------------------------------------------------------
@@ -265,8 +289,9 @@ class Neighbour:
         self.flooder.configure(time.monotonic(), {link: link.far_end(config.site)})
         self.records = 0
         self.up = False
+        self.boot = ""
 
-    def say(self, *, up: bool = True, healthy: bool = True) -> None:
+    def say(self, *, up: bool = True, healthy: bool = True, boot_age_ms: int = 0) -> None:
         """Originate this site's records: its end of the link, and its workloads."""
         states = {
             LinkId.between(self.config.site, one.to, one.name): own_records.Liveness(up, 200)
@@ -275,7 +300,7 @@ class Neighbour:
         health = {one.name: healthy for one in self.config.connectors}
         self.flooder.originate(
             time.monotonic(),
-            links=own_records.links_record(self.config, states),
+            links=own_records.links_record(self.config, states, boot=self.boot, boot_age_ms=boot_age_ms),
             services=own_records.services_record(self.config, health, own_records.endpoint_ports(self.config, {})),
         )
         self.exchange()
@@ -425,6 +450,7 @@ async def running(
     *,
     first: SiteConfig | None = None,
     kernel: FakeKernel | None = None,
+    boot: str = "",
 ) -> AsyncIterator[Running]:
     """Run site a's controller; with the fixture ``wireless`` it is in a hurry."""
     first = first or site(tmp_path)
@@ -439,6 +465,7 @@ async def running(
         kernel=kernel.kernel,
         state_dir=tmp_path / "state",
         notifier=notifier,
+        boot=boot,
         control=FakeControl,
     )
     found = Running(controller, controller.control, kernel, notifier, path)  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def test_a_link_that_is_down_is_not_waited_for(tmp_path: Path, authority: Author
             run.control.measure(LINK_AB, False)
             await run.until(lambda: run.at.life.synced)
             assert time.monotonic() - run.at.life.started < run.at.state.config.hold_time_s
-            assert [link.up for link in run.at.state.links_record("x").links] == [False]
+            assert [link.up for link in run.at.state.links_record("x", 0.0).links] == [False]
 
     asyncio.run(main())
 

@@ -321,7 +321,7 @@ def test_routes_and_sites_show_the_lans_of_sites() -> None:
     empty = cast(Database, SimpleNamespace(get=lambda _key: None))
     shown = rows.sites(state, empty, engine="ebpf", certificate_days=1.0, software="x")
     assert {row.name: row.prefixes for row in shown} == {"A": (), "B": (), "C": ("10.3.0.0/16",)}
-    assert state.links_record("x").refused == ("10.3.0.0/16",), "this host is in a network of that"
+    assert state.links_record("x", 0.0).refused == ("10.3.0.0/16",), "this host is in a network of that"
     assert Reason.OVERLAPPING_PREFIX in {one.reason for one in state.desired().skipped}
 
 
