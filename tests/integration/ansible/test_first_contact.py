@@ -83,6 +83,14 @@ def step(lab: labs.Lab, inventory: Path, *more: str) -> subprocess.CompletedProc
     return run(lab, "ansible-playbook", inventory, "deploy.yml", "--limit", "edge-a", "--tags", "skedge_network", *more)
 
 
+def variables_of_edge_a(directory: Path, variables: dict[str, Any]) -> str:
+    """Return an inventory whose variables win over the lab's, which are in ``host_vars``, too."""
+    (directory / "host_vars").mkdir()
+    (directory / "host_vars/edge-a.yml").write_text(yaml.safe_dump(variables))
+    (directory / "hosts.yml").write_text("all: {hosts: {edge-a: }}\n")
+    return str(directory)
+
+
 def module(lab: labs.Lab, inventory: Path, name: str, **arguments: Any) -> dict[str, Any]:
     """Run one module on edge-a."""
     words = ("edge-a", "-m", f"skedge.edge.{name}", "-a", json.dumps(arguments))
@@ -146,14 +154,22 @@ def test_a_sudo_password_another_port_and_a_jump_host(lab: labs.Lab, inventory: 
         "ansible_become_password": PASSWORD,
         "ansible_ssh_extra_args": f'-o HostKeyAlias=edge-a -o ProxyCommand="{jump}"',
     }
-    file = tmp_path_factory.mktemp("own") / "hosts.yml"
-    file.write_text(yaml.safe_dump({"all": {"hosts": {"edge-a": own}}}))
-    done = step(lab, inventory, "-i", str(file))
+    done = step(lab, inventory, "-i", variables_of_edge_a(tmp_path_factory.mktemp("own"), own))
     assert done.returncode == 0, done.stdout[-3000:]
     assert "WARNING" not in done.stdout + done.stderr, done.stdout + done.stderr
     assert "TASK [skedge : Reach the host again, by a new connection]" in done.stdout
     assert hashing(lab).startswith("1")
     assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_a_wrong_sudo_password_is_named_with_the_host(lab: labs.Lab, inventory: Path, tmp_path_factory: Any):
+    own = {"ansible_user": "op", "ansible_become_password": "wrong"}
+    done = step(lab, inventory, "-i", variables_of_edge_a(tmp_path_factory.mktemp("own"), own))
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "Nothing was changed on any host: edge-a: nothing can be run as root (" in said, done.stdout[-3000:]
+    assert "no reason was given" not in said
+    assert "changed=0" in said
 
 
 SHARED = """Host edge-b
@@ -197,17 +213,16 @@ def test_a_connection_to_the_jump_host_that_is_shared_does_not_answer_either(
         "skedge_underlay_address": str(lab.plan.address("edge-a")),
         "ansible_ssh_extra_args": f"-F {config} -o HostKeyAlias=edge-a -o ProxyJump=edge-b",
     }
-    file = own / "hosts.yml"
-    file.write_text(yaml.safe_dump({"all": {"hosts": {"edge-a": variables}}}))
+    last = variables_of_edge_a(tmp_path_factory.mktemp("own"), variables)
     subprocess.run(["ssh", "-F", config, "edge-b", "true"], check=True)
     with unreached(lab, "edge-b"):
-        done = step(lab, inventory, "-i", str(file), "-e", "skedge_network_revert_s=18")
+        done = step(lab, inventory, "-i", last, "-e", "skedge_network_revert_s=18")
     assert "edge-a: the control node lost the host with its network step" in " ".join(done.stdout.split()), done.stdout
     deadline = time.monotonic() + 30
     while hashing(lab) != before:
         assert time.monotonic() < deadline, "the host did not take its step back"
         time.sleep(0.3)
-    done = step(lab, inventory, "-i", str(file))
+    done = step(lab, inventory, "-i", last)
     assert done.returncode == 0, done.stdout[-3000:]
     assert hashing(lab).startswith("1")
 
