@@ -40,6 +40,8 @@ VM_STAGES = {  # stage: kernel, list of vm_tests
     "vm-6.1-long": ("6.1", "long"),
 }
 VM_SHORT = ("vm-6.1", "vm-6.12")  # in every run; the others when they are named
+COMPILED = "bytecode"  # the stage without which a VM has nothing to load: it cannot fetch what compiles it
+LOADING = ("integration", "long", *VM_STAGES)
 DEFAULT = ["molecule", "test", "--scenario-name", "default"]
 NEEDS_KVM = ("vm",)  # Molecule scenarios whose hosts, emulated, take too long for every run
 EMULATED = "KVM runs no guest here, and emulated the scenario takes about half an hour; make molecule-vm runs it"
@@ -67,7 +69,7 @@ def stages() -> list[Stage]:
         Stage("lint", ["make", "lint"]),
         Stage("ansible-lint", ["make", "lint-ansible"]),
         Stage("unit", [*PYTEST, "tests/unit", "tests/property", "tests/sim"], junit=True),
-        Stage("bytecode", [sys.executable, "-m", "tests.kit.builders"]),
+        Stage(COMPILED, [sys.executable, "-m", "tests.kit.builders"]),
         Stage("integration", [*PYTEST, *AGAIN, "-m", "not long", "tests/integration"], junit=True),
         *(_vm_stage(name, *what) for name, what in VM_STAGES.items()),
         Stage("long", [*PYTEST, *AGAIN, "-m", "long", "tests/integration"], junit=True, asked=True),
@@ -192,9 +194,14 @@ def _has_kvm() -> bool:
         return False
 
 
+def with_needed(named: list[str]) -> list[str]:
+    """Return the stages that were named with the one that they cannot do without."""
+    return [*named, COMPILED] if {*LOADING} & {*named} else named
+
+
 def main() -> int:
     """Run all stages, or those named on the command line."""
-    wanted = sys.argv[1:]
+    wanted = with_needed(sys.argv[1:])
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir(parents=True)
     outcome, begin = Outcome(), time.monotonic()

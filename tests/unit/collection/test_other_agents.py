@@ -121,12 +121,21 @@ def test_one_that_watches_something_else_is_no_problem(text: str):
     assert told(text) == []
 
 
-def test_scripts_and_included_files_are_read(tmp_path: Path):
-    class Module:
-        @staticmethod
-        def get_bin_path(name: str, opt_dirs: list[str]) -> str:
-            return "/usr/sbin/keepalived"
+class Module:
+    @staticmethod
+    def get_bin_path(name: str, opt_dirs: list[str]) -> str:
+        return "/usr/sbin/keepalived"
 
+
+def test_a_script_that_is_a_program_and_bytes_that_are_no_text_are_read_past(tmp_path: Path):
+    program = tmp_path / "pgrep"
+    program.write_bytes(b"\x7fELF\x02\x01\x01\x82 haproxy")
+    (tmp_path / "keepalived.conf").write_bytes(b"# caf\xe9\n" + (SCRIPT % f"{program} -x haproxy").encode())
+    found = readings.keepalived_watches(Module(), str(tmp_path / "keepalived.conf"))
+    assert len(keepalived.problems(found, {"haproxy": 80, "nginx": 81})) == 1
+
+
+def test_scripts_and_included_files_are_read(tmp_path: Path):
     script = tmp_path / "check.sh"
     script.write_text("#!/bin/sh\n# not nginx\nif ! pidof haproxy; then exit 1; fi\n")
     (tmp_path / "conf.d").mkdir()

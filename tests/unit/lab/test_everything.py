@@ -55,3 +55,17 @@ def test_vms_are_in_the_run_where_kvm_works_and_else_counted_as_left_out(
         everything.main()
         assert ("molecule vm" in ran) == runs
         assert (f"SKIPPED [1] {everything.EMULATED}" in capsys.readouterr().out) != runs
+
+
+@pytest.mark.parametrize(
+    ("named", "compiled"), [("vm-backports", True), ("long", True), ("integration", True), ("lint", False)]
+)
+def test_stages_that_are_named_alone_find_what_they_load_compiled(
+    named: str, compiled: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(everything, "RESULTS", tmp_path / "run")
+    monkeypatch.setattr(everything, "run_stage", lambda stage, last: ran.append(stage.name) or 0)
+    monkeypatch.setattr(sys, "argv", ["everything", named])
+    everything.main()
+    assert ran == ["bytecode", named][not compiled :]

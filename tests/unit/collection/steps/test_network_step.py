@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,3 +136,44 @@ def test_ssh_itself_shares_no_connection_then(mine: list[str]):
     ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert not [line for line in shown.splitlines() if line.startswith("controlpath") and not line.endswith("none")]
+
+
+SHARED = """Host *
+HostName 127.0.0.1
+Port 1
+ControlMaster auto
+ControlPath {at}/%C
+"""
+# Notes what ssh makes of its command line and files, and is ssh.
+NOTING = """#!/bin/bash
+{ssh} -G "$@" | grep -e '^host ' -e ^controlpath >> {at}/noted
+exec -a ssh {ssh} "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("mine", "hosts"),
+    [
+        (["-o", "ProxyJump=hop,far"], ["host", "far", "hop"]),
+        (["-J", "hop"], ["host", "hop"]),
+        (["-o", "ProxyCommand=ssh -F {at}/config -W %h:%p hop"], ["host", "hop"]),
+    ],
+    ids=["two", "one", "command"],
+)
+def test_no_ssh_on_the_way_over_jump_hosts_shares_a_connection(tmp_path: Path, mine: list[str], hosts: list[str]):
+    config, real = tmp_path / "config", tmp_path / "noting"
+    config.write_text(SHARED.format(at=tmp_path))
+    real.write_text(NOTING.format(at=tmp_path, ssh=shutil.which("ssh")))
+    real.chmod(0o755)
+    words = [word.format(at=tmp_path) for word in mine]
+    with reachable.ssh_alone(str(real)) as changed:
+        command = [changed["ssh_executable"], "-F", config, *words, "-o", "BatchMode=yes", "host", "true"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 255
+    noted = (tmp_path / "noted").read_text().splitlines()
+    assert [line.removeprefix("host ") for line in noted if line.startswith("host ")] == hosts
+    assert [line for line in noted if line.startswith("controlpath") and line != "controlpath none"] == []
+
+
+def test_where_there_is_no_ssh_none_is_told():
+    with reachable.ssh_alone(None) as nothing, reachable.ssh_alone("no-such-ssh") as none:
+        assert (nothing, none) == ({}, {})

@@ -5,13 +5,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from ansible import constants as C
 from ansible.plugins.action.wait_for_connection import ActionModule as WaitForConnection
 
 TRIES = 3  # so many connects that go unanswered fit into the time
 CONNECT_MIN_S = 3
 NO_SHARING = "-S none"  # wins over each ControlPath, wherever it was given; words of ssh's own command line
+# Those words are not passed on to the ssh that ProxyJump or a ProxyCommand starts, by its name, to reach a jump host:
+# so this one is found by that name.
+WRAPPER = """#!/bin/sh
+PATH={directory}:$PATH exec {python} -Ic 'import os, sys; os.execv(sys.argv[1], ["ssh", *sys.argv[2:]])' {ssh} \\
+    {words} "$@"
+"""
 
 
 class ActionModule(WaitForConnection):
@@ -23,9 +37,10 @@ class ActionModule(WaitForConnection):
         with contextlib.suppress(AttributeError):
             self._connection.reset()  # the one that is open is used by nobody any more: the step may have broken it
         seconds = int(self._task.args.get("timeout", self.DEFAULT_TIMEOUT))
-        for option, value in fresh(self._option, seconds).items():
-            self._connection.set_option(option, value)
-        result = super().run(tmp, task_vars)
+        with ssh_alone(self._option("ssh_executable")) as executable:
+            for option, value in {**fresh(self._option, seconds), **executable}.items():
+                self._connection.set_option(option, value)
+            result = super().run(tmp, task_vars)
         result.setdefault("changed", False)
         return result
 
@@ -35,6 +50,22 @@ class ActionModule(WaitForConnection):
             return self._connection.get_option(name)
         except KeyError:
             return None
+
+
+@contextlib.contextmanager
+def ssh_alone(executable: str | None) -> Iterator[dict[str, str]]:
+    """Yield the connection option of an ssh that reaches jump hosts anew, too; none where nothing can be executed."""
+    found = shutil.which(executable or "")
+    if found is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as name:
+        file = Path(name, "ssh")
+        words = {"directory": name, "python": sys.executable, "ssh": os.path.abspath(found)}
+        quoted = {key: shlex.quote(word) for key, word in words.items()}
+        file.write_text(WRAPPER.format(**quoted, words=NO_SHARING))
+        file.chmod(0o700)
+        yield {"ssh_executable": str(file)} if os.access(file, os.X_OK) else {}
 
 
 def fresh(option: Any, seconds: int) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from ansible_collections.skedge.edge.plugins.module_utils import checks
 
 
 def read(path):
-    """Return a file's text, or nothing."""
+    """Return a file's text, whatever bytes are in it, or nothing."""
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""

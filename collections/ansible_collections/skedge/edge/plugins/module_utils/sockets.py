@@ -68,7 +68,7 @@ def programs():
     found = {}
     for pid in [name for name in os.listdir("/proc") if name.isdigit()]:
         try:
-            with open("/proc/%s/comm" % pid) as file:
+            with open("/proc/%s/comm" % pid, encoding="utf-8", errors="replace") as file:
                 name = file.read().strip()
             descriptors = os.listdir("/proc/%s/fd" % pid)
         except OSError:

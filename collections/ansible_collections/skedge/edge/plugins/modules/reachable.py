@@ -7,7 +7,8 @@ module: reachable
 short_description: Wait until the control node can log in to the host by a new connection
 description:
   - As M(ansible.builtin.wait_for_connection), but a connection that is open already is not used, nor one that ssh
-    shares by a C(ControlPath) of the operator's own (C(ansible_ssh_common_args), C(ansible.cfg), C(~/.ssh/config)).
+    shares by a C(ControlPath) of the operator's own (C(ansible_ssh_common_args), C(ansible.cfg), C(~/.ssh/config)),
+    nor one to a jump host, where C(ssh) is what reaches it.
   - Everything else of the connection is as for any other task, such as port, jump host and the password to become root.
   - Runs on the control node.
 options:
