@@ -42,6 +42,15 @@ def test_a_file_is_written_once(path: Path, given: dict[str, Any], capsys: pytes
     assert [one.name for one in path.parent.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("damaged", [b"\xff\xfe\0", b"one\r\n", b""])
+def test_what_became_of_a_file_is_put_right(
+    path: Path, given: dict[str, Any], capsys: pytest.CaptureFixture[str], damaged: bytes
+):
+    path.write_bytes(damaged)
+    assert run(capsys, **given)["changed"]
+    assert path.read_bytes() == b"one\n"
+
+
 def test_a_mode_that_somebody_changed_is_put_back(
     path: Path, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ):

@@ -57,7 +57,6 @@ import os
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skedge.edge.plugins.module_utils import statefile
 
 
 def main():
@@ -72,7 +71,7 @@ def main():
     )
     path, content = module.params["path"], module.params["content"]
     result = {"changed": False, "sha256": hashlib.sha256(content.encode()).hexdigest(), "path": path}
-    before = statefile.read_text(path)
+    before = read(path)
     if before != content:
         header = {"before_header": path, "after_header": path}
         result.update(changed=True, diff={"before": before or "", "after": content, **header})
@@ -82,6 +81,14 @@ def main():
         attributes = module.load_file_common_arguments(module.params)
         result["changed"] = module.set_fs_attributes_if_different(attributes, result["changed"])
     module.exit_json(**result)
+
+
+def read(path):
+    """Return the file's text as it is, None where there is none; what is no text is shown as far as it is."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        return file.read()
 
 
 def replace(module, path, content):
