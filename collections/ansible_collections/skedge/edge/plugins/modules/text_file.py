@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 module: text_file
 short_description: Write a text file on a host, by one program there
 description:
-  - As M(ansible.builtin.template) does with the text of a template lookup, which takes five logins and two programs on
-    the host where nothing changes, and eleven logins where something does.
+  - Does with the text of a template lookup what M(ansible.builtin.template) does, which takes five commands on the host
+    where nothing changes and six where something does, two of them modules. This is one.
   - A new text is checked before it takes the place of the old one, and takes it in one step.
 options:
   path:
