@@ -52,10 +52,10 @@ class World:
         assert changed == (done.returncode == 0), done.stdout + done.stderr
         return done.stdout.replace("\\n", "\n") + ("CHANGED" if changed else "")
 
-    def play_as(self, playbook: str, ca: str) -> str:
+    def play_as(self, playbook: str, ca: str, **given: object) -> str:
         """Return what a run with another playbook says."""
         (self.at / "play.yml").write_text(playbook)
-        return self.play(ca)
+        return self.play(ca, **given)
 
     def authority(self, ca: str, network: str = "demo") -> str:
         """Make an authority, and return its fingerprint."""
@@ -194,6 +194,16 @@ def test_a_run_that_was_broken_off_keeps_other_control_nodes_away_for_three_minu
     assert 60 < left <= defaults["skedge_lease_s"] == 180
     world.play("ca", go_on=True, __skedge_step_s=100)
     assert 180 < json.loads(world.lease("edge-a").read_text())["until"] - lease.boot_time() <= 280
+
+
+@pytest.mark.parametrize(("step_s", "asked"), [(0, False), (60, False), (100, True)])
+def test_a_host_whose_mark_lasts_is_not_asked_for_it_again(world: World, step_s: int, asked: bool):
+    """Half of skedge_lease_s beside the step is enough; a mark that is gone shows whether the host was asked."""
+    world.authority("ca")
+    take_away = "    - {ansible.builtin.file: {path: '{{ __skedge_lease_path }}', state: absent}}\n"
+    said = 'msg: "now things change"}}\n'
+    world.play_as(PLAYBOOK.replace(said, said + take_away), "ca", go_on=True, __skedge_step_s=step_s)
+    assert world.lease("edge-a").exists() == asked
 
 
 def test_of_two_runs_at_the_same_time_the_second_stops(world: World):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.skedge.edge.plugins.modules.host_identity import HELPER
+from ansible_collections.skedge.edge.plugins.module_utils.hostkeys import HELPER
 from ansible_collections.skedge.edge.plugins.plugin_utils import authority as module
 from ansible_collections.skedge.edge.plugins.plugin_utils.authority import Authority, AuthorityError
 from cryptography import x509
@@ -24,10 +24,10 @@ from cryptography.x509.oid import NameOID
 
 def request(path: Path, site: str = "edge-a", *, make: bool = True) -> str:
     """Make a key and a request by the very helper that runs on hosts."""
-    given = json.dumps({"make": make, "path": str(path), "network": "demo", "site": site})
-    return subprocess.run(
-        [sys.executable, "-c", HELPER], input=given, capture_output=True, text=True, check=True
-    ).stdout
+    given = json.dumps([["csr", str(path), make, "demo", site]])
+    done = subprocess.run([sys.executable, "-c", HELPER], input=given, capture_output=True, text=True, check=True)
+    (csr,) = json.loads(done.stdout)
+    return str(csr)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.skedge.edge.plugins.filter.skedge import skedge_wireguard_devices, skedge_with_keys
-from ansible_collections.skedge.edge.plugins.module_utils import checks, sockets
-from ansible_collections.skedge.edge.plugins.modules import wireguard_key
+from ansible_collections.skedge.edge.plugins.module_utils import checks, hostkeys, sockets
 from ansible_collections.skedge.edge.plugins.plugin_utils.wireguard import read_keys, write_keys
 
 from skedge.core.model import LinkId
@@ -32,8 +31,8 @@ SITE: dict[str, Any] = {
 
 def make(*paths: tuple[Path, bool]) -> subprocess.CompletedProcess[str]:
     """Run the part that makes keys, as the module does."""
-    request = json.dumps({"paths": [[str(path), make] for path, make in paths]})
-    command = [sys.executable, "-I", "-c", wireguard_key.HELPER]
+    request = json.dumps([["public", str(path), make] for path, make in paths])
+    command = [sys.executable, "-I", "-c", hostkeys.HELPER]
     return subprocess.run(command, input=request, capture_output=True, text=True, check=False)
 
 
@@ -54,7 +53,7 @@ def test_what_is_no_key_is_not_quoted(tmp_path: Path):
     path.write_text("c2VjcmV0\n")
     refused = make((path, False))
     assert refused.returncode != 0
-    assert refused.stderr.strip() == "wireguard.key is no WireGuard key"
+    assert refused.stderr.strip() == "wireguard.key: it is no WireGuard key"
 
 
 def test_keys_are_remembered_and_forgotten(tmp_path: Path):

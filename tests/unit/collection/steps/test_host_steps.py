@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.skedge.edge.plugins.action import release as bring
 from ansible_collections.skedge.edge.plugins.module_utils import hostnetwork as net
 from ansible_collections.skedge.edge.plugins.modules import headers, release
 from ansible_collections.skedge.edge.plugins.plugin_utils import bundle
@@ -166,6 +167,27 @@ def test_a_version_has_the_packages_of_the_python_that_comes_with_an_upgrade(tmp
     assert later[later.index("--target") + 1] == f"{made.version}/lib/python3.13/site-packages"
     assert later[later.index("--python-version") + 1] == "3.13"
     assert {"--no-index", "skedge"} <= {*own} & {*later}, "both from the bundle alone"
+
+
+@pytest.mark.parametrize(
+    ("needed", "check", "runs"), [(False, False, [""]), (True, False, ["", "/host/bundle.tar"]), (True, True, [""])]
+)
+def test_a_bundle_is_brought_only_where_its_version_is_not(
+    monkeypatch: pytest.MonkeyPatch, needed: bool, check: bool, runs: list[str]
+):
+    asked: list[str] = []
+
+    def on_host(args: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        asked.append(args.get("archive", ""))
+        return {"changed": True, "needed": needed and not args.get("archive")}
+
+    action = object.__new__(bring.ActionModule)
+    action._task = SimpleNamespace(args={"digest": "one", "bundle": "/node/one.tar"}, check_mode=check)
+    monkeypatch.setattr(bring.ActionBase, "run", lambda *_: {})
+    monkeypatch.setattr(action, "_on_host", on_host)
+    monkeypatch.setattr(action, "_bring", lambda path: path.replace("/node/one", "/host/bundle"))
+    assert action.run()["needed"] == (needed and check)
+    assert asked == runs
 
 
 # ---- bundle ----------------------------------------------------------------------------------------------------

@@ -2,57 +2,79 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from ansible_collections.skedge.edge.plugins.module_utils import pending
 
 ROOT = Path(__file__).parents[4]
-HANDLERS = ("Restart skedge", "Reload skedge")
 INSTALLED_S = 1_700_000_000  # when everything was installed
 BEFORE, AFTER = INSTALLED_S * 10**6 - 1, INSTALLED_S * 10**6 + 1
+SYSTEMCTL = '#!/bin/sh\necho "$@" >> "$0.log"\n'
 
 
-def undone(tmp_path: Path, state: str, started: int, reloaded: int) -> list[str]:
-    """Return the handlers that run; ``started`` and ``reloaded`` are what systemd says, in microseconds."""
-    for name in ("venv", "skedge.yaml", "identity/site.crt", "identity/ca.crt"):  # nothing was revoked yet
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def state(active: str, file: str, started: int, reloaded: int) -> str:
+    """Return systemd's answer; times are in microseconds."""
+    return f's "{active}"\ns "{file}"\nt {started}\nt {reloaded}\n'
+
+
+def run(tmp_path: Path, said: str, *words: str) -> tuple[dict[str, Any], list[str]]:
+    """Run the module where systemd says that; return its result, and what systemd was asked for."""
+    for name in ("venv", "skedge.yaml"):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (INSTALLED_S, INSTALLED_S))
-    busctl = tmp_path / "busctl"
-    busctl.write_text(f"#!/bin/sh\nprintf 's \"{state}\"\\nt {started}\\nt {reloaded}\\n'\n")
-    busctl.chmod(0o755)
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars": {"__skedge_venv": str(tmp_path / "venv"), "__skedge_etc": str(tmp_path)},
-        "tasks": [{"ansible.builtin.import_tasks": str(ROOT / "roles/skedge/tasks/pending.yml")}],
-        "handlers": [{"name": name, "ansible.builtin.debug": {}} for name in HANDLERS],
-    }
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", tmp_path / "play.yml"]
+    (tmp_path / "said").write_text(said)
+    for name, text in (("busctl", f"#!/bin/sh\ncat {tmp_path}/said\n"), ("systemctl", SYSTEMCTL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    given = {"code": [f"{tmp_path}/venv"], "configuration": [f"{tmp_path}/skedge.yaml", f"{tmp_path}/revoked.pem"]}
+    command = [Path(sys.executable).with_name("ansible"), "-i", "localhost,", "-c", "local", "localhost", "-o", *words]
     env = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
     env |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "-m", "skedge.edge.controller", "-a", json.dumps(given)],
+        env=env, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"RUNNING HANDLER \[(.*)\]", done.stdout)
+    log = tmp_path / "systemctl.log"
+    result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
+    return result, log.read_text().splitlines() if log.exists() else []
+
+
+def test_a_controller_that_is_older_than_its_code_is_started_again(tmp_path: Path):
+    result, asked = run(tmp_path, state("active", "enabled", BEFORE, AFTER))
+    assert asked == ["daemon-reload", "restart skedge.service"]
+    assert (result["changed"], result["done"]) == (True, ["restart"])
+    assert "broken off before it restarted the controller" in result["msg"]
+
+
+def test_a_check_only_says_so(tmp_path: Path):
+    result, asked = run(tmp_path, state("active", "disabled", AFTER, BEFORE), "--check")
+    assert (asked, result["changed"], result["done"]) == ([], True, ["reload", "enable"])
 
 
 @pytest.mark.parametrize(
-    ("state", "started", "reloaded", "handlers"),
+    ("said", "wanted"),
     [
-        ("active", AFTER, AFTER, []),
-        ("active", BEFORE, AFTER, ["Restart skedge"]),
-        ("active", AFTER, BEFORE, ["Reload skedge"]),
-        ("inactive", 0, 0, []),  # the first deployment, or what starts it comes next
+        (state("active", "enabled", AFTER, AFTER), []),
+        (state("active", "enabled", BEFORE, AFTER), ["restart"]),
+        (state("active", "enabled", AFTER, BEFORE), ["reload"]),
+        (state("active", "enabled", BEFORE, BEFORE), ["restart"]),  # takes the configuration over, too
+        (state("active", "disabled", AFTER, AFTER), ["enable"]),
+        (state("activating", "enabled", 0, 0), []),  # it is on its way, or systemd tries it again
+        (state("reloading", "enabled", BEFORE, BEFORE), []),
+        (state("inactive", "disabled", 0, 0), ["start", "enable"]),  # the first deployment
+        (state("failed", "enabled", BEFORE, BEFORE), ["start"]),
     ],
 )
-def test_what_is_older_than_what_is_installed_is_taken_over(
-    tmp_path: Path, state: str, started: int, reloaded: int, handlers: list[str]
-):
-    assert undone(tmp_path, state, started, reloaded) == handlers
+def test_what_is_older_than_what_is_installed_is_taken_over(said: str, wanted: list[str]):
+    assert pending.actions(pending.parse(said), INSTALLED_S, INSTALLED_S) == wanted
+
+
+def test_what_was_never_installed_is_newer_than_nothing():
+    assert pending.actions(pending.parse(state("active", "enabled", 1, 1)), 0, 0) == []

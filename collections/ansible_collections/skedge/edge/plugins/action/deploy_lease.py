@@ -14,6 +14,7 @@ from ansible_collections.skedge.edge.plugins.module_utils import lease
 from ansible_collections.skedge.edge.plugins.plugin_utils import deployment
 
 MODULE = "skedge.edge.deploy_lease"
+LASTS_S = 180
 BESIDE_S = 900  # beside the authority: whether a run of this control node lives is known, so its mark need not end soon
 
 
@@ -30,10 +31,14 @@ class ActionModule(ActionBase):
         state = args.get("state", "taken")
         if state != "looked" and not args.get("ca_dir"):
             raise AnsibleActionFail("ca_dir is missing: the authority's directory on the control node")
+        spare_s, until = int(args.pop("spare_s", 0)), float(args.pop("until", 0))
         args["owner"], args["seize"] = deployment.owner(), boolean(args.get("seize", False))
         here = "" if state == "looked" or self._task.check_mode else self._beside_authority(state, args)
         if here:
             return {**result, "changed": False, "held": [here], "authority": ""}
+        now, lasts_s = lease.boot_time(), int(args.get("lasts_s", LASTS_S))
+        if state == "taken" and until - now >= lasts_s - spare_s:
+            return {**result, "changed": False, "held": [], "until": until}
         answer = self._on_host(args, task_vars)
         if answer.get("failed"):
             return {**result, **answer}
@@ -42,7 +47,9 @@ class ActionModule(ActionBase):
             answer = self._on_host({**args, "over": [other["id"]]}, task_vars)
             other = answer.get("held") or {}
         name = (task_vars or {}).get("inventory_hostname", "host")
-        return {**result, **answer, "held": [deployment.sentence(str(name), other)] if other else []}
+        held = [deployment.sentence(str(name), other)] if other else []
+        # counted from before the host was asked, so that its mark ends later than this
+        return {**result, **answer, "held": held, "until": 0 if held or self._task.check_mode else now + lasts_s}
 
     def _on_host(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)

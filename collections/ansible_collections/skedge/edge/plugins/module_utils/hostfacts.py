@@ -4,10 +4,17 @@
 
 from __future__ import annotations
 
+import glob
+import grp
 import os
 import platform
+import pwd
 
 from ansible_collections.skedge.edge.plugins.module_utils import checks
+
+# For kernels without WireGuard: the unit, and its instance of each link.
+WIREGUARD_UNIT = "/etc/systemd/system/skedge-wireguard@.service"
+WIREGUARD_WANTED = "/etc/systemd/system/multi-user.target.wants/skedge-wireguard@*.service"
 
 
 def read(path):
@@ -89,4 +96,16 @@ def host_facts(module, family, wanted, python):
         "missing": missing_packages(module, names),
         "wireguard_go": userspace,
         "unit": os.path.exists("/etc/systemd/system/skedge.service"),
+        "account": has_account("skedge", "/var/lib/skedge", "/usr/sbin/nologin"),
+        "wireguard_units": sorted(map(os.path.basename, glob.glob(WIREGUARD_WANTED))),
+        "wireguard_unit": os.path.exists(WIREGUARD_UNIT),
     }
+
+
+def has_account(name, home, shell):
+    """Return whether the user is there, with its home, its shell and a group of its name."""
+    try:
+        user = pwd.getpwnam(name)
+        return (user.pw_dir, user.pw_shell, user.pw_gid) == (home, shell, grp.getgrnam(name).gr_gid)
+    except KeyError:
+        return False

@@ -25,6 +25,14 @@ options:
     description: Seconds after which the mark is free, unless it is prolonged.
     type: int
     default: 180
+  until:
+    description: RV(until) of the last time in this run. The host is not asked where that is long enough.
+    type: float
+    default: 0
+  spare_s:
+    description: By how many seconds the mark may last shorter than O(lasts_s) for the host not to be asked.
+    type: int
+    default: 0
   seize:
     description: Whether a mark that another deployment holds is taken from it.
     type: bool
@@ -74,6 +82,10 @@ authority:
   description: The authority's certificate that the host trusts, in PEM form; empty where it has none.
   returned: success
   type: str
+until:
+  description: When the mark ends, in seconds since the control node's boot, or earlier than it does.
+  returned: success
+  type: float
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -95,6 +107,8 @@ def main():
             "state": {"type": "str", "choices": ["taken", "released", "looked"], "default": "taken"},
             "ca_dir": {"type": "path", "default": ""},
             "lasts_s": {"type": "int", "default": 180},
+            "until": {"type": "float", "default": 0},
+            "spare_s": {"type": "int", "default": 0},
             "seize": {"type": "bool", "default": False},
             "path": {"type": "path", "default": "/run/skedge-deploy.lease"},
             "trusted": {"type": "path", "default": "/etc/skedge/identity/ca.crt"},

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_identity
-short_description: Make the host's own key, and install the certificates that were signed for it
+short_description: Make the host's own keys, and install the certificates that were signed for it
 description:
-  - Makes an Ed25519 key on the host when there is none, and returns a certificate request for it.
-  - The private key is written by a process on the host and never leaves it; it is in no argument and no result.
+  - Makes an Ed25519 key on the host when there is none, and returns a certificate request for it; the same for the
+    host's WireGuard key (which M(skedge.edge.wireguard_key) changes), and returns its public half.
+  - Private keys are written by a process on the host and never leave it; they are in no argument and no result.
   - With O(files) it installs certificates beside the key.
 options:
   directory:
@@ -30,7 +31,7 @@ options:
     description: Certificates to install, by file name.
     type: dict
   owner:
-    description: User and group that own the key.
+    description: User and group that own the keys.
     type: str
     default: skedge
 attributes:
@@ -64,39 +65,24 @@ csr:
   description: Certificate request in PEM form; empty in check mode when there is no key yet.
   returned: without O(files)
   type: str
+keys:
+  description: >-
+    The public WireGuard key, and the next one where there is one; nothing in check mode before there is a key.
+  returned: without O(files)
+  type: list
+  elements: str
+installed:
+  description: Texts of the certificates that are on the host with their right owner and mode, by file name.
+  returned: without O(files)
+  type: dict
 """
 
-import grp
-import json
 import os
-import pwd
-import stat
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.skedge.edge.plugins.module_utils import hostkeys, statefile
 
-# Runs under the Python that has cryptography; parameters come on standard input.
-HELPER = r"""
-import json, os, sys
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization as s
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.x509.oid import NameOID as n
-p = json.load(sys.stdin)
-if p["make"]:
-    key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
-    fd = os.open(p["path"] + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(p["path"] + ".new", p["path"])
-with open(p["path"], "rb") as file:
-    key = s.load_pem_private_key(file.read(), None)
-name = x509.Name([x509.NameAttribute(n.ORGANIZATION_NAME, p["network"]), x509.NameAttribute(n.COMMON_NAME, p["site"])])
-csr = x509.CertificateSigningRequestBuilder(name).sign(key, None)
-sys.stdout.write(csr.public_bytes(s.Encoding.PEM).decode())
-"""
+FILES = ("site.crt", "ca.crt", "revoked.pem")
 
 
 def main():
@@ -113,12 +99,12 @@ def main():
     )
     identity = Identity(module)
     if module.params["files"] is None:
-        identity.key()
+        identity.keys()
     identity.install()
 
 
 class Identity:
-    """The directory that holds the host's key and certificates."""
+    """The directory that holds the host's keys and certificates."""
 
     def __init__(self, module):
         self.module = module
@@ -126,23 +112,36 @@ class Identity:
         self.directory = self.params["directory"]
         self.changed = False
 
-    def key(self):
-        """Make the key where there is none, and answer with a request for it."""
+    def keys(self):
+        """Make the keys where there are none; answer with what may be told of them, and which certificates are there.
+
+        A check that finds no key answers with nothing of it.
+        """
         self.make_directories()
         path = os.path.join(self.directory, "site.key")
         make = not os.path.exists(path)
-        self.changed |= make
-        if self.module.check_mode and (make or not os.path.exists(self.params["python"])):
-            self.module.exit_json(changed=self.changed, csr="")
-        request = {"make": make, "path": path, "network": self.params["network"], "site": self.params["site"]}
-        code, out, err = self.module.run_command([self.params["python"], "-I", "-c", HELPER], data=json.dumps(request))
-        if code != 0:
-            last = (err.strip().splitlines() or ["no message"])[-1]
-            self.module.fail_json(
-                msg="the host's key in %s cannot be made or read (%s); remove that file to get a new one" % (path, last)
-            )
+        wireguard = hostkeys.WireGuard(self.directory)
+        self.changed |= make or wireguard.changed
+        check = self.module.check_mode
+        if check and (make or not os.path.exists(self.params["python"])):
+            self.module.exit_json(changed=self.changed, csr="", keys=[], installed={})
+        public = [] if check and wireguard.changed else wireguard.requests()
+        request = ("csr", path, make, self.params["network"], self.params["site"])
+        csr, *public = hostkeys.ask(self.module, request, *public)
         self.own(path, self.params["owner"], 0o600)
-        self.module.exit_json(changed=self.changed, csr=out)
+        for one in filter(os.path.exists, wireguard.wanted):
+            self.own(one, "root", 0o640)
+        self.module.exit_json(changed=self.changed, csr=csr, keys=public, installed=self.installed())
+
+    def installed(self):
+        """Return the texts of the certificates that are there as they should be, by file name."""
+        found = {}
+        for name in FILES:
+            path = os.path.join(self.directory, name)
+            text = statefile.read_text(path)
+            if text is not None and not hostkeys.wanted(self.module, path, "root", 0o640):
+                found[name] = text
+        return found
 
     def make_directories(self):
         """Make the directory and the one above it, for the controller's group to read."""
@@ -158,7 +157,7 @@ class Identity:
         """Write the certificates that differ."""
         for name, content in sorted(self.params["files"].items()):
             path = os.path.join(self.directory, os.path.basename(name))
-            if read_text(path) != content:
+            if (statefile.read_text(path) or "") != content:
                 self.changed = True
                 if self.module.check_mode:
                     continue
@@ -170,27 +169,7 @@ class Identity:
 
     def own(self, path, user, mode):
         """Give the path to the user and the controller's group."""
-        before = os.stat(path)
-        try:
-            wanted = (pwd.getpwnam(user).pw_uid, grp.getgrnam(self.params["owner"]).gr_gid, mode)
-        except KeyError:
-            if self.module.check_mode:
-                return  # the user would have been made before
-            self.module.fail_json(msg="there is no user or group %s; deploy without --tags once" % self.params["owner"])
-        if (before.st_uid, before.st_gid, stat.S_IMODE(before.st_mode)) != wanted:
-            self.changed = True
-            if not self.module.check_mode:
-                os.chown(path, wanted[0], wanted[1])
-                os.chmod(path, wanted[2])
-
-
-def read_text(path):
-    """Return a file's text, or nothing when it is not there."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return ""
+        self.changed |= hostkeys.own(self.module, path, user, mode)
 
 
 if __name__ == "__main__":

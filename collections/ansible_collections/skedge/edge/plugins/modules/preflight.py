@@ -82,7 +82,8 @@ host:
   description: What the installation needs to know, C(python) (version), C(interpreter) (its path), C(bcc) (which
     other Python's bcc it needs), C(machine), C(glibc), C(kernel), C(family) (of distributions), C(headers)
     (whether the kernel's own are there), C(missing) (packages), C(wireguard_go) (whether links need it),
-    C(unit) (whether the controller's unit is there),
+    C(unit) (whether the controller's unit is there), C(account) (whether its user and group are),
+    C(wireguard_unit) (whether wireguard-go's unit is there) and C(wireguard_units) (those of links),
     C(held) (numbers of listeners whose ports are yet to be taken over), C(returned) (units that get them back) and
     C(damaged) (whether the record of what was taken over cannot be read).
   returned: success

@@ -8,15 +8,18 @@ short_description: Install one version of the controller beside the running one,
 description:
   - Each version is a virtual environment of its own below C(versions/), made from the wheels of a bundle without any
     package index; C(venv) is a link to the one in use. The running controller's version is not touched.
-  - Without O(archive) it only tells whether the bundle is needed.
+  - The bundle is brought to the host only where the version is not there yet.
   - What is installed is readable for everybody, whatever the umask of the login; a version that is not is mended.
 options:
   digest:
     description: Name of the version, as M(skedge.edge.bundle) returns it.
     type: str
     required: true
+  bundle:
+    description: The bundle on the control node. Without it, nothing is installed that is not there.
+    type: path
   archive:
-    description: The bundle on the host.
+    description: The bundle on the host; the control node fills it in.
     type: path
   root:
     description: Where versions are installed.
@@ -58,16 +61,10 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Is the bundle needed?
+- name: Use this version from now on
   skedge.edge.release:
     digest: "{{ bundle.digest }}"
-  register: release
-
-- name: Install it
-  skedge.edge.release:
-    digest: "{{ bundle.digest }}"
-    archive: /root/skedge.tar
-  when: release.needed
+    bundle: "{{ bundle.path }}"
 """
 
 RETURN = r"""
@@ -75,6 +72,11 @@ needed:
   description: Whether the version is not there yet and the bundle must be brought.
   returned: success
   type: bool
+unused:
+  description: Directories of the versions that are neither this one nor in use.
+  returned: success
+  type: list
+  elements: str
 """
 
 import glob
@@ -124,7 +126,7 @@ class Release:
             install = (python, pip, "install", *quiet, "--no-index", "--find-links", wheels)
             self._run(*install, "--ignore-installed", "skedge")
             for later in self.module.params["later_pythons"]:
-                self._run(*install, *self._for_later(later), "skedge")
+                self._run(*install, "--no-compile", *self._for_later(later), "skedge")  # it would compile for this one
         finally:
             shutil.rmtree(wheels, ignore_errors=True)
         self.borrow(self.module.params["bcc"])
@@ -199,6 +201,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "digest": {"type": "str", "required": True},
+            "bundle": {"type": "path"},
             "archive": {"type": "path"},
             "root": {"type": "path", "default": "/opt/skedge"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
@@ -215,15 +218,16 @@ def main():
         unused = release.unused()
         for path in unused if not module.check_mode else []:
             shutil.rmtree(path)
-        module.exit_json(changed=bool(unused), needed=False)
+        module.exit_json(changed=bool(unused), needed=False, unused=[])
     before = release.in_use()
     diff = {"before": before + "\n", "after": release.digest + "\n"}
     if not release.complete():
         if module.check_mode or not module.params["archive"]:
-            module.exit_json(changed=module.check_mode, needed=True, diff=diff)
+            module.exit_json(changed=module.check_mode, needed=True, diff=diff, unused=release.unused())
         release.install(module.params["archive"])
     mended = release.mend()
-    module.exit_json(changed=release.switch() or mended, needed=False, diff=diff)
+    switched = release.switch()
+    module.exit_json(changed=switched or mended, needed=False, diff=diff, unused=release.unused())
 
 
 if __name__ == "__main__":

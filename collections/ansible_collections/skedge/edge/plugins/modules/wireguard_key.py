@@ -54,36 +54,10 @@ keys:
   elements: str
 """
 
-import grp
-import json
 import os
-import stat
 
 from ansible.module_utils.basic import AnsibleModule
-
-# Runs under the Python that has cryptography; parameters come on standard input.
-HELPER = r"""
-import base64, json, os, sys
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-p = json.load(sys.stdin)
-found = []
-for path, make in p["paths"]:
-    if make:
-        secret = base64.b64encode(X25519PrivateKey.generate().private_bytes_raw())
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(secret + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".new", path)
-    with open(path, "rb") as file:
-        secret = base64.b64decode(file.read().strip(), validate=True)
-    if len(secret) != 32:
-        raise SystemExit(os.path.basename(path) + " is no WireGuard key")
-    public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-    found.append(base64.b64encode(public).decode())
-json.dump(found, sys.stdout)
-"""
+from ansible_collections.skedge.edge.plugins.module_utils import hostkeys
 
 
 def main():
@@ -97,52 +71,15 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
-    current = os.path.join(params["directory"], "wireguard.key")
-    following = current + ".next"
-    changed = False
-    if params["step"] == "swap" and os.path.exists(following):
-        changed = True
-        if not module.check_mode:
-            os.replace(following, current)
-    wanted = [current] + ([following] if params["step"] == "next" or os.path.exists(following) else [])
-    missing = [path for path in wanted if not os.path.exists(path)]
-    changed = changed or bool(missing)
-    if module.check_mode and (missing or not os.path.exists(params["python"])):
+    keys = hostkeys.WireGuard(params["directory"], params["step"])
+    changed = keys.changed
+    if module.check_mode and (changed or not os.path.exists(params["python"])):
         module.exit_json(changed=changed, keys=[])
-    keys = public_keys(module, wanted, missing)
-    for path in wanted:
-        changed |= own(module, path)
-    module.exit_json(changed=changed, keys=keys)
-
-
-def public_keys(module, paths, missing):
-    """Return the public keys of these files, after making those that are missing."""
-    request = {"paths": [[path, path in missing] for path in paths]}
-    code, out, err = module.run_command([module.params["python"], "-I", "-c", HELPER], data=json.dumps(request))
-    if code != 0:
-        last = (err.strip().splitlines() or ["no message"])[-1]
-        module.fail_json(
-            msg="the host's WireGuard key in %s cannot be made or read (%s); remove that file to get a new one"
-            % (module.params["directory"], last)
-        )
-    return json.loads(out)
-
-
-def own(module, path):
-    """Let the controller's group read the key; return whether that changed anything."""
-    before = os.stat(path)
-    try:
-        wanted = (0, grp.getgrnam(module.params["owner"]).gr_gid, 0o640)
-    except KeyError:
-        if module.check_mode:
-            return False  # the group would have been made before
-        module.fail_json(msg="there is no group %s; deploy without --tags once" % module.params["owner"])
-    if (before.st_uid, before.st_gid, stat.S_IMODE(before.st_mode)) == wanted:
-        return False
-    if not module.check_mode:
-        os.chown(path, wanted[0], wanted[1])
-        os.chmod(path, wanted[2])
-    return True
+    keys.swap()
+    public = hostkeys.ask(module, *keys.requests())
+    for path in keys.wanted:
+        changed |= hostkeys.own(module, path, "root", 0o640)
+    module.exit_json(changed=changed, keys=public)
 
 
 if __name__ == "__main__":
