@@ -224,3 +224,4 @@ class SiteSpec(Struct, frozen=True, forbid_unknown_fields=True):
     load_port: Port = 7402
     log_placements: bool = False
     metrics: MetricsSpec = MetricsSpec()
+    removed_sites: list[SiteName] = field(default_factory=list)

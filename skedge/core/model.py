@@ -6,7 +6,7 @@ a name ends in ``_ms`` or ``_us``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
@@ -309,6 +309,7 @@ class SiteConfig:
     log_placements: bool = False
     engine: EngineKind = EngineKind.AUTO
     engine_drain_s: float = 300.0
+    removed_sites: tuple[str, ...] = ()  # that the inventory had, and has not any more
 
 
 # ---- records that sites exchange (bodies; the signed envelope is in core/linkstate/database.py) ---
@@ -397,3 +398,10 @@ class NetworkMap:
 
     links: Mapping[str, LinksRecord]
     services: Mapping[str, ServicesRecord]
+
+    def without(self, sites: Collection[str]) -> NetworkMap:
+        """Return the map as if these sites had said nothing."""
+        return NetworkMap(
+            {site: record for site, record in self.links.items() if site not in sites},
+            {site: record for site, record in self.services.items() if site not in sites},
+        )

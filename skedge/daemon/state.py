@@ -75,9 +75,13 @@ class State:
         return {link_id(self.config, link): link.to for link in self.config.links}
 
     def recompute(self, network_map: NetworkMap) -> None:
-        """Run SPF over a new map."""
-        self.network_map = network_map
+        """Run SPF over a new map.
+
+        A removed site's records live on until they are old, but nobody is to see them. While it can still be reached
+        it carries traffic for those who were not deployed yet: who left it out of SPF alone would make loops.
+        """
         self.rib = rib.compute(network_map, self.config.site)
+        self.network_map = network_map.without(set(self.config.removed_sites) - self.rib.paths.keys())
 
     def desired(self) -> Desired:
         """Return what the kernel should hold.

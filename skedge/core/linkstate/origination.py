@@ -14,7 +14,7 @@ from skedge.core.model import LinksRecord, Version
 REFRESH_S = 600.0
 REFRESH_JITTER = 0.2  # a refresh comes up to this share early
 JUMP_BURST = 5.0
-JUMP_RATE = 0.1  # two machines with one name and one key would else outbid each other for ever
+JUMP_RATE = 1 / 600  # two machines with one name and one key outbid each other, and all sites follow each turn
 
 
 @dataclass(slots=True)

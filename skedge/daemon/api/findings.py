@@ -120,6 +120,10 @@ def _sites(look: Look) -> Iterator[Finding]:
     for site in sorted(look.state.network_map.links):
         if site != look.state.config.site and site not in look.state.rib.paths:
             yield Finding("error", f"site {site}", f"unreachable: {Reason.UNREACHABLE.sentence}")
+        elif site in look.state.config.removed_sites:
+            via = ", ".join(link.to for link in look.state.network_map.links[site].links if link.up)
+            cause = f"the inventory has it no more, but it is linked with {via}; deploy there, and purge the host"
+            yield Finding("warning", f"site {site}", cause)
 
 
 def _loads(look: Look) -> Iterator[Finding]:

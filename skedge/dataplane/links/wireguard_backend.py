@@ -25,7 +25,10 @@ Endpoint = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One peer as a device has it; ``handshake`` is a time of the wall clock, 0 before the first."""
+    """One peer as a device has it; ``handshake`` is a time, 0 before the first.
+
+    Backends tell the wall clock's time, `handshakes.Handshakes` makes monotonic seconds of it.
+    """
 
     endpoint: Endpoint | None = None
     keepalive_s: int = 0
@@ -103,8 +106,8 @@ class OwnKey:
 
 
 def fresh(peer: Peer, now: float) -> bool:
-    """Return whether a peer has a session; ``now`` is the wall clock."""
-    return peer.handshake > 0 and now - peer.handshake < FRESH_S
+    """Return whether a peer has a session; ``now`` is on the clock of its handshake."""
+    return peer.handshake != 0 and now - peer.handshake < FRESH_S
 
 
 def heard_last(peers: Mapping[str, Peer]) -> str | None:

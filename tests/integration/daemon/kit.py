@@ -124,11 +124,11 @@ class Site:
         """Write the configuration with some keys changed; without any: as it was made."""
         self.config.write_text(yaml.safe_dump({**self.document, **changes}))
 
-    def start(self) -> None:
-        """Start the daemon; does not wait."""
+    def start(self, *command: object) -> None:
+        """Start the daemon, by another command if one is given; does not wait."""
         self.daemon = self.spawn(
-            BIN / "skedged", "--config", self.config, "--identity", self.directory / "identity", "--state-dir",
-            self.directory / "state", "--pin-dir", self.pin_dir, "--socket", self.socket, log=self.log,
+            *(command or (BIN / "skedged",)), "--config", self.config, "--identity", self.directory / "identity",
+            "--state-dir", self.directory / "state", "--pin-dir", self.pin_dir, "--socket", self.socket, log=self.log,
         )  # fmt: skip
 
     def kill(self) -> None:

@@ -175,6 +175,17 @@ def test_what_a_site_leaves_is_kept_for_it() -> None:
     assert not later.register.sites[first].gone
 
 
+def test_every_site_is_told_who_left_until_it_is_back_or_forgotten() -> None:
+    before = deploy([host("edge-a"), host("edge-b")])
+    assert "removed_sites" not in before.sites["edge-a"]
+    later = TODAY + dt.timedelta(HELD_DAYS - 1)
+    for today, told in ((TODAY, ["edge-b"]), (later, ["edge-b"]), (later + dt.timedelta(1), None)):
+        left = deploy([host("edge-a")], before.register, TODAY)
+        assert deploy([host("edge-a")], left.register, today).sites["edge-a"].get("removed_sites") == told
+    back = deploy([host("edge-a"), host("edge-b")], left.register)
+    assert "removed_sites" not in back.sites["edge-a"]
+
+
 def test_it_is_given_away_when_it_was_kept_for_long_enough() -> None:
     gone = Register("demo", "10.9.0.0/30", {"edge-a": Given("10.9.0.1", gone=TODAY.isoformat()),
         "edge-b": Given("10.9.0.2", gone=TODAY.isoformat())})  # fmt: skip

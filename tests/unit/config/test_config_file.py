@@ -102,6 +102,7 @@ def test_full_file() -> None:
         load_port=7502,
         metrics=Metrics("::1", 0),
         lan=Lan(("lan0", "docker0"), (62000, 63999), FlowTimes(5, 600, 60, 1, 30), LanFirewall.BYPASS),
+        removed_sites=("edge-x",),
     )
 
 

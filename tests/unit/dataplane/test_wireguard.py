@@ -23,6 +23,7 @@ from skedge.dataplane.links.transports import wireguard
 from skedge.dataplane.links.transports.wireguard import WireGuardLinks
 from skedge.dataplane.links.wireguard_backend import (
     EVERYTHING,
+    FRESH_S,
     NOTHING,
     Own,
     OwnKey,
@@ -149,13 +150,16 @@ def test_another_key_of_the_host_is_a_difference(links: WireGuardLinks, device: 
     assert read(links, device) == (WANT, True)
 
 
-def test_a_far_end_that_moved_is_no_difference_while_it_is_heard(links: WireGuardLinks, device: Device) -> None:
+def test_a_far_end_that_moved_is_no_difference_while_it_is_heard(
+    links: WireGuardLinks, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(links, device, WANT)
     device.hear(OLD, NOW - 100, ("192.0.2.7", 999))
     assert read(links, device) == (WANT, True)
     put(links, device, WANT)
     assert device.tunnel.peers[OLD].endpoint == ("192.0.2.7", 999)
-    device.hear(OLD, NOW - 200)
+    later = wireguard.time.monotonic() + 100
+    monkeypatch.setattr(wireguard.time, "monotonic", lambda: later)
     assert read(links, device) == (WANT, False)
     links.tend()
     assert device.tunnel.peers[OLD].endpoint == ("10.0.0.2", 5002)
@@ -176,10 +180,34 @@ def test_of_two_keys_the_one_heard_last_has_the_traffic(links: WireGuardLinks, d
     device.hear(NEW, NOW - 1)
     facts, _ = links.tend()
     assert carrier(device.tunnel.peers) == NEW
-    assert (facts[LINK].handshake_s, facts[LINK].keys) == (1.0, both.keys)
+    assert (facts[LINK].handshake_s, facts[LINK].keys) == (pytest.approx(1.0, abs=0.5), both.keys)
     put(links, device, replace(WANT, keys=(NEW,)))
     assert set(device.tunnel.peers) == {NEW}
     assert links.tend()[1] == wireguard.LOOK_S
+
+
+@pytest.mark.parametrize("jump", [86400.0, -86400.0])
+def test_a_wall_clock_that_is_set_changes_nothing(
+    links: WireGuardLinks, device: Device, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """The far end is where it was heard from last, not where the configuration has it, and silence is noticed."""
+    put(links, device, WANT)
+    device.hear(OLD, NOW - 5, ("10.9.9.9", 7))
+    start = wireguard.time.monotonic()
+    monkeypatch.setattr(wireguard.time, "monotonic", lambda: start)
+    assert read(links, device)[1]
+    monkeypatch.setattr(wireguard.time, "time", lambda: NOW + jump)
+    facts, _ = links.tend()
+    assert read(links, device)[1]
+    assert device.tunnel.peers[OLD].endpoint == ("10.9.9.9", 7)
+    assert facts[LINK].handshake_s == pytest.approx(5.0)
+    device.hear(OLD, NOW + jump + 1, ("10.9.9.9", 7))
+    monkeypatch.setattr(wireguard.time, "time", lambda: NOW + jump + 2)
+    monkeypatch.setattr(wireguard.time, "monotonic", lambda: start + 2)
+    assert links.tend()[0][LINK].handshake_s == pytest.approx(1.0)
+    monkeypatch.setattr(wireguard.time, "monotonic", lambda: start + 2 + FRESH_S)
+    links.tend()
+    assert device.tunnel.peers[OLD].endpoint != ("10.9.9.9", 7), "where it was configured to be is tried again"
 
 
 def test_two_keys_that_are_not_heard_take_turns(
@@ -188,7 +216,7 @@ def test_two_keys_that_are_not_heard_take_turns(
     put(links, device, replace(WANT, keys=tuple(sorted((OLD, NEW)))))
     carriers = set()
     for step in range(2):
-        monkeypatch.setattr(wireguard.time, "time", lambda step=step: NOW + step * wireguard.TURN_S)
+        monkeypatch.setattr(wireguard.time, "monotonic", lambda step=step: 1000.0 + step * wireguard.TURN_S)
         links.tend()
         carriers.add(carrier(device.tunnel.peers))
     assert carriers == {OLD, NEW}

@@ -22,6 +22,7 @@ from skedge.core.objects import LinkDevice
 from skedge.core.observed import TunnelFacts
 from skedge.dataplane.host.resolver import PeerResolver
 from skedge.dataplane.links.device import Alias, kind, parse_alias
+from skedge.dataplane.links.handshakes import Handshakes
 from skedge.dataplane.links.transports.strategy import Strategy, used
 from skedge.dataplane.links.wireguard_backend import (
     Backend,
@@ -60,10 +61,12 @@ class WireGuardLinks(Strategy):
         self._backends = {False: kernel, True: go}
         self._resolver = resolver or PeerResolver()
         self._known: dict[str, _Known] = {}
+        self._handshakes = Handshakes()
 
     def forget(self, name: str) -> None:
         """Forget a device that goes."""
         self._known.pop(name, None)
+        self._handshakes.forget(name)
 
     # ---- creating -----------------------------------------------------------------------------------------------
 
@@ -102,13 +105,19 @@ class WireGuardLinks(Strategy):
         known = _Known(alias.link, alias.remote, alias.remote_port, kind(link) == "tun")
         self._known[name] = known
         try:
-            tunnel = self._backends[known.go].get(name)
+            tunnel = self._tunnel(name, known)
         except DataplaneError:
             return device, False
         keepalive = max((peer.keepalive_s for peer in tunnel.peers.values()), default=0)
         keys = tuple(sorted(tunnel.peers))
         device = replace(device, port=tunnel.port, keys=keys, keepalive_s=keepalive, mark=tunnel.mark)
         return device, self._right(known, tunnel)
+
+    def _tunnel(self, name: str, known: _Known) -> Tunnel:
+        """Return what a device is set to, its handshakes on the monotonic clock. Raises DataplaneError."""
+        tunnel = self._backends[known.go].get(name)
+        peers = self._handshakes.monotonic(name, tunnel.peers, time.monotonic(), time.time())
+        return replace(tunnel, peers=peers)
 
     def _right(self, known: _Known, tunnel: Tunnel) -> bool:
         return (
@@ -118,7 +127,7 @@ class WireGuardLinks(Strategy):
         )
 
     def _endpoints_right(self, known: _Known, tunnel: Tunnel) -> bool:
-        now = time.time()
+        now = time.monotonic()
         if not known.remote or any(fresh(peer, now) for peer in tunnel.peers.values()):
             return True
         wanted = {(address, known.remote_port) for address in self._resolver.addresses(known.remote)}
@@ -155,7 +164,7 @@ class WireGuardLinks(Strategy):
         moved = (before.remote, before.remote_port) != (want.remote, want.remote_port)
         known = _Known(want.link, want.remote, want.remote_port, kind(link) == "tun")
         backend = self._backends[known.go]
-        tunnel, secret = backend.get(name), self._key.read()
+        tunnel, secret = self._tunnel(name, known), self._key.read()
         own = None if tunnel.public_key == self._key.public(secret) else secret
         port = None if tunnel.port == want.port else want.port
         if port is not None and known.go:
@@ -175,7 +184,7 @@ class WireGuardLinks(Strategy):
 
     def _endpoint(self, known: _Known, peers: Mapping[str, Peer], *, moved: bool) -> Endpoint | None:
         """Return the endpoint to set, None to leave what is there."""
-        if not known.remote or (not moved and any(fresh(peer, time.time()) for peer in peers.values())):
+        if not known.remote or (not moved and any(fresh(peer, time.monotonic()) for peer in peers.values())):
             return None
         addresses = self._resolver.addresses(known.remote)
         return (addresses[0], known.remote_port) if addresses else None
@@ -195,7 +204,7 @@ class WireGuardLinks(Strategy):
         soon = False
         for name, known in list(self._known.items()):
             try:
-                tunnel = self._backends[known.go].get(name)
+                tunnel = self._tunnel(name, known)
                 self._follow(name, known, tunnel)
             except (DataplaneError, OSError):
                 continue  # the next comparison with the kernel says what is wrong
@@ -204,7 +213,7 @@ class WireGuardLinks(Strategy):
         return facts, LOOK_SOON_S if soon else LOOK_S
 
     def _follow(self, name: str, known: _Known, tunnel: Tunnel) -> None:
-        now, peers = time.time(), tunnel.peers
+        now, peers = time.monotonic(), tunnel.peers
         heard = any(fresh(peer, now) for peer in peers.values())
         carries = heard_last(peers) if heard else None
         if not heard and len(peers) > 1:
@@ -246,7 +255,7 @@ def _change(
 
 def _facts(peers: Mapping[str, Peer]) -> TunnelFacts:
     one = peers.get(heard_last(peers) or next(iter(peers), ""), Peer())
-    age = max(0.0, time.time() - one.handshake) if one.handshake else None
+    age = max(0.0, time.monotonic() - one.handshake) if one.handshake else None
     return TunnelFacts(age, _shown(one.endpoint), tuple(sorted(peers)))
 
 

@@ -88,6 +88,8 @@ def build(hosts: list[Host], register: Register | None = None, today: dt.date = 
         return Topology({}, _once(errors))
     sites, errors = complete({host.site: host for host in hosts}, drafts)
     if not errors:
+        removed = [site for site, one in sorted(addresses.sites.items()) if one.gone and one.held(today)]
+        sites = {name: config | ({"removed_sites": removed} if removed else {}) for name, config in sites.items()}
         errors = list(_whole(hosts, sites, addresses))
     return Topology(sites if not errors else {}, _once(errors), addresses)
 
