@@ -77,11 +77,15 @@ class RouteUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KernelRoute:
-    """Route to one overlay address or LAN prefix (key: destination as ``addr/len``); several next hops are ECMP."""
+    """Route to one overlay address or LAN prefix (key: destination as ``addr/len``); several next hops are ECMP.
+
+    ``alternates`` are the next hops of a second route of a higher metric: the kernel's own way when it loses the first.
+    """
 
     next_hops: tuple[NextHop, ...]
     source: str
     use: RouteUse = RouteUse.OVERLAY
+    alternates: tuple[NextHop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

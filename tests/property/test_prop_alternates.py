@@ -16,7 +16,7 @@ Network = tuple[dict[str, SiteConfig], NetworkMap]
 
 
 def trails(ribs: dict[str, rib.Rib], first: str, site: str) -> Iterator[list[str]]:
-    """Every way that packets for ``site`` may take from ``first`` on; one that goes in a circle ends where it closes."""
+    """Every way that packets for ``site`` may take from ``first`` on; a circle ends where it closes."""
     waiting = [[first]]
     while waiting:
         trail = waiting.pop()
@@ -70,7 +70,7 @@ def test_what_is_called_protected_is(network: Network) -> None:
                 assert all(dead not in trail for trail in ways(ribs, here, left, site)), (here, site, dead)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(networks())
 def test_every_failure_of_one_link_is_gone_round_where_it_is_protected(network: Network) -> None:
     """What `Forwarding` makes of a failure, with all others still on the old map."""

@@ -48,7 +48,7 @@ class _Neighbour:
     distance: Mapping[str, int]
     transit: bool
 
-    def avoids(self, through: str, site: str, beyond: int) -> bool:
+    def avoids(self, through: str, site: str, beyond: float) -> bool:
         """Tell whether no cheapest path from here to ``site`` goes through a site that is ``beyond`` from it."""
         return self.distance[site] < self.distance.get(through, inf) + beyond
 

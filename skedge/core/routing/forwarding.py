@@ -1,9 +1,9 @@
 """What this site forwards by: the RIB, what failed since it was computed, and what is not yet taken over (pure).
 
 A failed link of this site is taken out of all its routes at once, before the network agrees on new paths: what is left
-of the next hops serves, or the alternates do. When the new paths are there, a site that an alternate serves meanwhile is
-led over one that was not loop-free on the map before only after a delay (RFC 8333): until then others may still send
-its packets back. No other site waits, as there each moment is one without a path.
+of the next hops serves, or the alternates do. When the new paths are there, a site that an alternate serves meanwhile
+is led over one that was not loop-free on the map before only after a delay (RFC 8333): until then others may still
+send its packets back. No other site waits, as there each moment is one without a path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from skedge.core.model import EMPTY, LinkId, NetworkMap
+from skedge.core.model import LinkId, NetworkMap
 from skedge.core.routing import alternates, spf
 from skedge.core.routing.alternates import Alternate, Protection
 from skedge.core.routing.rib import Path, Rib, from_graph
@@ -36,7 +36,7 @@ class Forwarding:
         self.rib = Rib(site, {site: Path(0)})
         self.failed: frozenset[LinkId] = frozenset()
         self.deadline = inf  # when to `release`
-        self._alternates: Mapping[str, Alternate] = EMPTY
+        self._alternates: Mapping[str, Alternate] = {}
         self._held: dict[str, tuple[LinkId, ...]] = {}
         self._before: Mapping[str, tuple[tuple[LinkId, ...], frozenset[LinkId]]] = {}
         self._delay_until = -inf
