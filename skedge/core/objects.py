@@ -87,6 +87,10 @@ class KernelRoute:
     use: RouteUse = RouteUse.OVERLAY
     alternates: tuple[NextHop, ...] = ()
 
+    def leads_unlike(self, other: KernelRoute) -> bool:
+        """Tell whether packets go another way by the other route, alternates aside."""
+        return self.next_hops != other.next_hops
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Target:

@@ -46,6 +46,14 @@ class Uplinks(Protocol):
         ...
 
 
+class Routes(Driver[str, KernelRoute], Protocol):
+    """The driver of routes."""
+
+    def lead(self, routes: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
+        """Lead routes that are there another way, in one step; return why some could not be. Raises DataplaneError."""
+        ...
+
+
 class Host(Withdrawing, Protocol):
     """What the host itself has."""
 
@@ -167,7 +175,7 @@ class Kernel:
             clock: monotonic seconds.
         """
         drivers = {kind.name: kind.driver for kind in registry}
-        self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
+        self._services, self._routes_driver = _Services(drivers["service"]), cast("Routes", drivers["route"])
         self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(
             replace(kind, driver=self._services) if kind.name == "service" else kind for kind in registry
@@ -322,6 +330,10 @@ class Kernel:
             with suppress(DataplaneError):
                 total.update(refused())
         return dict(total)
+
+    def lead(self, routes: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
+        """Lead routes that are there another way, in one step: the fast path of a failure, nothing is compared."""
+        return self._routes_driver.lead(routes)
 
     def _routes(self) -> Mapping[str, KernelRoute]:
         try:

@@ -12,7 +12,9 @@ from math import inf
 from typing import ParamSpec, TypeVar
 
 from skedge.core.desired.compute import Desired
+from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
+from skedge.core.objects import KernelRoute
 from skedge.daemon.kernel.kernel import Applied, Kernel
 
 P = ParamSpec("P")
@@ -58,6 +60,22 @@ class Worker:
         own = self.busy_since is not None or now - self._ended < ECHO_S
         self._due = min(self._due, now + GLANCE_S if own else max(now, self._ended + SPACE_S))
         self._news.set()
+
+    def lead(self, routes: Mapping[str, KernelRoute]) -> None:
+        """Lead these routes another way as soon as the thread is free; what is wanted must say so, too."""
+        if routes:
+            self._thread.submit(self._lead, routes, time.monotonic())
+
+    def _lead(self, routes: Mapping[str, KernelRoute], asked: float) -> None:
+        """Log what was done and how long it took; what could not be is for the run that follows."""
+        began = time.monotonic()
+        try:
+            refused = len(self.kernel.lead(routes))
+        except DataplaneError as error:
+            log.warning("op=reroute failed=%r", str(error))
+            return
+        waited, took = (began - asked) * 1000, (time.monotonic() - began) * 1000
+        log.info("op=reroute routes=%d refused=%d waited_ms=%.1f took_ms=%.1f", len(routes), refused, waited, took)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call on the thread and return its result."""

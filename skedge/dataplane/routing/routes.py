@@ -87,6 +87,17 @@ class RouteDriver:
                     failed[key] = error
         return failed
 
+    def lead(self, routes: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
+        """Lead routes that are there another way, in one step and no more than that: alternates stay as they are."""
+        indexes = {index: name for name, index in self._netlink.names().items()}
+        changes = [
+            RouteChange(key, table, METRIC, hops, route.source)
+            for key, route in routes.items()
+            if (hops := tuple(Hop(indexes[hop.device], hop.via) for hop in route.next_hops if hop.device in indexes))
+            for table in _tables(route.use)
+        ]
+        return self._send(changes, "lead the route to")
+
     def delete(self, key: str) -> None:
         """Remove the route; one that is already gone is success."""
         for error in self.delete_all((key,)).values():
@@ -120,16 +131,21 @@ def _changes(key: str, value: KernelRoute, indexes: Mapping[str, int]) -> Iterab
     """Return what makes the kernel have a route. Raises DataplaneError when it leads nowhere."""
     if not value.next_hops:
         raise DataplaneError(f"route to {key}: it has no next hop")
-    tables = {TABLE} if value.use is RouteUse.OVERLAY else {LAN_TABLE, ANSWER_TABLE}
     first, spare = (
         tuple(Hop(_index(key, hop, indexes), hop.via) for hop in hops) for hops in (value.next_hops, value.alternates)
     )
     if value.use is RouteUse.TRANSIT:
-        tables.remove(ANSWER_TABLE)
         yield from (RouteChange(key, ANSWER_TABLE, metric) for metric in (ALTERNATE_METRIC, METRIC))
-    for table in sorted(tables):
+    for table in _tables(value.use):
         yield RouteChange(key, table, METRIC, first, value.source)
         yield RouteChange(key, table, ALTERNATE_METRIC, spare, value.source if spare else "")
+
+
+def _tables(use: RouteUse) -> tuple[int, ...]:
+    """Return the tables that a route is in."""
+    if use is RouteUse.OVERLAY:
+        return (TABLE,)
+    return (LAN_TABLE, ANSWER_TABLE) if use is RouteUse.CLIENTS else (LAN_TABLE,)
 
 
 def _index(key: str, hop: NextHop, indexes: Mapping[str, int]) -> int:
