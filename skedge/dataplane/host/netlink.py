@@ -25,6 +25,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 from skedge.core.errors import DataplaneError
 
 PROTOCOL = 74  # our mark on routes, rules and addresses (a value no routing daemon uses)
+ALTERNATE_PROTOCOL = 75  # that on alternates, so that a version which knows none takes no notice of them
 TABLE = 7400
 MAIN = 254
 PRIORITY = 7400

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
 
-from skedge.dataplane.host.netlink import PROTOCOL, split_messages
+from skedge.dataplane.host.netlink import split_messages
 
 _NEW, _DELETE = 24, 25
 _REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
@@ -37,6 +37,7 @@ class RouteChange:
 
     destination: str
     table: int
+    protocol: int
     metric: int
     hops: tuple[Hop, ...] = ()
     source: str = ""
@@ -79,7 +80,7 @@ def _message(number: int, change: RouteChange) -> bytes:
         0,
         0,
         _COMPAT,
-        PROTOCOL,
+        change.protocol,
         0 if change.hops or v6 else _NOWHERE,
         _UNICAST,
         _onlink(one) if one and not v6 else 0,

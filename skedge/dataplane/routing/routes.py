@@ -24,12 +24,23 @@ from typing import Any
 from skedge.core.errors import DataplaneError
 from skedge.core.objects import KernelRoute, NextHop, RouteUse
 from skedge.dataplane.ebpf.prefix_table import HERE, PrefixTable
-from skedge.dataplane.host.netlink import ANSWER_TABLE, LAN_TABLE, PROTOCOL, TABLE, Netlink, kernel_errors
+from skedge.dataplane.host.netlink import (
+    ALTERNATE_PROTOCOL,
+    ANSWER_TABLE,
+    LAN_TABLE,
+    PROTOCOL,
+    TABLE,
+    Netlink,
+    kernel_errors,
+)
 from skedge.dataplane.routing.route_messages import Hop, RouteChange, send
 
 _UNICAST = 1
-METRIC = 1024  # the kernel's own default for IPv6; said, so that a replace names the same route
-ALTERNATE_METRIC = 2048
+FIRST = (
+    PROTOCOL,
+    1024,
+)  # the metric is the kernel's own default for IPv6; said, so that a replace names the same route
+ALTERNATE = (ALTERNATE_PROTOCOL, 2048)
 _GONE = (errno.ESRCH, errno.ENOENT)
 
 
@@ -91,7 +102,7 @@ class RouteDriver:
         """Lead routes that are there another way, in one step and no more than that: alternates stay as they are."""
         indexes = {index: name for name, index in self._netlink.names().items()}
         changes = [
-            RouteChange(key, table, METRIC, hops, route.source)
+            RouteChange(key, table, *FIRST, hops, route.source)
             for key, route in routes.items()
             if (hops := tuple(Hop(indexes[hop.device], hop.via) for hop in route.next_hops if hop.device in indexes))
             for table in _tables(route.use)
@@ -108,9 +119,9 @@ class RouteDriver:
         if self._prefixes:
             for key in keys:
                 self._prefixes.delete(key)
-        metrics = (ALTERNATE_METRIC, METRIC)  # while the first is there, the second carries nothing
+        kinds = (ALTERNATE, FIRST)  # while the first is there, the second carries nothing
         tables = (ANSWER_TABLE, LAN_TABLE, TABLE)
-        changes = [RouteChange(key, table, metric) for key in keys for table in tables for metric in metrics]
+        changes = [RouteChange(key, table, *kind) for key in keys for table in tables for kind in kinds]
         return self._send(changes, "remove the route to")
 
     @staticmethod
@@ -135,10 +146,10 @@ def _changes(key: str, value: KernelRoute, indexes: Mapping[str, int]) -> Iterab
         tuple(Hop(_index(key, hop, indexes), hop.via) for hop in hops) for hops in (value.next_hops, value.alternates)
     )
     if value.use is RouteUse.TRANSIT:
-        yield from (RouteChange(key, ANSWER_TABLE, metric) for metric in (ALTERNATE_METRIC, METRIC))
+        yield from (RouteChange(key, ANSWER_TABLE, *kind) for kind in (ALTERNATE, FIRST))
     for table in _tables(value.use):
-        yield RouteChange(key, table, METRIC, first, value.source)
-        yield RouteChange(key, table, ALTERNATE_METRIC, spare, value.source if spare else "")
+        yield RouteChange(key, table, *FIRST, first, value.source)
+        yield RouteChange(key, table, *ALTERNATE, spare, value.source if spare else "")
 
 
 def _tables(use: RouteUse) -> tuple[int, ...]:
@@ -170,7 +181,7 @@ def _left(key: str, hops: tuple[NextHop, ...], remade: Collection[str]) -> tuple
 
 
 def _ours(message: Any, table: int) -> bool:
-    return bool(message["proto"] == PROTOCOL and message.get_attr("RTA_TABLE") == table)
+    return bool(message["proto"] in (PROTOCOL, ALTERNATE_PROTOCOL) and message.get_attr("RTA_TABLE") == table)
 
 
 def _destination(message: Any) -> str:
@@ -186,7 +197,7 @@ def _next_hop(part: Any, index: int, names: Mapping[int, str]) -> NextHop:
 def _joined(other: KernelRoute | None, message: Any, names: Mapping[int, str]) -> KernelRoute:
     """Return a destination's two routes as one; ``other`` is what was read of it before."""
     route = _route(message, names)
-    if message.get_attr("RTA_PRIORITY") == ALTERNATE_METRIC:
+    if message["proto"] == ALTERNATE_PROTOCOL:
         return KernelRoute(other.next_hops if other else (), route.source, alternates=route.next_hops)
     return replace(route, alternates=other.alternates if other else ())
 

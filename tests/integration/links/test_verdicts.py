@@ -292,17 +292,17 @@ def test_only_the_site_itself_says_that_there_is_no_way_to_it(bench: Bench, v: i
     connecting = bench.keep(bench.site.ns(client, own))
     connecting.bind((own, 0))
     connecting.setblocking(False)
-    connecting.connect_ex((farther, 61000))
-    mine = ip(own, farther, tcp(connecting.getsockname()[1], 61000, SYN))
+    connecting.connect_ex((far, 61000))
+    mine = ip(own, far, tcp(connecting.getsockname()[1], 61000, SYN))
 
     def verdict(sender: str, kind: int, code: int) -> tuple[int, Reason | None]:
         return bench.verdict(ip(sender, own, icmp6(kind, code, mine) if v == 6 else icmp(kind, code, mine)))
 
     for kind, code in ((1, 0), (1, 3), (3, 0)) if v == 6 else ((3, 0), (3, 1), (11, 0)):
-        assert verdict(far, kind, code) == (DROP, Reason.TRANSIT_ERROR)
-        assert verdict(farther, kind, code) == (PASS, None)
+        assert verdict(farther, kind, code) == (DROP, Reason.TRANSIT_ERROR)
+        assert verdict(far, kind, code) == (PASS, None)
     for kind, code in ((1, 1), (1, 4), (2, 0)) if v == 6 else ((3, 3), (3, 4), (3, 13)):
-        assert verdict(far, kind, code) == (PASS, None), "refused, or too big"
+        assert verdict(farther, kind, code) == (PASS, None), "refused, or too big"
 
 
 def test_before_the_link_is_known_nothing_comes_in(bench: Bench) -> None:
