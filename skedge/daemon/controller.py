@@ -183,7 +183,8 @@ class Controller:
         """Lead routes that are there the way that is known now, before anything else is computed or compared."""
         routes, told = self.state.routes(), self._routes_told
         if self.life.synced:
-            self.worker.lead({key: one for key, one in routes.items() if key in told and told[key].leads_unlike(one)})
+            led = [key for key, one in routes.items() if key in told and told[key].leads_unlike(one)]
+            self.worker.lead(routes, led)
         self._routes_told = routes
 
     def _live(self, now: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Generic, TypeVar
 
@@ -77,14 +76,6 @@ class FakeRouteDriver(FakeDriver[str, KernelRoute]):
     def __init__(self, objects: Mapping[str, KernelRoute] | None = None, devices: set[str] | None = None) -> None:
         super().__init__(objects)
         self.devices = devices
-
-    def lead(self, routes: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
-        """Take these next hops."""
-        self.objects |= {
-            key: replace(route, alternates=self.objects[key].alternates) if key in self.objects else route
-            for key, route in routes.items()
-        }
-        return {}
 
     def check(self, key: str, value: KernelRoute) -> None:
         """Refuse a route without next hops or over a device that is not there."""

@@ -36,10 +36,7 @@ from skedge.dataplane.host.netlink import (
 from skedge.dataplane.routing.route_messages import Hop, RouteChange, send
 
 _UNICAST = 1
-FIRST = (
-    PROTOCOL,
-    1024,
-)  # the metric is the kernel's own default for IPv6; said, so that a replace names the same route
+FIRST = (PROTOCOL, 1024)  # the kernel's own metric for IPv6; said, so that a replace names the same route
 ALTERNATE = (ALTERNATE_PROTOCOL, 2048)
 _GONE = (errno.ESRCH, errno.ENOENT)
 
