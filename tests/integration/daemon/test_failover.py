@@ -19,7 +19,7 @@ LOST_S = 0.5  # a connect that took so long lost a SYN
 
 
 class Diamond(Line):
-    """A -10- B -10- D and A -15- C -15- D; the server is at D."""
+    """A -10- B -10- D and A -15- C -15- D; the server is at D. A and B share a cable, the other links are tunnels."""
 
     NAMES = "abcd"
     LINKS = (
@@ -31,6 +31,10 @@ class Diamond(Line):
 
     def document(self, name: str, costs: Any = None) -> dict[str, Any]:
         made = super().document(name, costs)
+        for link in made["links"]:
+            if {name, link["to"]} == {"a", "b"}:
+                del link["local"], link["remote"]
+                link |= {"transport": "direct", "device": f"u-{link['to']}"}
         return made if name == "d" else {**made, "connectors": []}
 
     def settle(self, sites: Any = "abcd") -> None:
@@ -119,18 +123,35 @@ def test_a_device_that_somebody_sets_down(diamond: Diamond) -> None:
     assert (seen.errors, seen.dead) == ({}, [])
 
 
+@pytest.mark.long
 def test_the_far_sides_device_is_set_down(diamond: Diamond) -> None:
+    """B has no alternate towards D, as A's way there is through B, and for a moment no route at all."""
     b = diamond.sites["b"]
     name = device(b, "d")
     seen = through(diamond, lambda: b.inside("ip", "link", "set", name, "down"))
     assert (seen.errors, seen.dead) == ({}, [])
 
 
-def test_the_cable_of_a_tunnel_loses_its_carrier(diamond: Diamond) -> None:
-    a, b = diamond.sites["a"], diamond.sites["b"]
+@pytest.mark.long
+@pytest.mark.parametrize(("near", "far"), [("a", "b"), ("b", "d")], ids=["direct", "under a tunnel"])
+def test_a_cable_is_pulled_at_its_far_end(diamond: Diamond, near: str, far: str) -> None:
+    end = diamond.sites[far]
     try:
-        seen = through(diamond, lambda: b.inside("ip", "link", "set", "u-a", "down"))
+        seen = through(diamond, lambda: end.inside("ip", "link", "set", f"u-{near}", "down"))
     finally:
-        b.inside("ip", "link", "set", "u-a", "up")
-    assert a.name
+        end.inside("ip", "link", "set", f"u-{near}", "up")
     assert (seen.errors, seen.dead) == ({}, [])
+
+
+def test_what_is_protected_is_shown(diamond: Diamond) -> None:
+    a, b = diamond.sites["a"], diamond.sites["b"]
+    shown = {row.site: (row.protection, len(row.alternates)) for row in a.rows("routes")}
+    assert shown == {"b": ("none", 0), "c": ("none", 0), "d": ("node", 1)}
+    assert {row.site: row.protection for row in b.rows("routes")} == {"a": "none", "c": "node", "d": "none"}
+    status = a.status()
+    assert (status.reachable, status.protected) == (3, 1)
+    assert "1 of 3 sites protected" in a.skedge("status").stdout
+    kept = a.inside("ip", "route", "show", "table", "7400", "proto", "75").stdout.split()
+    address = kept[0]
+    a.inside("ip", "route", "del", address, "table", "7400", "proto", "75")
+    until(lambda: a.inside("ip", "route", "show", "table", "7400", "proto", "75").stdout.split() == kept, 2, "repaired")
