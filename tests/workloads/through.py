@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Clients through a fault: new connections at a steady rate, and held ones that never stop talking.
 
-``through.py HOST PORT SECONDS [RATE] [HELD]`` prints one JSON document at the end:
+``through.py HOST PORT SECONDS [RATE] [HELD]`` prints ``begun``, and one JSON document at the end:
 
     new    of every connect: [its start, seconds until the server's name was there, error such as EHOSTUNREACH or ""]
     held   of every held connection: [when its longest silence began, its seconds, error or ""]
@@ -63,6 +63,7 @@ async def held(host: str, port: int, until: float, results: list[tuple[float, fl
 async def main(host: str, port: int, seconds: float, rate: float, holding: int) -> None:
     made: list[tuple[float, float, str]] = []
     kept: list[tuple[float, float, str]] = []
+    print("begun", flush=True)
     began = time.monotonic()
     tasks = [asyncio.create_task(held(host, port, began + seconds, kept)) for _ in range(holding)]
     for number in range(int(seconds * rate)):

@@ -79,11 +79,12 @@ def through(diamond: Diamond, fault: Callable[[], object], seconds: float = 2.5,
     clients = a.spawn(
         "/usr/bin/python3", WORKLOADS / "through.py", "127.0.0.1", 8080, seconds, RATE, HELD, log=out
     )  # fmt: skip
+    until(lambda: "begun" in out.read_text(), 10, "clients")
     time.sleep(before)
     at = time.monotonic()
     fault()
     clients.wait(60)
-    seen = Seen.of(json.loads(out.read_text()), at)
+    seen = Seen.of(json.loads(out.read_text().removeprefix("begun")), at)
     print(f"\n{seen}")
     assert seen.made == seconds * RATE
     return seen
