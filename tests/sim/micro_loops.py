@@ -43,6 +43,7 @@ class Outcome:
     without_s: float
     circles_s: float
     pairs: int
+    circling: frozenset[tuple[str, str]] = frozenset()
 
 
 class Routers:
@@ -95,6 +96,11 @@ class Routers:
 def cut(seed: int, *, alternates: bool = True, delay_s: float = forwarding.LOCAL_DELAY_S, sites: int = 20) -> Outcome:
     """Cut one random link of a random network; the same seed is the same network, link and timing."""
     world = random_network(sites, seed)
+    return measure(world, sorted(world.wires)[seed % len(world.wires)], alternates=alternates, delay_s=delay_s)
+
+
+def measure(world: World, link: LinkId, *, alternates: bool = True, delay_s: float) -> Outcome:
+    """Start a network, cut a link of it, and watch."""
     world.start()
     routers = Routers(world, alternates=alternates)
     with patch.object(forwarding, "LOCAL_DELAY_S", delay_s):
@@ -103,7 +109,6 @@ def cut(seed: int, *, alternates: bool = True, delay_s: float = forwarding.LOCAL
             routers.step()
         pairs = [(a, b) for a in world.nodes for b in world.nodes if a != b]
         assert all(routers.fate(a, b) == "there" for a, b in pairs)
-        link = sorted(world.wires)[seed % len(world.wires)]
         world.cut(link)
         world.run(DETECT_S)
         return _watch(world, routers, pairs)
@@ -111,17 +116,18 @@ def cut(seed: int, *, alternates: bool = True, delay_s: float = forwarding.LOCAL
 
 def _watch(world: World, routers: Routers, pairs: list[tuple[str, str]]) -> Outcome:
     without: dict[tuple[str, str], float] = {}
-    circles, began = 0.0, world.now
+    circles, began, circling = 0.0, world.now, set()
     while world.now < began + WATCH_S:
         world.run(STEP_S)
         routers.step()
         fates = {pair: routers.fate(*pair) for pair in pairs}
         circles += STEP_S * ("circle" in fates.values())
+        circling |= {pair for pair, fate in fates.items() if fate == "circle"}
         for pair, fate in fates.items():
             if fate != "there":
                 without[pair] = without.get(pair, 0.0) + STEP_S
     whole = {pair for pair in without if routers.fate(*pair) == "there"}
-    return Outcome(max((without[pair] for pair in whole), default=0.0), circles, len(whole))
+    return Outcome(max((without[pair] for pair in whole), default=0.0), circles, len(whole), frozenset(circling))
 
 
 def main(cuts: int = 40) -> None:
