@@ -102,12 +102,12 @@ INLINE int icmp_check(struct __sk_buff *skb, const struct link_config *config, s
 	if ((quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) ||
 	    !address_is_own_site(config, &quoted.from, p->v6))
 		return REASON_NO_SOCKET;
-	if (icmp_is_of_transit(p, &quoted, type, said[1]))
-		return REASON_TRANSIT_ERROR;
 	if (packet_parse_ports(skb, &quoted))
 		return REASON_MALFORMED;
 	error = icmp_check_quoted(skb, config, p, &quoted);
-	return error == REASON_NO_SOCKET ? TO_NAT_ERROR : error;
+	if (error == REASON_NO_SOCKET)
+		return TO_NAT_ERROR;
+	return !error && icmp_is_of_transit(p, &quoted, type, said[1]) ? REASON_TRANSIT_ERROR : error;
 }
 
 #endif
