@@ -113,6 +113,8 @@ ROUTES = (
     Column("PATH COST", lambda r: str(r.path_cost), right=True),
     Column("NEXT HOPS", lambda r: listing(r.next_hops)),
     Column("INSTALLED", lambda r: yes(r.installed)),
+    Column("PROTECTED", lambda r: clean(r.protection)),
+    Column("ALTERNATES", lambda r: listing(r.alternates)),
 )
 
 
@@ -262,6 +264,8 @@ def status_text(status: documents.Status) -> str:
     """Return the state in one line and one line a problem, the worst first."""
     states = (("live", status.live), ("ready", status.ready), ("synced", status.synced))
     first = f"{clean(status.site)}: " + ", ".join(name if on else f"not {name}" for name, on in states)
+    if status.reachable:
+        first += f"; {status.protected} of {status.reachable} sites protected"
     if not status.problems:
         return f"{first}; no problems"
     worst_first = sorted(

@@ -77,11 +77,19 @@ class RouteUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KernelRoute:
-    """Route to one overlay address or LAN prefix (key: destination as ``addr/len``); several next hops are ECMP."""
+    """Route to one overlay address or LAN prefix (key: destination as ``addr/len``); several next hops are ECMP.
+
+    ``alternates`` are the next hops of a second route of a higher metric: the kernel's own way when it loses the first.
+    """
 
     next_hops: tuple[NextHop, ...]
     source: str
     use: RouteUse = RouteUse.OVERLAY
+    alternates: tuple[NextHop, ...] = ()
+
+    def leads_unlike(self, other: KernelRoute) -> bool:
+        """Tell whether packets go another way by the other route, alternates aside."""
+        return self.next_hops != other.next_hops
 
 
 @dataclass(frozen=True, slots=True, order=True)

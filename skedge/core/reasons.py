@@ -73,6 +73,8 @@ class Reason(IntEnum):
     # fragments
     EARLY_FRAGMENT = (38, "early-fragment", "a fragment that came before the first one of its datagram")
     BAD_FRAGMENT = (39, "bad-fragment", "a fragment that is too small, or overlaps the first one of its datagram")
+    # what may end a connect
+    TRANSIT_ERROR = (53, "transit-error", "a site on the way says that there is none: that is for the map to say")
     # control plane
     BAD_SIGNATURE = (40, "bad-signature", "a record whose signature or certificate does not verify")
     BAD_FRAME = (41, "bad-frame", "a control frame that cannot be decoded or is too large")

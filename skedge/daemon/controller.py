@@ -72,6 +72,7 @@ class Controller:
         self.counting = Counting(self.worker, self.tally, self)
         self.applied = Applied()
         self.desired = Desired()
+        self._routes_told = self.desired.routes
         self.config_error = ""
         self._routing = Routing(state, flooder, self.control, memory)
         self.refusals = self._routing.refusals
@@ -161,9 +162,12 @@ class Controller:
             self._routing.originate(now, dirty)
         if self._routing.compute(now, at_once=synced):
             self.tally.spf_runs += 1
+            self._reroute()
             self._note(Event.PATHS)
             if (ending := self._returned.look()) is not None:
                 self._background.spawn(ending)
+        if self.state.forwarding.release(now):
+            self._note(Event.REROUTED)
         if self._marks.take(Dirty.KERNEL):
             self._want()
         self._tell_loads(now)
@@ -176,9 +180,19 @@ class Controller:
         if news:
             self.tunnels.look()
         if news or now >= self._say_rtt_at:
-            self.state.links_used = used
+            if self.state.follow_links(now, used):
+                self._reroute()
+                self._marks.note(Event.REROUTED)
             self._marks.note(Event.LINKS)
             self._say_rtt_at = now + RTT_SAY_S
+
+    def _reroute(self) -> None:
+        """Lead routes that are there the way that is known now, before anything else is computed or compared."""
+        routes, told = self.state.routes(), self._routes_told
+        if self.life.synced:
+            led = [key for key, one in routes.items() if key in told and told[key].leads_unlike(one)]
+            self.worker.lead(routes, led)
+        self._routes_told = routes
 
     def _live(self, now: float) -> bool:
         """Go on in life; return whether sync came just now.
@@ -208,6 +222,7 @@ class Controller:
     def _want(self) -> None:
         """Tell the kernel's thread what should be."""
         self.desired = self.state.desired()
+        self._routes_told = self.desired.routes
         self.worker.want(self.state.config, self.wanted(), allow_delete=self.life.deleting)
 
     def wanted(self) -> Desired:

@@ -24,7 +24,7 @@ class Routing:
 
     def deadline(self, now: float) -> float:
         """Return when to `tick` or to compute paths at the latest."""
-        return min(self._flooder.next_deadline(now), self.spf.deadline)
+        return min(self._flooder.next_deadline(now), self.spf.deadline, self._state.forwarding.deadline)
 
     def configure(self, now: float) -> None:
         """Follow a new configuration: its links, and paths over them."""
@@ -68,7 +68,7 @@ class Routing:
         if not (at_once or self.spf.due(now)):
             return False
         self.spf.done()
-        self._state.recompute(self._flooder.network_map())
+        self._state.recompute(self._flooder.network_map(), now)
         return True
 
     def save(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from skedge import __version__
 from skedge.control.health.monitor import HealthState
 from skedge.core.desired.compute import Desired, compute, link_id
+from skedge.core.desired.site_routes import all_routes
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.boots import Boot
 from skedge.core.linkstate.own_records import Liveness
@@ -20,15 +21,17 @@ from skedge.core.model import (
     SiteConfig,
     WorkloadId,
 )
-from skedge.core.objects import ServiceKey, Target
+from skedge.core.objects import KernelRoute, ServiceKey, Target
 from skedge.core.observed import Counts
 from skedge.core.placement.candidates import offers
 from skedge.core.placement.explain import Facts
 from skedge.core.placement.loads import Heard, reporters
 from skedge.core.placement.policies import listened
 from skedge.core.reasons import Reason
-from skedge.core.routing import rib
+from skedge.core.routing.forwarding import Forwarding
 from skedge.core.routing.lan_prefixes import Prefixes, judge
+from skedge.core.routing.overlay_addresses import site_addresses
+from skedge.core.routing.rib import Rib
 
 ServiceWorkload = tuple[ServiceKey, WorkloadId]
 SOFTWARE = f"skedge {__version__}"  # as this site says it of itself
@@ -41,7 +44,7 @@ class State:
     config: SiteConfig
     ports: Mapping[str, int]
     network_map: NetworkMap = field(default_factory=lambda: NetworkMap({}, {}))
-    rib: rib.Rib = field(init=False)
+    forwarding: Forwarding = field(init=False)
     links_used: dict[LinkId, Liveness] = field(default_factory=dict)
     health: dict[str, bool] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)  # why the health checks of unhealthy connectors fail
@@ -53,7 +56,7 @@ class State:
     boot: Boot = field(default_factory=Boot)
 
     def __post_init__(self) -> None:
-        self.rib = rib.Rib(self.config.site, {self.config.site: rib.Path(0)})
+        self.forwarding = Forwarding(self.config.site)
 
     # ---- what follows ---------------------------------------------------------------------------------------------
 
@@ -74,14 +77,31 @@ class State:
         """Return link -> neighbour."""
         return {link_id(self.config, link): link.to for link in self.config.links}
 
-    def recompute(self, network_map: NetworkMap) -> None:
+    @property
+    def rib(self) -> Rib:
+        """Return the paths to all other sites."""
+        return self.forwarding.rib
+
+    def recompute(self, network_map: NetworkMap, now: float = 0.0) -> None:
         """Run SPF over a new map.
 
         A removed site's records live on until they are old, but nobody is to see them. While it can still be reached
         it carries traffic for those who were not deployed yet: who left it out of SPF alone would make loops.
         """
-        self.rib = rib.compute(network_map, self.config.site)
+        self.forwarding.recompute(now, network_map)
         self.network_map = network_map.without(set(self.config.removed_sites) - self.rib.paths.keys())
+
+    def follow_links(self, now: float, used: dict[LinkId, Liveness]) -> bool:
+        """Take over which links may be used; return whether routes must change before paths do."""
+        lost = {link for link, before in self.links_used.items() if before.up and not used.get(link, before).up}
+        self.links_used = used
+        failed = (self.forwarding.failed | lost) & {link for link, one in used.items() if not one.up}
+        return self.forwarding.follow(now, failed)
+
+    def routes(self) -> Mapping[str, KernelRoute]:
+        """Return what `desired` has as routes."""
+        addresses, _ = site_addresses(self.config, self.network_map)
+        return all_routes(self.config, self.forwarding.hops(), addresses, self.prefixes())
 
     def desired(self) -> Desired:
         """Return what the kernel should hold.
@@ -98,6 +118,7 @@ class State:
             others=self.others(),
             avoided=self.suspended,
             resolved=self.resolved,
+            hops=self.forwarding.hops(),
         )
 
     def links_record(self, software: str, now: float) -> LinksRecord:

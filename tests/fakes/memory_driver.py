@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,29 @@ class MemoryDriver:
             raise DataplaneError(f"{self.kind} {key}: refused")
 
 
+class MemoryRoutes(MemoryDriver):
+    """That of routes, which also puts many in one step, and leads them another way."""
+
+    def put_all(self, wanted: Mapping[Any, Any]) -> Mapping[Any, DataplaneError]:
+        return self._each(lambda key: self.put(key, wanted[key]), wanted)
+
+    def delete_all(self, keys: Collection[Any]) -> Mapping[Any, DataplaneError]:
+        return self._each(self.delete, keys)
+
+    def lead(self, routes: Mapping[Any, Any]) -> Mapping[Any, DataplaneError]:
+        return self.put_all(routes)
+
+    @staticmethod
+    def _each(act: Callable[[Any], None], keys: Iterable[Any]) -> Mapping[Any, DataplaneError]:
+        failed = {}
+        for key in keys:
+            try:
+                act(key)
+            except DataplaneError as error:
+                failed[key] = error
+        return failed
+
+
 @dataclass
 class MemoryDrivers:
     """The drivers of one site, writing into one log; ``rules`` stand for what comes before the links."""
@@ -68,7 +91,7 @@ class MemoryDrivers:
     def __post_init__(self) -> None:
         self.rules = MemoryDriver("rule", self.log)
         for kind, name in FIELDS.items():
-            setattr(self, name, MemoryDriver(kind, self.log))
+            setattr(self, name, (MemoryRoutes if name == "routes" else MemoryDriver)(kind, self.log))
 
     @property
     def registry(self) -> Registry:

@@ -51,6 +51,7 @@ enum {
     REASON_NO_ANSWER = 48, /* the neighbour's controller does not answer */
     REASON_DUPLICATE_ADDRESS = 49, /* two sites claim one overlay address */
     REASON_DATABASE_FULL = 50, /* the link-state database has no room for another site */
+    REASON_TRANSIT_ERROR = 53, /* a site on the way says that there is none: that is for the map to say */
     REASON_OVERLAPPING_PREFIX = 55, /* a LAN prefix that overlaps another network, so it is not used here */
     REASON_PROBE_LOST = 60, /* the far end does not answer probes */
     REASON_NO_CARRIER = 61, /* the device is down */

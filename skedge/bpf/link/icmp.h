@@ -69,16 +69,29 @@ INLINE int neighbour_error_check(struct __sk_buff *skb, const struct link_entry 
 	return address_is_link_local(&quoted.from) ? REASON_NO_SOCKET : TO_ERROR;
 }
 
+/* Whether a site on the way, and not the one that the quoted packet was sent to, says that there is no way, or that it
+ * went in a circle. While paths change that is so for a moment, and would end a connect; for how long there is no path,
+ * this site's own map tells. */
+INLINE int icmp_is_of_transit(const struct packet *p, const struct packet *quoted, __u8 type, __u8 code)
+{
+	if (quoted->protocol != IPPROTO_TCP || address_equals(&p->from, &quoted->to))
+		return 0;
+	if (p->v6)
+		return (type == 1 && (code == 0 || code == 3)) || type == 3;
+	return (type == 3 && code <= 1) || type == 11;
+}
+
 /* ICMP errors pass when the packet that they quote is from a socket of ours or of a flow. Anything else is not for the
  * overlay. */
 INLINE int icmp_check(struct __sk_buff *skb, const struct link_config *config, struct packet *p)
 {
 	struct packet quoted = {};
-	__u8 type = 0;
+	__u8 said[2] = {}, type;
 	int error;
 
-	if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
+	if (bpf_skb_load_bytes(skb, p->l4, said, sizeof(said)))
 		return REASON_MALFORMED;
+	type = said[0];
 	error = p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
 	if (!error)
 		return REASON_NOT_PUBLISHED;
@@ -92,7 +105,9 @@ INLINE int icmp_check(struct __sk_buff *skb, const struct link_config *config, s
 	if (packet_parse_ports(skb, &quoted))
 		return REASON_MALFORMED;
 	error = icmp_check_quoted(skb, config, p, &quoted);
-	return error == REASON_NO_SOCKET ? TO_NAT_ERROR : error;
+	if (error == REASON_NO_SOCKET)
+		return TO_NAT_ERROR;
+	return !error && icmp_is_of_transit(p, &quoted, type, said[1]) ? REASON_TRANSIT_ERROR : error;
 }
 
 #endif

@@ -116,6 +116,21 @@ INLINE int error_names_host(struct __sk_buff *skb, const struct lan_packet *p)
     return CB_GET(skb, CB_DENY) == 1 && !bpf_skb_load_bytes(skb, p->l4, &type, 1) && type == (p->v6 ? 3 : 11);
 }
 
+/* Whether a site on the way says that there is none, as in icmp_is_of_transit(): that would end a client's connect. */
+INLINE int error_is_of_transit(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_key *quoted)
+{
+    __u8 said[2] = {};
+
+    if (!CB_GET(skb, CB_DENY) || quoted->protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, p->l4, said, sizeof(said)))
+        return 0;
+    if (quoted->from[0] == p->key.from[0] && quoted->from[1] == p->key.from[1] && quoted->from[2] == p->key.from[2] &&
+        quoted->from[3] == p->key.from[3])
+        return 0;
+    if (p->v6)
+        return said[0] == 1 && (said[1] == 0 || said[1] == 3);
+    return said[0] == 3 && said[1] <= 1;
+}
+
 /* Put the translated quote and the flow's addresses into the packet. Returns 0 or REASON_MALFORMED. */
 INLINE int icmp_rewrite(struct __sk_buff *skb, const struct lan_packet *p, struct quote *old, struct quote *new,
                         const struct nat_flow *flow)
@@ -205,6 +220,8 @@ int lan_error(struct __sk_buff *skb)
     flow = quote_lookup_flow(skb, &p, &old, &key);
     if (!flow || packet_is_martian(&p) || (CB_GET(skb, CB_DENY) && !quote_is_of_overlay(&p, &key)))
         return CB_GET(skb, CB_DENY) ? packet_refuse(REASON_NO_SOCKET) : TC_ACT_UNSPEC;
+    if (error_is_of_transit(skb, &p, &key))
+        return packet_refuse(REASON_TRANSIT_ERROR);
     new = old;
     quote_translate(&new, p.v6, &key, flow);
     if (flow_goes_over_lo(flow->state))

@@ -29,6 +29,9 @@ class Status:
     synced = every adjacency was heard, with the certificates that both ends have now; configuration and certificates on
     disk are in force; the source ports that must be are reserved; and (asked with ``what`` = kernel) the kernel was
     looked at and has all that is wanted.
+
+    ``reachable`` are the other sites that there is a path to, ``protected`` those of them that stay reachable at once
+    when a link of this site fails.
     """
 
     site: str
@@ -36,6 +39,8 @@ class Status:
     ready: bool
     synced: bool
     problems: tuple[Problem, ...] = ()
+    reachable: int = 0
+    protected: int = 0
     version: int = VERSION
 
 
@@ -101,13 +106,19 @@ class LinkRow:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """One overlay route: computed next hops, and whether the kernel has them."""
+    """One overlay route: computed next hops, and whether the kernel has them.
+
+    ``protection`` is what its packets survive before new paths are computed: none, link (the loss of any one link of
+    this site) or node (that of the site behind it, too). ``alternates`` serve when none of the next hops is left.
+    """
 
     destination: str
     site: str
     path_cost: int
     next_hops: tuple[str, ...]
     installed: bool
+    protection: str = "none"
+    alternates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

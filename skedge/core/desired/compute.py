@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from skedge.core import names
 from skedge.core.abilities import ABILITIES, Abilities
 from skedge.core.desired.listener_addresses import LOOPBACK, listeners, shared
+from skedge.core.desired.site_routes import all_routes, first_links
 from skedge.core.linkstate.own_records import NO_RESOLVED, services_record, workload_target
 from skedge.core.model import (
     Link,
@@ -25,8 +26,6 @@ from skedge.core.objects import (
     LinkDevice,
     ListenerKey,
     ListenerTarget,
-    NextHop,
-    RouteUse,
     ServiceKey,
     ServiceTable,
     Target,
@@ -37,6 +36,7 @@ from skedge.core.placement.view import View, view
 from skedge.core.reasons import Reason
 from skedge.core.routing import lan_prefixes as prefixes
 from skedge.core.routing.feasible import devices_by_site
+from skedge.core.routing.forwarding import Hops
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, nat_sources, plain_address, site_addresses
 from skedge.core.routing.rib import Rib
 
@@ -98,6 +98,7 @@ def compute(
     suspended: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
     avoided: frozenset[tuple[ServiceKey, WorkloadId]] = frozenset(),
     resolved: Mapping[str, Target] = NO_RESOLVED,
+    hops: Mapping[str, Hops] | None = None,
 ) -> Desired:
     """Return the desired state of this site.
 
@@ -112,6 +113,7 @@ def compute(
         suspended: what the data plane suspended at this site, as the tables shall say it.
         avoided: the same, where only listeners with several services shall take notice.
         resolved: connector name -> where its server was found.
+        hops: first links of the packets for each other site, from `Forwarding.hops`; None: those of ``rib`` alone.
     """
     addresses, refused = site_addresses(config, network_map)
     nat = (addresses[config.site].nat4, addresses[config.site].nat6)
@@ -136,7 +138,7 @@ def compute(
         nat_local=nat,
         nat_remote=nat_sources(config, network_map, addresses[config.site]),
         addresses=own_addresses(config, addresses[config.site]),
-        routes={**routes(config, rib, addresses), **prefix_routes(config, rib, lans)},
+        routes=all_routes(config, first_links(rib) if hops is None else hops, addresses, lans),
         endpoints=served_endpoints(config, endpoints(config, endpoint_ports, resolved, here.off_host)),
         services=services,
         listeners={key: listener_target(listener, services, avoided) for key, listener in catches.items()},
@@ -204,59 +206,11 @@ def _device(config: SiteConfig, link: Link) -> LinkDevice:
     )
 
 
-def routes(config: SiteConfig, rib: Rib, addresses: Mapping[str, SiteAddresses]) -> Mapping[str, KernelRoute]:
-    """Return one route per overlay address of every other reachable site, all equal-cost next hops kept.
-
-    A next hop over a link that the configuration has no more (the own record is older for a moment) is left out.
-    """
-    configured = {link_id(config, link) for link in config.links}
-    found: dict[str, KernelRoute] = {}
-    for site in sorted(rib.paths):
-        links = [link for link in rib.next_hops(site) if link in configured]
-        if not links or site not in addresses:
-            continue
-        one = addresses[site]
-        found |= {
-            f"{v4}/32": KernelRoute(_next_hops(config, links, 4), config.overlay4) for v4 in (one.v4, one.nat4) if v4
-        }
-        found |= {
-            f"{v6}/128": KernelRoute(_next_hops(config, links, 6), config.overlay6) for v6 in (one.v6, one.nat6) if v6
-        }
-    return found
-
-
 def own_addresses(config: SiteConfig, own: SiteAddresses) -> Mapping[str, str]:
     """Return the addresses of this site with their device; those of NAT where LAN clients are served by flows."""
     nat = (own.nat4, own.nat6) if config.lan.devices and ABILITIES[config.engine].off_host else ()
     found = [address for address in (config.overlay4, config.overlay6, *nat) if address]
     return {f"{address}/{128 if ':' in address else 32}": LOOPBACK_DEVICE for address in found}
-
-
-def prefix_routes(config: SiteConfig, rib: Rib, lans: prefixes.Prefixes) -> Mapping[str, KernelRoute]:
-    """Return one route per LAN prefix of every other reachable site: the same way as to the site itself."""
-    configured = {link_id(config, link) for link in config.links}
-    found: dict[str, KernelRoute] = {}
-    for prefix, site in lans.others.items():
-        links = [link for link in rib.next_hops(site) if link in configured]
-        version = 6 if ":" in prefix else 4
-        if links:
-            source = config.overlay4 if version == 4 else config.overlay6
-            use = RouteUse.TRANSIT if prefix in lans.refused else RouteUse.CLIENTS
-            found[prefix] = KernelRoute(_next_hops(config, links, version), source, use)
-    return found
-
-
-def _next_hops(config: SiteConfig, links: Iterable[LinkId], version: int) -> tuple[NextHop, ...]:
-    """Return the next hops of a route of this IP version.
-
-    Links are unnumbered. An IPv6 next hop would do for IPv4 too, but then the kernel writes each packet's Ethernet
-    header anew; a next hop of the packet's own family has it at hand.
-    """
-    hops = []
-    for link in links:
-        via = names.GATEWAY4 if version == 4 else str(names.link_local(config.network, link.far_end(config.site)))
-        hops.append(NextHop(names.device_name(config.network, link, config.site), via))
-    return tuple(sorted(hops))
 
 
 def endpoints(

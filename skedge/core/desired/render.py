@@ -56,10 +56,10 @@ def _(value: LinkDevice) -> str:
 
 @describe.register
 def _(value: KernelRoute) -> str:
-    return (
-        " + ".join(f"via {hop.via} dev {hop.device}" for hop in value.next_hops)
-        + f" src {value.source}{_USES[value.use]}"
-    )
+    ways = [
+        " + ".join(f"via {hop.via} dev {hop.device}" for hop in hops) for hops in (value.next_hops, value.alternates)
+    ]
+    return f"{ways[0]} src {value.source}{_USES[value.use]}" + (f", else {ways[1]}" if ways[1] else "")
 
 
 @describe.register

@@ -10,6 +10,7 @@ from dataclasses import replace
 from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Problem, Request, Rows, Status, Sync
 from skedge.core.errors import ApiError, DataplaneError, SkedgeError
 from skedge.core.placement.explain import explain, find_service
+from skedge.core.routing.alternates import Protection
 from skedge.daemon import link_status
 from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
@@ -84,7 +85,9 @@ class Answers:
         synced = (
             at.life.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
         )
-        return Status(at.state.config.site, True, at.life.ready, synced, problems)
+        hops = at.state.forwarding.hops().values()
+        protected = sum(one.protection is not Protection.NONE for one in hops)
+        return Status(at.state.config.site, True, at.life.ready, synced, problems, len(hops), protected)
 
     async def _looked(self) -> Status:
         """Return the same after a look at the kernel: what somebody else changed just now is not waited for."""

@@ -20,11 +20,12 @@ from skedge.core.desired.render import describe
 from skedge.core.linkstate.database import Database
 from skedge.core.linkstate.messages import Key, Kind
 from skedge.core.model import Link, LinkId
-from skedge.core.objects import KernelRoute
+from skedge.core.objects import KernelRoute, NextHop
 from skedge.core.observed import Flow, Receipt, TunnelFacts
 from skedge.core.placement.explain import explain, known_services, listener_rows
 from skedge.core.reasons import Reason
 from skedge.core.routing import spf
+from skedge.core.routing.alternates import Protection
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.link_status import LinkFacts
 from skedge.daemon.state import State
@@ -128,16 +129,23 @@ def routes(state: State, desired: Desired, installed: Mapping[str, KernelRoute])
         owner[f"{record.overlay4}/32"] = owner[f"{record.overlay6}/128"] = site
         owner |= dict.fromkeys((f"{record.nat4}/32", f"{record.nat6}/128"), site)
     owner |= state.prefixes().others
+    hops = state.forwarding.hops()
     return [
         RouteRow(
             destination=destination,
             site=(site := owner.get(destination, "")),
             path_cost=state.rib.path_cost(site) or 0,
-            next_hops=tuple(f"{hop.via}%{hop.device}" for hop in route.next_hops),
+            next_hops=_hops(route.next_hops),
             installed=installed.get(destination) == route,
+            protection=hops[site].protection.value if site in hops else Protection.NONE.value,
+            alternates=_hops(route.alternates),
         )
         for destination, route in sorted(desired.routes.items())
     ]
+
+
+def _hops(hops: Iterable[NextHop]) -> tuple[str, ...]:
+    return tuple(f"{hop.via}%{hop.device}" for hop in hops)
 
 
 def services(state: State, now: float) -> list[ServiceRow]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
@@ -16,7 +17,7 @@ from skedge.core.desired.kinds import Registry
 from skedge.core.desired.reconcile import KindReport, reconcile_all, steps_of
 from skedge.core.desired.render import describe
 from skedge.core.ending import Ender
-from skedge.core.engine import Driver, Engine
+from skedge.core.engine import Batches, Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
@@ -44,6 +45,14 @@ class Uplinks(Protocol):
 
     def strays(self) -> Mapping[int, str]:
         """Return the devices by which packets leave that are not those of their address. Raises DataplaneError."""
+        ...
+
+
+class Routes(Driver[str, KernelRoute], Batches[str, KernelRoute], Protocol):
+    """The driver of routes."""
+
+    def lead(self, routes: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
+        """Lead routes that are there another way, in one step; return why some could not be. Raises DataplaneError."""
         ...
 
 
@@ -131,6 +140,39 @@ class _Services:
         self._inner.delete(key)
 
 
+class _Routes:
+    """The driver of routes; whatever a run was told when it began, what it puts is the newest that is wanted.
+
+    `lead` may be called on another thread at any time, `wanted` may be set at any time.
+    """
+
+    def __init__(self, inner: Routes) -> None:
+        self._inner, self._lock = inner, threading.Lock()
+        self.wanted: Mapping[str, KernelRoute] = {}
+
+    def read(self) -> Mapping[str, KernelRoute]:
+        return self._inner.read()
+
+    def put(self, key: str, value: KernelRoute) -> None:
+        with self._lock:
+            self._inner.put(key, self.wanted.get(key, value))
+
+    def put_all(self, wanted: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
+        with self._lock:
+            return self._inner.put_all({key: self.wanted.get(key, value) for key, value in wanted.items()})
+
+    def delete(self, key: str) -> None:
+        self._inner.delete(key)
+
+    def delete_all(self, keys: Collection[str]) -> Mapping[str, DataplaneError]:
+        return self._inner.delete_all(keys)
+
+    def lead(self, keys: Iterable[str]) -> Mapping[str, DataplaneError]:
+        with self._lock:
+            wanted = self.wanted
+            return self._inner.lead({key: wanted[key] for key in keys if key in wanted})
+
+
 def without_others(table: ServiceTable) -> ServiceTable:
     """Return the table with no load of other sites and no suspension: what a comparison looks at."""
     return ServiceTable(
@@ -170,10 +212,11 @@ class Kernel:
             enders: who holds connections and can end them.
         """
         drivers = {kind.name: kind.driver for kind in registry}
-        self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
+        self._services, self._routes_driver = _Services(drivers["service"]), _Routes(cast("Routes", drivers["route"]))
+        wrapped: Mapping[str, Any] = {"service": self._services, "route": self._routes_driver}
         self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(
-            replace(kind, driver=self._services) if kind.name == "service" else kind for kind in registry
+            replace(kind, driver=wrapped[kind.name]) if kind.name in wrapped else kind for kind in registry
         )
         self._first = [kind.name for kind in registry][: [kind.name for kind in registry].index("link") + 1]
         self.engine = engine
@@ -331,6 +374,17 @@ class Kernel:
             with suppress(DataplaneError):
                 total.update(refused())
         return dict(total)
+
+    def want_routes(self, routes: Mapping[str, KernelRoute]) -> None:
+        """Take what routes should be from now on, for runs that have begun, too. Never waits; of any thread."""
+        self._routes_driver.wanted = routes
+
+    def lead(self, keys: Collection[str]) -> Mapping[str, DataplaneError]:
+        """Lead these routes as they are wanted, in one step: the fast path of a failure, nothing is compared.
+
+        May be called on another thread than the rest.
+        """
+        return self._routes_driver.lead(keys)
 
     def _routes(self) -> Mapping[str, KernelRoute]:
         try:

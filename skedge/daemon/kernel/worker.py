@@ -1,18 +1,23 @@
-"""The one thread that talks to the kernel, so that the loop never waits for it. Newest wish first, one at a time."""
+"""The thread that talks to the kernel, so that the loop never waits for it. Newest wish first, one at a time.
+
+A second one does nothing but lead routes round a failure, which waits for no comparison.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
 from typing import ParamSpec, TypeVar
 
 from skedge.core.desired.compute import Desired
+from skedge.core.errors import DataplaneError
 from skedge.core.model import SiteConfig
+from skedge.core.objects import KernelRoute
 from skedge.daemon.kernel.kernel import Applied, Kernel
 
 P = ParamSpec("P")
@@ -35,6 +40,7 @@ class Worker:
         self.kernel = kernel
         self._on_applied = on_applied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._leading = ThreadPoolExecutor(1, thread_name_prefix="routes")
         self._desired: tuple[SiteConfig, Desired, bool] | None = None
         self._wanted, self._news = asyncio.Event(), asyncio.Event()
         self._due = inf
@@ -45,6 +51,7 @@ class Worker:
     def want(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> None:
         """Set what the kernel should hold from now on."""
         self._desired = (config, desired, allow_delete)
+        self.kernel.want_routes(desired.routes)
         self._wanted.set()
         self._news.set()
 
@@ -58,6 +65,23 @@ class Worker:
         own = self.busy_since is not None or now - self._ended < ECHO_S
         self._due = min(self._due, now + GLANCE_S if own else max(now, self._ended + SPACE_S))
         self._news.set()
+
+    def lead(self, routes: Mapping[str, KernelRoute], keys: Collection[str]) -> None:
+        """Lead the routes of these keys as ``routes`` says at once, whatever the thread is at; `want` them, too."""
+        self.kernel.want_routes(routes)
+        if keys:
+            self._leading.submit(self._lead, keys, time.monotonic())
+
+    def _lead(self, keys: Collection[str], asked: float) -> None:
+        """Log what was done and how long it took; what could not be is for the run that follows."""
+        began = time.monotonic()
+        try:
+            refused = len(self.kernel.lead(keys))
+        except DataplaneError as error:
+            log.warning("op=reroute failed=%r", str(error))
+            return
+        waited, took = (began - asked) * 1000, (time.monotonic() - began) * 1000
+        log.info("op=reroute routes=%d refused=%d waited_ms=%.1f took_ms=%.1f", len(keys), refused, waited, took)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call on the thread and return its result."""
@@ -122,4 +146,5 @@ class Worker:
 
     def close(self) -> None:
         """Let the running call end; nothing is undone in the kernel."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._leading, self._thread):
+            thread.shutdown(wait=True, cancel_futures=True)

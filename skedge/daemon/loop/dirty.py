@@ -26,6 +26,7 @@ class Event(Enum):
     DELETING = auto()
     LINKS = auto()  # links came up or went down, or their round trip is to be said again
     PATHS = auto()  # paths were computed
+    REROUTED = auto()  # routes lead another way, and paths are as they were
     ADDRESSES = auto()  # the host's addresses changed
     HEALTH = auto()  # a workload of this site became well or ill
     SUSPENSIONS = auto()  # the data plane suspended a workload, or ended that
@@ -40,6 +41,7 @@ MAKES_DIRTY: Final[Mapping[Event, Dirty]] = {
     Event.DELETING: Dirty.KERNEL,
     Event.LINKS: Dirty.LINKS_RECORD,
     Event.PATHS: Dirty.LINKS_RECORD | Dirty.KERNEL | Dirty.LOADS,  # which prefixes are refused may have changed
+    Event.REROUTED: Dirty.KERNEL,
     Event.ADDRESSES: RECORDS | Dirty.KERNEL,
     Event.HEALTH: Dirty.SERVICES_RECORD | Dirty.KERNEL,
     Event.SUSPENSIONS: Dirty.KERNEL,

@@ -25,6 +25,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 from skedge.core.errors import DataplaneError
 
 PROTOCOL = 74  # our mark on routes, rules and addresses (a value no routing daemon uses)
+ALTERNATE_PROTOCOL = 75  # that on alternates, so that a version which knows none takes no notice of them
 TABLE = 7400
 MAIN = 254
 PRIORITY = 7400
@@ -43,6 +44,7 @@ _IFLA_AF_SPEC = 26
 _IFLA_INET_CONF, _IFLA_INET6_CONF = 1, 2
 _IFLA_IFNAME, _IFLA_EXT_MASK, _SKIP_STATS = 3, 29, 8
 _NESTED = 0x8000
+_CONF4 = "/proc/sys/net/ipv4/conf"
 _CONF6 = "/proc/sys/net/ipv6/conf"  # of the network namespace of the thread that opens it
 
 # A table that changes while it is dumped answers in part; the whole dump is made again.
@@ -196,10 +198,19 @@ def request(kind: int, body: bytes, *, dump: bool = False, strict: bool = False)
                 answers.append((answer, payload))
 
 
+def read_sysctl4(device: str, name: str) -> str | None:
+    """Return an IPv4 per-device setting, None where there is none."""
+    return _read(f"{_CONF4}/{device}/{name}")
+
+
 def read_sysctl6(device: str, name: str) -> str | None:
     """Return an IPv6 per-device setting (of ``all`` and ``default`` too), None where there is none."""
+    return _read(f"{_CONF6}/{device}/{name}")
+
+
+def _read(path: str) -> str | None:
     try:
-        return Path(f"{_CONF6}/{device}/{name}").read_text(encoding="ascii").strip()
+        return Path(path).read_text(encoding="ascii").strip()
     except OSError:
         return None
 

@@ -16,9 +16,10 @@ _TRANSPORTS = {kind: transport for transport in Transport for kind in transport.
 IFF_UP = 1
 ADDR_GEN_NONE = 1
 # IPV4_DEVCONF_*: transit without the host's global switch; asymmetric paths are normal with several links; replies of
-# workloads on 127.0.0.1 leave here (the check lets no packet to or from 127/8 through).
+# workloads on 127.0.0.1 leave here (the check lets no packet to or from 127/8 through); without carrier, alternates.
+LINKDOWN = "ignore_routes_with_linkdown"  # pyroute2 cannot read it
 DEVCONF4 = {"forwarding": (1, 1), "accept_redirects": (4, 0), "send_redirects": (6, 0), "rp_filter": (8, 2),
-             "route_localnet": (26, 1)}  # fmt: skip
+             "route_localnet": (26, 1), LINKDOWN: (29, 1)}  # fmt: skip
 
 
 def mac_text(device: LinkDevice, link_local: str) -> str:
@@ -88,4 +89,4 @@ def devconf_right(link: Any) -> bool:
     conf, six = (spec.get_attr("AF_INET"), spec.get_attr("AF_INET6")) if spec else (None, None)
     if conf is None or (six is not None and six.get_attr("IFLA_INET6_ADDR_GEN_MODE") != ADDR_GEN_NONE):
         return False
-    return all(conf[name] == value for name, (_, value) in DEVCONF4.items())
+    return all(conf[name] == value for name, (_, value) in DEVCONF4.items() if name != LINKDOWN)

@@ -29,6 +29,7 @@ from skedge.dataplane.host.netlink import (
     device_settings,
     kernel_errors,
     per_device_forwarding6,
+    read_sysctl4,
     read_sysctl6,
     set_devconf4,
     set_sysctl6,
@@ -38,6 +39,7 @@ from skedge.dataplane.links.device import (
     ADDR_GEN_NONE,
     DEVCONF4,
     IFF_UP,
+    LINKDOWN,
     alias_of,
     devconf_right,
     is_ours,
@@ -55,7 +57,7 @@ LOOPBACK = "lo"
 _NUD_PERMANENT = 0x80
 _NODAD = 0x02
 _SCOPE_LINK = 253
-_SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1}
+_SYSCTL6 = {"disable_ipv6": 0, "accept_ra": 0, "forwarding": 1, LINKDOWN: 1}
 
 
 class Check(Protocol):
@@ -216,6 +218,7 @@ class LinkDriver:
             and form["mac"] == mac_text(device, device.link_local)
             and kernel.guarded.get(name) == TunnelPeer.of(device)
             and devconf_right(link)
+            and read_sysctl4(name, LINKDOWN) == "1"
             and all(read_sysctl6(name, setting) == str(value) for setting, value in _settings6().items())
             and self._check.protected(index, device)
         )

@@ -285,6 +285,26 @@ def test_icmp_errors_pass_only_about_sockets_of_ours(bench: Bench, v: int) -> No
     assert bench.verdict(error(mine[:10])) == (DROP, Reason.MALFORMED)
 
 
+@BOTH
+def test_only_the_site_itself_says_that_there_is_no_way_to_it(bench: Bench, v: int) -> None:
+    """A site on the way may have none for a moment, while paths change; a connect would end by that."""
+    far, farther, own = bench.overlay(FAR)[v], bench.overlay(FARTHER)[v], bench.own[v]
+    connecting = bench.keep(bench.site.ns(client, own))
+    connecting.bind((own, 0))
+    connecting.setblocking(False)
+    connecting.connect_ex((far, 61000))
+    mine = ip(own, far, tcp(connecting.getsockname()[1], 61000, SYN))
+
+    def verdict(sender: str, kind: int, code: int) -> tuple[int, Reason | None]:
+        return bench.verdict(ip(sender, own, icmp6(kind, code, mine) if v == 6 else icmp(kind, code, mine)))
+
+    for kind, code in ((1, 0), (1, 3), (3, 0)) if v == 6 else ((3, 0), (3, 1), (11, 0)):
+        assert verdict(farther, kind, code) == (DROP, Reason.TRANSIT_ERROR)
+        assert verdict(far, kind, code) == (PASS, None)
+    for kind, code in ((1, 1), (1, 4), (2, 0)) if v == 6 else ((3, 3), (3, 4), (3, 13)):
+        assert verdict(farther, kind, code) == (PASS, None), "refused, or too big"
+
+
 def test_before_the_link_is_known_nothing_comes_in(bench: Bench) -> None:
     packet = ip(bench.overlay(FAR)[4], bench.overlay(FARTHER)[4], tcp(1, 2))
     assert bench.verdict(packet) == (PASS, None)

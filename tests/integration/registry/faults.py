@@ -118,6 +118,8 @@ def _links() -> list[Fault]:
     x, z, route = "{x}", "{z}", ("route",)
     sysctls4 = {"rp_filter": 1, "forwarding": 0, "accept_redirects": 1, "send_redirects": 1, "route_localnet": 0}
     sysctls6 = {"accept_ra": 1, "forwarding": 0, "force_forwarding": 0}
+    sysctls4 |= (lost := {"ignore_routes_with_linkdown": 0})
+    sysctls6 |= lost
     return [
         Fault("overlay address deleted", "ip addr del {o4}/32 dev lo", "address", "{o4}/32", route),
         Fault("overlay address 6 deleted", "ip addr del {o6}/128 dev lo", "address", "{o6}/128", route),

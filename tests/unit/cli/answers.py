@@ -133,13 +133,21 @@ DOCUMENTS = {
             Problem("warning", "certificate", "ends in 6 days", 90_000.0),
         ),
     ),
-    "status-well": Status(site="edge-a", live=True, ready=True, synced=True),
+    "status-well": Status(site="edge-a", live=True, ready=True, synced=True, reachable=4, protected=3),
     "show site": Rows(sites=(HERE,)),
     "show sites": Rows(sites=SITES),
     "show links": Rows(links=LINKS),
     "show routes": Rows(
         routes=(
-            RouteRow("100.70.1.2/32", "edge-b", 10, ("edge-b via sk-edge-b-1f2e",), True),
+            RouteRow(
+                "100.70.1.2/32",
+                "edge-b",
+                10,
+                ("edge-b via sk-edge-b-1f2e",),
+                True,
+                "link",
+                ("edge-d via sk-edge-d-0001",),
+            ),
             RouteRow("100.70.1.3/32", "edge-c", 30, ("edge-b via sk-edge-b-1f2e", "edge-d via sk-edge-d-0001"), False),
         )
     ),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from skedge.core.desired.compute import Desired
 from skedge.core.model import WorkloadId
-from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, NextHop, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
 from skedge.daemon.kernel.kernel import without_others
@@ -40,6 +40,17 @@ def test_everything_desired_is_in_the_kernel_and_the_second_run_changes_nothing(
     assert len(first.changed) == len(fake.log)
     second = fake.kernel.apply(CONFIG, DESIRED, allow_delete=True)
     assert (second.changed, second.failed) == ((), {})
+
+
+def test_a_run_that_began_before_a_failure_puts_no_route_that_is_older() -> None:
+    fake = fake_kernel()
+    key, route = next(iter(DESIRED.routes.items()))
+    round_it = replace(route, next_hops=(NextHop("sk-other", route.next_hops[0].via),))
+    fake.kernel.want_routes({**DESIRED.routes, key: round_it})
+    fake.kernel.apply(CONFIG, DESIRED, allow_delete=True)
+    assert fake.drivers.routes.objects == {**DESIRED.routes, key: round_it}
+    assert fake.kernel.lead([key, "100.64.9.9/32"]) == {}, "one that is wanted no more is left alone"
+    assert fake.drivers.routes.objects[key] == round_it
 
 
 def test_a_key_that_fails_is_named_and_the_others_go_on() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 
 from skedge.control.liveness.detector import LinkStats
 from skedge.core.desired.compute import Desired
+from skedge.core.errors import DataplaneError
 from skedge.core.linkstate.adjacency import AdjacencyState, AdjacencyView
 from skedge.core.model import FlowTimes, Lan, LinkId
+from skedge.core.objects import KernelRoute, NextHop
 from skedge.core.observed import TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.daemon import link_status, state_file
@@ -248,6 +251,15 @@ class SlowKernel:
         self.seen: list[tuple[str, bool]] = []
         self.threads: set[str] = set()
         self.result = Applied()
+        self.wanted: Mapping[str, KernelRoute] = {}
+        self.led: list[str] = []
+
+    def want_routes(self, routes: Mapping[str, KernelRoute]) -> None:
+        self.wanted = routes
+
+    def lead(self, keys: Collection[str]) -> Mapping[str, DataplaneError]:
+        self.led += keys
+        return {}
 
     def apply(self, config: object, desired: Desired, *, allow_delete: bool) -> Applied:
         self.free.wait(5)
@@ -284,6 +296,28 @@ def test_wishes_that_pile_up_become_the_newest_one() -> None:
     asyncio.run(main())
     assert kernel.seen == [("1", False), ("8", True)]
     assert len(kernel.threads) == 1
+
+
+def test_a_way_round_a_failure_waits_for_no_run() -> None:
+    kernel, route = SlowKernel(), KernelRoute((NextHop("sk-b", "fe80::1"),), "fd00::1")
+
+    async def main() -> None:
+        worker, task = await _working(kernel, [])
+        kernel.free.clear()
+        worker.want(site_config("a"), Desired(), allow_delete=True)
+        await asyncio.sleep(0.02)
+        assert worker.busy_since is not None
+        worker.lead({"fd00::2/128": route, "fd00::3/128": route}, ["fd00::2/128"])
+        assert set(kernel.wanted) == {"fd00::2/128", "fd00::3/128"}, "in the same moment"
+        while not kernel.led:
+            await asyncio.sleep(0.005)
+        assert kernel.seen == []
+        kernel.free.set()
+        task.cancel()
+        worker.close()
+
+    asyncio.run(main())
+    assert kernel.led == ["fd00::2/128"]
 
 
 def test_a_failure_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:

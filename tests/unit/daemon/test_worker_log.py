@@ -24,6 +24,9 @@ class Refusing:
     def moved(self) -> bool:
         return False
 
+    def want_routes(self, routes: object) -> None:
+        pass
+
     def apply(self, _config: object, _desired: object, *, allow_delete: bool) -> Applied:
         self.runs += 1
         text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]

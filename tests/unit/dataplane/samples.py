@@ -56,6 +56,14 @@ def routes(first: str, second: str) -> tuple[dict, dict]:
         "fd00:64::3/128": (KernelRoute((one, two), OWN6), KernelRoute((two,), OWN6)),
         "10.33.0.0/16": (KernelRoute((one4, two4), OWN4, CLIENTS), KernelRoute((two4,), OWN4, TRANSIT)),
         "10.35.7.1/32": (KernelRoute((one4,), OWN4, TRANSIT), KernelRoute((one4, two4), OWN4, CLIENTS)),
+        "100.64.0.5/32": (KernelRoute((one4,), OWN4, alternates=(two4,)), KernelRoute((two4,), OWN4)),
+        "100.64.0.6/32": (KernelRoute((one4,), OWN4), KernelRoute((two4,), OWN4, alternates=(one4,))),
+        "fd00:64::5/128": (KernelRoute((one,), OWN6), KernelRoute((two,), OWN6, alternates=(one,))),
+        "fd00:64::6/128": (KernelRoute((two,), OWN6, alternates=(one,)), KernelRoute((one, two), OWN6)),
+        "10.36.0.0/16": (
+            KernelRoute((one4,), OWN4, TRANSIT, (two4,)),
+            KernelRoute((two4,), OWN4, CLIENTS, alternates=(one4,)),
+        ),
         "fd33::/48": (KernelRoute((one,), OWN6, TRANSIT), KernelRoute((one, two), OWN6, CLIENTS)),
     }
     refused = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core.desired.compute import prefix_routes
+from skedge.core.desired.site_routes import first_links, prefix_routes
 from skedge.core.model import EngineKind, NetworkMap, SiteConfig
 from skedge.core.objects import RouteUse
 from skedge.core.reasons import Reason
@@ -86,7 +86,7 @@ def test_a_network_of_this_host_is_refused_here_only() -> None:
     assert found.refused == {"10.1.0.0/16"}
     assert found.skipped == overlapping("A: 10.1.0.0/16")
     assert set(found.others) == {"10.1.0.0/16", "10.2.0.0/16"}
-    routes = prefix_routes(configs["B"], compute_rib(network, "B"), found)
+    routes = prefix_routes(configs["B"], first_links(compute_rib(network, "B")), found)
     assert {key: route.use for key, route in routes.items()} == {
         "10.1.0.0/16": RouteUse.TRANSIT, "10.2.0.0/16": RouteUse.CLIENTS,
     }  # fmt: skip
