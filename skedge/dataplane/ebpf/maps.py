@@ -12,7 +12,7 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import reason_counts, syscall
-from skedge.dataplane.bpf.programs import OLD_ITERATORS
+from skedge.dataplane.bpf.programs import OLD_RECORDS
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf import layout_service
 from skedge.dataplane.ebpf.lan.flow_table import FlowTable, read_iterator
@@ -20,7 +20,7 @@ from skedge.dataplane.ebpf.layout_listener import ListenerValue
 
 LISTENERS_PIN = "listeners_v2"
 _PLACEMENTS = ("iterate_placements_v2", "iterate_flows_v2")
-_OLD_PLACEMENTS = tuple(one.pin for one in OLD_ITERATORS)
+_OLD_PLACEMENTS = tuple(one.pin for one in OLD_RECORDS)
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
 _ZERO = bytes(4)
 _ID = struct.Struct("=I")
