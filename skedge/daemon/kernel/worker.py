@@ -1,4 +1,7 @@
-"""The one thread that talks to the kernel, so that the loop never waits for it. Newest wish first, one at a time."""
+"""The one thread that programs the kernel, so that the loop never waits for it. Newest wish first, one at a time.
+
+What only looks and may take long runs beside it, on a second thread: a failover waits for none of that.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ class Worker:
         self.kernel = kernel
         self._on_applied = on_applied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._desired: tuple[SiteConfig, Desired, bool] | None = None
         self._wanted, self._news = asyncio.Event(), asyncio.Event()
         self._due = inf
@@ -62,6 +66,10 @@ class Worker:
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call on the thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def beside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one call that may take long, and that `call` need not wait for; return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, lambda: function(*args, **kwargs))
 
     async def run(self) -> None:
         """Reconcile whenever something is wanted or was changed by others, after a failure, and every minute anyway."""
@@ -121,5 +129,6 @@ class Worker:
         self._told = dict(failed)
 
     def close(self) -> None:
-        """Let the running call end; nothing is undone in the kernel."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Let the running calls end; nothing is undone in the kernel."""
+        for thread in (self._thread, self._beside):
+            thread.shutdown(wait=True, cancel_futures=True)

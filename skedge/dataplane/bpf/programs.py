@@ -100,11 +100,11 @@ OLD_RECORDS: tuple[Program, ...] = (
     _iterator("bpf_sk_storage_map", "placements_v1", "iterate_old_placements_v1", "PLACEMENTS_V1"),
     _iterator("bpf_sk_storage_map", "flows_v1", "iterate_old_flows_v1", "SECOND", "PLACEMENTS_V1"),
 )
-OLD_ITERATORS: tuple[Program, ...] = (
-    *OLD_RECORDS,
+OLD_RECOUNTS: tuple[Program, ...] = (
     _iterator("bpf_sk_storage_map", "placements_v1", "recount_old_placements_v1", "PLACEMENTS_V1", "RECOUNT"),
     _iterator("bpf_sk_storage_map", "flows_v1", "recount_old_flows_v1", "SECOND", "PLACEMENTS_V1", "RECOUNT"),
 )
+OLD_ITERATORS: tuple[Program, ...] = OLD_RECORDS + OLD_RECOUNTS
 
 LINK_PROGRAMS: tuple[Program, ...] = (
     Program("links.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),

@@ -161,10 +161,17 @@ class PlacementRecord:
     HEAD_SIZE: ClassVar[int] = 32  # before what is stored
 
     @classmethod
-    def unpack_all(cls, raw: bytes, packed: struct.Struct = STRUCT) -> Iterator[PlacementRecord]:
-        """Yield all records of an iterator's output; ``packed`` is `STORED` of one over sockets."""
+    def unpack_all(
+        cls, raw: bytes, packed: struct.Struct = STRUCT, since: int = 0, *, closed: bool = False
+    ) -> Iterator[PlacementRecord]:
+        """Yield the records of an iterator's output that were placed since then (ns since boot).
+
+        ``packed`` is `STORED` of one over sockets. ``closed``: those too that are not open any more.
+        """
         for one in packed.iter_unpack(raw):
             cookie, client, port, _, placed, placed_at, seen, listener, target, at, _, to, _, protocol = one[:14]
+            if placed_at < since or not (placed or closed):
+                continue
             yield cls(
                 cookie,
                 unpack_address(client),
