@@ -65,6 +65,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
     struct socket_placement *stored = ctx->value;
 #ifdef RECOUNT
+    iterator_pause((struct iter_meta *)ctx->meta);
     if (stored)
         placement_find(&stored->placement);
 #else
@@ -85,10 +86,11 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
     struct placement *old = ctx->value;
     struct socket_placement *stored;
     struct sock *sk = ctx->sk;
-#ifndef RECOUNT
+#ifdef RECOUNT
+    iterator_pause((struct iter_meta *)ctx->meta);
+#else
     struct socket_record record = {};
 #endif
-
     if (!old || !sk)
         return 0;
     stored = placements_v2.sk_storage_get(sk, 0, 0);
@@ -120,6 +122,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
     __u32 zero = 0;
     struct config *config = config_v1.lookup(&zero);
 
+    iterator_pause((struct iter_meta *)ctx->meta);
     if (!config)
         return 0;
 #else

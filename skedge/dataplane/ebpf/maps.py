@@ -219,8 +219,8 @@ class Maps:
         return self._present(_OLD_RECOUNTS, _RECOUNTS)
 
     def walk(self, pin: str) -> None:
-        """Walk through all that one kind of storage has; the interpreter is free meanwhile."""
-        for _ in read_iterator(self._pins / pin):
+        """Walk through all that one kind of storage has; the kernel pauses after each byte: others are let in."""
+        for _ in read_iterator(self._pins / pin, size=1):
             pass
 
     def picks(self) -> Iterator[layout.LoggedPick]:

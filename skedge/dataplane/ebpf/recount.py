@@ -18,7 +18,7 @@ from skedge.dataplane.ebpf import layout_service as layout
 from skedge.dataplane.ebpf import views
 from skedge.dataplane.ebpf.maps import Maps
 
-WALKS = 2  # what one walk missed at a pause, where others moved, the next one finds
+WALKS = 4  # at most; what one walk misses at its pauses, which are moments, the next one finds
 
 Missing = tuple[int, int]
 """What a slot counts too much: open connections, and those of them that hold a NAT port."""
