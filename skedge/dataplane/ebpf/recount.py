@@ -31,21 +31,22 @@ class Recount:
     generations: tuple[int, ...]
     missing: tuple[Missing, ...]
 
-    _SLOTS: ClassVar[struct.Struct] = struct.Struct(f"={layout.MAX_WORKLOADS}i")
-    _HEAD: ClassVar[int] = 8 + _SLOTS.size
-    SIZE: ClassVar[int] = _HEAD + 2 * _SLOTS.size
+    STRUCT: ClassVar[struct.Struct] = struct.Struct(f"=2I{layout.MAX_WORKLOADS}I{2 * layout.MAX_WORKLOADS}i")
+    _FOUND: ClassVar[int] = 4 * (2 + layout.MAX_WORKLOADS)  # bytes before what is to be found
 
     @classmethod
     def is_over(cls, raw: bytes) -> bool:
         """Return whether everything is found."""
-        return not any(raw[cls._HEAD :])
+        return not any(raw[cls._FOUND :])
 
     @classmethod
     def unpack(cls, raw: bytes) -> Recount:
         """Return the value."""
-        generations = struct.unpack_from(f"={layout.MAX_WORKLOADS}I", raw, 8)
-        mine, nat = (cls._SLOTS.unpack_from(raw, at) for at in (cls._HEAD, cls._HEAD + cls._SLOTS.size))
-        return cls(generations, tuple(zip(mine, nat, strict=True)))
+        _, _, *slots = cls.STRUCT.unpack(raw)
+        generations, mine, nat = (
+            slots[at : at + layout.MAX_WORKLOADS] for at in range(0, len(slots), layout.MAX_WORKLOADS)
+        )
+        return cls(tuple(generations), tuple(zip(mine, nat, strict=True)))
 
 
 def corrections(found: Recount, slots: Iterable[layout.Slot]) -> dict[int, Missing]:
@@ -119,7 +120,7 @@ class Recounting:
             self._maps.set_config(self._maps.config().replace(sweep_before=before))
 
     def _left(self, idents: Iterable[int]) -> dict[int, Recount]:
-        found = {ident: self._maps.recount(ident, Recount.SIZE) for ident in idents}
+        found = {ident: self._maps.recount(ident, Recount.STRUCT.size) for ident in idents}
         return {ident: Recount.unpack(raw) for ident, raw in found.items() if not Recount.is_over(raw)}
 
     def _repair(self, ident: int, found: Recount) -> int:

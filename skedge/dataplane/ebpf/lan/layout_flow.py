@@ -134,13 +134,13 @@ class FlowTotals:
     kinds: tuple[int, ...]
     half_open: int
 
-    STRUCT: ClassVar[struct.Struct] = struct.Struct("=8QQ56s")
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=16Q")
 
     @classmethod
     def unpack(cls, raw: bytes) -> FlowTotals:
         """Return the value."""
-        *kinds, half_open, _ = cls.STRUCT.unpack(raw)
-        return cls(tuple(kinds), half_open)
+        words = cls.STRUCT.unpack(raw)
+        return cls(words[:8], words[8])
 
 
 @dataclass(frozen=True, slots=True)
