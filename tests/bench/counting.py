@@ -7,6 +7,7 @@ does every 5 or 30 s, on a thread as there; beside it another one programs route
 from __future__ import annotations
 
 import argparse
+import resource
 import socket
 import tempfile
 import threading
@@ -55,50 +56,67 @@ class Look:
 
     def __init__(self, site: Site, what: Callable[[], object]) -> None:
         self._host, self._what = site.host, what
+        self._running = threading.Lock()
         self.took: list[float] = []
-        self.cpu: list[float] = []
+        self.python: list[float] = []
+        self.kernel: list[float] = []
 
-    def during(self, work: Callable[[], float], rounds: int) -> list[float]:
-        """Return what ``work`` takes while looks go on."""
-        end = threading.Event()
+    def during(self, work: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
+        """Return what ``work`` takes alone, and while looks go on; in turns, as the machine has other work, too."""
+        alone, beside = list[float](), list[float]()
+        going, end = threading.Event(), threading.Event()
 
         def run_on() -> None:
             while not end.is_set():
-                self.once()
+                if going.wait(0.001):
+                    self.once()
 
         thread = threading.Thread(target=run_on)
         thread.start()
         try:
-            return [work() for _ in range(rounds)]
+            for _ in range(rounds):
+                going.set()
+                time.sleep(0.02)
+                beside.append(work())
+                going.clear()
+                with self._running:
+                    alone.append(work())
         finally:
             end.set()
             thread.join()
+        return alone, beside
 
     def once(self) -> None:
-        before, cpu = time.perf_counter(), time.thread_time()
-        self._what()
-        self.took.append(time.perf_counter() - before)
-        self.cpu.append(time.thread_time() - cpu)
+        with self._running:
+            before, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_THREAD)
+            self._what()
+            self.took.append(time.perf_counter() - before)
+            now = resource.getrusage(resource.RUSAGE_THREAD)
+            self.python.append(now.ru_utime - used.ru_utime)
+            self.kernel.append(now.ru_stime - used.ru_stime)
 
 
 def milliseconds(values: list[float]) -> str:
     """Return median and maximum."""
-    return f"{median(values) * 1000:7.1f} (at most {max(values) * 1000:.1f})"
+    return f"{median(values) * 1000:.1f} ({max(values) * 1000:.1f})"
 
 
 def measure(site: Site, title: str, failover: Failover) -> None:
     """Print a row a look."""
     engine = site.engine
-    looks: dict[str, Callable[[], object]] = {"compare": engine.reconcile_counts, "sweep": engine.sweep_flows}
-    alone = [failover() for _ in range(ROUNDS)]
-    print(f"{title}: a failover of {ROUTES} routes alone {milliseconds(alone)} ms", flush=True)
+    looks: dict[str, Callable[[], object]] = {
+        "compare": engine.reconcile_counts,
+        "sweep": engine.sweep_flows,
+        "kinds": engine.flow_sums,
+    }
+    print(f"{title}; ms, the median (the most)", flush=True)
     for name, what in looks.items():
         look = Look(site, what)
         look.once()
-        beside = look.during(failover, ROUNDS)
+        alone, beside = look.during(failover, ROUNDS)
         print(
-            f"  {name}: {milliseconds(look.took)} ms, of processor {milliseconds(look.cpu)} ms;"
-            f" a failover meanwhile {milliseconds(beside)} ms",
+            f"  {name}: takes {milliseconds(look.took)}, of it Python {milliseconds(look.python)},"
+            f" kernel {milliseconds(look.kernel)}; failover alone {milliseconds(alone)}, meanwhile {milliseconds(beside)}",
             flush=True,
         )
     site.engine.revision()

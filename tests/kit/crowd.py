@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 import socket
 import struct
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -109,6 +110,27 @@ class Sockets:
             self.clients.append(client)
             if index % 100 == 99 or index == number - 1:
                 self._accept()
+
+    @contextmanager
+    def accepting(self) -> Iterator[None]:
+        """Accept what others open, and let it go when they do."""
+        end = threading.Event()
+
+        def run() -> None:
+            while not end.wait(0.002):
+                known = len(self._accepted)
+                self._accept()
+                for one in self._accepted[known:]:
+                    one.close()
+                del self._accepted[known:]
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
     def _accept(self) -> None:
         for server in self._servers:

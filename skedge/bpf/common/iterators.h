@@ -10,7 +10,7 @@ struct iter_meta {
     __u64 number; /* of the object, from 0 */
 };
 
-#define PAUSE_EVERY 4096 /* objects; a power of two: one to some milliseconds */
+#define PAUSE_EVERY 2048 /* objects; a power of two: one to some milliseconds */
 
 /* Let the reader, who asks for one byte, have a pause: kernels that do not preempt themselves give the processor to nobody else
  * for as long as a reading takes. The kernel goes on by position, so what lies near it is missed when others go meanwhile.
