@@ -116,7 +116,8 @@ def measure(site: Site, title: str, failover: Failover) -> None:
         alone, beside = look.during(failover, ROUNDS)
         print(
             f"  {name}: takes {milliseconds(look.took)}, of it Python {milliseconds(look.python)},"
-            f" kernel {milliseconds(look.kernel)}; failover alone {milliseconds(alone)}, meanwhile {milliseconds(beside)}",
+            f" kernel {milliseconds(look.kernel)};"
+            f" failover alone {milliseconds(alone)}, meanwhile {milliseconds(beside)}",
             flush=True,
         )
     site.engine.revision()
@@ -145,6 +146,8 @@ def main() -> None:
 def bench(host: Host, flows: int, sockets: int) -> None:
     """Measure in the host's namespace."""
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("1024 65000")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     site, maps = Site(host), Maps(str(host.pins))
     NatConfigDriver(str(host.pins)).put(NAT, NatConfig())
     failover = Failover()
@@ -158,7 +161,7 @@ def bench(host: Host, flows: int, sockets: int) -> None:
         measure(site, "nothing open", failover)
         crowd.add_flows(maps, host.pins, ident, range(4), flows)
         measure(site, f"{flows:,} flows", failover)
-        crowded.open(sockets)
+        crowded.open_many(sockets)
         measure(site, f"{flows:,} flows and {sockets:,} sockets", failover)
     finally:
         crowded.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import socket
 import struct
 import threading
@@ -24,6 +24,7 @@ _PLACEMENT = struct.Struct("=3Q16s16s2sH2sHIIQQ4I4I2IQQ2I")  # struct placement
 _LISTENER, _WORKLOAD = ("10.55.0.1", 8080), ("100.64.0.9", 61005)
 _SAID = int(FlowBits.SYN | FlowBits.ACK) | Kind.REMOTE << KIND_SHIFT
 _PORTS = 50_000  # of each address
+_OF_A_CHILD = 8_000  # connections, with both ends
 
 
 def miscount(maps: Maps, ident: int, changes: Mapping[int, tuple[int, int]]) -> None:
@@ -96,20 +97,35 @@ class Sockets:
         self._listener, self._servers = listener, servers
         self.clients: list[socket.socket] = []
         self._accepted: list[socket.socket] = []
+        self._children: list[socket.socket] = []
         for server in servers:
             server.setblocking(False)
 
     def open(self, number: int) -> None:
         """Open so many more."""
-        need = 2 * (len(self.clients) + number) + 1000
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, max(need, hard)))
         for index in range(number):
             client = socket.socket()
             client.connect(self._listener)
             self.clients.append(client)
             if index % 100 == 99 or index == number - 1:
                 self._accept()
+
+    def open_many(self, number: int) -> None:
+        """Open so many more, in children: a process may have some thousand descriptors only."""
+        for start in range(0, number, _OF_A_CHILD):
+            ours, theirs = socket.socketpair()
+            if os.fork() == 0:
+                ours.close()
+                try:
+                    self.open(min(_OF_A_CHILD, number - start))
+                    theirs.send(b"x")
+                    theirs.recv(1)
+                finally:
+                    os._exit(0)
+            theirs.close()
+            self._children.append(ours)
+            if not ours.recv(1):
+                raise RuntimeError(f"connections from {start} on could not be opened")
 
     @contextmanager
     def accepting(self) -> Iterator[None]:
@@ -146,3 +162,8 @@ class Sockets:
             one.close()
         self.clients.clear()
         self._accepted.clear()
+        for child in self._children:
+            child.close()
+        while self._children:
+            self._children.pop()
+            os.wait()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from skedge.core.engine import Driver
 from skedge.core.errors import DataplaneError
-from skedge.core.model import WorkloadId
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ServiceKey
 from skedge.core.observed import Counts, Flow, FlowSums, Receipt
 from skedge.core.reasons import Reason
@@ -136,6 +136,10 @@ class EbpfEngine:
             found = None if key is None else views.receipt(record, key, self.services.workload)
             if found is not None:
                 yield found
+
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:
+        """Return the cookies of the sockets that were placed; quicker than `connections`."""
+        return frozenset(self._maps.cookies(protocol))
 
     def flows(self) -> Iterator[Flow]:
         """Yield the flows of the LAN, as they are read."""

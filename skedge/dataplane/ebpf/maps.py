@@ -201,6 +201,12 @@ class Maps:
                 yield from layout.PlacementRecord.unpack_all(raw, layout.PlacementRecord.STORED, since)
         yield from self.flows.placements(since)
 
+    def cookies(self, protocol: Protocol) -> Iterator[int]:
+        """Yield the cookies of sockets that are placed."""
+        for pin in self._present(_OLD_PLACEMENTS, _PLACEMENTS):
+            for raw in read_records(self._pins / pin, layout.PlacementRecord.STORED.size):
+                yield from layout.PlacementRecord.cookies(raw, protocol)
+
     def _present(self, old: Iterable[str], new: Iterable[str]) -> list[str]:
         return [*(pin for pin in old if (self._pins / pin).exists()), *new]
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import WorkloadId
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts, Flow, FlowKind, FlowState, FlowSums, Receipt
 from skedge.core.reasons import Reason
@@ -174,6 +174,10 @@ class IpvsEngine:
     def connections(self, since: float = 0.0) -> Iterable[Receipt]:  # noqa: ARG002
         """Return nothing: IPVS does not store what it decided on."""
         return ()
+
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:  # noqa: ARG002
+        """Return nothing, as above."""
+        return frozenset()
 
     def flows(self) -> Iterable[Flow]:
         """Yield all connections that were led on, of this host's programs too."""

@@ -23,7 +23,7 @@ from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.flooding import Flooder, Output
-from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadId
+from skedge.core.model import LinkId, LoadReport, Protocol, SiteConfig, Version, WorkloadId
 from skedge.core.objects import ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts, Flow, FlowState, FlowSums, Receipt
 from skedge.core.reasons import Reason
@@ -86,6 +86,9 @@ class FakeEngine:
 
     def connections(self, since: float = 0.0) -> Iterable[Receipt]:
         return (one for one in self.receipts if one.placed_at >= since)
+
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:
+        return frozenset(one.cookie for one in self.receipts if one.listener.protocol is protocol)
 
     def drops(self) -> Mapping[Reason, int]:
         return dict(self.dropped)
