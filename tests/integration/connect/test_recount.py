@@ -93,6 +93,7 @@ def wrong(site: Site) -> int:
     return abs(site.open(key=WEB) - stored)
 
 
+@pytest.mark.slow_in_vm
 def test_a_service_that_is_never_quiet_is_repaired_exactly(site: Site, many: crowd.Sockets, maps: Maps) -> None:
     web, lan = (maps.service_ids()[key] for key in (WEB, LAN))
     with busy(come_and_go), many.accepting():
