@@ -10,9 +10,9 @@ from typing import Protocol as TypingProtocol
 from typing import TypeVar, runtime_checkable
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import WorkloadId
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ListenerTarget, ServiceKey, ServiceTable
-from skedge.core.observed import Counts, Flow, Receipt
+from skedge.core.observed import Counts, Flow, FlowSums, Receipt
 from skedge.core.reasons import Reason
 
 K = TypeVar("K")
@@ -96,16 +96,27 @@ class Engine(TypingProtocol):
         """End the suspension of a workload after a good health probe."""
         ...
 
-    def connections(self) -> Iterable[Receipt]:
-        """Yield the receipts of all open connections placed at this site."""
+    def connections(self, since: float = 0.0) -> Iterable[Receipt]:
+        """Yield the receipts of all open connections placed at this site, read on the way, in no order.
+
+        Only of those placed at ``since`` or later (seconds since boot). There may be many: it is to show them.
+        """
+        ...
+
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:
+        """Return the cookies of the sockets that were placed; quicker than `connections`."""
         ...
 
     def flows(self) -> Iterable[Flow]:
-        """Yield the flows of the LAN."""
+        """Yield the flows of the LAN, read on the way: to show them."""
         ...
 
     def flow_room(self) -> int:
         """Return how many flows there may be."""
+        ...
+
+    def flow_sums(self) -> FlowSums:
+        """Return how many flows of the LAN there are, as last summed up."""
         ...
 
     def sweep_flows(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from skedge.core.model import WorkloadId
@@ -69,6 +70,14 @@ class FlowKind(StrEnum):
     REMOTE = "remote"
     LAN = "lan"
     OVERLAY = "overlay"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSums:
+    """How many flows of the LAN there are of each kind, and how many connections among them are half open."""
+
+    kinds: Mapping[FlowKind, int] = field(default_factory=dict)
+    half_open: int = 0
 
 
 class FlowState(StrEnum):

@@ -50,8 +50,9 @@ class PlacementLog:
         elif chosen == self._chosen:
             return
         began = time.monotonic()
-        receipts = await self._worker.call(self._worker.kernel.connections)
-        found = rows.connections(receipts, ROWS_MAX, began, Filter(since=self._following.since))
+        since = self._following.since
+        receipts = self._worker.kernel.engine.connections(since)
+        found = await self._worker.beside(rows.connections, receipts, ROWS_MAX, began, Filter(since=since))
         self._chosen = chosen
         write(self._following.fresh(found, began))
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from skedge.dataplane.bpf.programs import LAN_PARTS, OLD_ITERATORS, SOCKETS, Program
+from skedge.dataplane.bpf.programs import LAN_PARTS, OLD_ITERATORS, OLD_RECORDS, SOCKETS, Program
 from skedge.dataplane.ebpf.lan.flow_table import read_iterator
 
 MACRO = "PLACEMENTS_V1"
@@ -30,7 +30,7 @@ def exist(pins: Path) -> bool:
 
 def are_used(pins: Path) -> bool:
     """Return whether any socket needs what it has there, by the iterators of `beside`. Raises DataplaneError."""
-    return any(any(read_iterator(pins / one.pin)) for one in OLD_ITERATORS)
+    return any(any(read_iterator(pins / one.pin)) for one in OLD_RECORDS)
 
 
 def beside(programs: Sequence[Program]) -> tuple[Program, ...]:

@@ -130,7 +130,7 @@ LEFT_OUT = frozenset({
     "link_drops_v1", "link_drops_v2", "link_udp_clients_v1", "nat_asked_v1", "nat_complaints_v1", "nat_crowded_v1",
     "nat_flows_v1", "nat_half_open_v1", "nat_making_v1", "nat_openers_v1", "nat_placements_v1", "nat_turns_v1",
     "news_v1", "own_datagrams_v1", "pick_log_v2", "placements_v1", "staged_v1",
-    "flows_v2", "placements_v2",
+    "flow_sums_v1", "flows_v2", "placements_v2", "recounts_v1",
 })  # fmt: skip
 
 

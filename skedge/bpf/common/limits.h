@@ -66,6 +66,8 @@
 #define PLACED_NAT (1ull << 31) /* holds a NAT port towards the workload */
 #define PLACED_LAN (1ull << 30) /* at a workload of this site, off this host */
 #define PLACED_PRESERVES_SRC (1ull << 29) /* at another site, with the client's address preserved: no NAT port */
+#define PLACED_ROUND_SHIFT 18 /* the last recount that has seen it, see placement/recount.h */
+#define PLACED_ROUND (0xffull << PLACED_ROUND_SHIFT)
 #define GENERATION_MASK 0x7fffffffu
 
 #define BOUND_MARK 0x2b64u /* SO_MARK of sockets that are placed by their packets on lo, see socket/bound.h */

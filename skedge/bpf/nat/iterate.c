@@ -1,5 +1,6 @@
 /* Iterator over the flows, compiled twice: with SECOND it ends those that were idle for too long, in the kernel, where no
- * packet comes in between; without, it writes one struct nat_record for each. */
+ * packet comes in between, sums up the others, and is the walk of a recount (placement/recount.h); without, it writes one
+ * struct nat_record for each. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
@@ -20,6 +21,9 @@
 #define TIME_WAIT_NS 60000000000ull /* TIME_WAIT of Linux: for so long the port is better left alone */
 #define EXCHANGE_NS 2000000000ull /* packets of a UDP flow over more than this make it a stream, as in nf_conntrack */
 #define UNFINISHED_NS 1000000000ull /* a flow whose creation never came to its end */
+
+/* 0 -> what the sweep found so far. */
+BPF_TABLE_PINNED("array", __u32, struct flow_sums, flow_sums_v1, 1, PIN_DIR "/flow_sums_v1");
 
 /* As the kernel has it: the pointers' types come from the kernel's BTF, by position. */
 struct bpf_iter__bpf_map_elem {
@@ -63,6 +67,20 @@ INLINE void placement_give_up(struct nat_key *key)
     nat_placements_v1.delete(key);
 }
 
+/* Sum up one flow that goes on. */
+INLINE void flow_sum(const struct nat_key *key, __u64 said, __u64 answered)
+{
+    __u32 zero = 0;
+    struct flow_sums *sums = flow_sums_v1.lookup(&zero);
+
+    if (!sums)
+        return;
+    __sync_fetch_and_add(&sums->kinds[KIND_OF(said) & 7], 1);
+    if (key->protocol == IPPROTO_TCP && !(said & FLOW_ENDED) && !((said | answered) & FLOW_FIN) &&
+        !((said & FLOW_ACK) && (answered & FLOW_SYN)))
+        __sync_fetch_and_add(&sums->half_open, 1);
+}
+
 /* Write struct nat_record, part by part: as a whole it is too large for the stack. */
 INLINE void flow_write(struct seq_file *seq, struct nat_key *key, struct nat_flow *forward, struct nat_flow *reply,
                        struct placement *placement)
@@ -92,12 +110,16 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     struct placement *placement = ctx->value;
     struct nat_flow *flow, *reply = 0;
     struct nat_key key, answer;
-    __u64 seen, now = bpf_ktime_get_ns(), said, timeout;
+    __u64 seen, now = bpf_ktime_get_ns(), said, answered, timeout;
     __u32 zero = 0;
     struct nat_config *config = nat_config_v1.lookup(&zero);
 
     if (!placement || !ctx->key || !config)
         return 0;
+#ifdef SECOND
+    iterator_pause((struct iter_meta *)ctx->meta);
+    placement_find(placement);
+#endif
     bpf_probe_read_kernel(&key, sizeof(key), ctx->key);
     flow = nat_flows_v1.lookup(&key);
     if (!flow) {
@@ -110,14 +132,17 @@ int bpf_iter__bpf_map_elem(struct bpf_iter__bpf_map_elem *ctx)
     if (KIND_OF(said) != KIND_LOCAL)
         reply = flow_other(&key, flow, said, &answer);
 #ifdef SECOND
+    answered = reply ? state_read(reply) : 0;
     seen = flow->seen;
     if (reply && reply->seen > seen)
         seen = reply->seen;
     timeout = key.protocol == IPPROTO_UDP
                   ? udp_timeout(config, nat_addresses_v1.lookup(&zero), placement->placed_at, seen)
-                  : flow_timeout(config, said, reply ? state_read(reply) : 0);
+                  : flow_timeout(config, said, answered);
     if (now > seen && now - seen > timeout)
         flow_delete(&key, flow, said, attempt_has_failed(&key, flow, said, reply));
+    else
+        flow_sum(&key, said, answered);
 #else
     flow_write(((struct iter_meta *)ctx->meta)->seq, &key, flow, reply, placement);
 #endif

@@ -1,10 +1,11 @@
-/* Take a service's staged table over, under the lock: the controller's only way to change what programs count in.
+/* What the controller does to what programs count in, under the lock: take a service's staged table over, begin a recount.
  * Run by BPF_PROG_TEST_RUN; the packet's bytes 14..17 are the service id. Returns 0, or 1 when there is none. */
 #include <uapi/linux/bpf.h>
 #include "common/limits.h"
 #include "common/reasons.h"
 #include "placement/types.h"
 #include "placement/maps.h"
+#include "placement/recount.h"
 
 /* All ones where the flag is set. */
 static __always_inline __u64 apply_mask(__u32 apply, __u32 flag)
@@ -67,6 +68,32 @@ int skedge_apply(struct __sk_buff *skb)
         service->size = staged->size;
     }
     service->epoch++;
+    bpf_spin_unlock(&service->lock);
+    return 0;
+}
+
+/* Begin a recount of a service. Asked and answered as the above. */
+int skedge_recount(struct __sk_buff *skb)
+{
+    struct service *service;
+    struct recount *recount;
+    __u32 id;
+
+    if (bpf_skb_load_bytes(skb, 14, &id, sizeof(id)))
+        return 1;
+    service = services_v1.lookup(&id);
+    recount = recounts_v1.lookup(&id);
+    if (!service || !recount)
+        return 1;
+    bpf_spin_lock(&service->lock);
+    recount->round++;
+    recount->round = (recount->round + (recount->round >> 8)) & 0xff; /* 1 after 255: 0 is of versions that know no rounds */
+#pragma clang loop unroll(disable)
+    for (__u64 i = 0; i < MAX_WORKLOADS; i++) {
+        recount->generation[i] = service->slots[i].generation;
+        recount->mine[i] = service->slots[i].mine;
+        recount->nat[i] = service->slots[i].nat;
+    }
     bpf_spin_unlock(&service->lock);
     return 0;
 }

@@ -1,7 +1,8 @@
 /* Iterators over the stores of placements: the truth that counters are reconciled with. Reading the pinned iterator
  * yields one struct socket_record for each placement that is open. Compiled twice, as the kernel finds what to
  * iterate over by the function's name: for placements_v2, and with SECOND for flows_v2; with PLACEMENTS_V1 for what sockets
- * have in the older layout (placement/store.h). */
+ * have in the older layout (placement/store.h). With RECOUNT each is the walk of a recount (placement/recount.h) and yields
+ * nothing. That over flows also ends those that were idle for too long. */
 #include <uapi/linux/bpf.h>
 #include "common/limits.h"
 #include "common/reasons.h"
@@ -44,6 +45,7 @@ static __always_inline void placement_record_write(struct seq_file *seq, struct 
     bpf_seq_write(seq, stored, sizeof(*stored));
 }
 
+#ifdef RECOUNT
 /* End a flow that was idle for too long. Say first, then look: a datagram that came meanwhile has either seen this, and
  * places the flow anew, or is seen here, and the flow goes on. */
 static __always_inline void udp_flow_sweep(struct placement *flow, __u64 before)
@@ -56,16 +58,23 @@ static __always_inline void udp_flow_sweep(struct placement *flow, __u64 before)
         return;
     workload_uncount(word, 0);
 }
+#endif
 
 #if !defined(SECOND) && !defined(PLACEMENTS_V1)
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
     struct socket_placement *stored = ctx->value;
+#ifdef RECOUNT
+    iterator_pause((struct iter_meta *)ctx->meta);
+    if (stored)
+        placement_find(&stored->placement);
+#else
     struct socket_record record = {};
     struct sock *sk = ctx->sk;
 
     if (stored && sk && stored->placement.placed)
         placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, &stored->placement, stored->spare, &record);
+#endif
     return 0;
 }
 #elif !defined(SECOND)
@@ -76,9 +85,12 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
     struct placement *old = ctx->value;
     struct socket_placement *stored;
-    struct socket_record record = {};
     struct sock *sk = ctx->sk;
-
+#ifdef RECOUNT
+    iterator_pause((struct iter_meta *)ctx->meta);
+#else
+    struct socket_record record = {};
+#endif
     if (!old || !sk)
         return 0;
     stored = placements_v2.sk_storage_get(sk, 0, 0);
@@ -88,13 +100,16 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
         else
             placement_release(old, 0);
     }
+#ifdef RECOUNT
+    placement_find(old);
+#else
     if (old->placed || (!stored && old->reason == REASON_SOURCE_BOUND) ||
         (old->mapped && !(stored && stored->placement.mapped)))
         placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, old, 0, &record);
+#endif
     return 0;
 }
 #else
-/* Also ends the flows that were idle for too long. */
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 #ifdef PLACEMENTS_V1
@@ -102,12 +117,18 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 #else
     struct udp_flows *flows = ctx->value;
 #endif
-    struct socket_record record = {};
     struct sock *sk = ctx->sk;
+#ifdef RECOUNT
     __u32 zero = 0;
     struct config *config = config_v1.lookup(&zero);
 
-    if (!flows || !sk || !config)
+    iterator_pause((struct iter_meta *)ctx->meta);
+    if (!config)
+        return 0;
+#else
+    struct socket_record record = {};
+#endif
+    if (!flows || !sk)
         return 0;
 #pragma unroll
     for (int i = 0; i < UDP_FLOWS; i++) {
@@ -119,9 +140,13 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
         __u64 *spare = flows->flow[i].spare;
 #endif
 
+#ifdef RECOUNT
         udp_flow_sweep(flow, config->sweep_before);
+        placement_find(flow);
+#else
         if (flow->placed)
             placement_record_write(((struct iter_meta *)ctx->meta)->seq, sk, flow, spare, &record);
+#endif
     }
     return 0;
 }

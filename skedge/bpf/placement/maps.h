@@ -20,6 +20,9 @@
  * grows keeps its slots and counts, and a lookup costs no hash. */
 BPF_TABLE_PINNED("array", __u32, struct service, services_v1, MAX_SERVICES, PIN_DIR "/services_v1");
 
+/* service id -> its recount, under the lock of the service. */
+BPF_TABLE_PINNED("array", __u32, struct recount, recounts_v1, MAX_SERVICES, PIN_DIR "/recounts_v1");
+
 /* 0 -> the table on its way into services_v1 (one writer, the controller). */
 BPF_TABLE_PINNED("array", __u32, struct staged, staged_v1, 1, PIN_DIR "/staged_v1");
 

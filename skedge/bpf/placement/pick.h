@@ -4,6 +4,7 @@
 #define SKEDGE_PLACEMENT_PICK_H
 
 #include "placement/scan.h"
+#include "placement/recount.h"
 #include "placement/pick_log.h"
 
 /* The choice itself, called with the lock held. Returns the chosen slot, counted, or 0 when nobody may be chosen. */
@@ -55,19 +56,23 @@ static __always_inline __u64 placement_flags(__u32 flags, __u64 preserves_src)
 /* Give back what an attempt counts that is placed anew, and make its workload the last choice for the moment: in the
  * critical section of the new choice, so that no count is seen in between. @word 0: nothing. No branch, as the scan
  * follows. Returns the slot, and in @suspended what it was before. */
-static __always_inline struct slot *service_withdraw(struct service *service, __u64 word, __u32 *suspended)
+static __always_inline struct slot *service_withdraw(struct service *service, struct recount *recount, __u64 word,
+                                                     __u32 *suspended)
 {
-    __u64 hit;
+    __u64 hit, same, found, index;
     struct slot *slot;
 
     *(volatile __u64 *)&service->winner = word & (MAX_WORKLOADS - 1);
-    slot = &service->slots[*(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1)];
-    hit = (slot->generation ^ word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
-    OPAQUE(hit);
-    hit = (hit - 1) >> 63 & (0 - slot->mine) >> 63 & word >> 63;
+    index = *(volatile __u64 *)&service->winner & (MAX_WORKLOADS - 1);
+    slot = &service->slots[index];
+    same = slot_is_of(slot, word) & word >> 63;
+    found = recount_has_found(recount, word) & same;
+    hit = (0 - slot->mine) >> 63 & same;
     OPAQUE(hit);
     slot->mine -= hit;
     slot->nat -= hit & word >> 31;
+    recount->mine[index] += found - hit;
+    recount->nat[index] += (found & word >> 31) - (hit & word >> 31);
     service->underflow += (hit ^ 1) & word >> 63;
     *suspended = slot->suspended;
     slot->suspended |= hit;
@@ -84,6 +89,7 @@ static __always_inline struct slot *service_withdraw(struct service *service, __
 static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, __u64 from, struct placement *placement)
 {
     struct service *service = services_v1.lookup(&id);
+    struct recount *recount = recounts_v1.lookup(&id);
     struct demand demand = {
         .need = *(volatile __u32 *)&placement->need,
         .limit = ((ports & 0xffffffff) - 1) & (~0ull >> 2), /* 0, not known, becomes a number that nothing reaches */
@@ -100,7 +106,7 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, __u
     int six;
 
     placement->reason = REASON_NO_WORKLOAD;
-    if (!service)
+    if (!service || !recount)
         return 0;
 #if PICK_LOG_ENTRIES > 1
     entry = pick_log_next(asker == FOR_SOCKET ? ports : 0, id, demand.need, affinity);
@@ -109,7 +115,7 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, __u
 #endif
     bpf_spin_lock(&service->lock);
     if (asker == FOR_PACKET)
-        left = service_withdraw(service, from, &suspended);
+        left = service_withdraw(service, recount, from, &suspended);
     slot = service_choose(service, &scan, &demand, asker, affinity, entry, placement);
     if (slot) {
         six = (slot->flags & SLOT_T6) && (placement->prefer6 || !(slot->flags & SLOT_T4));
@@ -120,6 +126,7 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, __u
         placement->target_port = six ? slot->port6 : slot->port4;
         word = PLACED_VALID | (__u64)(slot->generation & GENERATION_MASK) << PLACED_GENERATION_SHIFT |
                id << PLACED_SERVICE_SHIFT | SLOT_OF(scan.best);
+        word = recount_mark(recount, word);
         if (asker == FOR_PACKET) {
             word |= placement_flags(slot->flags, demand.preserves_src);
             slot->nat += word >> 31 & 1;

@@ -7,30 +7,40 @@
 #ifndef SKEDGE_PLACEMENT_STORE_H
 #define SKEDGE_PLACEMENT_STORE_H
 
+#include "placement/recount.h"
+
 _Static_assert(MAX_REASONS <= 256, "a reason does not fit into bits 8..15 of a slot's flags");
 
 /* Give a workload's open connection back. @refused: the workload refused it or did not answer. */
 static __always_inline void workload_uncount(__u64 word, int refused)
 {
-    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0;
-    __u32 generation = (word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
+    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0, index = word & (MAX_WORKLOADS - 1);
     struct service *service = services_v1.lookup(&id);
+    struct recount *recount = recounts_v1.lookup(&id);
     struct news *news = news_v1.lookup(&zero);
+    __u64 found, same, nat;
     struct slot *slot;
 
-    if (!service || !news)
+    if (!service || !news || !recount)
         return;
     bpf_spin_lock(&service->lock);
-    slot = &service->slots[word & (MAX_WORKLOADS - 1)];
-    if ((slot->generation & GENERATION_MASK) == generation && slot->mine) {
+    slot = &service->slots[index];
+    same = slot_is_of(slot, word);
+    found = recount_has_found(recount, word);
+    if (same && slot->mine) {
+        nat = slot->nat ? word >> 31 & 1 : 0;
         slot->mine--;
-        slot->nat -= slot->nat ? word >> 31 & 1 : 0;
+        slot->nat -= nat;
+        recount->mine[index] += found - 1;
+        recount->nat[index] += (found & word >> 31) - nat;
         if (refused) {
             slot->refused++;
             slot->suspended = 1;
         }
     } else {
         service->underflow++;
+        recount->mine[index] += found & same;
+        recount->nat[index] += found & same & word >> 31;
     }
     service->epoch++;
     bpf_spin_unlock(&service->lock);
@@ -39,29 +49,48 @@ static __always_inline void workload_uncount(__u64 word, int refused)
         __sync_fetch_and_add(&news->suspensions, 1);
 }
 
-/* Count an open connection whose end was taken for certain and was none. Returns 0 where its workload is gone. */
-static __always_inline int workload_count_again(__u64 word)
+/* Count an open connection whose end was taken for certain and was none. Returns the word that it is stored with, 0 where its
+ * workload is gone. */
+static __always_inline __u64 workload_count_again(__u64 word)
 {
     __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), zero = 0;
-    __u32 generation = (word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK;
     struct service *service = services_v1.lookup(&id);
+    struct recount *recount = recounts_v1.lookup(&id);
     struct news *news = news_v1.lookup(&zero);
     struct slot *slot;
-    int same;
+    __u64 again = 0;
 
-    if (!service || !news)
+    if (!service || !news || !recount)
         return 0;
     bpf_spin_lock(&service->lock);
     slot = &service->slots[word & (MAX_WORKLOADS - 1)];
-    same = (slot->flags & SLOT_USED) && (slot->generation & GENERATION_MASK) == generation;
-    if (same) {
+    if ((slot->flags & SLOT_USED) && slot_is_of(slot, word)) {
         slot->mine++;
         slot->nat += word >> 31 & 1;
         service->epoch++;
+        again = recount_mark(recount, word);
     }
     bpf_spin_unlock(&service->lock);
     __sync_fetch_and_add(&news->changes, 1);
-    return same;
+    return again;
+}
+
+/* A placement is met by the walk of a recount. */
+static __always_inline void placement_find(struct placement *placement)
+{
+    __u64 word = *(volatile __u64 *)&placement->placed, same;
+    __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1), index = word & (MAX_WORKLOADS - 1);
+    struct service *service = services_v1.lookup(&id);
+    struct recount *recount = recounts_v1.lookup(&id);
+
+    if (!word || !service || !recount || recount_has_found(recount, word) ||
+        __sync_val_compare_and_swap(&placement->placed, word, recount_mark(recount, word)) != word)
+        return;
+    bpf_spin_lock(&service->lock);
+    same = slot_is_of(&service->slots[index], word);
+    recount->mine[index] -= same;
+    recount->nat[index] -= same & word >> 31;
+    bpf_spin_unlock(&service->lock);
 }
 
 /* Take a placement away; whoever exchanges the word first gives the count back, all others do nothing. */

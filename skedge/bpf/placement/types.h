@@ -35,6 +35,15 @@ struct service {
     struct slot slots[MAX_WORKLOADS];
 };
 
+/* A recount of one service, see placement/recount.h. */
+struct recount {
+    __u32 round; /* 1..255 */
+    __u32 spare;
+    __u32 generation[MAX_WORKLOADS]; /* of each slot when the recount began */
+    __s32 mine[MAX_WORKLOADS]; /* counted, but not (yet) found */
+    __s32 nat[MAX_WORKLOADS];  /* the same of those that hold a NAT port */
+};
+
 /* One service's table on its way into the kernel: written plainly, then taken over by the apply program. */
 struct staged_slot {
     __u32 apply; /* APPLY_* */
@@ -160,6 +169,13 @@ struct placement_record {
 struct socket_record {
     struct placement_record record;
     __u64 spare[SPARE_WORDS];
+};
+
+/* What a sweep of the flows finds: how many there are of each kind (KIND_*), and how many are half open. */
+struct flow_sums {
+    __u64 kinds[8];
+    __u64 half_open;
+    __u64 spare[7];
 };
 
 /* The pick log: everything that a pick among up to CLASS_SMALL slots was decided on, as seen under the lock. */

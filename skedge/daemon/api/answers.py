@@ -131,13 +131,13 @@ class Answers:
 
     async def _rows(self, request: Request) -> Rows:
         at, now = self._at, time.monotonic()
-        state, limit = at.state, min(max(request.limit, 1), LIMIT_MAX)
+        state, limit, engine = at.state, min(max(request.limit, 1), LIMIT_MAX), at.worker.kernel.engine
         match request.what:
             case "site" | "sites":
                 found = rows.sites(
                     state,
                     at.flooder.database,
-                    engine=at.worker.kernel.engine.name,
+                    engine=engine.name,
                     engine_why=at.worker.kernel.why,
                     programs=at.worker.kernel.programs().origin,
                     certificate_days=at.identity.days_left,
@@ -153,12 +153,12 @@ class Answers:
             case "listeners":
                 return Rows(listeners=tuple(rows.listeners(state, at.desired)))
             case "connections":
-                receipts = await at.worker.call(at.worker.kernel.connections)
-                found_rows = rows.connections(receipts, limit, _since_boot(), Filter.of(request))
+                receipts, wanted = engine.connections(request.since), Filter.of(request)
+                found_rows = await at.worker.beside(rows.connections, receipts, limit, _since_boot(), wanted)
                 return Rows(connections=tuple(found_rows[:limit]), truncated=len(found_rows) > limit)
             case "flows":
-                table = await at.worker.call(at.worker.kernel.flows)
-                flow_rows = rows.flows(table, limit, _since_boot(), Filter.of(request))
+                table, wanted = engine.flows(), Filter.of(request)
+                flow_rows = await at.worker.beside(rows.flows, table, limit, _since_boot(), wanted)
                 return Rows(flows=tuple(flow_rows[:limit]), truncated=len(flow_rows) > limit)
             case "drops":
                 counted = Counter(await at.worker.call(at.worker.kernel.drops)) + at.refusals.counts
@@ -166,8 +166,8 @@ class Answers:
         raise ApiError(f"show {request.what!r} is not known to this controller ({SOFTWARE})")
 
     async def _connection(self, request: Request) -> Rows:
-        receipts = await self._at.worker.call(self._at.worker.kernel.connections)
-        found = rows.connections(receipts, 1, _since_boot(), Filter(client=request.name))
+        receipts, wanted = self._at.worker.kernel.engine.connections(), Filter(client=request.name)
+        found = await self._at.worker.beside(rows.connections, receipts, 1, _since_boot(), wanted)
         if not found:
             raise ApiError(
                 f"no open connection from {request.name} was placed at this site; see: skedge show connections"

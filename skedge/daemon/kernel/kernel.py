@@ -21,7 +21,7 @@ from skedge.core.engine import Batches, Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
-from skedge.core.observed import Counts, Flow, FlowKind, FlowState, ProgramsReport, Receipt, TunnelFacts
+from skedge.core.observed import Counts, ProgramsReport, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
@@ -349,23 +349,6 @@ class Kernel:
         if self._read is None or self._read[0] != revision:
             self._read = revision, Readings(self.engine.counts(), self.engine.suspended())
         return self._read[1]
-
-    def connections(self) -> Sequence[Receipt]:
-        """Return the receipts of all open connections placed here."""
-        return list(self.engine.connections())
-
-    def flows(self) -> Sequence[Flow]:
-        """Return the flows of the LAN."""
-        return list(self.engine.flows())
-
-    def flow_counts(self) -> tuple[Mapping[FlowKind, int], int]:
-        """Return how many flows of each kind there are, and how many connections are half open."""
-        kinds: Counter[FlowKind] = Counter()
-        half_open = 0
-        for flow in self.engine.flows():
-            kinds[flow.kind] += 1
-            half_open += flow.state is FlowState.SYN
-        return kinds, half_open
 
     def drops(self) -> Mapping[Reason, int]:
         """Return all that was refused, by reason."""

@@ -53,4 +53,4 @@ class Withdrawals:
 
 
 def _udp_cookies(engine: Engine) -> frozenset[int]:
-    return frozenset(one.cookie for one in engine.connections() if one.listener.protocol is Protocol.UDP)
+    return engine.placed_sockets(Protocol.UDP)

@@ -1,6 +1,7 @@
-"""The thread that talks to the kernel, so that the loop never waits for it. Newest wish first, one at a time.
+"""The thread that programs the kernel, so that the loop never waits for it. Newest wish first, one at a time.
 
-A second one does nothing but lead routes round a failure, which waits for no comparison.
+Two more wait for none of its comparisons: one does nothing but lead routes round a failure, and what only looks and
+may take long runs on the other.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Worker:
         self._on_applied = on_applied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._leading = ThreadPoolExecutor(1, thread_name_prefix="routes")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._desired: tuple[SiteConfig, Desired, bool] | None = None
         self._wanted, self._news = asyncio.Event(), asyncio.Event()
         self._due = inf
@@ -86,6 +88,10 @@ class Worker:
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call on the thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def beside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one call that may take long, and that `call` need not wait for; return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, lambda: function(*args, **kwargs))
 
     async def run(self) -> None:
         """Reconcile whenever something is wanted or was changed by others, after a failure, and every minute anyway."""
@@ -145,6 +151,6 @@ class Worker:
         self._told = dict(failed)
 
     def close(self) -> None:
-        """Let the running call end; nothing is undone in the kernel."""
-        for thread in (self._leading, self._thread):
+        """Let the running calls end; nothing is undone in the kernel."""
+        for thread in (self._leading, self._thread, self._beside):
             thread.shutdown(wait=True, cancel_futures=True)

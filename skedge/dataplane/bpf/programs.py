@@ -86,17 +86,25 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
     _connect("sendmsg4", Attach.SENDMSG4),
     _connect("sendmsg6", Attach.SENDMSG6),
     Program(SOCKETS, "skedge_apply", ProgType.SCHED_CLS, "apply_v1"),
+    Program(SOCKETS, "skedge_recount", ProgType.SCHED_CLS, "recount_v1"),
     _iterator("bpf_sk_storage_map", "placements_v2", "iterate_placements_v2"),
     _iterator("bpf_sk_storage_map", "flows_v2", "iterate_flows_v2", "SECOND"),
+    _iterator("bpf_sk_storage_map", "placements_v2", "recount_placements_v1", "RECOUNT"),
+    _iterator("bpf_sk_storage_map", "flows_v2", "recount_flows_v1", "SECOND", "RECOUNT"),
     _iterator("bpf_map_elem", "nat_placements_v1", "iterate_nat_v1"),
     _iterator("bpf_map_elem", "nat_placements_v1", "sweep_nat_v1", "SECOND"),
 )
 
 # Over what sockets have in storage of the older layout: while it is in use (loader/old_placements.py).
-OLD_ITERATORS: tuple[Program, ...] = (
+OLD_RECORDS: tuple[Program, ...] = (
     _iterator("bpf_sk_storage_map", "placements_v1", "iterate_old_placements_v1", "PLACEMENTS_V1"),
     _iterator("bpf_sk_storage_map", "flows_v1", "iterate_old_flows_v1", "SECOND", "PLACEMENTS_V1"),
 )
+OLD_RECOUNTS: tuple[Program, ...] = (
+    _iterator("bpf_sk_storage_map", "placements_v1", "recount_old_placements_v1", "PLACEMENTS_V1", "RECOUNT"),
+    _iterator("bpf_sk_storage_map", "flows_v1", "recount_old_flows_v1", "SECOND", "PLACEMENTS_V1", "RECOUNT"),
+)
+OLD_ITERATORS: tuple[Program, ...] = OLD_RECORDS + OLD_RECOUNTS
 
 LINK_PROGRAMS: tuple[Program, ...] = (
     Program("links.c", "link_ingress", ProgType.SCHED_CLS, "link_ingress_v1"),

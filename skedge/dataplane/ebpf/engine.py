@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from skedge.core.engine import Driver
 from skedge.core.errors import DataplaneError
-from skedge.core.model import WorkloadId
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ServiceKey
-from skedge.core.observed import Counts, Flow, Receipt
+from skedge.core.observed import Counts, Flow, FlowSums, Receipt
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf import layout_service, views
 from skedge.dataplane.ebpf.endpoints import EndpointDriver
 from skedge.dataplane.ebpf.listeners import ListenerDriver
 from skedge.dataplane.ebpf.maps import Maps
+from skedge.dataplane.ebpf.recount import Recounting
 from skedge.dataplane.ebpf.services import OTHERS_MAX, ServiceDriver
 from skedge.dataplane.host.boot import namespace_cookie
 
 SOURCE4, SOURCE6, SOURCE_PORTS, NAMESPACE = "source ipv4", "source ipv6", "source ports", "network namespace"
 UDP_IDLE_S = 60.0
 _PROC = Path("/proc/sys/net/ipv4")
-_SETTLE_S = 0.02  # longer than the moment between counting a connection and storing its placement
-_TRIES = 3
 
 ServiceWorkload = tuple[ServiceKey, WorkloadId]
-Missing = tuple[int, int]
-"""What a slot's counters lack: of its open connections, and of those that hold a NAT port."""
 
 
 class EbpfEngine:
@@ -48,6 +43,7 @@ class EbpfEngine:
         self.listeners = ListenerDriver(self._maps, self.services, self._lock)
         self.endpoints = EndpointDriver(pin_dir)
         self.settings: Driver[str, str] = SettingDriver(self._maps, self._lock)
+        self._recounting = Recounting(self._maps, self._lock)
 
     def close(self) -> None:
         """Close all descriptors; the kernel goes on by itself."""
@@ -129,97 +125,59 @@ class EbpfEngine:
 
     # ---- connections ----
 
-    def connections(self) -> Iterable[Receipt]:
-        """Yield the receipts of all open connections placed at this site."""
+    def connections(self, since: float = 0.0) -> Iterator[Receipt]:
+        """Yield the receipts of the open connections placed at this site since then, as they are read."""
         with self._lock:
             keys = {ident: key for key, ident in self.services.services()}
-            for record in self._maps.placements():
-                key = keys.get(record.service)
-                found = None if key is None else views.receipt(record, key, self.services.workload)
-                if found is not None:
-                    yield found
+        for record in self._maps.placements(int(since * views.NANOSECONDS)):
+            key = keys.get(record.service)
+            found = None if key is None else views.receipt(record, key, self.services.workload)
+            if found is not None:
+                yield found
 
-    def sweep_udp(self, now: float, idle_s: float) -> None:
-        """End the UDP flows that had no datagram for ``idle_s`` seconds; ``now`` is seconds of CLOCK_MONOTONIC."""
-        with self._lock:
-            before = max(0, int((now - idle_s) * views.NANOSECONDS))
-            self._maps.set_config(self._maps.config().replace(sweep_before=before))
-            try:
-                for _ in self._maps.placements():
-                    pass
-            finally:
-                self._maps.set_config(self._maps.config().replace(sweep_before=0))
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:
+        """Return the cookies of the sockets that were placed; quicker than `connections`."""
+        return frozenset(self._maps.cookies(protocol))
 
-    def flows(self) -> Iterable[Flow]:
-        """Yield the flows of the LAN."""
+    def flows(self) -> Iterator[Flow]:
+        """Yield the flows of the LAN, as they are read."""
         with self._lock:
             services = {ident: key for key, ident in self.services.services()}
-            endpoints = self.endpoints.read()
-            now = time.monotonic()
-            for record in self._maps.flows.records():
-                yield views.flow(
-                    record, now=now, services=services, workload_of=self.services.workload, endpoints=endpoints
-                )
+        endpoints = self.endpoints.read()
+        now = time.monotonic()
+        for record in self._maps.flows.records():
+            yield views.flow(
+                record, now=now, services=services, workload_of=self.services.workload, endpoints=endpoints
+            )
 
     def flow_room(self) -> int:
         """Return how many flows there may be."""
         return self._maps.flows.room()
 
+    def flow_sums(self) -> FlowSums:
+        """Return how many flows the last sweep found."""
+        return views.sums(self._maps.flows.totals())
+
     def sweep_flows(self) -> None:
-        """End the flows of the LAN that were idle for too long."""
-        self._maps.flows.sweep()
+        """End the flows of the LAN that were idle for too long, and sum up the others."""
+        self._recounting.sweep()
+
+    def sweep_udp(self, now: float, idle_s: float) -> None:
+        """End the UDP flows that had no datagram for ``idle_s`` seconds; ``now`` is seconds of CLOCK_MONOTONIC."""
+        self._recounting.sweep_udp(max(0, int((now - idle_s) * views.NANOSECONDS)))
 
     def reconcile_counts(self) -> int:
-        """Compare counters with what is stored with the sockets, repair, return the sum of differences.
+        """Compare counters with what is stored, exactly, repair, return the sum of differences.
 
-        A difference counts only when it is the same twice, with no connection of that service opened or closed in
-        between; a service that is never quiet for that long is looked at again in the next run.
+        It ends idle UDP flows of sockets as well. It may run beside everything else: nothing waits for it.
         """
-        self.sweep_udp(time.monotonic(), self._udp_idle_s)
-        total = 0
+        before = max(0, int((time.monotonic() - self._udp_idle_s) * views.NANOSECONDS))
         with self._lock:
-            suspects = self._differences({ident for _, ident in self.services.services()})
-            for _ in range(_TRIES):
-                if not suspects:
-                    break
-                time.sleep(_SETTLE_S)
-                again = self._differences(set(suspects))
-                for ident, (epoch, deltas) in again.items():
-                    if suspects[ident] == (epoch, deltas):
-                        self._repair(ident, deltas)
-                        total += sum(abs(number) for delta in deltas.values() for number in delta)
-                suspects = {ident: one for ident, one in again.items() if suspects[ident] != one}
+            idents = {ident for _, ident in self.services.services()}
+        drift = self._recounting.run(idents, before)
+        with self._lock:
             self.services.collect()
-        return total
-
-    def _differences(self, idents: set[int]) -> dict[int, tuple[int, dict[int, Missing]]]:
-        """Return epoch and wrong slots of services that were quiet."""
-        before = {ident: self._maps.service(ident).epoch for ident in idents}
-        open_: Counter[tuple[int, int, int]] = Counter()
-        nat: Counter[tuple[int, int, int]] = Counter()
-        for record in self._maps.placements():
-            where = record.service, record.slot, record.generation
-            open_[where] += 1
-            nat[where] += bool(record.placed & layout.PLACED_NAT)
-        found: dict[int, tuple[int, dict[int, Missing]]] = {}
-        for ident in idents:
-            value = self._maps.service(ident)
-            deltas: dict[int, Missing] = {}
-            for index, slot in enumerate(value.slots):
-                where = ident, index, slot.generation
-                if (open_[where], nat[where]) != (slot.mine, slot.nat):
-                    deltas[index] = open_[where] - slot.mine, nat[where] - slot.nat
-            if deltas and value.epoch == before[ident]:
-                found[ident] = value.epoch, deltas
-        return found
-
-    def _repair(self, ident: int, deltas: Mapping[int, Missing]) -> None:
-        apply = layout_service.APPLY_DELTA | layout_service.APPLY_NAT
-        staged = {
-            index: layout_service.StagedSlot(apply, delta=mine, rank=nat & layout_service.U32)
-            for index, (mine, nat) in deltas.items()
-        }
-        self._maps.apply(layout_service.Staged(ident, staged))
+        return drift
 
 
 def settings(overlay4: str, overlay6: str) -> Mapping[str, str]:

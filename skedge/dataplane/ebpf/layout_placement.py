@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -159,12 +160,20 @@ class PlacementRecord:
     STRUCT: ClassVar[struct.Struct] = struct.Struct("=Q16sII3Q16s16s2sH2sHIIQQ4I4I2IQQ2I")
     STORED: ClassVar[struct.Struct] = struct.Struct(f"{STRUCT.format}{SPARE_WORDS}Q")
     HEAD_SIZE: ClassVar[int] = 32  # before what is stored
+    _PROTOCOL_AT: ClassVar[int] = HEAD_SIZE + 24 + 32 + 8  # its first byte, on a little-endian machine
 
     @classmethod
-    def unpack_all(cls, raw: bytes, packed: struct.Struct = STRUCT) -> Iterator[PlacementRecord]:
-        """Yield all records of an iterator's output; ``packed`` is `STORED` of one over sockets."""
+    def unpack_all(
+        cls, raw: bytes, packed: struct.Struct = STRUCT, since: int = 0, *, closed: bool = False
+    ) -> Iterator[PlacementRecord]:
+        """Yield the records of an iterator's output that were placed since then (ns since boot).
+
+        ``packed`` is `STORED` of one over sockets. ``closed``: those too that are not open any more.
+        """
         for one in packed.iter_unpack(raw):
             cookie, client, port, _, placed, placed_at, seen, listener, target, at, _, to, _, protocol = one[:14]
+            if placed_at < since or not (placed or closed):
+                continue
             yield cls(
                 cookie,
                 unpack_address(client),
@@ -180,6 +189,14 @@ class PlacementRecord:
                 winner=Weighed(*one[17:21]),
                 runner=Weighed(*one[21:25]),
             )
+
+    @classmethod
+    def cookies(cls, raw: bytes, protocol: Protocol) -> Iterator[int]:
+        """Yield the cookies of those open ones of many records of sockets that are of a protocol."""
+        size, number = cls.STORED.size, PROTOCOLS[protocol]
+        for index, found in enumerate(raw[cls._PROTOCOL_AT :: size]):
+            if found == number and any(raw[(at := index * size) + cls.HEAD_SIZE : at + cls.HEAD_SIZE + 8]):
+                yield int.from_bytes(raw[at : at + 8], sys.byteorder)
 
     @property
     def service(self) -> int:

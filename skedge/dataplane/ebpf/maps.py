@@ -12,15 +12,17 @@ from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ServiceKey
 from skedge.core.reasons import Reason
 from skedge.dataplane.bpf import reason_counts, syscall
-from skedge.dataplane.bpf.programs import OLD_ITERATORS
+from skedge.dataplane.bpf.programs import OLD_RECORDS, OLD_RECOUNTS
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf import layout_service
-from skedge.dataplane.ebpf.lan.flow_table import FlowTable, read_iterator
+from skedge.dataplane.ebpf.lan.flow_table import FlowTable, read_iterator, read_records
 from skedge.dataplane.ebpf.layout_listener import ListenerValue
 
 LISTENERS_PIN = "listeners_v2"
 _PLACEMENTS = ("iterate_placements_v2", "iterate_flows_v2")
-_OLD_PLACEMENTS = tuple(one.pin for one in OLD_ITERATORS)
+_OLD_PLACEMENTS = tuple(one.pin for one in OLD_RECORDS)
+_RECOUNTS = ("recount_placements_v1", "recount_flows_v1")
+_OLD_RECOUNTS = tuple(one.pin for one in OLD_RECOUNTS)
 RETIRED = 1 << 31  # in a service's id in the map of names: gone, but with open connections
 _ZERO = bytes(4)
 _ID = struct.Struct("=I")
@@ -47,8 +49,8 @@ class Maps:
     def fd(self, pin: str) -> int:
         """Return the descriptor of a pinned object. Raises DataplaneError when it is not there."""
         if pin not in self._open:
-            try:
-                self._open[pin] = syscall.Fd(syscall.obj_get(str(self._pins / pin)))
+            try:  # another thread may do the same: the first one stays
+                self._open.setdefault(pin, syscall.Fd(syscall.obj_get(str(self._pins / pin))))
             except syscall.BpfError as error:
                 if error.errno == errno.ENOENT:
                     raise DataplaneError(
@@ -87,9 +89,12 @@ class Maps:
         """Make the programs take a staged table over, in one critical section."""
         syscall.map_update(self.fd("staged_v1"), _ZERO, staged.pack())
         self.applied += 1
-        done = syscall.prog_test_run(self.fd("apply_v1"), _PACKET + _ID.pack(staged.service) + bytes(46))
+        self._run("apply_v1", staged.service)
+
+    def _run(self, pin: str, service: int) -> None:
+        done = syscall.prog_test_run(self.fd(pin), _PACKET + _ID.pack(service) + bytes(46))
         if done.retval != 0:
-            raise DataplaneError(f"service id {staged.service}: the apply program refused (code {done.retval})")
+            raise DataplaneError(f"service id {service}: the program {pin} refused (code {done.retval})")
 
     # ---- names ----
 
@@ -189,17 +194,40 @@ class Maps:
         """Return how many connects were refused (and candidates left out), by reason."""
         return reason_counts.read(self.fd("drops_v1"))
 
-    def placements(self) -> Iterator[layout.PlacementRecord]:
-        """Yield what is stored with every open connection, in sockets and in flows of the LAN; idle flows are ended."""
-        old = (pin for pin in _OLD_PLACEMENTS if (self._pins / pin).exists())
-        for pin in (*old, *_PLACEMENTS):  # a flow moves from the old to the new
-            raw = b"".join(read_iterator(self._pins / pin))
-            for record in layout.PlacementRecord.unpack_all(raw, layout.PlacementRecord.STORED):
-                if record.placed:
-                    yield record
-        for flow in self.flows.records():
-            if flow.placement.placed:
-                yield flow.placement
+    def placements(self, since: int = 0) -> Iterator[layout.PlacementRecord]:
+        """Yield what is stored, in sockets and flows, with each connection placed since then (ns since boot)."""
+        for pin in self._present(_OLD_PLACEMENTS, _PLACEMENTS):  # a flow moves from the old to the new
+            for raw in read_records(self._pins / pin, layout.PlacementRecord.STORED.size):
+                yield from layout.PlacementRecord.unpack_all(raw, layout.PlacementRecord.STORED, since)
+        yield from self.flows.placements(since)
+
+    def cookies(self, protocol: Protocol) -> Iterator[int]:
+        """Yield the cookies of sockets that are placed."""
+        for pin in self._present(_OLD_PLACEMENTS, _PLACEMENTS):
+            for raw in read_records(self._pins / pin, layout.PlacementRecord.STORED.size):
+                yield from layout.PlacementRecord.cookies(raw, protocol)
+
+    def _present(self, old: Iterable[str], new: Iterable[str]) -> list[str]:
+        return [*(pin for pin in old if (self._pins / pin).exists()), *new]
+
+    # ---- recounts ----
+
+    def recount_begin(self, ident: int) -> None:
+        """Begin to count a service anew."""
+        self._run("recount_v1", ident)
+
+    def recount(self, ident: int, size: int) -> bytes:
+        """Return how far a service's recount is (struct recount)."""
+        return syscall.map_lookup(self.fd("recounts_v1"), _ID.pack(ident), size) or bytes(size)
+
+    def recounts(self) -> Iterable[str]:
+        """Return the walks through what is stored with sockets, in their order."""
+        return self._present(_OLD_RECOUNTS, _RECOUNTS)
+
+    def walk(self, pin: str) -> None:
+        """Walk through all that one kind of storage has; the kernel pauses after each byte: others are let in."""
+        for _ in read_iterator(self._pins / pin, size=1):
+            pass
 
     def picks(self) -> Iterator[layout.LoggedPick]:
         """Yield the picks of the pick log, oldest first; nothing while it is off."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, ListenerKey, ServiceKey, Target
-from skedge.core.observed import Flow, FlowKind, FlowState, Receipt
+from skedge.core.observed import Flow, FlowKind, FlowState, FlowSums, Receipt
 from skedge.core.reasons import Reason
-from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, FlowRecord, Kind
+from skedge.dataplane.ebpf.lan.layout_flow import FlowBits, FlowRecord, FlowTotals, Kind
 from skedge.dataplane.ebpf.layout_placement import PlacementRecord
 
 NANOSECONDS = 1e9
 WorkloadOf = Callable[[int, int], WorkloadId | None]
 """(service id, slot) -> the workload that has the slot now."""
-_KINDS = {Kind.REMOTE: FlowKind.REMOTE, Kind.LAN: FlowKind.LAN, Kind.OVERLAY: FlowKind.OVERLAY}
+_KINDS: Mapping[int, FlowKind] = {Kind.REMOTE: FlowKind.REMOTE, Kind.LAN: FlowKind.LAN, Kind.OVERLAY: FlowKind.OVERLAY}
 
 
 def address_port(address: str, port: int) -> str:
@@ -66,7 +67,7 @@ def flow(
     return Flow(
         client=address_port(key.source, key.source_port),
         listener=listener,
-        kind=_KINDS.get(Kind(forward.kind), FlowKind.LOCAL),
+        kind=_kind(forward.kind),
         state=state(record),
         target=Target(forward.destination, forward.destination_port),
         source=address_port(forward.source, forward.source_port),
@@ -75,6 +76,18 @@ def flow(
         service=service,
         workload=workload,
     )
+
+
+def _kind(number: int) -> FlowKind:
+    return _KINDS.get(number, FlowKind.LOCAL)
+
+
+def sums(totals: FlowTotals) -> FlowSums:
+    """Return what a sweep found."""
+    kinds: Counter[FlowKind] = Counter()
+    for number, count in enumerate(totals.kinds):
+        kinds[_kind(number)] += count
+    return FlowSums({kind: count for kind, count in kinds.items() if count}, totals.half_open)
 
 
 def state(record: FlowRecord) -> FlowState:

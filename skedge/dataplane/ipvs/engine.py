@@ -13,14 +13,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from skedge.core.errors import DataplaneError
-from skedge.core.model import WorkloadId
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ServiceKey, ServiceTable, Target
-from skedge.core.observed import Counts, Flow, Receipt
+from skedge.core.observed import Counts, Flow, FlowKind, FlowState, FlowSums, Receipt
 from skedge.core.reasons import Reason
 from skedge.dataplane.ipvs import connections as ipvs_flows
 from skedge.dataplane.ipvs import names_file, sysctls
@@ -170,9 +171,13 @@ class IpvsEngine:
 
     # ---- connections ----
 
-    def connections(self) -> Iterable[Receipt]:
+    def connections(self, since: float = 0.0) -> Iterable[Receipt]:  # noqa: ARG002
         """Return nothing: IPVS does not store what it decided on."""
         return ()
+
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:  # noqa: ARG002
+        """Return nothing, as above."""
+        return frozenset()
 
     def flows(self) -> Iterable[Flow]:
         """Yield all connections that were led on, of this host's programs too."""
@@ -197,6 +202,15 @@ class IpvsEngine:
     def flow_room(self) -> int:
         """Return 0: the kernel's table has no bound but memory."""
         return 0
+
+    def flow_sums(self) -> FlowSums:
+        """Count the connections that were led on."""
+        kinds: Counter[FlowKind] = Counter()
+        half_open = 0
+        for flow in self.flows():
+            kinds[flow.kind] += 1
+            half_open += flow.state is FlowState.SYN
+        return FlowSums(kinds, half_open)
 
     def sweep_flows(self) -> None:
         """Do nothing: the kernel ends idle connections by its own time-outs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,9 +24,9 @@ from skedge.core.ending import Open, Selection
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.flooding import Flooder, Output
-from skedge.core.model import LinkId, LoadReport, SiteConfig, Version, WorkloadId
+from skedge.core.model import LinkId, LoadReport, Protocol, SiteConfig, Version, WorkloadId
 from skedge.core.objects import ServiceKey, ServiceTable, Target
-from skedge.core.observed import Counts, Flow, Receipt
+from skedge.core.observed import Counts, Flow, FlowState, FlowSums, Receipt
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.controller import Controller
@@ -84,8 +85,11 @@ class FakeEngine:
     def resume(self, workload: WorkloadId) -> None:
         self.resumed.append(workload)
 
-    def connections(self) -> Iterable[Receipt]:
-        return iter(self.receipts)
+    def connections(self, since: float = 0.0) -> Iterable[Receipt]:
+        return (one for one in self.receipts if one.placed_at >= since)
+
+    def placed_sockets(self, protocol: Protocol) -> frozenset[int]:
+        return frozenset(one.cookie for one in self.receipts if one.listener.protocol is protocol)
 
     def drops(self) -> Mapping[Reason, int]:
         return dict(self.dropped)
@@ -95,6 +99,9 @@ class FakeEngine:
 
     def flow_room(self) -> int:
         return 1000
+
+    def flow_sums(self) -> FlowSums:
+        return FlowSums(Counter(one.kind for one in self.table), sum(one.state is FlowState.SYN for one in self.table))
 
     def sweep_flows(self) -> None:
         self.swept += 1

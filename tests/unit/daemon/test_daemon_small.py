@@ -373,6 +373,25 @@ def test_a_call_returns_what_the_kernel_says() -> None:
     assert asyncio.run(main()) == (3, False)
 
 
+def test_what_takes_long_holds_nothing_up() -> None:
+    end = threading.Event()
+
+    async def main() -> bool:
+        worker = Worker(fake_kernel().kernel, lambda _applied, _took: None)
+        try:
+            async with asyncio.timeout(10):
+                long = asyncio.create_task(worker.beside(end.wait, 10.0))
+                await asyncio.sleep(0.01)
+                found = await worker.call(lambda: not end.is_set())
+                end.set()
+                return found and await long
+        finally:
+            end.set()
+            worker.close()
+
+    assert asyncio.run(main())
+
+
 def test_nat_is_told_what_is_configured_and_nothing_where_there_is_no_lan() -> None:
     times, own = FlowTimes(1, 2, 3, 4, 5, 6), ("100.64.0.9", "fd00::9")
     told = NatConfig(1, (63000, 63999), 1.0, 2.0, 3.0, 4.0, 5.0, NatAddresses(*own, True, udp_stream_s=6.0))

@@ -18,6 +18,7 @@ from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
 from skedge.dataplane.ebpf import layout_listener, layout_service
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.lan import layout_flow as flows
+from skedge.dataplane.ebpf.recount import Recount
 from skedge.loader.compiling import reasons_header
 from skedge.loader.compiling.sources import SOURCES, source_text
 
@@ -105,6 +106,8 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("logged_slot", layout.LoggedPick.SLOT, layout.LoggedPick.SLOT.size),
         ("service", layout_service.Service.HEADER, layout_service.Service.SIZE),
         ("staged", layout_service.Staged.HEADER, layout_service.Staged.SIZE),
+        ("recount", Recount.STRUCT, Recount.STRUCT.size),
+        ("flow_sums", flows.FlowTotals.STRUCT, flows.FlowTotals.STRUCT.size),
         ("logged_pick", layout.LoggedPick.HEADER, layout.LoggedPick.SIZE),
         ("service_name", layout.SERVICE_NAME, layout.SERVICE_NAME.size),
         ("workload_key", layout.WORKLOAD_KEY, layout.WORKLOAD_KEY.size),

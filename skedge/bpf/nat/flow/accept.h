@@ -65,8 +65,8 @@ static __always_inline int placement_take_over(struct bpf_sock_ops *ops, struct 
     to->placed = 0;
     to->passive = 1;
     placed = __sync_lock_test_and_set(&from->placed, 0);
-    if (!placed && flow->placed && workload_count_again(flow->placed))
-        placed = flow->placed;
+    if (!placed && flow->placed)
+        placed = workload_count_again(flow->placed);
     if (placed)
         __sync_lock_test_and_set(&to->placed, placed);
     flow_delete_held(&key, state);

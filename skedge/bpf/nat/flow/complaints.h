@@ -21,7 +21,7 @@ BPF_TABLE_PINNED("array", __u32, __u64, nat_crowded_v1, 1, PIN_DIR "/nat_crowded
 
 #define CROWDED_NS 120000000000ull /* the longest that a server remembers a half-open connection */
 #define COMPLAINT_KEY(word) ((__u32)(word) & (MAX_SERVICES * MAX_WORKLOADS - 1))
-#define SAME_WORKLOAD (~(PLACED_NAT | PLACED_LAN | PLACED_PRESERVES_SRC)) /* what a word says beside the way */
+#define SAME_WORKLOAD (~(PLACED_NAT | PLACED_LAN | PLACED_PRESERVES_SRC | PLACED_ROUND)) /* what a word says of whom */
 
 /* Forget what was said of a workload: it answers. */
 INLINE void workload_answered(__u64 word)

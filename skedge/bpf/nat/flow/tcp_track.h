@@ -138,9 +138,12 @@ INLINE void flow_track_assigned(struct __sk_buff *skb, struct lan_packet *p, str
 INLINE void flow_count_again(struct nat_key *key, struct nat_flow *forward, __u64 state)
 {
     struct placement *placement = nat_placements_v1.lookup(key);
+    __u64 word = 0;
 
-    if (placement && placement_is_of(placement, state) && forward->placed && workload_count_again(forward->placed))
-        __sync_lock_test_and_set(&placement->placed, forward->placed);
+    if (placement && placement_is_of(placement, state) && forward->placed)
+        word = workload_count_again(forward->placed);
+    if (word)
+        __sync_lock_test_and_set(&placement->placed, word);
 }
 
 /* A packet of the side that is said to have reset: it has not. */

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.dataplane.bpf import syscall
-from skedge.dataplane.ebpf.lan.layout_flow import FlowRecord, NatAddresses, NatConfig
-from skedge.dataplane.ebpf.layout_placement import pack_address, unpack_address
+from skedge.dataplane.ebpf.lan.layout_flow import FlowRecord, FlowTotals, NatAddresses, NatConfig
+from skedge.dataplane.ebpf.layout_placement import PlacementRecord, pack_address, unpack_address
 
 CONFIG_MAP, SOURCE_MAP, PLACEMENT_MAP = "nat_config_v1", "nat_sources_v1", "nat_placements_v1"
-ADDRESSES_MAP = "nat_addresses_v1"
+ADDRESSES_MAP, SUMS_MAP = "nat_addresses_v1", "flow_sums_v1"
 RECORDS, SWEEP = "iterate_nat_v1", "sweep_nat_v1"
 NAT = "nat"
 _ADDRESS = 16
 _CHUNK = 1 << 20
 
 
-def read_iterator(path: Path) -> Iterator[bytes]:
-    """Run a pinned iterator and yield what it writes. Raises DataplaneError."""
+def read_iterator(path: Path, size: int = _CHUNK) -> Iterator[bytes]:
+    """Run a pinned iterator and yield what it writes, at most ``size`` bytes at once. Raises DataplaneError."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -33,7 +33,7 @@ def read_iterator(path: Path) -> Iterator[bytes]:
     try:
         while True:
             with contextlib.suppress(BlockingIOError):  # the kernel takes a breath in a long table
-                chunk = os.read(fd, _CHUNK)
+                chunk = os.read(fd, size)
                 if not chunk:
                     return
                 yield chunk
@@ -41,6 +41,16 @@ def read_iterator(path: Path) -> Iterator[bytes]:
         raise DataplaneError(f"{path}: {error.strerror}") from error
     finally:
         os.close(fd)
+
+
+def read_records(path: Path, size: int) -> Iterator[bytes]:
+    """Run a pinned iterator that writes records of ``size`` bytes and yield whole ones, several at once."""
+    rest = b""
+    for chunk in read_iterator(path):
+        rest += chunk
+        whole = len(rest) - len(rest) % size
+        yield rest[:whole]
+        rest = rest[whole:]
 
 
 class FlowTable:
@@ -54,17 +64,28 @@ class FlowTable:
 
     def records(self) -> Iterator[FlowRecord]:
         """Yield every flow."""
-        rest = b""
-        for chunk in read_iterator(self._pins / RECORDS):
-            rest += chunk
-            whole = len(rest) - len(rest) % FlowRecord.SIZE
-            yield from FlowRecord.unpack_all(rest[:whole])
-            rest = rest[whole:]
+        for raw in read_records(self._pins / RECORDS, FlowRecord.SIZE):
+            yield from FlowRecord.unpack_all(raw)
+
+    def placements(self, since: int) -> Iterator[PlacementRecord]:
+        """Yield what each flow was placed on since then (ns since boot)."""
+        for raw in read_records(self._pins / RECORDS, FlowRecord.SIZE):
+            yield from FlowRecord.placements(raw, since)
 
     def sweep(self) -> None:
-        """End the flows that were idle for too long, and take away those that ended some time ago."""
-        for _ in read_iterator(self._pins / SWEEP):
+        """End the flows that were idle for too long, and take away those that ended some time ago.
+
+        It is the walk of a recount through them, too. The kernel pauses after each byte: others are let in.
+        """
+        with self._map(SUMS_MAP) as fd:
+            syscall.map_update(fd, bytes(4), bytes(FlowTotals.STRUCT.size))
+        for _ in read_iterator(self._pins / SWEEP, size=1):
             pass
+
+    def totals(self) -> FlowTotals:
+        """Return what the last sweep found."""
+        with self._map(SUMS_MAP) as fd:
+            return FlowTotals.unpack(syscall.map_lookup(fd, bytes(4), FlowTotals.STRUCT.size) or b"")
 
     def room(self) -> int:
         """Return how many flows the table was made for."""

@@ -128,6 +128,22 @@ class NatConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowTotals:
+    """What a sweep found (struct flow_sums); ``kinds`` by `Kind`."""
+
+    kinds: tuple[int, ...]
+    half_open: int
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("=16Q")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> FlowTotals:
+        """Return the value."""
+        words = cls.STRUCT.unpack(raw)
+        return cls(words[:8], words[8])
+
+
+@dataclass(frozen=True, slots=True)
 class FlowKey:
     """One direction of a flow as it is seen on the wire (struct nat_key)."""
 
@@ -203,13 +219,20 @@ class FlowRecord:
     SIZE: ClassVar[int] = FlowKey.SIZE + 2 * FlowEntry.SIZE + PlacementRecord.STRUCT.size
 
     @classmethod
+    def placements(cls, raw: bytes, since: int) -> Iterator[PlacementRecord]:
+        """Yield what is placed of all records of the iterator's output, since then (ns since boot)."""
+        at = cls.SIZE - PlacementRecord.STRUCT.size
+        placed = b"".join(raw[start + at : start + cls.SIZE] for start in range(0, len(raw), cls.SIZE))
+        yield from PlacementRecord.unpack_all(placed, since=since)
+
+    @classmethod
     def unpack_all(cls, raw: bytes) -> Iterator[FlowRecord]:
         """Yield all records of the iterator's output."""
         at_forward, at_reply = FlowKey.SIZE, FlowKey.SIZE + FlowEntry.SIZE
         at_placement = at_reply + FlowEntry.SIZE
         for start in range(0, len(raw) - cls.SIZE + 1, cls.SIZE):
             one = raw[start : start + cls.SIZE]
-            (placement,) = PlacementRecord.unpack_all(one[at_placement:])
+            (placement,) = PlacementRecord.unpack_all(one[at_placement:], closed=True)
             yield cls(
                 FlowKey.unpack(one[:at_forward]),
                 FlowEntry.unpack(one[at_forward:at_reply]),
