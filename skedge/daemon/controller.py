@@ -12,6 +12,7 @@ from skedge.control.health.monitor import HealthState
 from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
 from skedge.core.desired.compute import Desired
+from skedge.core.drains import Drains
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate.flooding import Flooder
 from skedge.core.linkstate.messages import Message
@@ -71,6 +72,7 @@ class Controller:
         self.applied = Applied()
         self.desired = Desired()
         self.config_error = ""
+        self._memory = memory
         self._routing = Routing(state, flooder, self.control, memory)
         self.refusals = self._routing.refusals
         self._marks, self._wake = Marks(), Wake()
@@ -128,6 +130,13 @@ class Controller:
             self._routing.save()
             self._configured()
         self._notifier.ready(self.state.line())
+
+    def drain(self, wanted: Drains) -> None:
+        """Keep and follow what is drained by command. Raises ApiError when it cannot be kept."""
+        self._memory.save_drains(wanted)
+        self.state.set_drains(wanted)
+        log.info("op=drain drained=%r", [f"{one.what} {one.name}".strip() for one in wanted])
+        self._configured()
 
     def _configured(self) -> None:
         """Follow a new configuration everywhere."""

@@ -32,7 +32,7 @@ def assemble(
         ConfigError: there are more connectors than endpoint ports.
     """
     memory = Memory(state_dir)
-    state = State(first, {})
+    state = State(first, {}, drains=memory.drains)
     state.set_config(first, memory.last.ports)
     flooder = Flooder(
         site=first.site,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from skedge import __version__
 from skedge.control.health.monitor import HealthState
+from skedge.core import drains
 from skedge.core.desired.compute import Desired, compute, link_id
+from skedge.core.drains import Drains
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
@@ -49,8 +51,11 @@ class State:
     heard: dict[str, Heard] = field(default_factory=dict)
     counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
     suspended: frozenset[ServiceWorkload] = frozenset()
+    drains: Drains = ()  # by command
+    given: SiteConfig = field(init=False)  # as the file says; ``config`` is this with what is drained by command
 
     def __post_init__(self) -> None:
+        self.given = self.config
         self.rib = rib.Rib(self.config.site, {self.config.site: rib.Path(0)})
 
     # ---- what follows ---------------------------------------------------------------------------------------------
@@ -59,7 +64,7 @@ class State:
         """Take a new configuration. Raises ConfigError when it has more connectors than endpoint ports."""
         self.ports = own_records.endpoint_ports(config, saved)
         before = {one.name: (one.host, one.port, one.protocol) for one in self.config.connectors}
-        self.config = config
+        self.given, self.config = config, drains.applied(config, self.drains)
         names = {connector.name for connector in config.connectors}
         self.health = {name: good for name, good in self.health.items() if name in names}
         self.causes = {name: cause for name, cause in self.causes.items() if name in names}
@@ -67,6 +72,10 @@ class State:
         self.resolved = {name: target for name, target in self.resolved.items() if name in same}
         links = self.configured_links()
         self.links_used = {link: state for link, state in self.links_used.items() if link in links}
+
+    def set_drains(self, wanted: Drains) -> None:
+        """Take what is drained by command."""
+        self.drains, self.config = wanted, drains.applied(self.given, wanted)
 
     def configured_links(self) -> Mapping[LinkId, str]:
         """Return link -> neighbour."""
@@ -204,7 +213,7 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
         target
         for table in desired.services.values()
         for one in table.candidates
-        if one.out in (Reason.NONE, Reason.DRAINED) and not one.own_site
+        if one.out in (Reason.NONE, Reason.DRAINED, Reason.ENTRY_DRAINED) and not one.own_site
         for target in (one.target4, one.target6)
         if target is not None
     )
@@ -212,14 +221,14 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
 
 def datagram_targets(desired: Desired) -> frozenset[Target]:
     """Return where connected UDP sockets may go on sending: such a client has no end, so it does not stay at a
-    drained workload.
+    drained workload; but where this site takes nothing new, it would find no other.
     """
     return frozenset(
         target
         for key, table in desired.services.items()
         if key.protocol is Protocol.UDP
         for one in table.candidates
-        if one.out is Reason.NONE
+        if one.out in (Reason.NONE, Reason.ENTRY_DRAINED)
         for target in (one.target4, one.target6)
         if target is not None
     )

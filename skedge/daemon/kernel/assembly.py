@@ -129,6 +129,9 @@ class _Host:
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
         return sock_diag.end_datagrams(targets, placed)
 
+    def serving(self, ports: Collection[int]) -> int:
+        return sum(sock_diag.held(port) for port in ports)
+
     def forget(self) -> None:
         for table in self._tables:
             table.forget()

@@ -57,6 +57,10 @@ class Host(Withdrawing, Protocol):
         """Return what is around the host, and how these networks are reached. Raises DataplaneError."""
         ...
 
+    def serving(self, ports: Collection[int]) -> int:
+        """Return how many open TCP connections end at these ports of the host. Raises DataplaneError."""
+        ...
+
     def forget(self) -> None:
         """Read anew what is only read when the kernel announces a change. Never waits."""
         ...

@@ -107,6 +107,7 @@ class FakeHost:
         self.found = frozenset({"127.0.0.1/8", "10.0.0.1/24"})
         self.aborted: list[frozenset[Target]] = []
         self.forgotten = 0
+        self.served: dict[int, int] = {}
         self.beside: dict[str, str] = {}
 
     def addresses(self) -> frozenset[str]:
@@ -121,6 +122,9 @@ class FakeHost:
     def abort_connecting(self, targets: Collection[Target]) -> int:
         self.aborted.append(frozenset(targets))
         return len(targets)
+
+    def serving(self, ports: Collection[int]) -> int:
+        return sum(self.served.get(port, 0) for port in ports)
 
     def forget(self) -> None:
         self.forgotten += 1
