@@ -41,6 +41,7 @@ VM_STAGES = {  # stage: kernel, list of vm_tests
 }
 VM_SHORT = ("vm-6.1", "vm-6.12")  # in every run; the others when they are named
 DEFAULT = ["molecule", "test", "--scenario-name", "default"]
+LONG = ("rolling",)  # Molecule scenarios that run only when named
 NEEDS_KVM = ("vm",)  # Molecule scenarios whose hosts, emulated, take too long for every run
 EMULATED = "KVM runs no guest here, and emulated the scenario takes about half an hour; make molecule-vm runs it"
 
@@ -60,7 +61,12 @@ class Stage:
 def stages() -> list[Stage]:
     """Return all stages, the quick ones first."""
     molecule = [
-        Stage(f"molecule {name}", ["molecule", "test", "--scenario-name", name], needs_kvm=name in NEEDS_KVM)
+        Stage(
+            f"molecule {name}",
+            ["molecule", "test", "--scenario-name", name],
+            needs_kvm=name in NEEDS_KVM,
+            asked=name in LONG,
+        )
         for name in sorted(p.parent.name for p in (REPO / "molecule").glob("*/molecule.yml"))
     ]
     return [
