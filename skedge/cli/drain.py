@@ -95,6 +95,18 @@ def undrain(context: Context, what: str, name: str, as_document: bool) -> None:
         click.echo(f"{f'{what} {name}'.strip()}: in use again")
 
 
+@click.command()
+@pass_context
+def leave(context: Context) -> None:
+    """Withdraw this site, because its host goes down.
+
+    No new connections to its workloads, and no transit, until the controller starts again; returns when all sites have
+    had the time to use other paths. The unit does it when the whole host stops or reboots, not when the controller is
+    stopped, restarted or upgraded. It needs root or the group skedge-admin.
+    """
+    ask(Request("leave"), context.socket_path)
+
+
 def _drains(rows: Rows | None) -> tuple[DrainRow, ...]:
     if rows is None or rows.drains is None:
         raise ApiError("the answer lacks its document; install the command and the controller from one release")

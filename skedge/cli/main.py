@@ -14,7 +14,7 @@ import msgspec
 
 from skedge.cli import purge
 from skedge.cli.client import NotRunning, ask
-from skedge.cli.drain import drain, undrain
+from skedge.cli.drain import drain, leave, undrain
 from skedge.cli.follow import placements
 from skedge.cli.format import endpoint
 from skedge.cli.options import EPILOG, Context, filter_options, json_option, pass_context
@@ -241,6 +241,7 @@ def purge_command(context: Context, yes: bool, as_document: bool) -> None:
 
 cli.add_command(drain)
 cli.add_command(undrain)
+cli.add_command(leave)
 
 # ---- printing, errors ------------------------------------------------------------------------------------------
 

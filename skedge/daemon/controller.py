@@ -85,6 +85,8 @@ class Controller:
     async def run(self) -> None:
         """Run until `stop`. The kernel is left as it is."""
         await self._read_addresses()
+        fresh = self.state.config.overlay4 not in self.state.own_addresses()
+        self.life, self.state.unusable = replace(self.life, arriving=fresh), fresh
         self.control.open()
         self._configured()
         ended = await self._together.run(
@@ -161,7 +163,7 @@ class Controller:
         self._routing.tick(now)
         self._look_at_links(now)
         synced = self._live(now)
-        if self.life.synced and (dirty := self._marks.take(RECORDS)):  # before, neighbours keep what the last life said
+        if self.life.speaks and (dirty := self._marks.take(RECORDS)):  # before, neighbours keep what the last life said
             self._routing.originate(now, dirty)
         if self._routing.compute(now, at_once=synced):
             self.tally.spf_runs += 1
@@ -188,7 +190,7 @@ class Controller:
         Paths must be computed with what was heard before anything else follows: nothing may be deleted for a map
         that lacks this site's own links.
         """
-        if self.life.deleting:
+        if self.life.deleting and not self.life.arriving:
             return False  # nothing more is to come
         before, self.life = self.life, self.life.step(now, self._seen(now))
         phases = entered(before, self.life)
@@ -196,7 +198,20 @@ class Controller:
             self._marks.note(PHASES[phase])
         if Phase.SYNCED in phases:
             log.info("op=synced after_s=%.2f links=%d", self.life.age(now), len(self.state.configured_links()))
+        if before.arriving and not self.life.arriving:
+            log.info("op=arrived after_s=%.2f", self.life.age(now))
+            self._usable(True)
         return Phase.SYNCED in phases
+
+    def _usable(self, usable: bool) -> None:
+        """Let others use this site from now on, or not; its links stay up, and what is open goes on."""
+        self.state.unusable = not usable
+        self._note(Event.USABLE)
+
+    def leave(self) -> None:
+        """Withdraw this site until its next start: its host goes down."""
+        log.info("op=leave")
+        self._usable(False)
 
     def _seen(self, now: float) -> Seen:
         stats, configured = self.control.link_stats(), self.state.configured_links()
@@ -205,6 +220,7 @@ class Controller:
             waiting=bool(link_status.waiting(configured, stats, self.flooder.adjacencies(now))),
             undecided=bool(link_status.undecided(configured, stats)),
             hold_s=self.state.config.hold_time_s,
+            routed=all(self.applied.routes.get(key) == route for key, route in self.desired.routes.items()),
         )
 
     def _want(self) -> None:

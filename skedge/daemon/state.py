@@ -52,6 +52,7 @@ class State:
     counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
     suspended: frozenset[ServiceWorkload] = frozenset()
     drains: Drains = ()  # by command
+    unusable: bool = False  # others shall not use this site: its host comes up, or goes down
     given: SiteConfig = field(init=False)  # as the file says; ``config`` is this with what is drained by command
 
     def __post_init__(self) -> None:
@@ -105,9 +106,10 @@ class State:
 
     def links_record(self, software: str) -> LinksRecord:
         """Return what this site says of itself and its links."""
-        return own_records.links_record(
+        said = own_records.links_record(
             self.config, self.links_used, software=software, refused=self.prefixes().refused
         )
+        return replace(said, overload=True, drain=True) if self.unusable else said
 
     def prefixes(self) -> Prefixes:
         """Return the LAN prefixes that count here."""

@@ -330,7 +330,7 @@ class Request:
     """One JSON line to the API socket.
 
     ``op``: status | show | explain | explain-connection (answered by ``rows.connections``) | plan | drain | undrain
-    (both answered by ``rows.drains``, and for root and members of the group skedge-admin only).
+    | leave (the last three answered by ``rows.drains``, and for root and members of the group skedge-admin only).
     ``what`` for status: kernel, to look at the kernel, too.
     ``what`` for show: site, sites, links, routes, services, listeners, connections, flows, drops, drains, sync.
     ``what`` for drain and undrain: site, workload or link, with its ``name``; ``entry``: the site's listeners, too.

@@ -17,8 +17,9 @@ from skedge.core.observed import FlowKind
 from skedge.core.routing.transit import Transit, transit
 from skedge.daemon.api.view import View
 
-OPS = ("drain", "undrain")
+OPS = ("drain", "undrain", "leave")
 LEFT_S = 5.0  # for a look at what is left
+LEAVE_S = 1.0  # in which all sites have heard it and their kernels have other paths: 0.1 s measured, 1.0 s the worst
 AGED_MAX = 2000  # so many open connections are read for the age of the oldest one; more take too long
 
 
@@ -29,11 +30,22 @@ class Drainable(View, Protocol):
         """Keep and follow what is drained by command. Raises ApiError when it cannot be kept."""
         ...
 
+    def leave(self) -> None:
+        """Withdraw this site until its next start."""
+        ...
+
 
 async def command(at: Drainable, request: Request, peer: Peer) -> list[DrainRow]:
-    """Drain or take a drain back; return the one as it is now (nothing is left of it: no row). Raises ApiError."""
+    """Drain or take a drain back; return the one as it is now (nothing is left of it: no row). Raises ApiError.
+
+    ``leave`` is answered when all sites have had the time to use other paths.
+    """
     refuse_unless_admin(peer)
     standing = at.state.drains
+    if request.op == "leave":
+        at.leave()
+        await asyncio.sleep(LEAVE_S)
+        return []
     if request.op == "undrain":
         what, name = _standing(at, request)
         at.drain(undrained(standing, what, name))

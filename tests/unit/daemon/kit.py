@@ -429,12 +429,14 @@ async def running(
     *,
     first: SiteConfig | None = None,
     kernel: FakeKernel | None = None,
+    booted: bool = False,
 ) -> AsyncIterator[Running]:
-    """Run site a's controller; with the fixture ``wireless`` it is in a hurry."""
+    """Run site a's controller; with the fixture ``wireless`` it is in a hurry. ``booted``: its host has nothing yet."""
     first = first or site(tmp_path)
     identity = load_identity(directory(tmp_path, authority, first.site), NETWORK, first.site)
     (tmp_path / "state").mkdir(exist_ok=True)
     kernel, notifier = kernel or fake_kernel(), FakeNotifier()
+    kernel.host.found |= frozenset() if booted else {f"{first.overlay4}/32"}
     path = tmp_path / f"{first.site}.yaml"
     controller = assemble(
         str(path),

@@ -14,7 +14,7 @@ from skedge.core.observed import Counts
 from skedge.daemon.api.answers import Answers
 from skedge.daemon.state_file import DRAINS, load_drains
 from tests.unit.control.authority import Authority
-from tests.unit.daemon.kit import WEB, Running, document, running, write
+from tests.unit.daemon.kit import LINK_AB, WEB, Running, document, running, write
 
 ROOT = Peer(0)
 A = WorkloadId("a", "web")
@@ -129,3 +129,56 @@ def test_a_damaged_file_drains_nothing_and_is_told(tmp_path: Path, caplog: pytes
     (tmp_path / DRAINS).write_text("[{")
     assert load_drains(tmp_path) == ()
     assert "nothing is drained by command" in caplog.text
+
+
+def test_a_host_that_booted_may_be_used_when_it_is_in_sync_and_has_its_routes(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority, booted=True) as run:
+            there = run.neighbours["b"]
+            run.healthy()
+            run.control.measure(LINK_AB, True)
+            broken = run.kernel.drivers.routes.broken
+            there.connect()
+            there.say()
+            known = there.flooder.network_map
+            await run.until(lambda: "a" in known().links)
+            assert (known().links["a"].overload, known().links["a"].drain) == (True, True)
+            broken |= set(run.at.state.desired().routes)
+            await run.until(lambda: run.at.life.synced)
+            assert known().links["a"].overload
+            broken.clear()
+            run.at.worker.again()
+            await run.until(lambda: not known().links["a"].overload)
+            assert not known().links["a"].drain
+            assert run.at.worker.kernel._routes_driver.read() == run.at.desired.routes  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+def test_a_host_that_goes_down_withdraws_and_a_controller_that_stops_does_not(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skedge.daemon.api.drain.LEAVE_S", 0.01)
+
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            known = run.neighbours["b"].flooder.network_map
+            assert (known().links["a"].overload, known().links["a"].drain) == (False, False)
+            assert "may only look" in (await ask(run, "leave", peer=NOBODY)).error
+            assert rows(await ask(run, "leave")) == ()
+            await run.until(lambda: known().links["a"].overload and known().links["a"].drain)
+            assert [one.up for one in known().links["a"].links] == [True], "what is open goes on"
+            run.at.stop()
+            await asyncio.sleep(0.05)
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            known = run.neighbours["b"].flooder.network_map
+            run.at.stop()
+            await asyncio.sleep(0.05)
+            run.neighbours["b"].exchange()
+            assert (known().links["a"].overload, known().links["a"].drain) == (False, False), "fail static"
+
+    asyncio.run(main())

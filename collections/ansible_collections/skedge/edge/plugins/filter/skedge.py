@@ -77,8 +77,8 @@ def skedge_other_addresses(sites: dict[str, dict[str, Any]], host: str) -> dict[
 def skedge_batches(hostvars: Any, hosts: list[str]) -> Any:
     """Return how many hosts are deployed at a time, as Ansible's ``serial``.
 
-    That is ``skedge_serial`` where the inventory gives it. Else all at once where none of the hosts, as pre-flight found
-    them, has a controller yet; where one has, one host goes first and then a quarter of them at a time.
+    That is ``skedge_serial`` where the inventory gives it. Else all at once where pre-flight found none of the hosts to
+    have a controller yet; where one has, one host goes first and then a quarter of them at a time.
     """
     for host in hosts:
         if given := hostvars[host].get("skedge_serial"):
