@@ -72,7 +72,7 @@ class Answers:
             applied=at.applied,
             link_rows=self.link_rows(),
             refusals=at.refusals.recent(),
-            synced=at.life.synced,
+            synced=at.life.synced and not at.life.arriving,
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
@@ -84,7 +84,7 @@ class Answers:
         )
         problems = self._problems.update(now, findings.findings(look))
         synced = (
-            at.life.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
+            look.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
         )
         return Status(at.state.config.site, True, at.life.ready, synced, problems)
 

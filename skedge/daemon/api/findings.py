@@ -89,7 +89,8 @@ def _controller(look: Look) -> Iterator[Finding]:
         yield Finding("error", "configuration", f"{look.config_error} (the last good one is in force)")
     yield from _drains(look)
     if not look.synced:
-        yield Finding("info", "sync", "waiting for neighbours; nothing is deleted from the kernel until then")
+        cause = "waiting for neighbours, or for the first routes; nothing is deleted from the kernel before"
+        yield Finding("info", "sync", cause)
     if look.certificate_days < CERTIFICATE_WARN_DAYS:
         severity = "error" if look.certificate_days <= 0 else "warning"
         yield Finding(severity, "certificate", f"{look.certificate_days:.0f} days left; run the deploy playbook")
