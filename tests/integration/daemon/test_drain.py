@@ -63,7 +63,7 @@ def test_with_its_entry_connects_are_refused_at_once_and_what_is_open_goes_on(li
         until(a.at_rest, 5, "the kernel has it")
         started = time.monotonic()
         answer = clients.do("open", 5)
-        assert len(answer["failures"]) == 5, answer
+        assert answer["failures"] == {"Connection refused": 5}
         assert time.monotonic() - started < 2, "refused, not lost"
         assert {row.reason: row.count for row in a.rows("drops")}["entry-drained"] >= 5
         assert a.explain().reason == "entry-drained"
@@ -81,7 +81,8 @@ def test_a_drained_link_is_no_path_while_there_is_another_and_carries_on_where_t
     held = clients.open(60)
     with drained(a, "link", "a--b"):
         until(lambda: a.candidates()["b"].path == ("a", "c", "b") and a.at_rest(), 5, "another path")
-        until(lambda: b.explain("a").candidates[0].path_cost == 120, 5, "from both ends")
+        until(lambda: {row.site: row.path_cost for row in b.explain("a").candidates}["b"] == 120, 5, "both ends")
+        assert b.candidates()["a"].path == ("b", "c", "a")
         assert clients.do("check")["dead"] == 0
         line.cut("a", "c")
         try:
@@ -98,9 +99,8 @@ def test_a_drained_link_is_no_path_while_there_is_another_and_carries_on_where_t
 def test_a_drained_workload_is_drained_everywhere_and_others_may_not_command(line: Line, clients: Clients) -> None:
     a, b = line.sites["a"], line.sites["b"]
     os.chmod(b.socket, 0o666)
-    user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
     b.directory.chmod(0o755)
-    refused = run(*user, "/usr/bin/python3", "-c", _ASK, b.socket).stdout
+    refused = run("/usr/bin/python3", "-c", _ASK_AS, NOBODY, b.directory).stdout
     assert "may only look: commands are for root and members of the group skedge-admin" in refused
     assert b.rows("drains") == ()
     with drained(b, "workload", "web"):
@@ -111,10 +111,14 @@ def test_a_drained_workload_is_drained_everywhere_and_others_may_not_command(lin
     until(lambda: a.reasons()["b"] == "none", 5, "back")
 
 
-_ASK = """
-import socket, sys
+_ASK_AS = """
+import os, socket, sys
+os.chdir(sys.argv[2])  # while it may
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
 at = socket.socket(socket.AF_UNIX)
-at.connect(sys.argv[1])
+at.connect("api.sock")
 at.sendall(b'{"op": "drain"}\\n')
 print(at.recv(65536).decode())
 """

@@ -1,4 +1,4 @@
-"""The host of a site that serves and is transit goes down in order and comes back, while clients come at another one."""
+"""The host of a site that serves and is transit goes down in order and comes back, while clients come elsewhere."""
 
 from __future__ import annotations
 
