@@ -33,8 +33,9 @@ class Load:
 def power_off(line: Line, site: Site) -> None:
     """Stop the site's daemon and take from its kernel what a boot takes: devices, addresses, routes, rules, pins."""
     assert site.daemon is not None
-    site.daemon.terminate()
-    site.daemon.wait(20)
+    if site.daemon.poll() is None:
+        site.daemon.terminate()
+        site.daemon.wait(20)
     for a, b in (("a", "b"), ("b", "c")):
         line.cut(a, b)
     devices = site.inside("sh", "-c", "ls /sys/class/net | grep ^sk- || true").stdout.split()
@@ -60,7 +61,21 @@ def power_on(line: Line, site: Site) -> None:
     site.serve()
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def back(line: Line, site: Site, load: Load) -> None:
+    """Switch the site on while clients come, and wait until all use it again; none of them may notice."""
+    a = line.sites["a"]
+    power_on(line, site)
+    until(lambda: a.reasons()["b"] == "none" and a.candidates()["c"].path == ("a", "b", "c"), 20, "B is back")
+    time.sleep(0.5)
+    told = load.end()
+    assert told["failures"] == [], told["failures"][:10]
+    assert told["answers"].get("b", 0) > 0
+
+
+LONG = pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(900)])
+
+
+@pytest.mark.parametrize("times", [1, LONG])
 def test_reboots_of_a_site_that_serves_and_is_transit_are_not_seen_by_clients(
     line: Line, clients: Clients, times: int
 ) -> None:
@@ -76,11 +91,19 @@ def test_reboots_of_a_site_that_serves_and_is_transit_are_not_seen_by_clients(
         power_off(line, b)
         until(lambda: a.reasons()["b"] == "unreachable", 5, "A knows that B is off")
         time.sleep(OFF_S)
-        power_on(line, b)
-        until(lambda: a.reasons()["b"] == "none" and a.candidates()["c"].path == ("a", "b", "c"), 20, "B is back")
-        time.sleep(0.5)
-        told = load.end()
-        assert told["failures"] == [], told["failures"][:10]
-        assert told["answers"].get("b", 0) > 0
+        back(line, b, load)
         assert clients.do("check")["dead"] == 0
     assert "op=arrived" in b.log_since(0)
+
+
+@pytest.mark.parametrize("times", [1, LONG])
+def test_a_site_that_lost_its_power_is_used_again_when_it_can_be(line: Line, clients: Clients, times: int) -> None:
+    a, b = line.sites["a"], line.sites["b"]
+    clients.open(10)  # all at A
+    for _ in range(times):
+        b.kill()
+        power_off(line, b)
+        until(lambda: a.reasons()["b"] == "unreachable", 5, "A knows that B is off")
+        time.sleep(OFF_S)
+        back(line, b, Load(a))
+        assert clients.do("check")["dead"] == 0
