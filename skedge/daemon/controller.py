@@ -211,6 +211,7 @@ class Controller:
     def leave(self) -> None:
         """Withdraw this site until its next start: its host goes down."""
         log.info("op=leave")
+        self.life = replace(self.life, arriving=False)
         self._usable(False)
 
     def _seen(self, now: float) -> Seen:

@@ -19,7 +19,7 @@ from skedge.daemon.api.view import View
 
 OPS = ("drain", "undrain", "leave")
 LEFT_S = 5.0  # for a look at what is left
-LEAVE_S = 1.0  # in which all sites have heard it and their kernels have other paths: 0.1 s measured, 1.0 s the worst
+FLOODED_S = 1.0  # in which all sites have heard it and their kernels have other paths: 0.1 s measured, 1.0 s the worst
 AGED_MAX = 2000  # so many open connections are read for the age of the oldest one; more take too long
 
 
@@ -38,13 +38,13 @@ class Drainable(View, Protocol):
 async def command(at: Drainable, request: Request, peer: Peer) -> list[DrainRow]:
     """Drain or take a drain back; return the one as it is now (nothing is left of it: no row). Raises ApiError.
 
-    ``leave`` is answered when all sites have had the time to use other paths.
+    ``drain`` and ``leave`` are answered when all sites have had the time to choose and route otherwise.
     """
     refuse_unless_admin(peer)
     standing = at.state.drains
     if request.op == "leave":
         at.leave()
-        await asyncio.sleep(LEAVE_S)
+        await asyncio.sleep(FLOODED_S)
         return []
     if request.op == "undrain":
         what, name = _standing(at, request)
@@ -54,6 +54,7 @@ async def command(at: Drainable, request: Request, peer: Peer) -> list[DrainRow]
         if request.entry and what is not DrainKind.SITE:
             raise ApiError("--entry goes with the site: listeners belong to no workload and no link")
         at.drain(drained(standing, Drain(what, name, request.entry, peer.name, time.time())))
+        await asyncio.sleep(FLOODED_S)
     return [row for row in await rows(at) if (row.what, row.name) == (what, name)]
 
 

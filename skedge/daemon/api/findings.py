@@ -112,6 +112,9 @@ def _drains(look: Look) -> Iterator[Finding]:
     """Yield what is drained, and by whom: what the configuration and what a command drains add up."""
     if look.state.given.drain:
         yield Finding("info", "drain", "this site is drained: its workloads get no new connections")
+    if look.state.unusable and look.synced:
+        cause = "its host was said to go down, so others do not use this site; systemctl restart skedge takes that back"
+        yield Finding("warning", "leave", cause)
     for one in look.state.drains:
         what = f"{one.what} {one.name}".strip()
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.since))

@@ -20,6 +20,11 @@ ROOT = Peer(0)
 A = WorkloadId("a", "web")
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skedge.daemon.api.drain.FLOODED_S", 0.01)
+
+
 async def ask(
     run: Running, op: str, what: str = "", name: str = "", *, entry: bool = False, peer: Peer = ROOT
 ) -> Answer:
@@ -158,10 +163,8 @@ def test_a_host_that_booted_may_be_used_when_it_is_in_sync_and_has_its_routes(
 
 
 def test_a_host_that_goes_down_withdraws_and_a_controller_that_stops_does_not(
-    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, authority: Authority
 ) -> None:
-    monkeypatch.setattr("skedge.daemon.api.drain.LEAVE_S", 0.01)
-
     async def main() -> None:
         async with running(tmp_path, authority) as run:
             await run.reach_sync()
@@ -170,6 +173,7 @@ def test_a_host_that_goes_down_withdraws_and_a_controller_that_stops_does_not(
             assert "may only look" in (await ask(run, "leave", peer=NOBODY)).error
             assert rows(await ask(run, "leave")) == ()
             await run.until(lambda: known().links["a"].overload and known().links["a"].drain)
+            assert "leave" in {one.what for one in Answers(run.at).status().problems}
             assert [one.up for one in known().links["a"].links] == [True], "what is open goes on"
             run.at.stop()
             await asyncio.sleep(0.05)
