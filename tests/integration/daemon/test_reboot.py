@@ -99,8 +99,9 @@ def test_reboots_of_a_site_that_serves_and_is_transit_are_not_seen_by_clients(
 @pytest.mark.parametrize("times", [1, LONG])
 def test_a_site_that_lost_its_power_is_used_again_when_it_can_be(line: Line, clients: Clients, times: int) -> None:
     a, b = line.sites["a"], line.sites["b"]
-    clients.open(10)  # all at A
+    clients.open(60)
     for _ in range(times):
+        clients.do("close", "b")  # what it has is lost with its power; now new ones go to it first
         b.kill()
         power_off(line, b)
         until(lambda: a.reasons()["b"] == "unreachable", 5, "A knows that B is off")
