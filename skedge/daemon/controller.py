@@ -70,7 +70,7 @@ class Controller:
         self.tally = Tally()
         self.counting = Counting(self.worker, self.tally, self)
         self.applied = Applied()
-        self.desired = Desired()
+        self.desired = self._asked = Desired()
         self.config_error = ""
         self._memory = memory
         self._routing = Routing(state, flooder, self.control, memory)
@@ -221,20 +221,30 @@ class Controller:
             waiting=bool(link_status.waiting(configured, stats, self.flooder.adjacencies(now))),
             undecided=bool(link_status.undecided(configured, stats)),
             hold_s=self.state.config.hold_time_s,
-            routed=all(self.applied.routes.get(key) == route for key, route in self.desired.routes.items()),
+            reachable=self._reachable(),
         )
+
+    def _reachable(self) -> bool:
+        """Tell whether the kernel has all by which others use this site: its ways to them, and its endpoints."""
+        wanted, made = self._asked, self.applied
+        failed = any(key.startswith(("endpoint", "route")) for key in made.failed)
+        routed = all(made.routes.get(key) == route for key, route in wanted.routes.items())
+        return routed and made.endpoints == wanted.endpoints and not failed
 
     def _want(self) -> None:
         """Tell the kernel's thread what should be."""
         self.desired = self.state.desired()
-        self.worker.want(self.state.config, self.wanted(), allow_delete=self.life.deleting)
+        self._asked = self._so_far(self.desired)
+        self.worker.want(self.state.config, self._asked, allow_delete=self.life.deleting)
 
     def wanted(self) -> Desired:
         """Return what the next reconcile run would make so.
 
         Until balancing, services are left as they were found, and endpoints: where they lead to, health checks tell.
         """
-        desired = self.state.desired()
+        return self._so_far(self.state.desired())
+
+    def _so_far(self, desired: Desired) -> Desired:
         if self.life.balancing:
             return desired
         return replace(desired, services={}, listeners={}, choosers={}, endpoints={})

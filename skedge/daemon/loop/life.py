@@ -10,7 +10,7 @@ HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this si
 PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
 UNSYNCED_LOOK_S = 0.05
 DELETE_WAIT_S = 1.0  # after sync: sites that restarted at the same time may still be about to speak
-ARRIVE_WAIT_S = 30.0  # after sync: a site whose routes fail for so long takes part all the same
+ARRIVE_WAIT_S = 30.0  # after sync: a site whose routes or endpoints fail for so long takes part all the same
 LOAD_WAIT_S = 2.0  # after sync every site has reported: until then no number goes below what was found
 
 
@@ -31,7 +31,7 @@ class Seen:
     waiting: bool  # a link's far kernel answers, and its controller was not heard yet
     undecided: bool  # the probes of a link have not yet told up from down
     hold_s: float
-    routed: bool = True  # the kernel has the routes that are wanted
+    reachable: bool = True  # the kernel has the routes and endpoints that are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Life:
 
     def _arrives(self, now: float, seen: Seen) -> bool:
         """Tell whether this site may be used; the routes that are looked at are those of after sync."""
-        return self.synced and self.ready and (seen.routed or now >= self.synced_at + ARRIVE_WAIT_S)
+        return self.synced and self.ready and (seen.reachable or now >= self.synced_at + ARRIVE_WAIT_S)
 
     def _waits(self, now: float, seen: Seen) -> bool:
         undecided = seen.undecided and self.age(now) < PROBE_WAIT_S

@@ -64,12 +64,20 @@ def power_on(line: Line, site: Site) -> None:
 def back(line: Line, site: Site, load: Load) -> None:
     """Switch the site on while clients come, and wait until all use it again; none of them may notice."""
     a = line.sites["a"]
+    again = retried(a)
     power_on(line, site)
     until(lambda: a.reasons()["b"] == "none" and a.candidates()["c"].path == ("a", "b", "c"), 20, "B is back")
+    until(a.at_rest, 10, "and in A's kernel")
     time.sleep(0.5)
     told = load.end()
     assert told["failures"] == [], told["failures"][:10]
     assert told["answers"].get("b", 0) > 0
+    assert retried(a) - again <= 5, "nor did connects wait for an answer"
+
+
+def retried(site: Site) -> int:
+    """Return how many SYNs the site's host sent once more, as the first one was not answered within a second."""
+    return int(site.inside("nstat", "-asz", "TcpExtTCPSynRetrans").stdout.split()[-2])
 
 
 LONG = pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(900)])
