@@ -102,7 +102,7 @@ test: setup ## everything (about three quarters of an hour, root); ends with one
 .PHONY: test-long
 test-long: VM_LONG := vm-6.1-rest vm-6.12-rest vm-backports vm-5.10 vm-6.1-long
 test-long: setup ## what takes minutes each: takeovers, firewalls, certificates, keys, upgrades (also of Debian), VM labs, other kernels, a change of engine (root)
-	@$(PY) -m tests.lab.everything long $(VM_LONG) 'molecule default on Debian 13'
+	@$(PY) -m tests.lab.everything long $(VM_LONG) 'molecule default on Debian 13' 'molecule rolling'
 
 .PHONY: bench
 bench: setup ## cost of a connection, round trip and stream, direct and through a listener, from host and LAN (root)

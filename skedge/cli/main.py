@@ -14,6 +14,7 @@ import msgspec
 
 from skedge.cli import purge
 from skedge.cli.client import NotRunning, ask
+from skedge.cli.drain import drain, leave, undrain
 from skedge.cli.follow import placements
 from skedge.cli.format import endpoint
 from skedge.cli.options import EPILOG, Context, filter_options, json_option, pass_context
@@ -25,7 +26,7 @@ from skedge.core.errors import ApiError, ConfigError, ExitCode, SkedgeError
 
 T = TypeVar("T")
 
-SHOWN = ("site", "sites", "links", "routes", "services", "listeners", "connections", "flows", "drops", "sync")
+SHOWN = ("site", "sites", "links", "routes", "services", "listeners", "connections", "flows", "drops", "drains", "sync")
 LIMIT_MAX = 10_000  # the controller gives no more in one answer
 FILTERED = ("connections", "flows")
 CHECKS = ("live", "ready", "synced")
@@ -101,7 +102,7 @@ class NotUp(NotRunning):
 def show(context: Context, what: str, limit: int, filters: Mapping[str, str], follow: bool, as_document: bool) -> None:
     """List what this site knows.
 
-    WHAT is one of: site, sites, links, routes, services, listeners, connections, flows, drops, sync.
+    WHAT is one of: site, sites, links, routes, services, listeners, connections, flows, drops, drains, sync.
 
     connections are those that were placed at this site and are open; flows are those of the LAN in the flow table
     (of clients or to workloads that are not programs of this host). --service, --workload, --client and --follow go
@@ -237,6 +238,10 @@ def purge_command(context: Context, yes: bool, as_document: bool) -> None:
     if not all(step.done for step in report.steps):
         raise SystemExit(ExitCode.FAILED)
 
+
+cli.add_command(drain)
+cli.add_command(undrain)
+cli.add_command(leave)
 
 # ---- printing, errors ------------------------------------------------------------------------------------------
 

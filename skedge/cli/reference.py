@@ -19,7 +19,7 @@ from skedge.core.api import documents
 
 DOCUMENTS: list[tuple[str, type]] = [
     ("skedge status", documents.Status),
-    ("skedge show …, skedge explain connection …", documents.Rows),
+    ("skedge show …, skedge explain connection …, skedge drain", documents.Rows),
     ("skedge show sync", documents.Sync),
     ("skedge explain SERVICE", documents.Explain),
     ("skedge plan", documents.PlanReport),
@@ -38,6 +38,7 @@ ROWS: list[type] = [
     documents.ConnectionRow,
     documents.FlowRow,
     documents.DropRow,
+    documents.DrainRow,
     documents.PlanStep,
     Step,
 ]

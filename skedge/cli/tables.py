@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -197,6 +198,28 @@ DROPS = (
     Column("COUNT", lambda r: str(r.count), right=True),
     Column("MEANING", lambda r: clean(r.meaning)),
 )
+
+
+def _drained_by(row: documents.DrainRow) -> str:
+    by = [clean(row.by)] if row.by else []
+    return " and ".join([*by, *(["configuration"] if row.by_configuration else [])])
+
+
+def _since(row: documents.DrainRow) -> str:
+    return NOTHING if row.since is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(row.since))
+
+
+DRAINS = (
+    Column("WHAT", lambda r: clean(r.what)),
+    Column("NAME", lambda r: clean(r.name)),
+    Column("BY", _drained_by),
+    Column("SINCE", _since),
+    Column("LISTENERS", lambda r: "closed" if r.entry else NOTHING),
+    Column("CONNECTIONS", lambda r: number(r.connections), right=True),
+    Column("OLDEST", lambda r: span(r.oldest_s), right=True),
+    Column("TRANSIT PAIRS", lambda r: number(r.transit), right=True),
+    Column("CUT OFF", lambda r: listing(r.cut_off)),
+)
 SYNC = (
     Column("SYNCED", lambda r: yes(r.synced)),
     Column("RECORDS", lambda r: str(r.records)),
@@ -216,6 +239,7 @@ _LISTS = {
     "connections": CONNECTIONS,
     "flows": FLOWS,
     "drops": DROPS,
+    "drains": DRAINS,
 }
 
 

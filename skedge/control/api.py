@@ -1,6 +1,7 @@
 """The local API: one JSON line in (`core.api.documents.Request`), one JSON line out (`core.api.documents.Answer`).
 
-A Unix socket for root and the group ``skedge``. Requests are small and bounded in size, number and time.
+A Unix socket for root and the group ``skedge``; who of them may command is told by `control.peer`. Requests are small
+and bounded in size, number and time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from skedge.control.peer import Peer, peer_of
 from skedge.core.api.documents import Answer, Request
 from skedge.core.errors import ApiError, SkedgeError
 
@@ -30,7 +32,7 @@ IDLE_S = 30.0  # for the next request on a connection
 ANSWER_S = 30.0  # for making an answer
 SEND_S = 30.0  # for a client to read it
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request, Peer], Awaitable[Answer]]
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Request)
@@ -118,6 +120,7 @@ class Api:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer line after line. Raises OSError, TimeoutError."""
+        peer = peer_of(writer.get_extra_info("socket"))
         while True:
             try:
                 async with asyncio.timeout(IDLE_S):
@@ -127,21 +130,25 @@ class Api:
                 line, last = b"", True
             if not line and not last:
                 return
-            answer = Answer(error=f"a request is longer than {REQUEST_MAX} bytes") if last else await self._answer(line)
+            answer = (
+                Answer(error=f"a request is longer than {REQUEST_MAX} bytes")
+                if last
+                else await self._answer(line, peer)
+            )
             writer.write(_encoder.encode(answer) + b"\n")
             async with asyncio.timeout(SEND_S):
                 await writer.drain()
             if last:
                 return
 
-    async def _answer(self, line: bytes) -> Answer:
+    async def _answer(self, line: bytes, peer: Peer) -> Answer:
         try:
             request = _decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return Answer(error=f"not a request: {error}")
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await self._handler(request)
+                return await self._handler(request, peer)
         except SkedgeError as error:
             return Answer(error=str(error))
         except TimeoutError:

@@ -303,6 +303,7 @@ class SiteConfig:
     hold_time_s: float = 120.0
     drain: bool = False
     overload: bool = False
+    entry_drain: bool = False  # by command only: this site's listeners take nothing (core/drains.py)
     metrics: Metrics = Metrics()
     lan: Lan = Lan()
     prefixes: tuple[str, ...] = ()

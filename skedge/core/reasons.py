@@ -92,6 +92,9 @@ class Reason(IntEnum):
         "overlapping-prefix",
         "a LAN prefix that overlaps another network, so it is not used here",
     )
+    # placement: a whole connect is refused. Of the reasons why a candidate is out, the only one with the bit 32: the
+    # programs look for it in what all candidates have together (bpf/placement/pick.h)
+    ENTRY_DRAINED = (56, "entry-drained", "this site is drained with its listeners: it takes no new connections")
     # links
     PROBE_LOST = (60, "probe-lost", "the far end does not answer probes")
     NO_CARRIER = (61, "no-carrier", "the device is down")

@@ -12,6 +12,7 @@ from skedge.control.health.monitor import HealthState
 from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
 from skedge.core.desired.compute import Desired
+from skedge.core.drains import Drains
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate.flooding import Flooder
 from skedge.core.linkstate.messages import Message
@@ -71,9 +72,10 @@ class Controller:
         self.tally = Tally()
         self.counting = Counting(self.worker, self.tally, self)
         self.applied = Applied()
-        self.desired = Desired()
+        self.desired = self._asked = Desired()
         self._routes_told = self.desired.routes
         self.config_error = ""
+        self._memory = memory
         self._routing = Routing(state, flooder, self.control, memory)
         self.refusals = self._routing.refusals
         self.endings = Endings(kernel.enders)
@@ -88,6 +90,8 @@ class Controller:
     async def run(self) -> None:
         """Run until `stop`. The kernel is left as it is."""
         await self._read_addresses()
+        fresh = self.state.config.overlay4 not in self.state.own_addresses()
+        self.life, self.state.unusable = replace(self.life, arriving=fresh), fresh
         self.control.open()
         self._configured()
         ended = await self._together.run(
@@ -135,6 +139,13 @@ class Controller:
             self._configured()
         self._notifier.ready(self.state.line())
 
+    def drain(self, wanted: Drains) -> None:
+        """Keep and follow what is drained by command. Raises ApiError when it cannot be kept."""
+        self._memory.save_drains(wanted)
+        self.state.set_drains(wanted)
+        log.info("op=drain drained=%r", [f"{one.what} {one.name}".strip() for one in wanted])
+        self._configured()
+
     def _configured(self) -> None:
         """Follow a new configuration everywhere."""
         self._routing.configure(time.monotonic())
@@ -158,7 +169,7 @@ class Controller:
         self._routing.tick(now)
         self._look_at_links(now)
         synced = self._live(now)
-        if self.life.synced and (dirty := self._marks.take(RECORDS)):  # before, neighbours keep what the last life said
+        if self.life.speaks and (dirty := self._marks.take(RECORDS)):  # before, neighbours keep what the last life said
             self._routing.originate(now, dirty)
         if self._routing.compute(now, at_once=synced):
             self.tally.spf_runs += 1
@@ -200,7 +211,7 @@ class Controller:
         Paths must be computed with what was heard before anything else follows: nothing may be deleted for a map
         that lacks this site's own links.
         """
-        if self.life.deleting:
+        if self.life.deleting and not self.life.arriving:
             return False  # nothing more is to come
         before, self.life = self.life, self.life.step(now, self._seen(now))
         phases = entered(before, self.life)
@@ -208,7 +219,21 @@ class Controller:
             self._marks.note(PHASES[phase])
         if Phase.SYNCED in phases:
             log.info("op=synced after_s=%.2f links=%d", self.life.age(now), len(self.state.configured_links()))
+        if before.arriving and not self.life.arriving:
+            log.info("op=arrived after_s=%.2f", self.life.age(now))
+            self._usable(True)
         return Phase.SYNCED in phases
+
+    def _usable(self, usable: bool) -> None:
+        """Let others use this site from now on, or not; its links stay up, and what is open goes on."""
+        self.state.unusable = not usable
+        self._note(Event.USABLE)
+
+    def leave(self) -> None:
+        """Withdraw this site until its next start: its host goes down."""
+        log.info("op=leave")
+        self.life = replace(self.life, arriving=False)
+        self._usable(False)
 
     def _seen(self, now: float) -> Seen:
         stats, configured = self.control.link_stats(), self.state.configured_links()
@@ -217,20 +242,31 @@ class Controller:
             waiting=bool(link_status.waiting(configured, stats, self.flooder.adjacencies(now))),
             undecided=bool(link_status.undecided(configured, stats)),
             hold_s=self.state.config.hold_time_s,
+            reachable=self._reachable(),
         )
+
+    def _reachable(self) -> bool:
+        """Tell whether the kernel has all by which others use this site: its ways to them, and its endpoints."""
+        wanted, made = self._asked, self.applied
+        failed = any(key.startswith(("endpoint", "route")) for key in made.failed)
+        routed = all(made.routes.get(key) == route for key, route in wanted.routes.items())
+        return routed and made.endpoints == wanted.endpoints and not failed
 
     def _want(self) -> None:
         """Tell the kernel's thread what should be."""
         self.desired = self.state.desired()
         self._routes_told = self.desired.routes
-        self.worker.want(self.state.config, self.wanted(), allow_delete=self.life.deleting)
+        self._asked = self._so_far(self.desired)
+        self.worker.want(self.state.config, self._asked, allow_delete=self.life.deleting)
 
     def wanted(self) -> Desired:
         """Return what the next reconcile run would make so.
 
         Until balancing, services are left as they were found, and endpoints: where they lead to, health checks tell.
         """
-        desired = self.state.desired()
+        return self._so_far(self.state.desired())
+
+    def _so_far(self, desired: Desired) -> Desired:
         if self.life.balancing:
             return desired
         return replace(desired, services={}, listeners={}, choosers={}, endpoints={})

@@ -12,6 +12,7 @@ from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 
 VERDICT_PROBES = 10  # so many probes without an answer after the start are an answer too
+REBOOT_S = 3.0  # a link that was silent for so long may have a host at its far end that booted
 LAST_RESORT = frozenset({Reason.TCP_DROPPED, Reason.TCP_PROHIBITED})
 
 
@@ -70,17 +71,28 @@ def used(
     Where probes are answered and TCP does not pass, the link is a last resort, for as long as that lasts.
 
     A link that was never full since this controller started has ``full_until`` at its start, so a restart keeps
-    what the life before used for the hold time; `synced` decides when this is said at all.
+    what the life before used for the hold time; `synced` decides when this is said at all. One that was silent so long
+    that its far host may have booted is used when it is full again: before, nobody knows what that host has.
     """
     return {
         link: Liveness(
-            link_in_use(adjacency, answers=_answers(one), now=now, hold_s=hold_s, last_resort=one.tcp in LAST_RESORT),
+            link_in_use(
+                adjacency,
+                answers=_answers(one) and not _may_have_booted(one, adjacency),
+                now=now,
+                hold_s=hold_s,
+                last_resort=one.tcp in LAST_RESORT,
+            ),
             one.rtt_us,
             one.tcp in LAST_RESORT,
         )
         for link, one in stats.items()
         if (adjacency := adjacencies.get(link)) is not None
     }
+
+
+def _may_have_booted(stats: LinkStats, adjacency: AdjacencyView) -> bool:
+    return stats.outage_s >= REBOOT_S and adjacency.full_until < stats.since and stats.tcp not in LAST_RESORT
 
 
 def uses(links: Mapping[LinkId, Liveness]) -> Mapping[LinkId, tuple[bool, bool]]:

@@ -35,7 +35,7 @@ def assemble(
         ConfigError: there are more connectors than endpoint ports.
     """
     memory = Memory(state_dir, boot)
-    state = State(first, {}, boot=memory.last.boot)
+    state = State(first, {}, drains=memory.drains, boot=memory.last.boot)
     state.set_config(first, memory.last.ports)
     flooder = Flooder(
         site=first.site,

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from skedge import __version__
 from skedge.control.health.monitor import HealthState
+from skedge.core import drains
 from skedge.core.desired.compute import Desired, compute, link_id
 from skedge.core.desired.site_routes import all_routes
+from skedge.core.drains import Drains
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.boots import Boot
 from skedge.core.linkstate.own_records import Liveness
@@ -54,8 +56,12 @@ class State:
     counts: Mapping[ServiceWorkload, Counts] = field(default_factory=dict)
     suspended: frozenset[ServiceWorkload] = frozenset()
     boot: Boot = field(default_factory=Boot)
+    drains: Drains = ()  # by command
+    unusable: bool = False  # others shall not use this site: its host comes up, or goes down
+    given: SiteConfig = field(init=False)  # as the file says; ``config`` is this with what is drained by command
 
     def __post_init__(self) -> None:
+        self.given = self.config
         self.forwarding = Forwarding(self.config.site)
 
     # ---- what follows ---------------------------------------------------------------------------------------------
@@ -64,7 +70,7 @@ class State:
         """Take a new configuration. Raises ConfigError when it has more connectors than endpoint ports."""
         self.ports = own_records.endpoint_ports(config, saved)
         before = {one.name: (one.host, one.port, one.protocol) for one in self.config.connectors}
-        self.config = config
+        self.given, self.config = config, drains.applied(config, self.drains)
         names = {connector.name for connector in config.connectors}
         self.health = {name: good for name, good in self.health.items() if name in names}
         self.causes = {name: cause for name, cause in self.causes.items() if name in names}
@@ -72,6 +78,10 @@ class State:
         self.resolved = {name: target for name, target in self.resolved.items() if name in same}
         links = self.configured_links()
         self.links_used = {link: state for link, state in self.links_used.items() if link in links}
+
+    def set_drains(self, wanted: Drains) -> None:
+        """Take what is drained by command."""
+        self.drains, self.config = wanted, drains.applied(self.given, wanted)
 
     def configured_links(self) -> Mapping[LinkId, str]:
         """Return link -> neighbour."""
@@ -123,7 +133,7 @@ class State:
 
     def links_record(self, software: str, now: float) -> LinksRecord:
         """Return what this site says of itself and its links; ``now`` is monotonic seconds."""
-        return own_records.links_record(
+        said = own_records.links_record(
             self.config,
             self.links_used,
             software=software,
@@ -131,6 +141,7 @@ class State:
             boot=self.boot.identity,
             boot_age_ms=self.boot.age_ms(now),
         )
+        return replace(said, overload=True, drain=True) if self.unusable else said
 
     def prefixes(self) -> Prefixes:
         """Return the LAN prefixes that count here."""
@@ -236,7 +247,7 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
         target
         for table in desired.services.values()
         for one in table.candidates
-        if one.out in (Reason.NONE, Reason.DRAINED) and not one.own_site
+        if one.out in (Reason.NONE, Reason.DRAINED, Reason.ENTRY_DRAINED) and not one.own_site
         for target in (one.target4, one.target6)
         if target is not None
     )
@@ -244,14 +255,14 @@ def usable_targets(desired: Desired) -> frozenset[Target]:
 
 def datagram_targets(desired: Desired) -> frozenset[Target]:
     """Return where connected UDP sockets may go on sending: such a client has no end, so it does not stay at a
-    drained workload.
+    drained workload; but where this site takes nothing new, it would find no other.
     """
     return frozenset(
         target
         for key, table in desired.services.items()
         if key.protocol is Protocol.UDP
         for one in table.candidates
-        if one.out is Reason.NONE
+        if one.out in (Reason.NONE, Reason.ENTRY_DRAINED)
         for target in (one.target4, one.target6)
         if target is not None
     )

@@ -1,4 +1,5 @@
-"""What survives a restart on disk: the incarnation, the endpoint ports, the boots of this host and of other sites.
+"""What survives a restart on disk: incarnation, endpoint ports, drains, the boots of this host and of other sites.
+
 Everything else is read from the kernel.
 """
 
@@ -15,9 +16,13 @@ from tempfile import NamedTemporaryFile
 
 import msgspec
 
+from skedge.core.drains import Drains
+from skedge.core.errors import ApiError
 from skedge.core.linkstate.boots import Boot
 
 log = logging.getLogger("skedge.daemon")
+
+DRAINS = "drains.json"  # a file of its own: a controller of an older version leaves it alone
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,37 @@ def load(directory: Path) -> SavedState:
 def save(directory: Path, saved: SavedState) -> None:
     """Replace the file atomically, so that a crash leaves the old or the new content."""
     text = json.dumps(msgspec.to_builtins(saved), indent=1)
-    with NamedTemporaryFile("w", dir=directory, prefix=".state.", delete=False) as file:
-        file.write(text + "\n")
+    replace_file(directory / "state.json", text + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file anew, atomically and so that it outlives a loss of power. Raises OSError."""
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.stem}.", delete=False) as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    Path(file.name).replace(directory / "state.json")
+    Path(file.name).replace(path)
+
+
+def load_drains(directory: Path) -> Drains:
+    """Return what is drained by command; a missing file is nothing, a damaged one too, with an error in the log."""
+    path = directory / DRAINS
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Drains)
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.DecodeError) as error:
+        log.error("op=drain path=%s failed=%r nothing is drained by command", path, str(error))
+        return ()
+
+
+def save_drains(directory: Path, drains: Drains) -> None:
+    """Write what is drained by command. Raises ApiError."""
+    text = msgspec.json.format(msgspec.json.encode(drains), indent=1).decode()
+    try:
+        replace_file(directory / DRAINS, text + "\n")
+    except OSError as error:
+        raise ApiError(f"{directory / DRAINS}: cannot be written ({error.strerror}); nothing was changed") from error
 
 
 class Memory:
@@ -62,6 +93,7 @@ class Memory:
         self.last = load(directory)
         if self.last.boot.identity != boot:
             self.last = replace(self.last, boot=Boot(boot, time.monotonic()))
+        self.drains = load_drains(directory)
 
     def save(self, incarnation: int, ports: Mapping[str, int]) -> None:
         """Write anew for this life; a file that cannot be written is an error in the log."""
@@ -78,3 +110,8 @@ class Memory:
             save(self._directory, self.last)
         except OSError as error:
             log.error("op=remember path=%s failed=%r", self._directory, error.strerror)
+
+    def save_drains(self, drains: Drains) -> None:
+        """Write what is drained by command. Raises ApiError."""
+        save_drains(self._directory, drains)
+        self.drains = drains

@@ -43,6 +43,7 @@ VM_SHORT = ("vm-6.1", "vm-6.12")  # in every run; the others when they are named
 COMPILED = "bytecode"  # the stage without which a VM has nothing to load: it cannot fetch what compiles it
 LOADING = ("integration", "long", *VM_STAGES)
 DEFAULT = ["molecule", "test", "--scenario-name", "default"]
+LONG = ("rolling",)  # Molecule scenarios that run only when named
 NEEDS_KVM = ("vm",)  # Molecule scenarios whose hosts, emulated, take too long for every run
 EMULATED = "KVM runs no guest here, and emulated the scenario takes about half an hour; make molecule-vm runs it"
 
@@ -62,7 +63,12 @@ class Stage:
 def stages() -> list[Stage]:
     """Return all stages, the quick ones first."""
     molecule = [
-        Stage(f"molecule {name}", ["molecule", "test", "--scenario-name", name], needs_kvm=name in NEEDS_KVM)
+        Stage(
+            f"molecule {name}",
+            ["molecule", "test", "--scenario-name", name],
+            needs_kvm=name in NEEDS_KVM,
+            asked=name in LONG,
+        )
         for name in sorted(p.parent.name for p in (REPO / "molecule").glob("*/molecule.yml"))
     ]
     return [

@@ -81,7 +81,8 @@ def write(plan: Plan, directory: Path) -> None:
     """Write ``inventory/``: given after another inventory, it redirects the same hosts to this lab."""
     inventory = directory / "inventory"
     (inventory / "host_vars").mkdir(parents=True, exist_ok=True)
-    hosts = {"all": {"hosts": dict.fromkeys(plan.topology.hosts)}}
+    at_once = {"skedge_serial": "100%"}  # a lab is there to be tried, not to be spared
+    hosts = {"all": {"hosts": dict.fromkeys(plan.topology.hosts), "vars": at_once}}
     (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
     for host in plan.topology.hosts:
         text = yaml.safe_dump(connection(plan, directory, host), sort_keys=False)

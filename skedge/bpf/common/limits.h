@@ -39,6 +39,7 @@
 #define SLOT_PRESERVES_SRC_BIT 7
 #define SLOT_PRESERVES_SRC 0x80u /* of another site, which preserves the source address of this site's LAN clients */
 #define SLOT_OUT_SHIFT 8 /* bits 8..15: the Reason code why it is out */
+#define ENTRY_DRAINED_BIT 0x20 /* of those codes, only REASON_ENTRY_DRAINED has it */
 
 /* Added to the path cost, so that the one comparison ranks usable < suspended < out and keeps the exact order within
  * each. Path costs stay below 2^24 and open/capacity below 2^27; (2^30 * capacity 2^16) * capacity 2^16 < 2^63. */

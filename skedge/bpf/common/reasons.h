@@ -53,6 +53,7 @@ enum {
     REASON_DATABASE_FULL = 50, /* the link-state database has no room for another site */
     REASON_TRANSIT_ERROR = 53, /* a site on the way says that there is none: that is for the map to say */
     REASON_OVERLAPPING_PREFIX = 55, /* a LAN prefix that overlaps another network, so it is not used here */
+    REASON_ENTRY_DRAINED = 56, /* this site is drained with its listeners: it takes no new connections */
     REASON_PROBE_LOST = 60, /* the far end does not answer probes */
     REASON_NO_CARRIER = 61, /* the device is down */
     REASON_ONE_WAY = 62, /* only one end says that the link is up */

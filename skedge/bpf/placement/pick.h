@@ -148,6 +148,8 @@ static __always_inline __u64 workload_pick(__u32 id, __u64 ports, int asker, __u
         placement->reason = REASON_NO_PORT;
     else if (scan.seen & SLOT_IN)
         placement->reason = REASON_NO_FAMILY;
+    else if (scan.seen >> SLOT_OUT_SHIFT & ENTRY_DRAINED_BIT)
+        placement->reason = REASON_ENTRY_DRAINED;
     return word;
 }
 

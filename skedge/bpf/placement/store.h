@@ -102,20 +102,22 @@ static __always_inline void placement_release(struct placement *placement, int r
         workload_uncount(word, refused);
 }
 
-/* Whether a flow stays where it is: its workload is usable, or drained (what is open goes on). Read without the
- * lock: a change that comes a moment later moves the flow at its next datagram. */
+/* Whether a flow stays where it is: its workload is usable, or it or this site is drained (what is open goes on). Read
+ * without the lock: a change that comes a moment later moves the flow at its next datagram. */
 static __always_inline int placement_goes_on(__u64 word)
 {
     __u32 id = (word >> PLACED_SERVICE_SHIFT) & (MAX_SERVICES - 1);
     struct service *service = services_v1.lookup(&id);
     struct slot *slot;
+    __u32 out;
 
     if (!word || !service)
         return 0;
     slot = &service->slots[word & (MAX_WORKLOADS - 1)];
     if ((slot->generation & GENERATION_MASK) != ((word >> PLACED_GENERATION_SHIFT) & GENERATION_MASK))
         return 0;
-    return (slot->flags & SLOT_IN) || (slot->flags >> SLOT_OUT_SHIFT & 0xff) == REASON_DRAINED;
+    out = slot->flags >> SLOT_OUT_SHIFT & 0xff;
+    return (slot->flags & SLOT_IN) || out == REASON_DRAINED || out == REASON_ENTRY_DRAINED;
 }
 
 /* Return the socket's placement, 0 where it never had one: of two the one that is open. */

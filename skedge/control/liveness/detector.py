@@ -40,6 +40,7 @@ class LinkStats:
     ``needed`` is how many probes lost in a row mean down at the present loss. ``sent`` are those that the kernel took,
     ``unsent`` those that it refused; ``unsent_errno`` is why it refused the last one, 0 where it took that. ``tcp`` is
     not measured here, but told by dialling (`DialVerdict`): what TCP meets on a link that answers probes.
+    ``outage_s`` is how long a link that is up was down before; 0 where it never was.
     """
 
     up: bool
@@ -54,6 +55,7 @@ class LinkStats:
     unsent: int = 0
     unsent_errno: int = 0
     tcp: Reason = Reason.NONE
+    outage_s: float = 0.0
 
 
 class Liveness:
@@ -73,6 +75,7 @@ class Liveness:
         self._up = False
         self._reason = Reason.PROBE_LOST
         self._since = now
+        self._outage = 0.0
 
     @property
     def up(self) -> bool:
@@ -125,6 +128,7 @@ class Liveness:
         self._rise += 1
         if self._up or not self._carrier or (self._ever_up and self._rise < RISE):
             return None
+        self._outage = now - self._since if self._ever_up else 0.0
         self._ever_up = True
         return self._change(True, Reason.NONE, now)
 
@@ -203,6 +207,7 @@ class Liveness:
             needed=self.needed(),
             unsent=self._unsent,
             unsent_errno=self._errno,
+            outage_s=self._outage,
         )
 
     def _measure(self, rtt_s: float) -> None:

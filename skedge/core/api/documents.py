@@ -240,6 +240,30 @@ class DropRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainRow:
+    """One thing of this site that is drained: ``what`` is site, workload or link; ``name`` is "" for the site.
+
+    By command: ``by`` whom, ``since`` when (seconds since 1970), ``age_s`` long; ``by_configuration``: the
+    configuration drains it, (too). ``entry``: the site's own listeners take nothing, either. What is left, None where
+    it is not known or does not apply: open ``connections`` to the workloads, from all sites; ``oldest_s`` is the age of
+    the oldest one that was placed here; ``transit`` is how many pairs of other sites have a path through this one, and
+    ``cut_off`` are those without any other.
+    """
+
+    what: str
+    name: str
+    by: str = ""
+    since: float | None = None
+    age_s: float | None = None
+    entry: bool = False
+    by_configuration: bool = False
+    connections: int | None = None
+    oldest_s: float | None = None
+    transit: int | None = None
+    cut_off: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sync:
     """Answer of ``show sync``: the state of database and kernel against what is wanted."""
 
@@ -302,6 +326,7 @@ class Rows:
     connections: tuple[ConnectionRow, ...] | None = None
     flows: tuple[FlowRow, ...] | None = None
     drops: tuple[DropRow, ...] | None = None
+    drains: tuple[DrainRow, ...] | None = None
     truncated: bool = False
     version: int = VERSION
 
@@ -315,9 +340,11 @@ SOCKET_PATH = "/run/skedge/api.sock"
 class Request:
     """One JSON line to the API socket.
 
-    ``op``: status | show | explain | explain-connection (answered by ``rows.connections``) | plan.
+    ``op``: status | show | explain | explain-connection (answered by ``rows.connections``) | plan | drain | undrain
+    | leave (the last three answered by ``rows.drains``, and for root and members of the group skedge-admin only).
     ``what`` for status: kernel, to look at the kernel, too.
-    ``what`` for show: site, sites, links, routes, services, listeners, connections, flows, drops, sync.
+    ``what`` for show: site, sites, links, routes, services, listeners, connections, flows, drops, drains, sync.
+    ``what`` for drain and undrain: site, workload or link, with its ``name``; ``entry``: the site's listeners, too.
     ``service``, ``workload``, ``client`` (IP or IP:PORT) and ``since`` (seconds since boot) choose among connections
     and flows.
     ``name``: service, or IP:PORT. ``site``: entering site of explain.
@@ -332,6 +359,7 @@ class Request:
     workload: str = ""
     client: str = ""
     since: float = 0.0
+    entry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

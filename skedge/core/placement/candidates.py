@@ -81,6 +81,7 @@ def _out(key: ServiceKey, offer: Offer, view: View, made: Candidate, reachable: 
         (not reachable, Reason.UNREACHABLE),
         (not offer.state.healthy, Reason.UNHEALTHY),
         (offer.state.drain or offer.site in view.drained_sites, Reason.DRAINED),
+        (view.closed, Reason.ENTRY_DRAINED),
         (offer.workload in view.unserved & view.led_on, Reason.PUBLISHED_BY_DNAT),
         (offer.workload in view.unserved, Reason.ENGINE),
         (made.target4 is None and made.target6 is None, Reason.NO_FAMILY),

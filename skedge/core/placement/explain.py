@@ -88,9 +88,14 @@ def explain(facts: Facts, key: ServiceKey, site: str, now: float, listeners: Ite
         site=site,
         candidates=rows,
         winner=None if chosen is None else str(candidates[chosen].workload),
-        reason=(Reason.NO_WORKLOAD if chosen is None else Reason.NONE).word,
+        reason=(_refused(facts, here) if chosen is None else Reason.NONE).word,
         listeners=tuple(row for row in listeners if _names(row, key)) if here else (),
     )
+
+
+def _refused(facts: Facts, here: bool) -> Reason:
+    """Return why a connection is refused that enters here, or elsewhere."""
+    return Reason.ENTRY_DRAINED if here and facts.config.entry_drain else Reason.NO_WORKLOAD
 
 
 def _candidates(facts: Facts, key: ServiceKey, paths: rib.Rib) -> Sequence[Candidate]:

@@ -22,7 +22,7 @@ class View:
     this one; ``off_host`` are those of them that are not on the host itself, ``unserved`` those that the site's engine
     cannot lead its own clients to, ``led_on`` those that the host's own DNAT leads elsewhere. ``preserving`` are the
     other sites that take that site's LAN clients under their own addresses. ``others`` are open connections as the
-    other sites last reported them; ``suspended`` is this site's.
+    other sites last reported them; ``suspended`` is this site's. ``closed``: that site's listeners are drained.
     """
 
     rib: Rib
@@ -35,6 +35,7 @@ class View:
     preserving: frozenset[str] = frozenset()
     unserved: frozenset[WorkloadId] = frozenset()
     led_on: frozenset[WorkloadId] = frozenset()
+    closed: bool = False
 
 
 def view(
@@ -67,6 +68,7 @@ def view(
         preserving=preserving_sites(config, network_map),
         unserved=_unserved(ABILITIES[config.engine], own_site, off_host),
         led_on=frozenset(WorkloadId(config.site, one.name) for one in config.connectors if led_on_to(one, resolved)),
+        closed=config.entry_drain,
     )
 
 

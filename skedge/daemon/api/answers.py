@@ -7,15 +7,15 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+from skedge.control.peer import NOBODY, Peer
 from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Problem, Request, Rows, Status, Sync
 from skedge.core.errors import ApiError, DataplaneError, SkedgeError
 from skedge.core.placement.explain import explain, find_service
 from skedge.core.routing.alternates import Protection
 from skedge.daemon import link_status
-from skedge.daemon.api import findings, rows
+from skedge.daemon.api import drain, findings, rows
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.api.problems import Problems
-from skedge.daemon.api.view import View
 from skedge.daemon.state import SOFTWARE
 from skedge.dataplane.host import reserved_ports
 
@@ -28,7 +28,7 @@ NAMED = 3  # objects in a sentence
 class Answers:
     """Answers requests about one controller; ``answer`` is the API's handler."""
 
-    def __init__(self, at: View) -> None:
+    def __init__(self, at: drain.Drainable) -> None:
         self._at = at
         self._problems = Problems()
 
@@ -39,14 +39,14 @@ class Answers:
             self.status()
             await asyncio.sleep(LOOK_S)
 
-    async def answer(self, request: Request) -> Answer:
-        """Return the document asked for, or a sentence in ``error``."""
+    async def answer(self, request: Request, peer: Peer = NOBODY) -> Answer:
+        """Return the document asked for, or a sentence in ``error``; commands are done for who may command."""
         try:
-            return await self._answer(request)
+            return await self._answer(request, peer)
         except SkedgeError as error:
             return Answer(error=str(error))
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: Request, peer: Peer) -> Answer:
         self._at.refresh_heard()
         if request.op == "status":
             return Answer(status=await self._looked() if request.what == "kernel" else self.status())
@@ -58,6 +58,8 @@ class Answers:
             return Answer(rows=await self._connection(request))
         if request.op == "plan":
             return Answer(plan=await self._plan())
+        if request.op in drain.OPS:
+            return Answer(rows=Rows(drains=tuple(await drain.command(self._at, request, peer))))
         raise ApiError(f"op {request.op!r} is not known to this controller ({SOFTWARE})")
 
     def status(self) -> Status:
@@ -71,7 +73,7 @@ class Answers:
             applied=at.applied,
             link_rows=self.link_rows(),
             refusals=at.refusals.recent(),
-            synced=at.life.synced,
+            synced=at.life.synced and not at.life.arriving,
             config_error=at.config_error,
             certificate_days=at.identity.days_left,
             drift=at.tally.count_drift,
@@ -83,7 +85,7 @@ class Answers:
         )
         problems = self._problems.update(now, findings.findings(look))
         synced = (
-            at.life.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
+            look.synced and look.in_force and not (at.applied.failed or look.unproven or look.config_error or ports)
         )
         hops = at.state.forwarding.hops().values()
         protected = sum(one.protection is not Protection.NONE for one in hops)
@@ -163,6 +165,8 @@ class Answers:
             case "drops":
                 counted = Counter(await at.worker.call(at.worker.kernel.drops)) + at.refusals.counts
                 return Rows(drops=tuple(rows.drops(counted)))
+            case "drains":
+                return Rows(drains=tuple(await drain.rows(at)))
         raise ApiError(f"show {request.what!r} is not known to this controller ({SOFTWARE})")
 
     async def _connection(self, request: Request) -> Rows:

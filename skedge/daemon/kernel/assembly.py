@@ -23,7 +23,7 @@ from skedge.dataplane.ending import sockets
 from skedge.dataplane.ending.flows import FlowEnder
 from skedge.dataplane.ending.ipvs import IpvsEnder
 from skedge.dataplane.ending.sockets import SocketEnder
-from skedge.dataplane.host import host_addresses, surroundings
+from skedge.dataplane.host import host_addresses, sock_diag, surroundings
 from skedge.dataplane.host.netlink import Netlink
 from skedge.dataplane.ipvs import chains
 from skedge.dataplane.ipvs.engine import IpvsEngine
@@ -134,6 +134,9 @@ class _Host:
 
     def end_datagrams(self, targets: Collection[Target], placed: Callable[[], Collection[int]]) -> int:
         return sockets.end_datagrams(targets, placed)
+
+    def serving(self, ports: Collection[int]) -> int:
+        return sum(sock_diag.held(port) for port in ports)
 
     def forget(self) -> None:
         for table in self._tables:

@@ -20,7 +20,7 @@ from skedge.core.ending import Ender
 from skedge.core.engine import Batches, Driver, Engine
 from skedge.core.errors import DataplaneError, Waiting
 from skedge.core.model import LinkId, SiteConfig, WorkloadId
-from skedge.core.objects import KernelRoute, ServiceKey, ServiceTable
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, ServiceKey, ServiceTable
 from skedge.core.observed import Counts, ProgramsReport, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
@@ -67,6 +67,10 @@ class Host(Withdrawing, Protocol):
         """Return what is around the host, and how these networks are reached. Raises DataplaneError."""
         ...
 
+    def serving(self, ports: Collection[int]) -> int:
+        """Return how many open TCP connections end at these ports of the host. Raises DataplaneError."""
+        ...
+
     def forget(self) -> None:
         """Read anew what is only read when the kernel announces a change. Never waits."""
         ...
@@ -79,7 +83,7 @@ class Applied:
     ``waiting`` are the same of what waits for another host; ``draining``: another engine's connections are going on.
     ``drift`` is what others had changed since the run before, ``recent`` the same of the last minutes with the time it
     was found (monotonic seconds), ``drifted`` how much it was in all, both by kind. ``strays``: mark of a link that is
-    bound to an uplink -> another device, which its packets leave by.
+    bound to an uplink -> another device, which its packets leave by. ``endpoints`` are those that it wanted.
     """
 
     changed: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ class Applied:
     drifted: Mapping[str, int] = field(default_factory=dict)
     surroundings: Surroundings = field(default_factory=Surroundings)
     strays: Mapping[int, str] = field(default_factory=dict)
+    endpoints: Mapping[EndpointKey, Endpoint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -282,6 +287,7 @@ class Kernel:
             dict(self._drift.totals),
             self._surroundings(desired, routes),
             self._strays(),
+            desired.endpoints,
         )
 
     def _surroundings(self, desired: Desired, routes: Collection[str]) -> Surroundings:

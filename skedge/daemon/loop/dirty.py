@@ -24,6 +24,7 @@ class Event(Enum):
     BALANCING = auto()
     SYNCED = auto()
     DELETING = auto()
+    USABLE = auto()  # this site may be used now, or from now on not
     LINKS = auto()  # links came up or went down, or their round trip is to be said again
     PATHS = auto()  # paths were computed
     REROUTED = auto()  # routes lead another way, and paths are as they were
@@ -39,6 +40,7 @@ MAKES_DIRTY: Final[Mapping[Event, Dirty]] = {
     Event.BALANCING: Dirty.KERNEL,
     Event.SYNCED: RECORDS | Dirty.KERNEL,
     Event.DELETING: Dirty.KERNEL,
+    Event.USABLE: Dirty.LINKS_RECORD,
     Event.LINKS: Dirty.LINKS_RECORD,
     Event.PATHS: Dirty.LINKS_RECORD | Dirty.KERNEL | Dirty.LOADS,  # which prefixes are refused may have changed
     Event.REROUTED: Dirty.KERNEL,

@@ -10,6 +10,7 @@ HEALTH_WAIT_S = 2.0  # how long the first health verdicts may delay what this si
 PROBE_WAIT_S = 3.0  # how long a link without any verdict may delay being in sync
 UNSYNCED_LOOK_S = 0.05
 DELETE_WAIT_S = 1.0  # after sync: sites that restarted at the same time may still be about to speak
+ARRIVE_WAIT_S = 30.0  # after sync: a site whose routes or endpoints fail for so long takes part all the same
 LOAD_WAIT_S = 2.0  # after sync every site has reported: until then no number goes below what was found
 
 
@@ -30,6 +31,7 @@ class Seen:
     waiting: bool  # a link's far kernel answers, and its controller was not heard yet
     undecided: bool  # the probes of a link have not yet told up from down
     hold_s: float
+    reachable: bool = True  # the kernel has the routes and endpoints that are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Life:
     phase: Phase = Phase.STARTED
     synced_at: float = inf
     ready: bool = False  # the kernel has been made so at least once since balancing began
+    arriving: bool = False  # the host had nothing of ours at the start: nobody may use this site yet
 
     @property
     def balancing(self) -> bool:
@@ -56,6 +59,11 @@ class Life:
         """Tell whether what is not desired may be deleted."""
         return self.phase >= Phase.DELETING
 
+    @property
+    def speaks(self) -> bool:
+        """Tell whether this site speaks for itself: before sync only to say that it may not be used yet."""
+        return self.synced or self.arriving
+
     def age(self, now: float) -> float:
         """Return the seconds since the start."""
         return now - self.started
@@ -69,7 +77,11 @@ class Life:
             life = replace(life, phase=Phase.SYNCED, synced_at=now)
         if life.phase is Phase.SYNCED and now >= life.synced_at + DELETE_WAIT_S:
             life = replace(life, phase=Phase.DELETING)
-        return life
+        return replace(life, arriving=life.arriving and not self._arrives(now, seen))
+
+    def _arrives(self, now: float, seen: Seen) -> bool:
+        """Tell whether this site may be used; the routes that are looked at are those of after sync."""
+        return self.synced and self.ready and (seen.reachable or now >= self.synced_at + ARRIVE_WAIT_S)
 
     def _waits(self, now: float, seen: Seen) -> bool:
         undecided = seen.undecided and self.age(now) < PROBE_WAIT_S
@@ -86,7 +98,7 @@ class Life:
     def deadline(self, now: float, *, loads: bool) -> float:
         """Return when to step again at the latest; ``loads`` says that reported load waits to be whole."""
         return min(
-            inf if self.synced else now + UNSYNCED_LOOK_S,
+            inf if self.synced and not self.arriving else now + UNSYNCED_LOOK_S,
             self.synced_at + DELETE_WAIT_S if not self.deleting else inf,
             self.synced_at + LOAD_WAIT_S if loads else inf,
         )

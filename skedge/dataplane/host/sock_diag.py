@@ -22,7 +22,7 @@ _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY = 20
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
-_ESTABLISHED, _SYN_SENT, _CLOSE, _CLOSE_WAIT, _LISTEN = 1, 2, 7, 8, 10
+_ESTABLISHED, _SYN_SENT, _FIN_WAIT1, _FIN_WAIT2, _CLOSE, _CLOSE_WAIT, _LISTEN = 1, 2, 4, 5, 7, 8, 10
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _ID = struct.Struct(">HH16s16s4x8s")  # ports and addresses in network order; interface 0; cookie as it came
 _FIXED = 72  # size of struct inet_diag_msg
@@ -168,6 +168,16 @@ def waits_for_accept(client: Target, server: Target) -> bool:
 def has_accepted(port: int) -> bool:
     """Return whether any program here holds an open TCP connection at this local port. Raises DataplaneError."""
     return any(info.inode for info in dump(Protocol.TCP, 1 << _ESTABLISHED | 1 << _CLOSE_WAIT, port))
+
+
+def held(port: int) -> int:
+    """Return how many TCP connections at this local port are open, or not yet closed by their program here.
+
+    Raises DataplaneError.
+    """
+    closing = 1 << _FIN_WAIT1 | 1 << _FIN_WAIT2
+    found = dump(Protocol.TCP, 1 << _ESTABLISHED | 1 << _CLOSE_WAIT | closing, port)
+    return sum(bool(info.inode) or info.state in (_ESTABLISHED, _CLOSE_WAIT) for info in found)
 
 
 def delivers(workload: Target, listeners: Collection[SocketInfo]) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@ from skedge.cli.purge import PurgeReport, Step
 from skedge.core.api.documents import (
     CandidateRow,
     ConnectionRow,
+    DrainRow,
     DropRow,
     Explain,
     FlowRow,
@@ -217,6 +218,14 @@ DOCUMENTS = {
         drops=(
             DropRow("no-workload", 3, "no site offers a healthy workload of this service"),
             DropRow("not-published", 65535, "a new connection to something that is not a published endpoint"),
+        )
+    ),
+    "show drains": Rows(
+        drains=(
+            DrainRow("site", "", "root", 1_900_000_000.0, 75.0, True, True, 12, 4000.0, 1, ("edge-a from edge-c",)),
+            DrainRow("workload", "backend", "ann", 1_900_000_000.0, 75.0, connections=0),
+            DrainRow("workload", "db", by_configuration=True, connections=None),
+            DrainRow("link", "edge-a--edge-b:second", "root", 1_900_000_000.0, 75.0),
         )
     ),
     "show sync": Sync(

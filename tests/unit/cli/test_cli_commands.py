@@ -18,7 +18,7 @@ from conftest import FakeController
 
 from skedge.cli import main as cli_main
 from skedge.cli import purge
-from skedge.core.api.documents import VERSION, Answer, Explain, PlanReport, Request, Rows, Status, Sync
+from skedge.core.api.documents import VERSION, Answer, DrainRow, Explain, PlanReport, Request, Rows, Status, Sync
 
 Result = tuple[int, str, str]
 FIELDS: dict[type, str] = {Status: "status", Rows: "rows", Sync: "sync", Explain: "explain", PlanReport: "plan"}
@@ -413,3 +413,66 @@ def test_purge_takes_ours_and_leaves_the_rest() -> None:
     assert "7400" not in done.stdout
     assert "192.0.2.1" in done.stdout
     assert "lookup 99" in done.stdout
+
+
+def drains(*rows: DrainRow) -> Answer:
+    return Answer(rows=Rows(drains=rows))
+
+
+def test_drain_asks_once_and_waits_by_looking(
+    skedge: Any, controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skedge.cli.drain.PAUSE_S", 0.0)
+    looks = [3, 3, 1, 0]
+    controller.reply = lambda _: drains(DrainRow("workload", "web", "root", connections=looks.pop(0)))
+    code, out, err = skedge("drain", "workload", "a/web", "--wait", "1m")
+    assert (code, err) == (0, "")
+    assert "workload  web" in out
+    assert controller.requests[0] == Request("drain", what="workload", name="a/web")
+    assert controller.requests[1:] == [Request("show", what="drains")] * 3
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (DrainRow("site", "", "root", connections=2, transit=0), 3),
+        (DrainRow("site", "", "root", connections=0, transit=1), 3),
+        (DrainRow("site", "", "root", connections=None, transit=0), 3),
+        (DrainRow("site", "", "root", connections=0, transit=0), 0),
+        (DrainRow("link", "a--b", "root"), 0),
+    ],
+)
+def test_what_is_left_after_waiting_is_an_exit_code(
+    skedge: Any, controller: FakeController, row: DrainRow, code: int
+) -> None:
+    controller.reply = lambda _: drains(row)
+    words = (row.what, row.name) if row.name else ()
+    assert skedge("drain", *words, "--wait", "0")[0] == code
+    assert skedge("drain", *words, "--json")[0] == 0, "without waiting it is done"
+
+
+def test_undrain_says_what_is_left_of_it(skedge: Any, controller: FakeController) -> None:
+    controller.reply = lambda _: drains()
+    assert skedge("undrain") == (0, "site: in use again\n", "")
+    assert skedge("undrain", "link", "a--b") == (0, "link a--b: in use again\n", "")
+    controller.reply = lambda _: drains(DrainRow("site", "", by_configuration=True))
+    assert "configuration" in skedge("undrain")[1]
+    assert json.loads(skedge("undrain", "--json")[1])["drains"][0]["by_configuration"]
+    assert controller.requests[0] == Request("undrain", what="site")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("drain", "workload"), "which workload? Give its name"),
+        (("drain", "site", "b"), "a site is drained on its own host, and needs no name"),
+        (("drain", "link", "a--b", "--entry"), "--entry goes with the site"),
+        (("drain", "--wait", "soon"), "'soon' is no duration; give one such as 60s or 5m"),
+    ],
+)
+def test_wrong_drains_are_wrong_usage(
+    skedge: Any, controller: FakeController, words: tuple[str, ...], sentence: str
+) -> None:
+    code, _, err = skedge(*words)
+    assert (code, controller.requests) == (2, [])
+    assert sentence in err

@@ -136,6 +136,7 @@ def as_data(value: Any) -> Any:
     """Return a configuration as the plain data of a file that says the same."""
     if isinstance(value, SiteConfig):
         data = {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        data.pop("entry_drain")  # by command only, not by the file
         lan = data.pop("lan")
         data |= {"lan_devices": lan["devices"], "nat_ports": lan["ports"], "flow_times": lan["times"]}
         data["lan_firewall"] = lan["firewall"]

@@ -15,12 +15,16 @@ import pytest
 
 from skedge.control import api
 from skedge.control.api import Api
+from skedge.control.peer import Peer, refuse_unless_admin
 from skedge.core.api.documents import Answer, Request, Status
 from skedge.core.errors import ApiError, DataplaneError
 
 
-async def handler(request: Request) -> Answer:
+async def handler(request: Request, peer: Peer) -> Answer:
     match request.op:
+        case "who":
+            refuse_unless_admin(peer)
+            return Answer(error=f"{peer.uid} {sorted(peer.groups)}")
         case "status":
             return Answer(status=Status("edge-a", live=True, ready=True, synced=False))
         case "slow":

@@ -136,6 +136,7 @@ class FakeHost:
         self.found = frozenset({"127.0.0.1/8", "10.0.0.1/24"})
         self.aborted: list[frozenset[Target]] = []
         self.forgotten = 0
+        self.served: dict[int, int] = {}
         self.beside: dict[str, str] = {}
 
     def addresses(self) -> frozenset[str]:
@@ -150,6 +151,9 @@ class FakeHost:
     def abort_connecting(self, targets: Collection[Target]) -> int:
         self.aborted.append(frozenset(targets))
         return len(targets)
+
+    def serving(self, ports: Collection[int]) -> int:
+        return sum(self.served.get(port, 0) for port in ports)
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -458,12 +462,14 @@ async def running(
     first: SiteConfig | None = None,
     kernel: FakeKernel | None = None,
     boot: str = "",
+    booted: bool = False,
 ) -> AsyncIterator[Running]:
-    """Run site a's controller; with the fixture ``wireless`` it is in a hurry."""
+    """Run site a's controller; with the fixture ``wireless`` it is in a hurry. ``booted``: its host has nothing yet."""
     first = first or site(tmp_path)
     identity = load_identity(directory(tmp_path, authority, first.site), NETWORK, first.site)
     (tmp_path / "state").mkdir(exist_ok=True)
     kernel, notifier = kernel or fake_kernel(), FakeNotifier()
+    kernel.host.found |= frozenset() if booted else {f"{first.overlay4}/32"}
     path = tmp_path / f"{first.site}.yaml"
     controller = assemble(
         str(path),

@@ -200,6 +200,19 @@ def test_sync_waits_for_links_that_answer_but_were_not_heard() -> None:
     assert link_status.waiting(configured, {LINK: UP}, {}) == {LINK}
 
 
+def test_a_link_whose_far_host_may_have_booted_is_used_when_it_is_full_again() -> None:
+    back = replace(UP, since=990.0, outage_s=link_status.REBOOT_S)
+
+    def used(stats: LinkStats, state: AdjacencyState, full_until: float) -> bool:
+        return link_status.used({LINK: stats}, {LINK: adjacency(state, full_until)}, 1000.0, 120.0)[LINK].up
+
+    assert not used(back, AdjacencyState.DOWN, 980.0)
+    assert used(back, AdjacencyState.FULL, 1000.0)
+    assert used(back, AdjacencyState.DOWN, 995.0), "it was full since: only its controller is gone"
+    assert used(replace(back, outage_s=2.9), AdjacencyState.DOWN, 980.0), "no host boots in that time"
+    assert used(replace(back, tcp=Reason.TCP_DROPPED), AdjacencyState.DOWN, 980.0), "a last resort is never full"
+
+
 def test_a_link_is_undecided_until_it_answers_or_enough_probes_were_lost() -> None:
     configured = {LINK: "b", OTHER: "c"}
     fresh = replace(DOWN, sent=link_status.VERDICT_PROBES - 1)

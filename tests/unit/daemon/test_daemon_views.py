@@ -15,6 +15,7 @@ from skedge.control.liveness.detector import LinkStats
 from skedge.core import names
 from skedge.core.api.documents import LinkRow
 from skedge.core.desired.compute import Desired
+from skedge.core.drains import Drain, DrainKind
 from skedge.core.linkstate.database import Database
 from skedge.core.linkstate.own_records import Liveness, endpoint_ports
 from skedge.core.model import (
@@ -46,7 +47,7 @@ from skedge.daemon.api import findings, rows
 from skedge.daemon.api.filters import Filter
 from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
-from skedge.daemon.state import State, usable_targets
+from skedge.daemon.state import State, datagram_targets, usable_targets
 from tests.fakes.networks import configs, connector, map_of
 
 WEB = ServiceKey("web")
@@ -141,6 +142,24 @@ def test_a_site_without_a_map_knows_itself() -> None:
     assert set(state.desired().services[WEB].candidates[0:1]) == set(state.desired().services[WEB].candidates)
     assert [one.workload for one in state.desired().services[WEB].candidates] == [A]
     assert state.desired().routes == {}
+
+
+def test_with_its_listeners_drained_a_site_offers_nobody_and_ends_nothing() -> None:
+    state = state_of()
+    open_to = usable_targets(state.desired()), datagram_targets(state.desired())
+    state.set_drains((Drain(DrainKind.SITE, entry=True),))
+    table = state.desired().services[WEB]
+    assert {one.workload.site: one.out for one in table.candidates} == {
+        "A": Reason.DRAINED, "B": Reason.ENTRY_DRAINED, "C": Reason.ENTRY_DRAINED,
+    }  # fmt: skip
+    assert (usable_targets(state.desired()), datagram_targets(state.desired())) == open_to
+    told = explain(state.facts(), WEB, "A", 1.0)
+    assert (told.winner, told.reason) == (None, "entry-drained")
+    there = explain(state.facts(), WEB, "B", 1.0)
+    assert (there.reason, {row.site: row.reason for row in there.candidates}["A"]) == ("none", "drained")
+    assert problems(look(state)).keys() == {"drain site"}, "nobody is missed"
+    state.set_drains(())
+    assert state.config == state.given
 
 
 def test_usable_targets_are_the_endpoints_of_other_sites_that_serve() -> None:

@@ -122,3 +122,20 @@ def test_what_is_taken_is_clean_and_the_rest_stays() -> None:
     assert not marks.has(Dirty.KERNEL)
     assert marks.take(Dirty.LINKS_RECORD | Dirty.SERVICES_RECORD) == Dirty.SERVICES_RECORD
     assert not marks.has(~Dirty(0))
+
+
+def test_a_host_that_booted_arrives_when_it_is_in_sync_and_ready_and_has_its_routes() -> None:
+    life = Life(10.0, arriving=True)
+    assert life.speaks, "to say that it may not be used"
+    assert not Life(10.0).speaks
+    life = life.step(10.0, seen(reachable=True))
+    assert life.synced
+    assert life.arriving, "the routes that were looked at are those of before sync"
+    life = life.step(10.1, WELL)
+    assert life.arriving, "the kernel was never made so"
+    life = life.applied()
+    assert life.step(10.2, seen(reachable=False)).arriving
+    assert life.deadline(11.5, loads=False) <= 11.6, "it is looked at again soon"
+    assert not life.step(10.2, WELL).arriving
+    assert not life.step(40.0, seen(reachable=False)).arriving, "not for ever"
+    assert Life(10.0).step(10.0, WELL).applied().step(10.1, WELL).arriving is False

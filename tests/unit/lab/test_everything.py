@@ -54,6 +54,7 @@ def test_vms_are_in_the_run_where_kvm_works_and_else_counted_as_left_out(
         monkeypatch.setattr(sys, "argv", ["everything", *arguments])
         everything.main()
         assert ("molecule vm" in ran) == runs
+        assert "molecule rolling" not in ran, "it runs when it is named"
         assert (f"SKIPPED [1] {everything.EMULATED}" in capsys.readouterr().out) != runs
 
 

@@ -25,6 +25,7 @@ except ImportError as error:
     MISSING = str(error)
 
 
+AT_ONCE, ROLLING = "100%", [1, "25%"]
 HOSTS_SHOWN = 8  # before a problem that many have
 
 
@@ -71,6 +72,19 @@ def skedge_without_listeners(config: dict[str, Any], numbers: list[int]) -> dict
 def skedge_other_addresses(sites: dict[str, dict[str, Any]], host: str) -> dict[str, str]:
     """Return the IPv4 overlay address of each site but this host's, by its host."""
     return {one: site["overlay_address"] for one, site in sites.items() if one != host}
+
+
+def skedge_batches(hostvars: Any, hosts: list[str]) -> Any:
+    """Return how many hosts are deployed at a time, as Ansible's ``serial``.
+
+    That is ``skedge_serial`` where the inventory gives it. Else all at once where pre-flight found none of the hosts to
+    have a controller yet; where one has, one host goes first and then a quarter of them at a time.
+    """
+    for host in hosts:
+        if given := hostvars[host].get("skedge_serial"):
+            return given
+    units = [((hostvars[host].get("__skedge_preflight") or {}).get("host") or {}).get("unit") for host in hosts]
+    return ROLLING if any(units) else AT_ONCE
 
 
 def skedge_wireguard_devices(config: dict[str, Any]) -> list[str]:
@@ -180,6 +194,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "skedge_asked": skedge_asked,
+            "skedge_batches": skedge_batches,
             "skedge_claims": skedge_claims,
             "skedge_held": skedge_held,
             "skedge_overlay_address": skedge_overlay_address,
