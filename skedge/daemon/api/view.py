@@ -10,6 +10,7 @@ from skedge.core.linkstate.flooding import Flooder
 from skedge.daemon.counter_polling import Counting, Tally
 from skedge.daemon.events import Orders
 from skedge.daemon.kernel.kernel import Applied
+from skedge.daemon.kernel.resumption import Resumption
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.daemon.loop.life import Life
@@ -30,6 +31,7 @@ class View(Protocol):
     refusals: Refusals
     tally: Tally
     counting: Counting
+    resumption: Resumption
     tunnels: Tunnels
     control: Orders
     worker: Worker

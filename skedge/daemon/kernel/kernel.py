@@ -23,6 +23,7 @@ from skedge.core.observed import Counts, Flow, FlowKind, FlowState, ProgramsRepo
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
+from skedge.daemon.kernel.resumption import Stalls
 from skedge.daemon.kernel.withdrawals import Host as Withdrawing
 from skedge.daemon.kernel.withdrawals import Withdrawals
 from skedge.daemon.state import ServiceWorkload
@@ -130,6 +131,19 @@ class _Services:
         self._inner.delete(key)
 
 
+class _Routes:
+    """The routes' driver, which says what it gave the kernel."""
+
+    def __init__(self, inner: Driver[str, KernelRoute]) -> None:
+        self._inner = inner
+        self.on_put: Callable[[str, KernelRoute], None] = lambda _to, _route: None
+        self.read, self.delete = inner.read, inner.delete
+
+    def put(self, key: str, value: KernelRoute) -> None:
+        self._inner.put(key, value)
+        self.on_put(key, value)
+
+
 def without_others(table: ServiceTable) -> ServiceTable:
     """Return the table with no load of other sites and no suspension: what a comparison looks at."""
     return ServiceTable(
@@ -167,15 +181,17 @@ class Kernel:
             clock: monotonic seconds.
         """
         drivers = {kind.name: kind.driver for kind in registry}
-        self._services, self._routes_driver = _Services(drivers["service"]), drivers["route"]
+        self._services, self.route_driver = _Services(drivers["service"]), _Routes(drivers["route"])
+        ours: dict[str, Driver[Any, Any]] = {"service": self._services, "route": self.route_driver}
         self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(
-            replace(kind, driver=self._services) if kind.name == "service" else kind for kind in registry
+            replace(kind, driver=ours[kind.name]) if kind.name in ours else kind for kind in registry
         )
         self._first = [kind.name for kind in registry][: [kind.name for kind in registry].index("link") + 1]
         self.engine = engine
         self._why = why
         self.programs: Callable[[], ProgramsReport] = ProgramsReport  # what the last loading run says
+        self.stalls: Stalls | None = None  # where the engine can find connections that stand still
         self._handover = handover or Handover(None)
         self._refused, self._clock = refused, clock
         self._tunnels = tunnels
@@ -325,7 +341,7 @@ class Kernel:
 
     def _routes(self) -> Mapping[str, KernelRoute]:
         try:
-            routes: Mapping[str, KernelRoute] = self._routes_driver.read()
+            routes: Mapping[str, KernelRoute] = self.route_driver.read()
         except DataplaneError:
             return {}
         return routes
