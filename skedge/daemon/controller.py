@@ -23,6 +23,7 @@ from skedge.daemon.counter_polling import Counting, Tally
 from skedge.daemon.endings import Endings
 from skedge.daemon.events import ControlEvents, Orders
 from skedge.daemon.kernel.kernel import Applied, Kernel, Readings
+from skedge.daemon.kernel.resumption import Resumption
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.daemon.loop.background import Background, Together
@@ -71,6 +72,8 @@ class Controller:
         self.control = control(self, state, flooder, identity)
         self.tally = Tally()
         self.counting = Counting(self.worker, self.tally, self)
+        self.resumption = Resumption(kernel.stalls)
+        kernel.route_driver.on_put = self.resumption.came
         self.applied = Applied()
         self.desired = self._asked = Desired()
         self._routes_told = self.desired.routes
@@ -100,6 +103,7 @@ class Controller:
             self.counting.run(),
             PlacementLog(self.worker, self.state).run(),
             self.tunnels.run(),
+            self.resumption.run(),
             self._notifier.watch(self._turns),
         )
         await self.control.close()
@@ -255,6 +259,7 @@ class Controller:
     def _want(self) -> None:
         """Tell the kernel's thread what should be."""
         self.desired = self.state.desired()
+        self.resumption.expect(self.desired.routes)
         self._routes_told = self.desired.routes
         self._asked = self._so_far(self.desired)
         self.worker.want(self.state.config, self._asked, allow_delete=self.life.deleting)
@@ -350,6 +355,7 @@ class Controller:
         """Take what the last reconcile run did."""
         self.applied = applied
         self.tally.reconciled(applied, time.monotonic(), took_s)
+        self.resumption.follow(applied.routes)
         if any(change.startswith("link ") for change in applied.changed):
             self.tunnels.look()
         if not self._told_systemd:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from skedge.dataplane.bpf.btf import VMLINUX, member_places
+from skedge.dataplane.bpf.btf import VMLINUX, enumerators, member_places
 
 _RP_FILTER = 8  # IPV4_DEVCONF_RP_FILTER
 
@@ -27,6 +27,18 @@ CONSTANTS = (
     "OFF_RP_FILTER",
     "OFF_DEVCONF_RP_FILTER",
     "NAT_HALF_OPEN_MAX",
+    "OFF_SND_UNA",
+    "OFF_SND_NXT",
+    "OFF_SND_WND",
+    "OFF_WRITE_SEQ",
+    "OFF_PACKETS_OUT",
+    "OFF_RETRANSMITS",
+    "OFF_BACKOFF",
+    "OFF_PINET6",
+    "OFF_RECVERR4_BYTE",
+    "OFF_RECVERR4_BIT",
+    "OFF_RECVERR6_BYTE",
+    "OFF_RECVERR6_BIT",
 )
 """The macros of the sources that are filled in at loading; a constant's place here is its number in the bytecode."""
 
@@ -37,8 +49,11 @@ def kernel_defines(path: str = VMLINUX) -> Mapping[str, int]:
         {
             "sock_common": ("skc_ipv6only", "skc_v6_rcv_saddr", "skc_tw_rcv_nxt"),
             "sock": ("sk_err", "sk_userlocks", "sk_max_ack_backlog"),
-            "tcp_sock": ("total_retrans", "bpf_sock_ops_cb_flags"),
-            "inet_connection_sock": ("icsk_accept_queue",),
+            "tcp_sock": (
+                *("total_retrans", "bpf_sock_ops_cb_flags"),
+                *("snd_una", "snd_nxt", "snd_wnd", "write_seq", "packets_out"),
+            ),
+            "inet_connection_sock": ("icsk_accept_queue", "icsk_retransmits", "icsk_backoff"),
             "request_sock_queue": ("qlen",),
             "sk_buff": ("dev",),
             "net_device": ("ip_ptr", "nd_net"),
@@ -70,7 +85,33 @@ def kernel_defines(path: str = VMLINUX) -> Mapping[str, int]:
         "OFF_NET_DEVCONF_ALL": places["net", "ipv4"].byte + places["netns_ipv4", "devconf_all"].byte,
         "OFF_RP_FILTER": places["in_device", "cnf"].byte + rp_filter,
         "OFF_DEVCONF_RP_FILTER": rp_filter,
+        "OFF_SND_UNA": places["tcp_sock", "snd_una"].byte,
+        "OFF_SND_NXT": places["tcp_sock", "snd_nxt"].byte,
+        "OFF_SND_WND": places["tcp_sock", "snd_wnd"].byte,
+        "OFF_WRITE_SEQ": places["tcp_sock", "write_seq"].byte,
+        "OFF_PACKETS_OUT": places["tcp_sock", "packets_out"].byte,
+        "OFF_RETRANSMITS": places["inet_connection_sock", "icsk_retransmits"].byte,
+        "OFF_BACKOFF": places["inet_connection_sock", "icsk_backoff"].byte,
+        **_error_queues(path),
     }
+
+
+def _error_queues(path: str) -> Mapping[str, int]:
+    """Return where a socket says that its program reads errors of the network, of IPv4 and of IPv6.
+
+    Since Linux 6.7 both are numbered bits of one word; before, bits of two structs, and OFF_PINET6 leads to the second.
+    """
+    bits = enumerators(("INET_FLAGS_RECVERR", "INET_FLAGS_RECVERR6"), path)
+    if bits:
+        (four, six), flags = bits.values(), member_places({"inet_sock": ("inet_flags",)}, path)
+        start = flags["inet_sock", "inet_flags"].byte
+        found = (0, start + four // 8, four % 8, start + six // 8, six % 8)
+    else:
+        places = member_places({"inet_sock": ("recverr", "pinet6"), "ipv6_pinfo": ("recverr",)}, path)
+        own, other = places["inet_sock", "recverr"], places["ipv6_pinfo", "recverr"]
+        found = (places["inet_sock", "pinet6"].byte, own.byte, own.bit, other.byte, other.bit)
+    names = ("OFF_PINET6", "OFF_RECVERR4_BYTE", "OFF_RECVERR4_BIT", "OFF_RECVERR6_BYTE", "OFF_RECVERR6_BIT")
+    return dict(zip(names, found, strict=True))
 
 
 def of_site(nat_flows: int) -> Mapping[str, int]:

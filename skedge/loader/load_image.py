@@ -15,7 +15,7 @@ from pathlib import Path
 
 from skedge.core.errors import DataplaneError
 from skedge.dataplane.bpf import btf, creation, links, pins, syscall
-from skedge.dataplane.bpf.programs import Program
+from skedge.dataplane.bpf.programs import TCP, Program
 from skedge.loader.image import MapImage, ProgramImage, Unit
 from skedge.loader.instructions import link
 from skedge.loader.refusals import Refused
@@ -76,7 +76,7 @@ def load(members: Members, pin_dir: Path, sizes: Mapping[str, int], constants: M
                 fd = _program(image, maps, constants, targets.get(_target(program.function), 0))
                 loaded.own(fd)
                 if program.iterates:
-                    fd = loaded.own(links.create_map_iter(fd, maps[program.iterates]))
+                    fd = loaded.own(_iterator(fd, program, maps))
                 loaded.programs[program.pin] = fd
     except BaseException:
         loaded.__exit__()
@@ -84,9 +84,13 @@ def load(members: Members, pin_dir: Path, sizes: Mapping[str, int], constants: M
     return loaded
 
 
+def _iterator(fd: int, program: Program, maps: Mapping[str, int]) -> int:
+    return links.create_iter(fd) if program.iterates == TCP else links.create_map_iter(fd, maps[program.iterates])
+
+
 def _target(function: str) -> str:
-    """Return the kernel function that an iterator attaches to."""
-    return f"bpf_iter_{function.removeprefix(_ITERATOR)}"
+    """Return the kernel function that an iterator attaches to; what follows two underscores is our own."""
+    return f"bpf_iter_{function.removeprefix(_ITERATOR).partition('__')[0]}"
 
 
 def _maps(loaded: Loaded, unit: Unit, pin_dir: Path, sizes: Mapping[str, int]) -> Mapping[str, int]:

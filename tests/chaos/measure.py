@@ -81,7 +81,7 @@ def rows(service: str, episodes: Sequence[Episode], rate: Mapping[str, Any], pul
         service: whose clients these are.
         episodes: in the order of their starts; what was before the first is of starting up.
         rate: what tests/workloads/rate.py said.
-        pulse: what tests/workloads/pulse.py said.
+        pulse: what tests/workloads/steady.py said.
     """
     made = [Row(one, service) for one in episodes]
 

@@ -102,7 +102,7 @@ def start_clients(lab: Lab) -> None:
             f"systemd-run -q --unit=lab-{service}-rate -p StandardOutput=file:{out}-rate.json "
             f"/usr/bin/python3 /opt/lab/rate.py {to} {load.rate} {stop}; "
             f"systemd-run -q --unit=lab-{service}-pulse -p StandardOutput=file:{out}-pulse.json "
-            f"/usr/bin/python3 /opt/lab/pulse.py {to} {load.held} {load.period} {stop}",
+            f"/usr/bin/python3 /opt/lab/steady.py {to} {load.held} {load.period} {stop}",
         )
 
 

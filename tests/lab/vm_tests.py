@@ -32,6 +32,7 @@ SHORT = [
     f"{CONNECT}/test_pick.py::test_a_hundred_choices_of_256_workloads",
     f"{CONNECT}/test_families.py",
     f"{CONNECT}/test_recount.py",
+    f"{CONNECT}/test_stalled.py",
     f"{LINKS}/test_verdicts.py",
     f"{LAN}/test_verifier.py",
     f"{LAN}/test_packets.py",

@@ -1,151 +1,119 @@
 #!/usr/bin/python3
-"""Connections that are held, each with a question every so often: which were lost, and for how long one stood still.
+"""Connections whose data waits while there is no path, and when it came through.
 
-``pulse.py HOST PORT COUNT PERIOD_S STOP`` goes on until the file STOP is there; then it prints JSON. Each connection
-sends ``.`` every PERIOD_S seconds once the answer to the last is there. One that ends is replaced at once, as real
-clients do. Standard library only. Times are those of CLOCK_MONOTONIC, which all hosts of one machine share.
+``pulse.py serve ADDRESS PORT LATE`` answers; ``pulse.py hold HOST[%SOURCE] PORT COUNT LATE KIND…`` opens COUNT
+connections of each kind, and at the end of its input prints, as JSON, when data came on each (seconds of
+CLOCK_MONOTONIC). LATE is a file that is not there at first. Kinds:
+
+    ask           the client speaks 20 times a second and is answered
+    sees-errors   the same; the client reads errors of the network (IP_RECVERR), and prints what it saw
+    stream        the server speaks 20 times a second
+    late-client   nobody speaks until the client does, when the file is there, and is answered
+    late-server   nobody speaks until the server does, when the file is there
+
+Standard library only.
 """
 
 from __future__ import annotations
 
-import errno
-import heapq
+import asyncio
+import contextlib
+import functools
 import json
 import os
-import select
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
 
-STALL_S = 0.15  # an answer that takes longer is told
-AGAIN_S = 0.05  # after a connect that failed
-LOOK_S = 0.2  # between two looks for the file
+BEAT_S = 0.05
+IP_RECVERR, IPV6_RECVERR = 11, 25
 
 
-@dataclass(eq=False)
-class Pulse:
-    """One held connection; `asked` is when the question was sent that has no answer yet."""
-
-    socket: socket.socket
-    ready: bool = False
-    asked: float | None = None
+async def wait_for(late: str) -> None:
+    while not os.path.exists(late):
+        await asyncio.sleep(0.02)
 
 
-@dataclass
-class Pulses:
-    """All held connections to one address, and what became of them."""
-
-    address: tuple[str, int]
-    period: float
-    count: int = 0
-    lost: list[tuple[float, str]] = field(default_factory=list)
-    stalls: list[tuple[float, float]] = field(default_factory=list)
-    unopened: list[tuple[float, str]] = field(default_factory=list)
-    open: dict[int, Pulse] = field(default_factory=dict)
-    due: list[tuple[float, int, Pulse | None]] = field(default_factory=list)  # None: one to be opened
-    poll: select.epoll = field(default_factory=select.epoll)
-    order: int = 0
-
-    def run(self, stop: str) -> None:
-        """Ask until the file is there."""
-        began = looked = time.monotonic()
-        for number in range(self.count):
-            self._later(began + self.period * number / self.count, None)
-        while True:
-            now = time.monotonic()
-            if now > looked + LOOK_S:
-                if os.path.exists(stop):
-                    return
-                looked = now
-            while self.due and self.due[0][0] <= now:
-                self._ask(heapq.heappop(self.due)[2])
-            wait = self.due[0][0] - now if self.due else LOOK_S
-            for number, _ in self.poll.poll(max(0.0, min(wait, LOOK_S))):
-                self._heard(self.open[number])
-
-    def _later(self, when: float, one: Pulse | None) -> None:
-        self.order += 1
-        heapq.heappush(self.due, (when, self.order, one))
-
-    def _connect(self) -> None:
-        one = Pulse(socket.socket())
-        one.socket.setblocking(False)
-        one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        failed = one.socket.connect_ex(self.address)
-        self.open[one.socket.fileno()] = one
-        self.poll.register(one.socket, select.EPOLLOUT)
-        if failed not in (0, errno.EINPROGRESS):
-            self._end(one, OSError(failed, ""))
-
-    def _ask(self, one: Pulse | None) -> None:
-        if one is None:
-            self._connect()
-            return
-        one.asked = time.monotonic()
-        try:
-            one.socket.send(b".")
-        except OSError as error:
-            self._end(one, error)
-
-    def _heard(self, one: Pulse) -> None:
-        now = time.monotonic()
-        if not one.ready:
-            failed = one.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if failed:
-                self._end(one, OSError(failed, ""))
-                return
-            one.ready = True
-            self.poll.modify(one.socket, select.EPOLLIN)
-            self._later(now, one)
-            return
-        try:
-            data = one.socket.recv(64)
-        except OSError as error:
-            self._end(one, error)
-            return
-        if not data:
-            self._end(one, None)
-            return
-        asked, one.asked = one.asked or now, None
-        if now - asked > STALL_S:
-            self.stalls.append((asked, now - asked))
-        self._later(max(asked + self.period, now), one)
-
-    def _end(self, one: Pulse, error: OSError | None) -> None:
-        """Note one that ended, and let another come in its place."""
-        now = time.monotonic()
-        (self.lost if one.ready else self.unopened).append((now, word(error)))
-        self.poll.unregister(one.socket)
-        del self.open[one.socket.fileno()]
-        self.due = [entry for entry in self.due if entry[2] is not one]
-        heapq.heapify(self.due)
-        one.socket.close()
-        self._later(now if one.ready else now + AGAIN_S, None)
-
-    def told(self) -> dict[str, object]:
-        """Return what became of all, those that wait for an answer now included."""
-        now = time.monotonic()
-        waiting = [(one.asked, now - one.asked) for one in self.open.values() if one.asked]
-        stalls = self.stalls + [entry for entry in waiting if entry[1] > STALL_S]
-        ready = sum(one.ready for one in self.open.values())
-        return {"open": ready, "lost": self.lost, "stalls": stalls, "unopened": self.unopened}
+async def answer(late: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve one connection as its first line says."""
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):
+        kind = (await reader.readline()).decode().strip()
+        if kind == "stream":
+            while True:
+                writer.write(b".")
+                await asyncio.sleep(BEAT_S)
+        if kind == "late-server":
+            await wait_for(late)
+            writer.write(b".")
+        while data := await reader.read(4096):
+            writer.write(data)
+    writer.close()
 
 
-def word(error: OSError | None) -> str:
-    """Return an error's short name; of none, what its lack means."""
-    if error is None:
-        return "closed"
-    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+async def serve(address: str, port: int, late: str) -> None:
+    async with await asyncio.start_server(functools.partial(answer, late), address, port) as server:
+        await server.serve_forever()
 
 
-def main() -> None:
-    """Run until told to stop."""
-    host, port, count, period, stop = sys.argv[1:]
-    pulses = Pulses((host, int(port)), float(period), int(count))
-    pulses.run(stop)
-    print(json.dumps(pulses.told()))
+async def hold(kind: str, host: str, port: int, late: str) -> tuple[list[float], socket.socket]:
+    """Open one connection; return where the times go at which data comes, and its socket."""
+    host, _, source = host.partition("%")
+    reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0) if source else None)
+    made = writer.get_extra_info("socket")
+    if kind == "sees-errors":
+        made.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    times: list[float] = []
+    writer.write(f"{kind}\n".encode())
+
+    async def speak() -> None:
+        if kind == "late-client":
+            await wait_for(late)
+            writer.write(b".")
+        while kind in ("ask", "sees-errors"):
+            writer.write(b".")
+            await asyncio.sleep(BEAT_S)
+
+    async def hear() -> None:
+        while await reader.read(4096):
+            times.append(time.monotonic())
+
+    TASKS.extend(asyncio.create_task(one) for one in (speak(), hear()))
+    return times, made
+
+
+TASKS: list[asyncio.Task[None]] = []
+
+
+def errors_queued(made: socket.socket) -> int:
+    """Return how many errors of the network wait to be read; one that is reported at once ends the connection here."""
+    plain = socket.socket(fileno=os.dup(made.fileno()))  # without asyncio's wrapper
+    plain.setblocking(False)
+    with plain, contextlib.suppress(BlockingIOError):
+        return len(plain.recvmsg(1, 1024, socket.MSG_ERRQUEUE)[1])
+    return 0
+
+
+async def client(host: str, port: int, count: int, late: str, kinds: list[str]) -> None:
+    held = [(kind, *await hold(kind, host, port, late)) for kind in kinds for _ in range(count)]
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    lost = [str(task.exception()) for task in TASKS if task.done() and task.exception()]
+    found = (
+        [] if lost else [{"kind": kind, "times": times, "errors": errors_queued(made)} for kind, times, made in held]
+    )
+    print(json.dumps({"lost": lost, "connections": found}), flush=True)
+
+
+def main(words: list[str]) -> None:
+    if words[0] == "serve":
+        asyncio.run(serve(words[1], int(words[2]), words[3]))
+    else:
+        host, port, count, late, *kinds = words[1:]
+        asyncio.run(client(host, int(port), int(count), late, kinds))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -16,6 +16,7 @@ from skedge.core.placement.nat_ports import port_limit
 from skedge.core.reasons import Reason
 from skedge.daemon.api.answers import Answers
 from skedge.daemon.api.view import View
+from skedge.daemon.kernel.resumption import HOW
 
 SCRAPE_S = 5.0
 
@@ -139,6 +140,8 @@ def controller(at: View) -> Iterator[Metric]:
     drifted = (([kind], number) for kind, number in sorted(at.applied.drifted.items()))
     yield _counter("skedge_drift", "Kernel objects that somebody else changed", drifted, ["kind"])
     yield _counter("skedge_count_drift", "Connections that counters were off by", [([], tally.count_drift_total)])
+    resumed = (([how], at.resumption.tally[how]) for how in HOW.values())
+    yield _counter("skedge_resumed", "Connections that stood still when a path came back", resumed, ["how"])
     kinds = (([kind.value], at.counting.flows.get(kind, 0)) for kind in FlowKind)
     yield _gauge("skedge_flows", "Flows of the LAN", kinds, ["kind"])
     yield _gauge("skedge_flows_half_open", "Connections of the LAN that are half open", [([], at.counting.half_open)])

@@ -11,6 +11,7 @@ from skedge.daemon.counter_polling import Counting, Tally
 from skedge.daemon.endings import Endings
 from skedge.daemon.events import Orders
 from skedge.daemon.kernel.kernel import Applied
+from skedge.daemon.kernel.resumption import Resumption
 from skedge.daemon.kernel.tunnel_watch import Tunnels
 from skedge.daemon.kernel.worker import Worker
 from skedge.daemon.loop.life import Life
@@ -32,6 +33,7 @@ class View(Protocol):
     tally: Tally
     counting: Counting
     endings: Endings
+    resumption: Resumption
     tunnels: Tunnels
     control: Orders
     worker: Worker

@@ -19,6 +19,7 @@ from skedge.dataplane.common_rows import Base, overlays
 from skedge.dataplane.ebpf.engine import EbpfEngine
 from skedge.dataplane.ebpf.lan.host_rules import HostRulesDriver
 from skedge.dataplane.ebpf.packet_check import PacketCheck, PacketCheckConfig
+from skedge.dataplane.ebpf.stalled import StalledConnections
 from skedge.dataplane.ending import sockets
 from skedge.dataplane.ending.flows import FlowEnder
 from skedge.dataplane.ending.ipvs import IpvsEnder
@@ -72,7 +73,9 @@ def _with_ebpf(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -
     rows = registry.ebpf(base, engine, _links(base, check, wireguard), check, str(pin_dir))
     refused = [check.drops, HostRulesDriver(str(pin_dir)).refused, _counted(base.table)]
     enders = SocketEnder(), FlowEnder(str(pin_dir))
-    return Kernel(rows, engine, _host(base), wireguard, why, handover, refused, enders=enders)
+    kernel = Kernel(rows, engine, _host(base), wireguard, why, handover, refused, enders=enders)
+    kernel.stalls = StalledConnections(str(pin_dir))
+    return kernel
 
 
 def _with_ipvs(base: Base, wireguard: WireGuardLinks, pin_dir: Path, why: str) -> Kernel:

@@ -25,6 +25,7 @@ from skedge.core.observed import Counts, ProgramsReport, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.kernel.handover import Handover
+from skedge.daemon.kernel.resumption import Stalls
 from skedge.daemon.kernel.withdrawals import Host as Withdrawing
 from skedge.daemon.kernel.withdrawals import Withdrawals
 from skedge.daemon.state import ServiceWorkload
@@ -148,23 +149,29 @@ class _Services:
 class _Routes:
     """The driver of routes; whatever a run was told when it began, what it puts is the newest that is wanted.
 
-    `lead` may be called on another thread at any time, `wanted` may be set at any time.
+    `lead` may be called on another thread at any time, `wanted` may be set at any time. `on_put` is told what the
+    kernel was given, on the thread that gave it.
     """
 
     def __init__(self, inner: Routes) -> None:
         self._inner, self._lock = inner, threading.Lock()
         self.wanted: Mapping[str, KernelRoute] = {}
+        self.on_put: Callable[[str, KernelRoute], None] = lambda _to, _route: None
 
     def read(self) -> Mapping[str, KernelRoute]:
         return self._inner.read()
 
     def put(self, key: str, value: KernelRoute) -> None:
         with self._lock:
-            self._inner.put(key, self.wanted.get(key, value))
+            value = self.wanted.get(key, value)
+            self._inner.put(key, value)
+        self.on_put(key, value)
 
     def put_all(self, wanted: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
         with self._lock:
-            return self._inner.put_all({key: self.wanted.get(key, value) for key, value in wanted.items()})
+            newest = {key: self.wanted.get(key, value) for key, value in wanted.items()}
+            failed = self._inner.put_all(newest)
+        return self._told(newest, failed)
 
     def delete(self, key: str) -> None:
         self._inner.delete(key)
@@ -175,7 +182,16 @@ class _Routes:
     def lead(self, keys: Iterable[str]) -> Mapping[str, DataplaneError]:
         with self._lock:
             wanted = self.wanted
-            return self._inner.lead({key: wanted[key] for key in keys if key in wanted})
+            routes = {key: wanted[key] for key in keys if key in wanted}
+            failed = self._inner.lead(routes)
+        return self._told(routes, failed)
+
+    def _told(
+        self, routes: Mapping[str, KernelRoute], failed: Mapping[str, DataplaneError]
+    ) -> Mapping[str, DataplaneError]:
+        for key in routes.keys() - failed.keys():
+            self.on_put(key, routes[key])
+        return failed
 
 
 def without_others(table: ServiceTable) -> ServiceTable:
@@ -217,8 +233,8 @@ class Kernel:
             enders: who holds connections and can end them.
         """
         drivers = {kind.name: kind.driver for kind in registry}
-        self._services, self._routes_driver = _Services(drivers["service"]), _Routes(cast("Routes", drivers["route"]))
-        wrapped: Mapping[str, Any] = {"service": self._services, "route": self._routes_driver}
+        self._services, self.route_driver = _Services(drivers["service"]), _Routes(cast("Routes", drivers["route"]))
+        wrapped: Mapping[str, Any] = {"service": self._services, "route": self.route_driver}
         self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(
             replace(kind, driver=wrapped[kind.name]) if kind.name in wrapped else kind for kind in registry
@@ -228,6 +244,7 @@ class Kernel:
         self.enders = enders
         self._why = why
         self.programs: Callable[[], ProgramsReport] = ProgramsReport  # what the last loading run says
+        self.stalls: Stalls | None = None  # where the engine can find connections that stand still
         self._handover = handover or Handover(None)
         self._refused, self._clock = refused, clock
         self._tunnels = tunnels
@@ -366,18 +383,18 @@ class Kernel:
 
     def want_routes(self, routes: Mapping[str, KernelRoute]) -> None:
         """Take what routes should be from now on, for runs that have begun, too. Never waits; of any thread."""
-        self._routes_driver.wanted = routes
+        self.route_driver.wanted = routes
 
     def lead(self, keys: Collection[str]) -> Mapping[str, DataplaneError]:
         """Lead these routes as they are wanted, in one step: the fast path of a failure, nothing is compared.
 
         May be called on another thread than the rest.
         """
-        return self._routes_driver.lead(keys)
+        return self.route_driver.lead(keys)
 
     def _routes(self) -> Mapping[str, KernelRoute]:
         try:
-            routes: Mapping[str, KernelRoute] = self._routes_driver.read()
+            routes: Mapping[str, KernelRoute] = self.route_driver.read()
         except DataplaneError:
             return {}
         return routes

@@ -17,7 +17,7 @@ from skedge.core.errors import HostError
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
 _MAGIC = 0xEB9F
-_STRUCT, _UNION, _FUNCTION = 4, 5, 12
+_STRUCT, _UNION, _ENUM, _FUNCTION = 4, 5, 6, 12
 _UNSUPPORTED = f"this kernel ({platform.release()}) is not supported"
 # Words (32 bits) that follow the three of a type's header: fixed, and per member (vlen).
 _TAIL = {
@@ -25,7 +25,7 @@ _TAIL = {
     3: (3, 0),
     _STRUCT: (0, 3),
     _UNION: (0, 3),
-    6: (0, 2),
+    _ENUM: (0, 2),
     13: (0, 2),
     14: (1, 0),
     15: (0, 3),
@@ -72,6 +72,15 @@ def function_ids(names: Iterable[str], path: str = VMLINUX) -> Mapping[str, int]
     for name in sorted(wanted - found.keys()):
         raise HostError(f"{path}: no function {name}; {_UNSUPPORTED}")
     return found
+
+
+def enumerators(names: Collection[str], path: str = VMLINUX) -> Mapping[str, int]:
+    """Return the numbers of these constants of one enumeration, in their order; nothing where the kernel lacks any.
+
+    Raises HostError: the kernel has no type information.
+    """
+    found = _types(path).enumerators(names)
+    return {name: found[name] for name in names} if len(found) == len(set(names)) else {}
 
 
 @functools.lru_cache(maxsize=1)
@@ -136,6 +145,19 @@ class _Types:
         """Return the type id of each of these functions that there is."""
         found = ((name, self._ident(name, _FUNCTION)) for name in names)
         return {name: ident for name, ident in found if ident is not None}
+
+    def enumerators(self, names: Collection[str]) -> Mapping[str, int]:
+        """Return the numbers of those of these constants that there are, wherever each is."""
+        texts = {self._text.find(b"\0" + name.encode() + b"\0") + 1: name for name in names}
+        texts.pop(0, None)
+        found: dict[str, int] = {}
+        for start in self._starts[1:] if texts else ():
+            info = self._words[start + 1]
+            if info >> 24 & 0x1F == _ENUM:
+                for at in range(start + 3, start + 3 + 2 * (info & 0xFFFF), 2):
+                    if self._words[at] in texts:
+                        found[texts[self._words[at]]] = self._words[at + 1]
+        return found
 
     def _flat(self, start: int, base: int) -> Iterable[tuple[str, int]]:
         info = self._words[start + 1]

@@ -21,6 +21,11 @@ def create_map_iter(prog_fd: int, map_fd: int) -> int:
     return call("iterator link create", Cmd.LINK_CREATE, attr)[0]
 
 
+def create_iter(prog_fd: int) -> int:
+    """Attach an iterator program to what it iterates over by itself; return the link's descriptor."""
+    return call("iterator link create", Cmd.LINK_CREATE, struct.pack("=IIII", prog_fd, 0, 28, 0))[0]
+
+
 def update(link_fd: int, prog_fd: int) -> None:
     """Put another program in the place of a link's program, atomically."""
     call("link update", Cmd.LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))

@@ -41,7 +41,8 @@ class Program:
     """One program: ``attach`` is its expected attach type.
 
     ``cgroup``: the loader attaches it to the cgroup, through a link pinned as ``attach_<pin>``. ``iterates``: it is
-    an iterator over that map, and what is pinned is its link (to open it is to run it). ``defines`` are macros.
+    an iterator over that map (`TCP`: over TCP sockets), and what is pinned is its link (to open it is to run it).
+    ``defines`` are macros.
     ``entry``: other packet programs call it, by this index of the program table.
     """
 
@@ -62,6 +63,8 @@ class Program:
 
 
 SOCKETS = "sockets.c"
+TCP = "tcp"
+"""In the place of a map: the TCP sockets of the network namespace of whoever opens the iterator."""
 
 
 def _connect(name: str, attach: Attach) -> Program:
@@ -93,6 +96,8 @@ CONNECT_PROGRAMS: tuple[Program, ...] = (
     _iterator("bpf_sk_storage_map", "flows_v2", "recount_flows_v1", "SECOND", "RECOUNT"),
     _iterator("bpf_map_elem", "nat_placements_v1", "iterate_nat_v1"),
     _iterator("bpf_map_elem", "nat_placements_v1", "sweep_nat_v1", "SECOND"),
+    _iterator("bpf_map_elem__stalled", "nat_placements_v1", "iterate_stalled_nat_v1"),
+    _iterator("tcp", TCP, "iterate_stalled_v1"),
 )
 
 # Over what sockets have in storage of the older layout: while it is in use (loader/old_placements.py).

@@ -157,7 +157,7 @@ def test_a_host_that_booted_may_be_used_when_it_is_in_sync_and_has_its_routes(
             run.at.worker.again()
             await run.until(lambda: not known().links["a"].overload)
             assert not known().links["a"].drain
-            assert run.at.worker.kernel._routes_driver.read() == run.at.desired.routes  # type: ignore[attr-defined]
+            assert run.at.worker.kernel.route_driver.read() == run.at.desired.routes  # type: ignore[attr-defined]
 
     asyncio.run(main())
 

@@ -14,8 +14,9 @@ from skedge.core.model import Protocol
 from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.placement.policies import SCHEDULE_SIZE
 from skedge.core.reasons import Reason
+from skedge.core.stalls import StallKind
 from skedge.dataplane.bpf.programs import LAN_PROGRAMS, PICK_TEST, PROGRAMS
-from skedge.dataplane.ebpf import layout_listener, layout_service
+from skedge.dataplane.ebpf import layout_listener, layout_service, stalled
 from skedge.dataplane.ebpf import layout_placement as layout
 from skedge.dataplane.ebpf.lan import layout_flow as flows
 from skedge.dataplane.ebpf.recount import Recount
@@ -27,6 +28,7 @@ TYPES: dict[str, type] = {
     "__u32": ctypes.c_uint32,
     "__s32": ctypes.c_int32,
     "__u16": ctypes.c_uint16,
+    "__u8": ctypes.c_uint8,
     "struct bpf_spin_lock": ctypes.c_uint32,
     "char": ctypes.c_char,
 }
@@ -47,7 +49,13 @@ def c_structs() -> dict[str, type[ctypes.Structure]]:
     """The C structs as ctypes lays them out: by the same rules of alignment as the compiler."""
     text = "".join(
         (SOURCES / header).read_text()
-        for header in ("placement/types.h", "placement/maps.h", "common/tail_calls.h", "nat/flow/types.h")
+        for header in (
+            "placement/types.h",
+            "placement/maps.h",
+            "common/tail_calls.h",
+            "nat/flow/types.h",
+            "socket/stalled.h",
+        )
     )
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     known: dict[str, type] = dict(TYPES)
@@ -117,6 +125,7 @@ def boundaries(pairs: list[tuple[int, int]]) -> set[int]:
         ("nat_config", flows.NatConfig.STRUCT, flows.NatConfig.STRUCT.size),
         ("nat_addresses", flows.NatAddresses.STRUCT, flows.NatAddresses.STRUCT.size),
         ("nat_record", flows.FlowKey.STRUCT, flows.FlowRecord.SIZE),
+        ("stalled_record", stalled.RECORD, stalled.RECORD.size),
     ],
 )
 def test_layout(name: str, packed: struct.Struct, size: int) -> None:
@@ -279,3 +288,10 @@ def test_every_program_is_in_its_file_and_no_file_is_long() -> None:
         assert re.search(rf"^int {program.function}\(", source_text(program.source), re.M), program
     for path in SOURCES.rglob("*.[ch]"):
         assert len(path.read_text().splitlines()) < 300, path
+
+
+def test_what_holds_a_connection_up_is_told_by_the_same_numbers() -> None:
+    text = (SOURCES / "socket/stalled.h").read_text()
+    assert {name: int(value) for name, value in re.findall(r"^#define STALLED_(\w+) (\d+)", text, re.M)} == {
+        one.name: one.value for one in StallKind
+    }

@@ -21,6 +21,16 @@ def test_members_of_this_kernel() -> None:
         btf.member_places({"nonsense": ("x",)})
 
 
+@pytest.mark.skipif(not os.path.exists(btf.VMLINUX), reason="this kernel has no BTF")
+def test_constants_of_this_kernel() -> None:
+    """Those of states are the same in every kernel; where one lacks, it is another kernel's list."""
+    assert btf.enumerators(("BPF_TCP_CLOSING", "BPF_TCP_ESTABLISHED")) == {
+        "BPF_TCP_CLOSING": 11,
+        "BPF_TCP_ESTABLISHED": 1,
+    }
+    assert btf.enumerators(("BPF_TCP_LISTEN", "BPF_TCP_NONSENSE")) == {}
+
+
 def test_no_type_information(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="needs a kernel with BTF"):
         btf.member_places({"sock": ("sk_err",)}, str(tmp_path / "none"))

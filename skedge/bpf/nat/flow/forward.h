@@ -7,6 +7,7 @@
 #define MSS_KIND 2
 #define OPTIONS_MAX 40
 #define TCP_OPTIONS 20
+#define PAUSE_NS 150000000ull /* less than any time-out after which a segment is sent again */
 
 /* bcc declares it without its flags. */
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int size, __u64 flags) =
@@ -252,11 +253,13 @@ INLINE int flow_forward(struct __sk_buff *skb, const struct nat_config *config, 
 INLINE int flow_carry(struct __sk_buff *skb, const struct nat_config *config, struct lan_packet *p,
                       struct nat_flow *flow)
 {
-    __u64 now = bpf_ktime_get_coarse_ns();
+    __u64 now = bpf_ktime_get_coarse_ns(), before = flow->seen;
 
-    if (flow->seen != now) {
+    if (before != now) {
         flow->seen = now;
         flow_store_numbers(skb, p, flow);
+        if (now - before > PAUSE_NS)
+            flow_store_unanswered(skb, p, flow);
     }
     if (p->tcp_flags & TCP_TURNS)
         flow_track(skb, p, flow);

@@ -53,6 +53,23 @@ INLINE void flow_store_numbers(struct __sk_buff *skb, const struct lan_packet *p
     __sync_val_compare_and_swap(&flow->placed, old, (__u64)sequence << 32 | acknowledged);
 }
 
+/* A client's packet after a pause: sent again, or the first one after all was acknowledged. Either way its number is that of
+ * the first byte that is not, which the workload's packets need not have told: they are looked at once a tick. */
+INLINE void flow_store_unanswered(struct __sk_buff *skb, const struct lan_packet *p, const struct nat_flow *flow)
+{
+    struct nat_flow *reply;
+    struct nat_key answer;
+    __u32 sequence, acknowledged;
+    __u64 state = state_read(flow), old;
+
+    if ((p->tcp_flags & (TCP_ACK | TCP_TURNS)) != TCP_ACK || (state & FLOW_REPLY) || KIND_OF(state) != KIND_REMOTE)
+        return;
+    reply = flow_other(&p->key, flow, state, &answer);
+    old = reply ? *(volatile __u64 *)&reply->placed : 0;
+    if (old && !tcp_numbers_load(skb, p, &sequence, &acknowledged))
+        __sync_val_compare_and_swap(&reply->placed, old, old >> 32 << 32 | sequence);
+}
+
 /* Keep the number of a SYN that is not answered yet: the client may have begun anew. */
 INLINE void flow_store_syn(struct __sk_buff *skb, const struct lan_packet *p, struct nat_flow *reply, __u64 said)
 {

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parents[2] / "workloads"
 def pulses(port: int, count: int, stop: Path) -> Iterator[dict[str, Any]]:
     """Hold connections; what became of them is in what is yielded when the block is over."""
     said: dict[str, Any] = {}
-    command = [sys.executable, HERE / "pulse.py", "127.0.0.1", str(port), str(count), "0.05", stop]
+    command = [sys.executable, HERE / "steady.py", "127.0.0.1", str(port), str(count), "0.05", stop]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield said
