@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
@@ -17,10 +16,10 @@ from skedge.core.desired.kinds import Registry
 from skedge.core.desired.reconcile import KindReport, reconcile_all, steps_of
 from skedge.core.desired.render import describe
 from skedge.core.ending import Ender
-from skedge.core.engine import Batches, Driver, Engine
+from skedge.core.engine import Engine
 from skedge.core.errors import DataplaneError, Waiting
-from skedge.core.model import LinkId, SiteConfig, WorkloadId
-from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, ServiceKey, ServiceTable
+from skedge.core.model import LinkId, SiteConfig
+from skedge.core.objects import Endpoint, EndpointKey, KernelRoute
 from skedge.core.observed import Counts, ProgramsReport, TunnelFacts
 from skedge.core.reasons import Reason
 from skedge.core.routing.surroundings import Surroundings
@@ -28,6 +27,7 @@ from skedge.daemon.kernel.handover import Handover
 from skedge.daemon.kernel.resumption import Stalls
 from skedge.daemon.kernel.withdrawals import Host as Withdrawing
 from skedge.daemon.kernel.withdrawals import Withdrawals
+from skedge.daemon.kernel.wrapped_drivers import LedRoutes, Routes, Services, without_others
 from skedge.daemon.state import ServiceWorkload
 
 NO_TUNNELS_S = 60.0
@@ -46,14 +46,6 @@ class Uplinks(Protocol):
 
     def strays(self) -> Mapping[int, str]:
         """Return the devices by which packets leave that are not those of their address. Raises DataplaneError."""
-        ...
-
-
-class Routes(Driver[str, KernelRoute], Batches[str, KernelRoute], Protocol):
-    """The driver of routes."""
-
-    def lead(self, routes: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
-        """Lead routes that are there another way, in one step; return why some could not be. Raises DataplaneError."""
         ...
 
 
@@ -109,101 +101,6 @@ class Readings:
     suspended: frozenset[ServiceWorkload]
 
 
-class _Services:
-    """The engine's services driver with the other sites' load left out of comparisons: it changes all the time.
-
-    `Kernel.set_others` writes it; a table that is put takes it from there.
-    """
-
-    def __init__(self, inner: Driver[ServiceKey, ServiceTable]) -> None:
-        self._inner = inner
-        self.others: Mapping[ServiceWorkload, int] = {}
-
-    def read(self) -> Mapping[ServiceKey, ServiceTable]:
-        return {key: without_others(table) for key, table in self._inner.read().items()}
-
-    def loads(self) -> Mapping[ServiceWorkload, int]:
-        """Return what the kernel counts now for others."""
-        tables = self._inner.read()
-        return {(key, one.workload): one.others for key, table in tables.items() for one in table.candidates}
-
-    def put(self, key: ServiceKey, value: ServiceTable) -> None:
-        known = self.others
-        missing = any((key, one.workload) not in known for one in value.candidates)
-        present = self._present(key) if missing else {}
-        candidates = tuple(
-            replace(one, others=known.get((key, one.workload), present.get(one.workload, 0)))
-            for one in value.candidates
-        )
-        self._inner.put(key, ServiceTable(candidates))
-
-    def _present(self, key: ServiceKey) -> Mapping[WorkloadId, int]:
-        """Return what the kernel counts now for others: before sync it knows more than this controller was told."""
-        table = self._inner.read().get(key, ServiceTable())
-        return {one.workload: one.others for one in table.candidates}
-
-    def delete(self, key: ServiceKey) -> None:
-        self._inner.delete(key)
-
-
-class _Routes:
-    """The driver of routes; whatever a run was told when it began, what it puts is the newest that is wanted.
-
-    `lead` may be called on another thread at any time, `wanted` may be set at any time. `on_put` is told what the
-    kernel was given, on the thread that gave it.
-    """
-
-    def __init__(self, inner: Routes) -> None:
-        self._inner, self._lock = inner, threading.Lock()
-        self.wanted: Mapping[str, KernelRoute] = {}
-        self.on_put: Callable[[str, KernelRoute], None] = lambda _to, _route: None
-
-    def read(self) -> Mapping[str, KernelRoute]:
-        return self._inner.read()
-
-    def put(self, key: str, value: KernelRoute) -> None:
-        with self._lock:
-            value = self.wanted.get(key, value)
-            self._inner.put(key, value)
-        self.on_put(key, value)
-
-    def put_all(self, wanted: Mapping[str, KernelRoute]) -> Mapping[str, DataplaneError]:
-        with self._lock:
-            newest = {key: self.wanted.get(key, value) for key, value in wanted.items()}
-            failed = self._inner.put_all(newest)
-        return self._told(newest, failed)
-
-    def delete(self, key: str) -> None:
-        self._inner.delete(key)
-
-    def delete_all(self, keys: Collection[str]) -> Mapping[str, DataplaneError]:
-        return self._inner.delete_all(keys)
-
-    def lead(self, keys: Iterable[str]) -> Mapping[str, DataplaneError]:
-        with self._lock:
-            wanted = self.wanted
-            routes = {key: wanted[key] for key in keys if key in wanted}
-            failed = self._inner.lead(routes)
-        return self._told(routes, failed)
-
-    def _told(
-        self, routes: Mapping[str, KernelRoute], failed: Mapping[str, DataplaneError]
-    ) -> Mapping[str, DataplaneError]:
-        for key in routes.keys() - failed.keys():
-            self.on_put(key, routes[key])
-        return failed
-
-
-def without_others(table: ServiceTable) -> ServiceTable:
-    """Return the table with no load of other sites and no suspension: what a comparison looks at."""
-    return ServiceTable(
-        tuple(
-            replace(one, others=0, out=Reason.NONE if one.out is Reason.SUSPENDED else one.out)
-            for one in table.candidates
-        )
-    )
-
-
 class Kernel:
     """The registry of kernel objects, the engine, and what the host itself has."""
 
@@ -233,7 +130,7 @@ class Kernel:
             enders: who holds connections and can end them.
         """
         drivers = {kind.name: kind.driver for kind in registry}
-        self._services, self.route_driver = _Services(drivers["service"]), _Routes(cast("Routes", drivers["route"]))
+        self._services, self.route_driver = Services(drivers["service"]), LedRoutes(cast("Routes", drivers["route"]))
         wrapped: Mapping[str, Any] = {"service": self._services, "route": self.route_driver}
         self._uplinks = cast("Uplinks | None", drivers.get("uplink"))
         self._registry: Registry = tuple(

@@ -9,7 +9,7 @@ from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, NextHop, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
-from skedge.daemon.kernel.kernel import without_others
+from skedge.daemon.kernel.wrapped_drivers import without_others
 from tests.fakes.networks import configs, desired_at, map_of, site_config
 from tests.unit.daemon.kit import FakeKernel, fake_kernel
 
