@@ -70,6 +70,7 @@ def test_requests_are_answered_one_after_another(tmp_path: Path) -> None:
     assert first == second
     assert first["status"] == {
         "site": "edge-a", "live": True, "ready": True, "synced": False, "problems": [], "version": 1,
+        "reachable": 0, "protected": 0,
     }  # fmt: skip
     assert first["error"] == ""
 

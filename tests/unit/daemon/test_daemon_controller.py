@@ -12,7 +12,7 @@ import pytest
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate import own_records as own
 from skedge.core.model import COST_MAX, Connector, Health, HealthType, LinkId, Listener, Policy, Share, WorkloadId
-from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
+from skedge.core.objects import Candidate, KernelRoute, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
 from skedge.core.reasons import Reason
 from skedge.daemon import state_file
@@ -29,7 +29,7 @@ def found_kernel() -> FakeKernel:
     """What a life before left in the kernel: a route, a service, a listener, a workload of another site."""
     fake = fake_kernel()
     target = Target("100.64.9.9", 61009)
-    fake.drivers.routes.objects["100.64.9.9/32"] = "route"
+    fake.drivers.routes.objects["100.64.9.9/32"] = KernelRoute((), "100.64.9.1")
     fake.drivers.services.objects |= {
         LOST: ServiceTable(),
         WEB: ServiceTable((Candidate(B, 10, capacity=1, others=4, target4=target),)),
