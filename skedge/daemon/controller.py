@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -162,19 +163,25 @@ class Controller:
         while True:
             now = time.monotonic()
             await self._wake.wait(self._deadline(now) - now)
-            self._settle(time.monotonic())
+            synced = self._say(time.monotonic())
+            await asyncio.sleep(0)  # what is said, or handed on, leaves before paths are computed
+            self._settle(time.monotonic(), synced=synced)
 
     def _deadline(self, now: float) -> float:
         life = self.life.deadline(now, loads=self._marks.has(Dirty.LOADS))
         return min(self._routing.deadline(now), self._say_rtt_at, life, now + LOOK_S)
 
-    def _settle(self, now: float) -> None:
-        """Draw the consequences of what came in."""
+    def _say(self, now: float) -> bool:
+        """Leave failed links at once, and say what has changed here; return whether sync came just now."""
         self._routing.tick(now)
         self._look_at_links(now)
         synced = self._live(now)
         if self.life.speaks and (dirty := self._marks.take(RECORDS)):  # before, neighbours keep what the last life said
             self._routing.originate(now, dirty)
+        return synced
+
+    def _settle(self, now: float, *, synced: bool) -> None:
+        """Draw the consequences of what came in."""
         if self._routing.compute(now, at_once=synced):
             self.tally.spf_runs += 1
             self._reroute()
