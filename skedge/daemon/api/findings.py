@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +9,6 @@ from skedge.core.abilities import ABILITIES
 from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.desired.drift import RECENT_S
-from skedge.core.drains import DrainKind
 from skedge.core.linkstate.own_records import led_on_to
 from skedge.core.model import WorkloadId
 from skedge.core.names import address_port
@@ -20,7 +18,7 @@ from skedge.core.placement.policies import service_keys
 from skedge.core.reasons import Reason
 from skedge.core.routing.overlay_addresses import Skipped
 from skedge.core.routing.surroundings import clashes, too_wide
-from skedge.daemon.api import link_causes
+from skedge.daemon.api import drain_causes, link_causes
 from skedge.daemon.api.problems import Finding
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.state import State
@@ -34,11 +32,6 @@ _CULPRITS = {
     "setting": "does a sysctl file, tuned or a hardening script set it?",
     "forwarding": "does a sysctl file, tuned or a hardening script set it?",
 }  # kind of object -> who does such a thing, and how it is kept from it
-_DRAINED = {
-    DrainKind.SITE: "it is no transit, its workloads get no new connections",
-    DrainKind.WORKLOAD: "it gets no new connections",
-    DrainKind.LINK: "it is used only where no other path is",
-}
 _OTHER_AUTHORITY = "deploy both sites from the control node that has the network's authority"
 LOADS_S = 30.0  # a site that is silent for so long has lost more than one report
 REFUSAL_S = 60.0  # how long a refused message stays a problem
@@ -87,7 +80,7 @@ def findings(look: Look) -> list[Finding]:
 def _controller(look: Look) -> Iterator[Finding]:
     if look.config_error:
         yield Finding("error", "configuration", f"{look.config_error} (the last good one is in force)")
-    yield from _drains(look)
+    yield from drain_causes.findings(look.state, synced=look.synced)
     if not look.synced:
         cause = "waiting for neighbours, or for the first routes; nothing is deleted from the kernel before"
         yield Finding("info", "sync", cause)
@@ -106,22 +99,6 @@ def _controller(look: Look) -> Iterator[Finding]:
         yield Finding("warning", "bytecode", f"{look.programs.trouble}; other bytecode serves")
     if look.drift:
         yield Finding("warning", "counters", f"open connections were off by {look.drift} and have been repaired")
-
-
-def _drains(look: Look) -> Iterator[Finding]:
-    """Yield what is drained, and by whom: what the configuration and what a command drains add up."""
-    if look.state.given.drain:
-        yield Finding("info", "drain", "this site is drained: its workloads get no new connections")
-    if look.state.unusable and look.synced:
-        cause = "its host was said to go down, so others do not use this site; systemctl restart skedge takes that back"
-        yield Finding("warning", "leave", cause)
-    for one in look.state.drains:
-        what = f"{one.what} {one.name}".strip()
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.since))
-        entry = ", and its listeners take none" if one.entry else ""
-        back = f"take it back with: skedge undrain {what}"
-        cause = f"by command of {one.by} since {since}: {_DRAINED[one.what]}{entry}; {back}"
-        yield Finding("info", f"drain {what}", cause)
 
 
 def _links(look: Look) -> Iterator[Finding]:
