@@ -9,6 +9,7 @@ from skedge import __version__
 from skedge.control.health.monitor import HealthState
 from skedge.core.desired.compute import Desired, compute, link_id
 from skedge.core.linkstate import own_records
+from skedge.core.linkstate.measured_cost import CostParts
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
     LinkId,
@@ -42,6 +43,7 @@ class State:
     network_map: NetworkMap = field(default_factory=lambda: NetworkMap({}, {}))
     rib: rib.Rib = field(init=False)
     links_used: dict[LinkId, Liveness] = field(default_factory=dict)
+    link_costs: Mapping[LinkId, CostParts] = field(default_factory=dict)
     health: dict[str, bool] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)  # why the health checks of unhealthy connectors fail
     resolved: dict[str, Target] = field(default_factory=dict)
