@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 from skedge.core.reasons import Reason
@@ -39,6 +40,11 @@ def cost(perceived: str) -> str:
     if int(top) % int(bottom) == 0:
         return str(int(top) // int(bottom))
     return f"{int(top) / int(bottom):.2f} ({perceived})"
+
+
+def measured_cost(cost: int, parts: Mapping[str, int]) -> str:
+    """Return a link's cost, and what it is made of where it is measured: base, round trip, loss."""
+    return f"{cost} ({parts['base']}+{parts['rtt']}+{parts['loss']})" if parts else str(cost)
 
 
 def number(value: float | None, unit: str = "", digits: int = 0) -> str:

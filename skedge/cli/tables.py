@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from tabulate import tabulate
 
-from skedge.cli.format import NOTHING, clean, cost, listing, number, reason, span, yes
+from skedge.cli.format import NOTHING, clean, cost, listing, measured_cost, number, reason, span, yes
 from skedge.core.api import documents
 from skedge.core.model import TERMS, Term
 from skedge.core.reasons import Reason
@@ -96,7 +96,7 @@ SITE = (
 LINKS = (
     Column("LINK", lambda r: clean(r.link)),
     Column("TO", lambda r: clean(r.to)),
-    Column("COST", lambda r: str(r.cost), right=True),
+    Column("COST", lambda r: measured_cost(r.cost, r.cost_parts), right=True),
     Column("STATE", lambda r: f"{'up' if r.up else 'down'}, {clean(r.state)}"),
     Column("SINCE", lambda r: span(r.since_s), right=True),
     Column("RTT", lambda r: number(r.rtt_ms, "ms", 2), right=True),

@@ -6,7 +6,7 @@ Each limited type carries in ``extra`` the two halves of its error sentence: ``w
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -74,6 +74,9 @@ CaFile = Annotated[
 ]
 
 Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
+CostOrAuto = Annotated[
+    Cost | Literal["auto"], Meta(extra={"what": "a cost", "give": f"an integer from 1 to {COST_MAX}, or auto"})
+]
 Weight = Annotated[int, Meta(ge=1, le=WEIGHT_MAX)]
 AffinitySeconds = Annotated[int, Meta(ge=1, le=604_800)]
 Capacity = Annotated[int, Meta(ge=1, le=CAPACITY_MAX)]
@@ -108,7 +111,7 @@ class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     to: SiteName
     name: LinkName = "main"
-    cost: Cost = 1
+    cost: CostOrAuto = 1
     transport: Transport = Transport.WIREGUARD
     service_costs: dict[ServiceName, Cost] = field(default_factory=dict)
     local: str = ""
@@ -120,6 +123,7 @@ class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     remote_port: PortOrOff = 0
     keepalive_s: KeepaliveSeconds = 0
     keys: list[PublicKey] = field(default_factory=list)
+    base_cost: Cost = 1
 
 
 class ShareSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,11 +10,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, Literal
 
 from skedge.core.transports import VXLAN_PORT, Transport
 
 COST_MAX = 65535
+AUTO: Final = "auto"  # a link's cost that is measured
 CAPACITY_MAX = 65535
 WORKLOADS_PER_SERVICE_MAX = 256
 SERVICES_MAX = 1024
@@ -88,12 +89,13 @@ class Link:
     where the far end cannot be reached and is the one that calls. ``device`` is the underlay device of a ``direct``
     link; ``port`` is the tunnel's UDP port, ``remote_port`` the far end's of a wireguard link; ``mtu`` 0 means: from
     the underlay.
-    ``keys`` are the far end's WireGuard keys: two while it changes its own, none before it was deployed.
+    ``keys`` are the far end's WireGuard keys: two while it changes its own, none before it was deployed. A ``cost`` of
+    auto is ``base_cost`` and what `linkstate.measured_cost` makes of the link's delay and loss.
     """
 
     to: str
     name: str = "main"
-    cost: int = 1
+    cost: int | Literal["auto"] = 1
     transport: Transport = Transport.WIREGUARD
     service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
     local: str = ""
@@ -105,6 +107,12 @@ class Link:
     remote_port: int = 0
     keepalive_s: int = 0
     keys: tuple[str, ...] = ()
+    base_cost: int = 1
+
+    @property
+    def configured_cost(self) -> int:
+        """Return the cost before anything was measured."""
+        return self.base_cost if self.cost == AUTO else int(self.cost)
 
 
 class HealthType(StrEnum):

@@ -12,10 +12,11 @@ from math import inf
 from skedge.control.health.monitor import HealthState
 from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
-from skedge.core.desired.compute import Desired
+from skedge.core.desired.compute import Desired, link_id
 from skedge.core.drains import Drains
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate.flooding import Flooder
+from skedge.core.linkstate.measured_cost import MeasuredCosts
 from skedge.core.linkstate.messages import Message
 from skedge.core.model import LinkId, WorkloadId
 from skedge.core.reasons import Reason
@@ -84,6 +85,7 @@ class Controller:
         self.refusals = self._routing.refusals
         self.endings = Endings(kernel.enders)
         self._returned = ReturnedSites(state, flooder, memory, self.endings)
+        self._costs = MeasuredCosts()
         self._marks, self._wake = Marks(), Wake()
         self._say_rtt_at = now + RTT_SAY_S
         self._told_systemd = False
@@ -155,6 +157,7 @@ class Controller:
         """Follow a new configuration everywhere."""
         self._routing.configure(time.monotonic())
         self.control.configure(self.state.config)
+        self._costs.configure({link_id(self.state.config, link): link for link in self.state.config.links})
         self._note(Event.CONFIGURED)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ class Controller:
 
     def _deadline(self, now: float) -> float:
         life = self.life.deadline(now, loads=self._marks.has(Dirty.LOADS))
-        return min(self._routing.deadline(now), self._say_rtt_at, life, now + LOOK_S)
+        return min(self._routing.deadline(now), self._costs.deadline(), self._say_rtt_at, life, now + LOOK_S)
 
     def _say(self, now: float) -> bool:
         """Leave failed links at once, and say what has changed here; return whether sync came just now."""
@@ -196,8 +199,10 @@ class Controller:
 
     def _look_at_links(self, now: float) -> None:
         """Take over which links may be used; only a change of what they are used for is news by itself."""
-        hold_s = self.state.config.hold_time_s
-        used = link_status.used(self.control.link_stats(), self.flooder.adjacencies(now), now, hold_s)
+        hold_s, stats = self.state.config.hold_time_s, self.control.link_stats()
+        self._costs.step(now, link_status.measured(stats))
+        self.state.link_costs = self._costs.parts()
+        used = link_status.used(stats, self.flooder.adjacencies(now), now, hold_s, self.state.link_costs)
         news = link_status.uses(used) != link_status.uses(self.state.links_used)
         if news:
             self.tunnels.look()

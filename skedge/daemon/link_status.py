@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from skedge.control.liveness.detector import LinkStats
 from skedge.core.linkstate.adjacency import AdjacencyState, AdjacencyView, link_in_use
+from skedge.core.linkstate.measured_cost import CostParts
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
 
 VERDICT_PROBES = 10  # so many probes without an answer after the start are an answer too
 REBOOT_S = 3.0  # a link that was silent for so long may have a host at its far end that booted
+NO_COSTS: Mapping[LinkId, CostParts] = {}
 LAST_RESORT = frozenset({Reason.TCP_DROPPED, Reason.TCP_PROHIBITED})
 
 
@@ -64,7 +66,11 @@ def _answers(stats: LinkStats) -> bool:
 
 
 def used(
-    stats: Mapping[LinkId, LinkStats], adjacencies: Mapping[LinkId, AdjacencyView], now: float, hold_s: float
+    stats: Mapping[LinkId, LinkStats],
+    adjacencies: Mapping[LinkId, AdjacencyView],
+    now: float,
+    hold_s: float,
+    costs: Mapping[LinkId, CostParts] = NO_COSTS,
 ) -> dict[LinkId, Liveness]:
     """Return what this site says of its links: up only where the far kernel answers and its controller was heard.
 
@@ -85,6 +91,7 @@ def used(
             ),
             one.rtt_us,
             one.tcp in LAST_RESORT,
+            costs[link].total if link in costs else 0,
         )
         for link, one in stats.items()
         if (adjacency := adjacencies.get(link)) is not None
@@ -95,9 +102,14 @@ def _may_have_booted(stats: LinkStats, adjacency: AdjacencyView) -> bool:
     return stats.outage_s >= REBOOT_S and adjacency.full_until < stats.since and stats.tcp not in LAST_RESORT
 
 
-def uses(links: Mapping[LinkId, Liveness]) -> Mapping[LinkId, tuple[bool, bool]]:
-    """Return of each link what decides over paths: is it up, is it a last resort."""
-    return {link: (one.up, one.last_resort) for link, one in links.items()}
+def uses(links: Mapping[LinkId, Liveness]) -> Mapping[LinkId, tuple[bool, bool, int]]:
+    """Return of each link what decides over paths: is it up, is it a last resort, its measured cost."""
+    return {link: (one.up, one.last_resort, one.cost) for link, one in links.items()}
+
+
+def measured(stats: Mapping[LinkId, LinkStats]) -> Mapping[LinkId, tuple[int, float]]:
+    """Return round trip in µs and loss 0..1 of the links that are up."""
+    return {link: (one.rtt_us, one.loss) for link, one in stats.items() if one.up}
 
 
 def waiting(

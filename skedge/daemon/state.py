@@ -13,6 +13,7 @@ from skedge.core.desired.site_routes import all_routes
 from skedge.core.drains import Drains
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.boots import Boot
+from skedge.core.linkstate.measured_cost import CostParts
 from skedge.core.linkstate.own_records import Liveness
 from skedge.core.model import (
     LinkId,
@@ -48,6 +49,7 @@ class State:
     network_map: NetworkMap = field(default_factory=lambda: NetworkMap({}, {}))
     forwarding: Forwarding = field(init=False)
     links_used: dict[LinkId, Liveness] = field(default_factory=dict)
+    link_costs: Mapping[LinkId, CostParts] = field(default_factory=dict)
     health: dict[str, bool] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)  # why the health checks of unhealthy connectors fail
     resolved: dict[str, Target] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from skedge.config.addresses import Address, parse_host
 from skedge.config.parsed import ParsedFile, Problem
 from skedge.config.schema import LinkSpec
 from skedge.config.validation import shown
+from skedge.core.model import AUTO
 from skedge.core.names import PREFIX
 from skedge.core.transports import VXLAN_PORT
 
@@ -37,6 +38,8 @@ def _links(file: ParsedFile) -> Iterator[Problem]:
                 f"{path}.mtu",
                 f"{link.mtu} is too small for IPv6; give {MTU_MIN} or more, or 0 for the underlay's own",
             )
+        if link.base_cost != 1 and link.cost != AUTO:
+            yield f"{path}.base_cost", f"{link.base_cost} is for a cost that is measured; give cost: auto, or remove it"
         facts = link.transport.facts
         yield from _underlay_device(path, link) if facts.device else _tunnel(path, link)
         if facts.port and file.good("load_port") and link_port(link) == file.spec.load_port:

@@ -80,6 +80,7 @@ class LinkRow:
     ``endpoint`` is where the far end's packets come from (wireguard), or its address as configured; ``handshake_s`` the
     age of the last WireGuard handshake, None without one, and ``keys`` the keys that the device takes from the far end.
     ``certificate`` is the serial number of this site's certificate that the far end took when the stream was made.
+    ``cost_parts`` are base, rtt and loss of a measured cost; empty for one that is configured.
     """
 
     link: str
@@ -102,6 +103,7 @@ class LinkRow:
     unsent: int = 0
     unsent_errno: int = 0
     certificate: str = ""
+    cost_parts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,14 @@ from skedge.core.routing.overlay_addresses import plain_address
 class Liveness:
     """What the probes of one link say; round-trip time in microseconds, 0 while unknown.
 
-    ``last_resort``: TCP does not pass, so the link is for where no other path is.
+    ``last_resort``: TCP does not pass, so the link is for where no other path is. ``cost`` is the measured one, 0 where
+    it is configured.
     """
 
     up: bool = False
     rtt_us: int = 0
     last_resort: bool = False
+    cost: int = 0
 
 
 NO_RESOLVED: Mapping[str, Target] = {}
@@ -135,7 +137,7 @@ def _link_state(link: Link, liveness: Liveness) -> LinkState:
     A last resort is said to have the largest cost, also for each service: the larger one holds, so the far end
     need not know the word, nor any site of another version, and all agree on the paths.
     """
-    cost, service_costs = link.cost, link.service_costs
+    cost, service_costs = liveness.cost or link.configured_cost, link.service_costs
     if liveness.last_resort:
         cost, service_costs = COST_MAX, dict.fromkeys(link.service_costs, COST_MAX)
     return LinkState(link.to, link.name, cost, liveness.up, liveness.rtt_us, service_costs)

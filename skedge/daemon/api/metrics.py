@@ -85,7 +85,9 @@ def link_metrics(rows: Iterable[LinkRow]) -> Iterator[Metric]:
     yield _gauge("skedge_link_loss_ratio", "Measured loss of probes", ((at, row.loss) for row, at in table), labels)
     ages = ((at, row.handshake_s) for row, at in table if row.handshake_s is not None)
     yield _gauge("skedge_link_handshake_age_seconds", "Since the last WireGuard handshake", ages, labels)
-    yield _gauge("skedge_link_cost", "Configured cost", ((at, row.cost) for row, at in table), labels)
+    yield _gauge(
+        "skedge_link_cost", "Cost as configured, or as measured", ((at, row.cost) for row, at in table), labels
+    )
     yield _counter("skedge_link_probes_sent", "Probes sent", ((at, row.sent) for row, at in table), labels)
     unsent = ((at, row.unsent) for row, at in table)
     yield _counter("skedge_link_probes_unsent", "Probes that the host refused to send", unsent, labels)

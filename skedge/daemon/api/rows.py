@@ -99,12 +99,13 @@ def _link(
     if fact.up and reason is Reason.PROBE_LOST:
         reason = Reason.NO_ANSWER  # probes are answered; this site gave the link up for its neighbour's silence
     up = reason is Reason.NONE and fact.up
+    parts = state.link_costs.get(identity)
     return LinkRow(
         link=str(identity),
         to=link.to,
         device=names.device_name(state.config.network, identity, state.config.site),
         transport=link.transport.value,
-        cost=link.cost,
+        cost=parts.total if parts else link.configured_cost,
         up=up,
         state=fact.adjacency,
         rtt_ms=fact.rtt_us / 1000 if fact.rtt_us else None,
@@ -119,6 +120,7 @@ def _link(
         keys=tunnel.keys,
         unsent=fact.unsent,
         unsent_errno=fact.unsent_errno,
+        cost_parts={"base": parts.base, "rtt": parts.rtt, "loss": parts.loss} if parts else {},
     )
 
 

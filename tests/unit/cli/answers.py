@@ -68,6 +68,7 @@ LINKS = (
         since_s=192.0,
         reason="probe-lost",
         service_costs={"reports": 200, "logs": 3},
+        cost_parts={"base": 9900, "rtt": 99, "loss": 0},
     ),
 )
 CANDIDATES = (

@@ -66,7 +66,7 @@ def test_problems_name_the_file_that_the_value_was_written_in(tmp_path: Path):
     assert sites == {}
     for sentence in (
         "nothing was changed on any host:",
-        "host_vars/edge-a.yml: skedge_links[0].cost: 0 is not in 1..65535; give an integer from 1 to 65535",
+        "host_vars/edge-a.yml: skedge_links[0].cost: 0 is not a cost; give an integer from 1 to 65535, or auto",
         "group_vars/skedge_edge.yml: skedge_listeners[0].prot: unknown key; did you mean",
         "host_vars/edge-c.yml: skedge_overlay_address: 10.0.0.1 is not a host address of the overlay",
     ):

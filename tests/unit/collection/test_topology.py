@@ -56,6 +56,19 @@ def test_of_two_ends_the_larger_cost_holds_and_costs_by_service_too():
         assert link(sites[name], far)["service_costs"] == {"reports": 200, "web": 1}
 
 
+def test_a_measured_cost_holds_at_both_ends_unless_the_other_has_a_number():
+    hosts = line(links=[{"to": "edge-b", "cost": "auto", "base_cost": 5}])
+    sites = build(hosts).sites
+    for here, there in (("edge-a", "edge-b"), ("edge-b", "edge-a")):
+        assert (link(sites[here], there)["cost"], link(sites[here], there)["base_cost"]) == ("auto", 5)
+        made = from_dict(sites[here], here).links[0]
+        assert (made.cost, made.configured_cost) == ("auto", 5)
+    hosts = line(links=[{"to": "edge-b", "cost": "auto"}])
+    hosts[1] = host("edge-b", "10.0.0.2", links=[{"to": "edge-a", "cost": 40}])
+    sites = build(hosts).sites
+    assert (link(sites["edge-a"], "edge-b")["cost"], link(sites["edge-b"], "edge-a")["cost"]) == ("auto", 40)
+
+
 def test_a_parallel_link_is_another_link():
     links = [
         {"to": "edge-b"},
@@ -131,8 +144,8 @@ def test_a_far_end_may_be_a_name():
 BAD = [
     ({"lisners": []}, "skedge_lisners: unknown variable; did you mean skedge_listeners?"),
     ({"links": [{"to": "edge-b", "csot": 3}]}, "skedge_links[0].csot: unknown key; did you mean cost?"),
-    ({"links": [{"to": "edge-b", "cost": 0}]}, "skedge_links[0].cost: 0 is not in 1..65535; give an integer"),
-    ({"links": [{"to": "edge-b", "cost": 70000}]}, "skedge_links[0].cost: 70000 is not in 1..65535"),
+    ({"links": [{"to": "edge-b", "cost": 0}]}, "skedge_links[0].cost: 0 is not a cost; give an integer"),
+    ({"links": [{"to": "edge-b", "cost": 70000}]}, "skedge_links[0].cost: 70000 is not a cost"),
     ({"links": [{"to": "edge-x"}]}, "skedge_links[0].to: 'edge-x' is not a site of this inventory; did you mean edge-"),
     ({"links": [{"to": "edge-a"}]}, "skedge_links[0].to: edge-a is this site itself"),
     ({"links": [{"to": "edge-b"}, {"to": "edge-b"}]}, "skedge_links[1]: the link to edge-b named main is already"),
@@ -194,7 +207,7 @@ def test_all_problems_are_reported_at_once():
     ]
     errors = "\n".join(build(hosts).errors)
     for part in (
-        ".cost: 0 is not in",
+        ".cost: 0 is not a cost",
         "'nowhere' is not a site",
         "skedge_lniks",
         "also the address of",

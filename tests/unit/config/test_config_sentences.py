@@ -45,13 +45,15 @@ PORT = "an integer from 1 to 65535"
 
 CASES: list[tuple[list[tuple[str, Any]], str]] = [
     # single values
-    ([("links.0.cost", 0)], f"links[0].cost: 0 is not in 1..65535; give {PORT}"),
-    ([("links.0.cost", 70000)], f"links[0].cost: 70000 is not in 1..65535; give {PORT}"),
-    ([("links.0.cost", 1.5)], f"links[0].cost: 1.5 is not an integer; give {PORT}"),
-    ([("links.0.cost", True)], f"links[0].cost: true is not an integer; give {PORT}"),
-    ([("links.0.cost", "10")], f"links[0].cost: '10' is not an integer; give {PORT} without quotes"),
-    ([("links.0.cost", None)], f"links[0].cost: null is not an integer; give {PORT}"),
-    ([("links.0.cost", 10**30)], f"links[0].cost: a very large number is not in 1..65535; give {PORT}"),
+    ([("links.0.cost", 0)], f"links[0].cost: 0 is not a cost; give {PORT}, or auto"),
+    ([("links.0.cost", 70000)], f"links[0].cost: 70000 is not a cost; give {PORT}, or auto"),
+    ([("links.0.cost", 1.5)], f"links[0].cost: 1.5 is not a cost; give {PORT}, or auto"),
+    ([("links.0.cost", True)], f"links[0].cost: true is not a cost; give {PORT}, or auto"),
+    ([("links.0.cost", "10")], f"links[0].cost: '10' is not a cost; give {PORT}, or auto"),
+    ([("links.0.cost", None)], f"links[0].cost: null is not a cost; give {PORT}, or auto"),
+    ([("links.0.cost", "Auto")], f"links[0].cost: 'Auto' is not a cost; give {PORT}, or auto"),
+    ([("links.0.base_cost", 5)], "links[0].base_cost: 5 is for a cost that is measured; give cost: auto, or remove it"),
+    ([("links.0.cost", 10**30)], f"links[0].cost: a very large number is not a cost; give {PORT}, or auto"),
     ([("links.0.service_costs", {"reports": 0})], f"links[0].service_costs.reports: 0 is not in 1..65535; give {PORT}"),
     (
         [("links.0.service_costs", {"a b": 1})],
@@ -476,7 +478,7 @@ def test_prefix_names_inventory_variables() -> None:
     data = changed(("links.0.cost", 0), ("lnks", 1), ("overlay_address", "10.0.0.1"))
     found = problems(data, "host_vars/edge-a.yml", prefix="skedge_")
     assert found[0] == "host_vars/edge-a.yml: skedge_lnks: unknown key; did you mean skedge_links?"
-    assert found[1] == f"host_vars/edge-a.yml: skedge_links[0].cost: 0 is not in 1..65535; give {PORT}"
+    assert found[1] == f"host_vars/edge-a.yml: skedge_links[0].cost: 0 is not a cost; give {PORT}, or auto"
     assert found[2].startswith("host_vars/edge-a.yml: skedge_overlay_address: 10.0.0.1 is not a host address")
 
 

@@ -69,6 +69,14 @@ def test_the_links_record_says_what_the_probes_say() -> None:
     assert (record.overload, record.drain, record.software) == (True, True, "0.1")
 
 
+def test_a_measured_cost_is_said_as_a_number_and_a_last_resort_beside_it_is_the_largest() -> None:
+    config = site_config("A", links=(Link("C", cost="auto", base_cost=9),))
+    for measured, said in ((own_records.Liveness(True), 9), (own_records.Liveness(True, 5000, cost=14), 14)):
+        assert own_records.links_record(config, {LinkId("A", "C"): measured}).links[0].cost == said
+    last = own_records.Liveness(True, 5000, last_resort=True, cost=14)
+    assert own_records.links_record(config, {LinkId("A", "C"): last}).links[0].cost == COST_MAX
+
+
 def test_a_last_resort_is_said_to_have_the_largest_cost_for_every_service() -> None:
     config = site_config("A", links=(Link("C", cost=9, service_costs={"web": 3, "dns": 12}),))
     record = own_records.links_record(config, {LinkId("A", "C"): own_records.Liveness(True, 5, last_resort=True)})

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.skedge.edge.plugins.plugin_utils.host import Host
 
-from skedge.core.model import LinkId
+from skedge.core.model import AUTO, LinkId
 from skedge.core.transports import Transport, TransportFacts
 
 # What both ends of a link must agree on, and so needs to be written at one of them only.
@@ -179,14 +179,20 @@ def _address(text: Any) -> bool:
 
 
 def _end(link_id: LinkId, host: Host, far_host: Host, ends: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the link as it stands at one end: the larger cost holds; what is written at one end only holds at both."""
+    """Return the link as it stands at one end: the larger cost holds; what is written at one end only holds at both.
+
+    Where one end measures its cost and the other has a number, each keeps its own: the larger holds at any moment.
+    """
     own, far = ends.get(host.site, {}), ends.get(far_host.site, {})
-    cost = max(end.get("cost", 1) for end in ends.values())
+    numbers = [cost for end in ends.values() if (cost := end.get("cost", 1)) != AUTO]
+    cost = AUTO if (own or far).get("cost") == AUTO else max(numbers)
     costs: dict[str, int] = {}
     for end in ends.values():
         for service, service_cost in (end.get("service_costs") or {}).items():
             costs[service] = max(service_cost, costs.get(service, 0))
     link: dict[str, Any] = {"to": far_host.site, "name": link_id.name, "cost": cost, "transport": DEFAULT_TRANSPORT}
+    if cost == AUTO:
+        link["base_cost"] = max(end.get("base_cost", 1) for end in ends.values())
     for key in COMMON:
         if key in own or key in far:
             link[key] = own.get(key, far.get(key))
