@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import click
 
@@ -15,6 +16,7 @@ from skedge.core.errors import ApiError, ExitCode
 
 WHAT = ("site", "workload", "link")
 PAUSE_S = 0.5
+ABORTED_S = 120.0  # for ending connections: they are ended at a rate, so that not all clients come back at once
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -44,13 +46,16 @@ def _named(what: str, name: str) -> None:
 @_name
 @click.option("--entry", is_flag=True, help="With the site: its own listeners take nothing, either.")
 @click.option("--wait", "wait_s", callback=_seconds, metavar="TIME", help="Wait so long until it is empty: 60s, 5m.")
+@click.option("--then", type=click.Choice(["abort"]), help="With --wait: end the connections that are left after it.")
 @json_option
 @pass_context
-def drain(context: Context, what: str, name: str, entry: bool, wait_s: float | None, as_document: bool) -> None:
+def drain(
+    context: Context, what: str, name: str, entry: bool, wait_s: float | None, then: str | None, as_document: bool
+) -> None:
     """Take this site, one of its workloads or of its links out of use.
 
     WHAT is site (the default), workload or link; NAME is the connector's, or the link's as `skedge show links` has it.
-    What is open goes on; nothing is cut.
+    What is open goes on; nothing is cut, but by --then abort.
 
     A drained site gets no new connections from anywhere, its own clients included, and is no transit. What it has to
     pass on goes other ways; sites that have no other way to each other cannot reach each other then, and are named.
@@ -59,22 +64,35 @@ def drain(context: Context, what: str, name: str, entry: bool, wait_s: float | N
     is, and what is open goes on over the others.
 
     A drain stands until `skedge undrain`, over restarts, reboots and deploys. It needs root or the group skedge-admin.
+    --then abort ends what --wait leaves, those that were silent for the longest time first, some 1000 a second: also
+    connections of programs of this host that go straight to the workload's server. Both ends get an error.
     With --wait the exit code is 3 when connections, or paths of others, are left at the end.
     """
     _named(what, name)
     if entry and what != "site":
         raise click.UsageError("--entry goes with the site: listeners belong to no workload and no link")
-    rows = _drains(ask(Request("drain", what=what, name=name, entry=entry), context.socket_path).rows)
-    wanted = (rows[0].what, rows[0].name) if rows else (what, name)
-    left = rows
-    deadline = time.monotonic() + (wait_s or 0.0)
-    while wait_s is not None and not _empty(left) and time.monotonic() < deadline:
-        time.sleep(min(PAUSE_S, max(0.0, deadline - time.monotonic())))
-        every = _drains(ask(Request("show", what="drains"), context.socket_path).rows)
-        left = tuple(row for row in every if (row.what, row.name) == wanted)
+    if then and (wait_s is None or what == "link"):
+        raise click.UsageError("--then abort needs --wait, and goes with a site or workload: a link has no connections")
+    order = Request("drain", what=what, name=name, entry=entry)
+    left = _drains(ask(order, context.socket_path).rows)
+    if wait_s is not None:
+        left = _wait(context, left, wait_s)
+    if then and any(row.connections != 0 for row in left):
+        left = _wait(context, _drains(ask(replace(order, abort=True), context.socket_path).rows), ABORTED_S)
     _tell(left, as_document)
     if wait_s is not None and not _empty(left):
         raise SystemExit(ExitCode.DEGRADED)
+
+
+def _wait(context: Context, rows: tuple[DrainRow, ...], wait_s: float) -> tuple[DrainRow, ...]:
+    """Look until nothing is left of what these rows are about, or the time is over; return the last look."""
+    wanted = {(row.what, row.name) for row in rows}
+    deadline = time.monotonic() + wait_s
+    while not _empty(rows) and time.monotonic() < deadline:
+        time.sleep(min(PAUSE_S, max(0.0, deadline - time.monotonic())))
+        every = _drains(ask(Request("show", what="drains"), context.socket_path).rows)
+        rows = tuple(row for row in every if (row.what, row.name) in wanted)
+    return rows
 
 
 @click.command()

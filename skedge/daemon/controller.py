@@ -14,6 +14,7 @@ from skedge.control.identity.identity import Identity
 from skedge.control.identity.identity import load as load_identity
 from skedge.core.desired.compute import Desired, link_id
 from skedge.core.drains import Drains
+from skedge.core.ending import Ending
 from skedge.core.errors import SkedgeError
 from skedge.core.linkstate.flooding import Flooder
 from skedge.core.linkstate.measured_cost import MeasuredCosts
@@ -244,6 +245,10 @@ class Controller:
         """Let others use this site from now on, or not; its links stay up, and what is open goes on."""
         self.state.unusable = not usable
         self._note(Event.USABLE)
+
+    def end(self, ending: Ending) -> None:
+        """Let connections be ended; does not wait."""
+        self._background.spawn(self.endings.end(ending))
 
     def leave(self) -> None:
         """Withdraw this site until its next start: its host goes down."""

@@ -346,7 +346,8 @@ class Request:
     | leave (the last three answered by ``rows.drains``, and for root and members of the group skedge-admin only).
     ``what`` for status: kernel, to look at the kernel, too.
     ``what`` for show: site, sites, links, routes, services, listeners, connections, flows, drops, drains, sync.
-    ``what`` for drain and undrain: site, workload or link, with its ``name``; ``entry``: the site's listeners, too.
+    ``what`` for drain and undrain: site, workload or link, with its ``name``; ``entry``: the site's listeners, too;
+    ``abort``: connections that are left are ended.
     ``service``, ``workload``, ``client`` (IP or IP:PORT) and ``since`` (seconds since boot) choose among connections
     and flows.
     ``name``: service, or IP:PORT. ``site``: entering site of explain.
@@ -362,6 +363,7 @@ class Request:
     client: str = ""
     since: float = 0.0
     entry: bool = False
+    abort: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Protocol
 
 from skedge.control.peer import Peer, refuse_unless_admin
 from skedge.core.api.documents import DrainRow, Request
 from skedge.core.drains import Drain, DrainKind, Drains, drained, find, named, undrained, workloads
+from skedge.core.ending import Ending, Selection, of_workload
 from skedge.core.errors import ApiError, DataplaneError
+from skedge.core.linkstate.own_records import workload_target
+from skedge.core.model import Protocol as Protocols
 from skedge.core.model import WorkloadId
+from skedge.core.objects import Target
 from skedge.core.observed import FlowKind
+from skedge.core.reasons import Reason
 from skedge.core.routing.transit import Transit, transit
 from skedge.daemon.api.view import View
 
@@ -28,6 +33,10 @@ class Drainable(View, Protocol):
 
     def drain(self, wanted: Drains) -> None:
         """Keep and follow what is drained by command. Raises ApiError when it cannot be kept."""
+        ...
+
+    def end(self, ending: Ending) -> None:
+        """Let connections be ended; does not wait."""
         ...
 
     def leave(self) -> None:
@@ -51,10 +60,15 @@ async def command(at: Drainable, request: Request, peer: Peer) -> list[DrainRow]
         at.drain(undrained(standing, what, name))
     else:
         what, name = named(at.state.given, request.what or DrainKind.SITE, request.name)
+        if request.abort and what is DrainKind.LINK:
+            raise ApiError("connections are of a site or workload: a drained link has none that it could end")
         if request.entry and what is not DrainKind.SITE:
             raise ApiError("--entry goes with the site: listeners belong to no workload and no link")
         at.drain(drained(standing, Drain(what, name, request.entry, peer.name, time.time())))
         await asyncio.sleep(FLOODED_S)
+        if request.abort:
+            for ending in _endings(at, workloads(at.state.config, what, name), f"drain {what} {name}".strip()):
+                at.end(ending)
     return [row for row in await rows(at) if (row.what, row.name) == (what, name)]
 
 
@@ -72,6 +86,20 @@ def _standing(at: Drainable, request: Request) -> tuple[DrainKind, str]:
         way_out = "; its configuration does: deploy it without skedge_drain" if by_configuration else ""
         raise ApiError(f"no command drains {f'{what} {name}'.strip()}{way_out}")
     return what, name
+
+
+def _endings(at: View, about: Collection[WorkloadId], what: str) -> Iterator[Ending]:
+    """Yield what ends the connections to workloads of this site, at either end that is on this host."""
+    state, config = at.state, at.state.config
+    for protocol in Protocols:
+        reached, serves = [], []
+        for one in config.connectors:
+            if one.protocol is protocol and WorkloadId(config.site, one.name) in about:
+                target, port = workload_target(one, state.resolved), state.ports.get(one.name, 0)
+                reached += [target] if target else []
+                serves += [Target(address, port) for address in (config.overlay4, config.overlay6) if address and port]
+        if ends := of_workload(reached, serves):
+            yield Ending(Selection(ends, protocol), Reason.DRAINED, what)
 
 
 async def rows(at: View) -> list[DrainRow]:

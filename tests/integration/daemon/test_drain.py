@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -54,6 +55,25 @@ def test_a_drained_site_gets_nothing_new_and_is_no_transit_and_nothing_is_cut(li
     until(lambda: a.reasons()["b"] == "none" and a.candidates()["c"].path == ("a", "b", "c"), 5, "B is back")
     assert clients.open(30)["b"] > 0
     assert clients.do("check")["dead"] == 0
+
+
+def test_what_is_left_is_ended_where_asked_and_nothing_else(line: Line, clients: Clients) -> None:
+    a, b = line.sites["a"], line.sites["b"]
+    held = clients.open(60)
+    here = Clients(b)
+    here.open(5)
+    assert here.names() == {"b": 5}
+    try:
+        done = b.skedge("drain", "--wait", "0.2s", "--then", "abort", "--json")
+        assert json.loads(done.stdout)["drains"][0]["connections"] == 0
+        until(lambda: clients.do("check")["dead"] in (0, held["b"]), 5, "all ends are told")
+        assert clients.names() == {site: number for site, number in held.items() if site != "b"}
+        assert here.names() == {}
+        assert clients.do("check")["dead"] == 0
+    finally:
+        b.skedge("undrain")
+        here.quit()
+    until(lambda: a.reasons()["b"] == "none", 5, "B is back")
 
 
 def test_with_its_entry_connects_are_refused_at_once_and_what_is_open_goes_on(line: Line, clients: Clients) -> None:

@@ -451,6 +451,17 @@ def test_what_is_left_after_waiting_is_an_exit_code(
     assert skedge("drain", *words, "--json")[0] == 0, "without waiting it is done"
 
 
+def test_what_is_left_after_waiting_is_ended_where_asked(
+    skedge: Any, controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skedge.cli.drain.PAUSE_S", 0.0)
+    looks = [3, 3, 1, 0]
+    controller.reply = lambda _: drains(DrainRow("site", "", "root", connections=looks.pop(0), transit=0))
+    assert skedge("drain", "--wait", "0", "--then", "abort")[0] == 0
+    order = Request("drain", what="site")
+    assert controller.requests == [order, replace(order, abort=True), *[Request("show", what="drains")] * 2]
+
+
 def test_undrain_says_what_is_left_of_it(skedge: Any, controller: FakeController) -> None:
     controller.reply = lambda _: drains()
     assert skedge("undrain") == (0, "site: in use again\n", "")
@@ -467,6 +478,8 @@ def test_undrain_says_what_is_left_of_it(skedge: Any, controller: FakeController
         (("drain", "workload"), "which workload? Give its name"),
         (("drain", "site", "b"), "a site is drained on its own host, and needs no name"),
         (("drain", "link", "a--b", "--entry"), "--entry goes with the site"),
+        (("drain", "--then", "abort"), "--then abort needs --wait"),
+        (("drain", "link", "a--b", "--wait", "1", "--then", "abort"), "a link has no connections"),
         (("drain", "--wait", "soon"), "'soon' is no duration; give one such as 60s or 5m"),
     ],
 )

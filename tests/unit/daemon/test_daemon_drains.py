@@ -9,8 +9,10 @@ import pytest
 
 from skedge.control.peer import NOBODY, Peer
 from skedge.core.api.documents import Answer, DrainRow, Request
-from skedge.core.model import WorkloadId
+from skedge.core.ending import Ending, Ends
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.observed import Counts
+from skedge.core.reasons import Reason
 from skedge.daemon.api.answers import Answers
 from skedge.daemon.state_file import DRAINS, load_drains
 from tests.unit.control.authority import Authority
@@ -184,5 +186,34 @@ def test_a_host_that_goes_down_withdraws_and_a_controller_that_stops_does_not(
             await asyncio.sleep(0.05)
             run.neighbours["b"].exchange()
             assert (known().links["a"].overload, known().links["a"].drain) == (False, False), "fail static"
+
+    asyncio.run(main())
+
+
+def test_what_is_left_is_ended_at_both_ends_and_of_a_link_nothing(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            await run.reach_sync()
+            ended: list[Ending] = []
+            run.at.end = ended.append  # type: ignore[method-assign]
+            await ask(run, "drain")
+            assert ended == [], "only where asked"
+            answers = Answers(run.at)
+            assert (await answers.answer(Request("drain", "workload", "web", abort=True), ROOT)).error == ""
+            (one,) = ended
+            assert (one.reason, one.what, one.selection.protocol) == (
+                Reason.DRAINED,
+                "drain workload web",
+                Protocol.TCP,
+            )
+            port, config = run.at.state.ports["web"], run.at.state.config
+            assert set(one.selection.ends) == {
+                Ends(far="127.0.0.1", far_port=9090),
+                Ends(near=config.overlay4, near_port=port),
+                Ends(near=config.overlay6, near_port=port),
+            }
+            refused = await answers.answer(Request("drain", "link", "a--b", abort=True), ROOT)
+            assert "a drained link has none that it could end" in refused.error
+            assert len(ended) == 1
 
     asyncio.run(main())
