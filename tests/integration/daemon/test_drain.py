@@ -59,10 +59,9 @@ def test_a_drained_site_gets_nothing_new_and_is_no_transit_and_nothing_is_cut(li
 
 def test_what_is_left_is_ended_where_asked_and_nothing_else(line: Line, clients: Clients) -> None:
     a, b = line.sites["a"], line.sites["b"]
-    held = clients.open(60)
     here = Clients(b)
-    here.open(5)
-    assert here.names() == {"b": 5}
+    assert here.open(5) == {"b": 5}
+    held = clients.open(60)
     try:
         done = b.skedge("drain", "--wait", "0.2s", "--then", "abort", "--json")
         assert json.loads(done.stdout)["drains"][0]["connections"] == 0
