@@ -41,6 +41,7 @@ def test_the_first_bad_host_ends_a_deployment_of_a_network_that_runs(tmp_path: P
     taken = {key: own[key] for key in ("serial", "max_fail_percentage")}
     found = {"set_fact": {"__skedge_preflight": {"host": {"unit": True}}}}
     bad = {"fail": {"msg": "bad"}, "when": "inventory_hostname == 'h2'"}
+    taken["vars"] = {"skedge_serial": ""}  # as the default of the role that the play imports
     plays: list[dict[str, Any]] = [
         {"tasks": [found]},
         {**taken, "tasks": [bad]},
