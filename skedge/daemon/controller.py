@@ -25,6 +25,7 @@ from skedge.daemon import link_status, reload
 from skedge.daemon.counter_polling import Counting, Tally
 from skedge.daemon.endings import Endings
 from skedge.daemon.events import ControlEvents, Orders
+from skedge.daemon.kernel.intent import Intent
 from skedge.daemon.kernel.kernel import Applied, Kernel, Readings
 from skedge.daemon.kernel.resumption import Resumption
 from skedge.daemon.kernel.tunnel_watch import Tunnels
@@ -78,8 +79,7 @@ class Controller:
         self.resumption = Resumption(kernel.stalls)
         kernel.route_driver.on_put = self.resumption.came
         self.applied = Applied()
-        self.desired = self._asked = Desired()
-        self._routes_told = self.desired.routes
+        self._intent = Intent(state, self.worker, self.resumption)
         self.config_error = ""
         self._memory = memory
         self._routing = Routing(state, flooder, self.control, memory)
@@ -91,6 +91,15 @@ class Controller:
         self._say_rtt_at = now + RTT_SAY_S
         self._told_systemd = False
         self._background, self._together = Background(), Together()
+
+    @property
+    def desired(self) -> Desired:
+        """Return what the kernel should hold, as it was computed last."""
+        return self._intent.desired
+
+    def wanted(self) -> Desired:
+        """Return what the next reconcile run would make so."""
+        return self._intent.next(self.life)
 
     # ---- run and reload -------------------------------------------------------------------------------------------
 
@@ -188,14 +197,14 @@ class Controller:
         """Draw the consequences of what came in."""
         if self._routing.compute(now, at_once=synced):
             self.tally.spf_runs += 1
-            self._reroute()
+            self._intent.reroute(self.life)
             self._note(Event.PATHS)
             if (ending := self._returned.look()) is not None:
                 self._background.spawn(ending)
         if self.state.forwarding.release(now):
             self._note(Event.REROUTED)
         if self._marks.take(Dirty.KERNEL):
-            self._want()
+            self._intent.ask(self.life)
         self._tell_loads(now)
 
     def _look_at_links(self, now: float) -> None:
@@ -209,18 +218,10 @@ class Controller:
             self.tunnels.look()
         if news or now >= self._say_rtt_at:
             if self.state.follow_links(now, used):
-                self._reroute()
+                self._intent.reroute(self.life)
                 self._marks.note(Event.REROUTED)
             self._marks.note(Event.LINKS)
             self._say_rtt_at = now + RTT_SAY_S
-
-    def _reroute(self) -> None:
-        """Lead routes that are there the way that is known now, before anything else is computed or compared."""
-        routes, told = self.state.routes(), self._routes_told
-        if self.life.synced:
-            led = [key for key, one in routes.items() if key in told and told[key].leads_unlike(one)]
-            self.worker.lead(routes, led)
-        self._routes_told = routes
 
     def _live(self, now: float) -> bool:
         """Go on in life; return whether sync came just now.
@@ -263,35 +264,8 @@ class Controller:
             waiting=bool(link_status.waiting(configured, stats, self.flooder.adjacencies(now))),
             undecided=bool(link_status.undecided(configured, stats)),
             hold_s=self.state.config.hold_time_s,
-            reachable=self._reachable(),
+            reachable=self._intent.reachable(self.applied),
         )
-
-    def _reachable(self) -> bool:
-        """Tell whether the kernel has all by which others use this site: its ways to them, and its endpoints."""
-        wanted, made = self._asked, self.applied
-        failed = any(key.startswith(("endpoint", "route")) for key in made.failed)
-        routed = all(made.routes.get(key) == route for key, route in wanted.routes.items())
-        return routed and made.endpoints == wanted.endpoints and not failed
-
-    def _want(self) -> None:
-        """Tell the kernel's thread what should be."""
-        self.desired = self.state.desired()
-        self.resumption.expect(self.desired.routes)
-        self._routes_told = self.desired.routes
-        self._asked = self._so_far(self.desired)
-        self.worker.want(self.state.config, self._asked, allow_delete=self.life.deleting)
-
-    def wanted(self) -> Desired:
-        """Return what the next reconcile run would make so.
-
-        Until balancing, services are left as they were found, and endpoints: where they lead to, health checks tell.
-        """
-        return self._so_far(self.state.desired())
-
-    def _so_far(self, desired: Desired) -> Desired:
-        if self.life.balancing:
-            return desired
-        return replace(desired, services={}, listeners={}, choosers={}, endpoints={})
 
     def _tell_loads(self, now: float) -> None:
         """Tell the kernel's thread what other sites reported; numbers only grow while some may not have reported."""

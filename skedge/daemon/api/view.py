@@ -25,7 +25,6 @@ class View(Protocol):
     life: Life
     state: State
     flooder: Flooder
-    desired: Desired
     applied: Applied
     config_error: str
     identity: Identity
@@ -44,4 +43,9 @@ class View(Protocol):
 
     def refresh_heard(self) -> None:
         """Bring the ages of load reports up to now."""
+        ...
+
+    @property
+    def desired(self) -> Desired:
+        """Return what the kernel should hold."""
         ...
