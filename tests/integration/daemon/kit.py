@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
 LOAD_S = 1800  # emulated processors compile slowly
 LISTENER = "127.0.0.1:8080"
 L = TypeVar("L", bound="Line")
+_NUMBERS = itertools.count()
 PATIENCE = 4  # limits of waits say that something never comes; on a machine that others load too, all comes later
 SYSCTLS = (
     "net.ipv4.fib_multipath_hash_policy=1",
@@ -58,11 +60,11 @@ def until(condition: Callable[[], object], within: float, what: str) -> float:
 class Site:
     """One site: files under ``directory``, a namespace, a cgroup, pins; its daemon, its server, its clients."""
 
-    def __init__(self, name: str, directory: Path, bpffs: Path, authority: Authority) -> None:
-        self.name, self.directory = name, directory
+    def __init__(self, name: str, directory: Path, bpffs: Path, authority: Authority, line: str) -> None:
+        self.name, self.directory, self.line = name, directory, line
         self.lives = 0
         self.pin_dir = bpffs / name
-        self.cgroup = cgroup2_root() / f"skd{os.getpid()}" / name
+        self.cgroup = cgroup2_root() / line / name
         self.document: dict[str, Any] = {}
         self.log = directory / "skedged.log"
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -75,7 +77,7 @@ class Site:
     @property
     def netns(self) -> str:
         """The namespace; that of its life before was another one."""
-        return f"skd{os.getpid()}{self.name}" + "x" * self.lives
+        return f"{self.line}{self.name}" + "x" * self.lives
 
     def make(self) -> None:
         """Make namespace and cgroup."""
@@ -250,7 +252,7 @@ class Machine:
 
     def __init__(self, site: Site, name: str, prefix: str) -> None:
         self.site, self.device, self.directory = site, f"lan-{name}", site.directory
-        self.netns = f"skd{os.getpid()}{name}"
+        self.netns = f"{site.line}{name}"
         self.address, self.gateway = f"{prefix}.9", f"{prefix}.1"
         self._started: list[subprocess.Popen[bytes]] = []
         run("ip", "netns", "add", self.netns)
@@ -352,6 +354,7 @@ class Line:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.bpffs = directory / "bpf"
+        self.name = f"skd{os.getpid()}-{next(_NUMBERS)}"  # several may be up at once
         self.sites: dict[str, Site] = {}
 
     def make(self) -> None:
@@ -369,7 +372,7 @@ class Line:
         run("mount", "-t", "bpf", "skedge-daemon-test", self.bpffs)
         authority = Authority(NETWORK)
         for name in self.NAMES:
-            self.sites[name] = Site(name, self.directory / name, self.bpffs, authority)
+            self.sites[name] = Site(name, self.directory / name, self.bpffs, authority, self.name)
         every = self.sites.values()
         for site in every:
             site.make()
@@ -466,7 +469,7 @@ class Line:
             site.close()
         run("umount", "-l", self.bpffs, check=False)
         with contextlib.suppress(OSError):
-            (cgroup2_root() / f"skd{os.getpid()}").rmdir()
+            (cgroup2_root() / self.name).rmdir()
 
     def logs(self, lines: int = 40) -> str:
         """The end of every daemon's log."""
