@@ -23,7 +23,8 @@ from skedge.core.model import LinkId, WorkloadId
 from skedge.core.reasons import Reason
 from skedge.daemon import link_status, reload
 from skedge.daemon.counter_polling import Counting, Tally
-from skedge.daemon.endings import Endings
+from skedge.daemon.ending.endings import Endings
+from skedge.daemon.ending.returned_sites import ReturnedSites
 from skedge.daemon.events import ControlEvents, Orders
 from skedge.daemon.kernel.intent import Intent
 from skedge.daemon.kernel.kernel import Applied, Kernel, Readings
@@ -35,7 +36,6 @@ from skedge.daemon.loop.dirty import RECORDS, Dirty, Event, Marks
 from skedge.daemon.loop.life import Life, Phase, Seen, entered
 from skedge.daemon.loop.wake import Wake
 from skedge.daemon.placement_log import PlacementLog
-from skedge.daemon.returned_sites import ReturnedSites
 from skedge.daemon.routing import Routing
 from skedge.daemon.state import State, endpoints_of
 from skedge.daemon.state_file import Memory

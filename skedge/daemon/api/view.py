@@ -8,7 +8,7 @@ from skedge.control.identity.identity import Identity
 from skedge.core.desired.compute import Desired
 from skedge.core.linkstate.flooding import Flooder
 from skedge.daemon.counter_polling import Counting, Tally
-from skedge.daemon.endings import Endings
+from skedge.daemon.ending.endings import Endings
 from skedge.daemon.events import Orders
 from skedge.daemon.kernel.kernel import Applied
 from skedge.daemon.kernel.resumption import Resumption

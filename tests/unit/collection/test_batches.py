@@ -59,3 +59,10 @@ def test_the_first_bad_host_ends_a_deployment_of_a_network_that_runs(tmp_path: P
     assert "h2" not in told, done.stdout
     assert skipped == {"h1", "h3"}, "one first, then a quarter of eight; nobody after it"
     assert "sync" not in done.stdout
+
+
+def test_a_check_of_the_syntax_knows_hosts_by_name_alone() -> None:
+    assert skedge_batches({}, ["h1"]) == "100%"
+    play = [Path(sys.executable).with_name("ansible-playbook"), "--syntax-check", ROOT / "deploy.yml"]
+    done = subprocess.run(play, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

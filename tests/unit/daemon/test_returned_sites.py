@@ -12,7 +12,7 @@ import pytest
 from skedge.core.ending import Ending, Ends, Open, Selection
 from skedge.core.objects import Target
 from skedge.core.reasons import Reason
-from skedge.daemon.endings import Endings
+from skedge.daemon.ending.endings import Endings
 from tests.unit.control.authority import Authority
 from tests.unit.daemon.kit import FakeEnder, Neighbour, Running, running
 

@@ -78,12 +78,14 @@ def skedge_batches(hostvars: Any, hosts: list[str]) -> Any:
     """Return how many hosts are deployed at a time, as Ansible's ``serial``.
 
     That is ``skedge_serial`` where the inventory gives it. Else all at once where pre-flight found none of the hosts to
-    have a controller yet; where one has, one host goes first and then a quarter of them at a time.
+    have a controller yet; where one has, one host goes first and then a quarter of them at a time. A check of the
+    playbook's syntax knows the hosts by name alone.
     """
-    for host in hosts:
-        if given := hostvars[host].get("skedge_serial"):
+    known = [hostvars[host] for host in hosts if host in hostvars]
+    for one in known:
+        if given := one.get("skedge_serial"):
             return given
-    units = [((hostvars[host].get("__skedge_preflight") or {}).get("host") or {}).get("unit") for host in hosts]
+    units = [((one.get("__skedge_preflight") or {}).get("host") or {}).get("unit") for one in known]
     return ROLLING if any(units) else AT_ONCE
 
 

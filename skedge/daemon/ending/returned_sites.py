@@ -13,7 +13,7 @@ from skedge.core.linkstate.messages import Key, Kind
 from skedge.core.model import LinksRecord
 from skedge.core.reasons import Reason
 from skedge.core.routing.overlay_addresses import SiteAddresses, site_addresses
-from skedge.daemon.endings import Endings
+from skedge.daemon.ending.endings import Endings
 from skedge.daemon.state import State
 from skedge.daemon.state_file import Memory
 

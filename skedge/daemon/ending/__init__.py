@@ -1,0 +1,1 @@
+"""Ending connections by name, and who has them ended by itself."""
