@@ -1,4 +1,4 @@
-"""The words of docs/architecture.md as types: configuration of one site, and the records that sites exchange.
+"""The words of docs/architecture.md as types: configuration of one site. What sites say of themselves: core/records.py.
 
 Everything is frozen and hashable. Costs and capacities are integers 1..65535; times are seconds (float) unless
 a name ends in ``_ms`` or ``_us``.
@@ -6,7 +6,7 @@ a name ends in ``_ms`` or ``_us``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
@@ -319,98 +319,3 @@ class SiteConfig:
     engine: EngineKind = EngineKind.AUTO
     engine_drain_s: float = 300.0
     removed_sites: tuple[str, ...] = ()  # that the inventory had, and has not any more
-
-
-# ---- records that sites exchange (bodies; the signed envelope is in core/linkstate/database.py) ---
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
-    """Version of a record: a restarted site takes a higher incarnation; clocks are never trusted."""
-
-    incarnation: int
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkState:
-    """One end's view of a link, as flooded."""
-
-    to: str
-    name: str
-    cost: int
-    up: bool
-    rtt_us: int = 0
-    service_costs: Mapping[str, int] = field(default_factory=lambda: EMPTY, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class LinksRecord:
-    """What a site says of itself and its links.
-
-    ``prefixes`` are its LANs, ``refused`` those of other sites whose clients its workloads cannot take. ``nat4`` and
-    ``nat6`` are overlay addresses that its LAN's clients come from; "" where its version knows of none. ``boot`` is
-    another value after its host lost all connections ("" where its version knows of none), ``boot_age_ms`` how long
-    before the record it was first seen.
-    """
-
-    site: str
-    overlay4: str
-    overlay6: str
-    links: tuple[LinkState, ...] = ()
-    overload: bool = False
-    drain: bool = False
-    prefixes: tuple[str, ...] = ()
-    software: str = ""
-    refused: tuple[str, ...] = ()
-    nat4: str = ""
-    nat6: str = ""
-    boot: str = ""
-    boot_age_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkloadState(Terms):
-    """What a site says of one of its workloads; ``port`` is its endpoint port on the overlay address."""
-
-    connector: str
-    service: str
-    port: int
-    protocol: Protocol = Protocol.TCP
-    healthy: bool = True
-    drain: bool = False
-    ipv4: bool = True  # reachable for IPv4 clients / IPv6-only clients, as the site's own driver can deliver
-    ipv6: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ServicesRecord:
-    """What a site offers and listens to."""
-
-    site: str
-    workloads: tuple[WorkloadState, ...] = ()
-    listens: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """One site's own open connections per workload of others, as sent in one datagram."""
-
-    site: str
-    version: Version
-    open: Mapping[WorkloadId, int] = field(hash=False, default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkMap:
-    """The content of the link-state database, decoded: one entry a site that said something."""
-
-    links: Mapping[str, LinksRecord]
-    services: Mapping[str, ServicesRecord]
-
-    def without(self, sites: Collection[str]) -> NetworkMap:
-        """Return the map as if these sites had said nothing."""
-        return NetworkMap(
-            {site: record for site, record in self.links.items() if site not in sites},
-            {site: record for site, record in self.services.items() if site not in sites},
-        )

@@ -15,15 +15,7 @@ from skedge.core.linkstate import own_records
 from skedge.core.linkstate.boots import Boot
 from skedge.core.linkstate.measured_cost import CostParts
 from skedge.core.linkstate.own_records import Liveness
-from skedge.core.model import (
-    LinkId,
-    LinksRecord,
-    NetworkMap,
-    Protocol,
-    ServicesRecord,
-    SiteConfig,
-    WorkloadId,
-)
+from skedge.core.model import LinkId, Protocol, SiteConfig, WorkloadId
 from skedge.core.objects import KernelRoute, ServiceKey, Target
 from skedge.core.observed import Counts
 from skedge.core.placement.candidates import offers
@@ -31,6 +23,7 @@ from skedge.core.placement.explain import Facts
 from skedge.core.placement.loads import Heard, reporters
 from skedge.core.placement.policies import listened
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, NetworkMap, ServicesRecord
 from skedge.core.routing.forwarding import Forwarding
 from skedge.core.routing.lan_prefixes import Prefixes, judge
 from skedge.core.routing.overlay_addresses import site_addresses

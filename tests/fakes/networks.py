@@ -9,10 +9,11 @@ from ipaddress import IPv4Network
 
 from skedge.core.desired import compute
 from skedge.core.linkstate import own_records
-from skedge.core.model import Connector, Link, LinkId, Listener, NetworkMap, SiteConfig
+from skedge.core.model import Connector, Link, LinkId, Listener, SiteConfig
 from skedge.core.names import overlay_address, overlay_address6
 from skedge.core.objects import Candidate, ServiceKey
 from skedge.core.placement import rule
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib
 
 NETWORK = "lab"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from skedge.core.model import LinkId, NetworkMap, SiteConfig, WorkloadId
+from skedge.core.model import LinkId, SiteConfig, WorkloadId
 from skedge.core.objects import Candidate, Target
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from tests.fakes.networks import configs, map_of
 
 OUTS = (Reason.NONE,) * 6 + (Reason.SUSPENDED, Reason.UNHEALTHY, Reason.DRAINED, Reason.UNREACHABLE)

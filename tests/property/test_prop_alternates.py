@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from hypothesis import given, settings
 
-from skedge.core.model import LinkId, NetworkMap, SiteConfig
+from skedge.core.model import LinkId, SiteConfig
+from skedge.core.records import NetworkMap
 from skedge.core.routing import alternates, rib, spf
 from skedge.core.routing.alternates import Alternate, Protection
 from skedge.core.routing.forwarding import Forwarding

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import SiteConfig
 from skedge.core.objects import Target
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib
 from tests.fakes.fake_kernel import FakeNetwork, LoopFound
 from tests.fakes.networks import SERVICE, configs, connector, desired_at, map_of

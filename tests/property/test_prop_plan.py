@@ -15,8 +15,9 @@ from skedge.core.desired.kinds import Registry
 from skedge.core.desired.reconcile import plan, reconcile_all, steps_of
 from skedge.core.desired.render import describe
 from skedge.core.errors import DataplaneError
-from skedge.core.model import NetworkMap, SiteConfig, Transport
+from skedge.core.model import SiteConfig, Transport
 from skedge.core.objects import LinkDevice
+from skedge.core.records import NetworkMap
 from skedge.dataplane.routing.routes import fall
 from tests.fakes.memory_driver import FIELDS, MemoryDriver, MemoryDrivers
 from tests.fakes.networks import desired_at

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from skedge.core.desired import compute
 from skedge.core.desired.reconcile import diff, plan, reconcile, reconcile_all
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import SiteConfig
+from skedge.core.records import NetworkMap
 from tests.fakes.memory_driver import FIELDS, MemoryDriver, memory_drivers
 from tests.fakes.networks import desired_at
 from tests.property.strategies import networks

@@ -7,7 +7,8 @@ import networkx as nx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skedge.core.model import LinkId, NetworkMap, SiteConfig
+from skedge.core.model import LinkId, SiteConfig
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib, spf
 from tests.fakes.networks import configs, map_of
 from tests.property.strategies import networks

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from skedge.core.linkstate.messages import Body, Kind, SignedRecord, Verdict, signed_bytes
-from skedge.core.model import LinksRecord, ServicesRecord
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, ServicesRecord
 
 
 def _mac(key: str, data: bytes) -> bytes:

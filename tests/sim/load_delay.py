@@ -20,10 +20,11 @@ from statistics import fmean
 
 from skedge.control.loads.exchange import decode, encode
 from skedge.control.loads.schedule import LoadBook, LoadSchedule
-from skedge.core.model import Version, WorkloadId
+from skedge.core.model import WorkloadId
 from skedge.core.objects import Candidate, Target
 from skedge.core.placement.rule import Ledger
 from skedge.core.reasons import Reason
+from skedge.core.records import Version
 from skedge.daemon.counter_polling import COUNT_S
 from tests.sim.svg import Line, Panel, svg
 

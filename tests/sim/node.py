@@ -11,8 +11,9 @@ from skedge.core.linkstate.adjacency import AdjacencyState, link_in_use
 from skedge.core.linkstate.database import Limits
 from skedge.core.linkstate.flooding import Flooder, Output
 from skedge.core.linkstate.messages import Codec, Message, Signer
-from skedge.core.model import LinkId, LinksRecord, LinkState, ServicesRecord, WorkloadState
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, WorkloadState
 from tests.sim.doubles import FakeSigner, PlainCodec
 from tests.sim.wire import DETECT_S, DIAL_S, Wire
 

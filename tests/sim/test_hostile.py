@@ -9,8 +9,9 @@ import pytest
 from skedge.core.linkstate.database import versions
 from skedge.core.linkstate.messages import AgedRecord, Key, Kind, Message, Pull, Records, SignedRecord, signed_bytes
 from skedge.core.linkstate.pacing import Backoff
-from skedge.core.model import LinkId, LinksRecord, LinkState, ServicesRecord, Version
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, Version
 from tests.sim.doubles import FakeSigner, PlainCodec
 from tests.sim.node import NETWORK
 from tests.sim.world import World, random_network

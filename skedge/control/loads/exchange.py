@@ -24,8 +24,9 @@ from skedge.control.loads.schedule import LoadBook, LoadSchedule
 from skedge.control.sockets import exempt
 from skedge.control.streams.frames import FAILURES, SIGNATURE_BYTES, BadFrame, Count, Name, Wire
 from skedge.core.linkstate.pacing import TokenBucket
-from skedge.core.model import LoadReport, Version, WorkloadId
+from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
+from skedge.core.records import LoadReport, Version
 
 log = logging.getLogger(__name__)
 

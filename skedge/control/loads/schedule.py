@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from math import inf
 
 from skedge.core.linkstate.pacing import TokenBucket
-from skedge.core.model import LoadReport, Version, WorkloadId
+from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
+from skedge.core.records import LoadReport, Version
 
 SITE_INTERVAL_S = 0.2
 RATE = 160.0  # datagrams a second; with the burst and as much debt, never more than 200 within one

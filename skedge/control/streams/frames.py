@@ -31,8 +31,9 @@ from skedge.core.linkstate.messages import (
     Records,
     SignedRecord,
 )
-from skedge.core.model import COST_MAX, Version
+from skedge.core.model import COST_MAX
 from skedge.core.reasons import Reason
+from skedge.core.records import Version
 
 LENGTH_BYTES = 4  # big endian, before every frame; the length does not count itself
 ENTRIES_MAX = 20_000  # digests, keys or records of one message

@@ -11,15 +11,8 @@ from msgspec import Meta, Struct, field
 from skedge.control.streams.frames import ENTRIES_MAX, FAILURES, NAME_MAX, PORT_MAX, BadFrame, Cost, Name, Wire
 from skedge.core.linkstate.boots import AGE_MAX_MS, BOOT_MAX
 from skedge.core.linkstate.messages import Body, Kind
-from skedge.core.model import (
-    CAPACITY_MAX,
-    SERVICES_MAX,
-    TERMS,
-    LinksRecord,
-    Protocol,
-    ServicesRecord,
-    Term,
-)
+from skedge.core.model import CAPACITY_MAX, SERVICES_MAX, TERMS, Protocol, Term
+from skedge.core.records import LinksRecord, ServicesRecord
 
 ADDRESS_MAX = 64
 

@@ -10,15 +10,7 @@ from skedge.core.abilities import ABILITIES, Abilities
 from skedge.core.desired.listener_addresses import LOOPBACK, listeners, shared
 from skedge.core.desired.site_routes import all_routes, first_links
 from skedge.core.linkstate.own_records import NO_RESOLVED, services_record, workload_target
-from skedge.core.model import (
-    Link,
-    LinkId,
-    Listener,
-    NetworkMap,
-    Protocol,
-    SiteConfig,
-    WorkloadId,
-)
+from skedge.core.model import Link, LinkId, Listener, Protocol, SiteConfig, WorkloadId
 from skedge.core.objects import (
     Endpoint,
     EndpointKey,
@@ -34,6 +26,7 @@ from skedge.core.placement.candidates import offers, service_table
 from skedge.core.placement.policies import Suspended, Tables, listened, listener_target
 from skedge.core.placement.view import View, view
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing import lan_prefixes as prefixes
 from skedge.core.routing.feasible import devices_by_site
 from skedge.core.routing.forwarding import Hops

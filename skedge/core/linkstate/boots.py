@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from skedge.core.model import LinksRecord
+from skedge.core.records import LinksRecord
 
 BOOT_MAX = 64  # characters
 AGE_MAX_MS = 1 << 53

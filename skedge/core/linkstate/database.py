@@ -28,8 +28,8 @@ from skedge.core.linkstate.messages import (
 )
 from skedge.core.linkstate.pacing import TokenBucket
 from skedge.core.linkstate.record_checks import check_body, check_envelope
-from skedge.core.model import LinksRecord, NetworkMap, ServicesRecord, Version
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, NetworkMap, ServicesRecord, Version
 
 MAX_AGE_S = 1800.0
 

@@ -29,8 +29,9 @@ from skedge.core.linkstate.messages import (
 )
 from skedge.core.linkstate.origination import Originator
 from skedge.core.linkstate.pacing import jitter
-from skedge.core.model import LinkId, LinksRecord, NetworkMap, ServicesRecord
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, NetworkMap, ServicesRecord
 
 DIGESTS_S = 30.0
 DIGESTS_JITTER = 0.25

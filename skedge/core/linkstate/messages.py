@@ -13,8 +13,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
 
-from skedge.core.model import LinkId, LinksRecord, ServicesRecord, Version
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, ServicesRecord, Version
 
 PROTOCOL = 1  # raised when an older controller could no longer understand us
 FRAME_MAX = 1 << 20  # bytes of one frame on the wire

@@ -9,7 +9,7 @@ from math import inf
 from skedge.core.linkstate.messages import VERSION_MAX, Body, Codec, Kind, SignedRecord, Signer, signed_bytes
 from skedge.core.linkstate.pacing import Backoff, TokenBucket, jitter
 from skedge.core.linkstate.record_checks import check_body, check_envelope
-from skedge.core.model import LinksRecord, Version
+from skedge.core.records import LinksRecord, Version
 
 REFRESH_S = 600.0
 REFRESH_JITTER = 0.2  # a refresh comes up to this share early

@@ -9,19 +9,9 @@ from ipaddress import IPv4Address
 
 from skedge.core.abilities import ABILITIES
 from skedge.core.errors import ConfigError
-from skedge.core.model import (
-    COST_MAX,
-    Connector,
-    HealthType,
-    Link,
-    LinkId,
-    LinksRecord,
-    LinkState,
-    ServicesRecord,
-    SiteConfig,
-    WorkloadState,
-)
+from skedge.core.model import COST_MAX, Connector, HealthType, Link, LinkId, SiteConfig
 from skedge.core.objects import Target
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, WorkloadState
 from skedge.core.routing.overlay_addresses import plain_address
 
 

@@ -6,7 +6,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from skedge.core.linkstate.boots import AGE_MAX_MS, BOOT_MAX
 from skedge.core.linkstate.messages import RECORD_MAX, VERSION_MAX, Body, Kind, SignedRecord
-from skedge.core.model import COST_MAX, TERMS, LinksRecord, LinkState, ServicesRecord, WorkloadState
+from skedge.core.model import COST_MAX, TERMS
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, WorkloadState
 from skedge.core.routing.lan_prefixes import PREFIXES_PER_SITE_MAX, parse_prefix
 
 NAME_MAX = 253

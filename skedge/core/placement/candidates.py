@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from skedge.core.linkstate.own_records import is_ipv4
-from skedge.core.model import WORKLOADS_PER_SERVICE_MAX, NetworkMap, WorkloadId, WorkloadState
+from skedge.core.model import WORKLOADS_PER_SERVICE_MAX, WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.core.placement.view import View
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap, WorkloadState
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped
 
 

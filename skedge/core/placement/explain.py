@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from skedge.core.api.documents import CandidateRow, Explain, ListenerRow, ListenerServiceRow
 from skedge.core.linkstate.own_records import NO_RESOLVED
-from skedge.core.model import ANY_ADDRESS, Listener, NetworkMap, Protocol, SiteConfig, WorkloadId
+from skedge.core.model import ANY_ADDRESS, Listener, Protocol, SiteConfig, WorkloadId
 from skedge.core.names import address_port
 from skedge.core.objects import Candidate, ListenerKey, ListenerTarget, ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts
@@ -18,6 +18,7 @@ from skedge.core.placement.loads import Heard, oldest_age, reporters
 from skedge.core.placement.policies import Suspended, Tables, listened, listener_target, service_keys
 from skedge.core.placement.view import view
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import site_addresses
 

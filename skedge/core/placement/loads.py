@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from skedge.core.model import LoadReport, WorkloadId
+from skedge.core.model import WorkloadId
+from skedge.core.records import LoadReport
 from skedge.core.routing.rib import Rib
 
 

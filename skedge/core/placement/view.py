@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from skedge.core.abilities import ABILITIES, Abilities
 from skedge.core.linkstate.own_records import NO_RESOLVED, is_loopback, is_own, led_on_to, workload_target
-from skedge.core.model import NetworkMap, SiteConfig, WorkloadId
+from skedge.core.model import SiteConfig, WorkloadId
 from skedge.core.objects import ServiceKey, Target
+from skedge.core.records import NetworkMap
 from skedge.core.routing.lan_prefixes import judge
 from skedge.core.routing.overlay_addresses import SiteAddresses
 from skedge.core.routing.rib import Rib

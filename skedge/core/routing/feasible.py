@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from skedge.core import names
-from skedge.core.model import LinkId, NetworkMap, SiteConfig
+from skedge.core.model import LinkId, SiteConfig
+from skedge.core.records import NetworkMap
 
 
 def devices_by_site(config: SiteConfig, network_map: NetworkMap) -> Mapping[str, frozenset[str]]:

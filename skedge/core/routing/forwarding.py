@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from skedge.core.model import LinkId, NetworkMap
+from skedge.core.model import LinkId
+from skedge.core.records import NetworkMap
 from skedge.core.routing import alternates, spf
 from skedge.core.routing.alternates import Alternate, Protection
 from skedge.core.routing.rib import Path, Rib, from_graph

@@ -12,9 +12,10 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
 from skedge.core.abilities import ABILITIES
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import SiteConfig
 from skedge.core.names import overlay_prefix6
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing.overlay_addresses import Skipped
 
 Network = IPv4Network | IPv6Network

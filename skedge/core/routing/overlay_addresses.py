@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from skedge.core import names
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import SiteConfig
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 
 
 @dataclass(frozen=True, slots=True)

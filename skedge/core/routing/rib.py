@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skedge.core.model import EMPTY, LinkId, NetworkMap
+from skedge.core.model import EMPTY, LinkId
+from skedge.core.records import NetworkMap
 from skedge.core.routing import spf
 
 

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from skedge.core.model import EMPTY, LinkId, LinksRecord, LinkState, NetworkMap
+from skedge.core.model import EMPTY, LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, NetworkMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from skedge.core.model import NetworkMap
+from skedge.core.records import NetworkMap
 from skedge.core.routing import spf
 
 

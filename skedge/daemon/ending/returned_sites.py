@@ -10,8 +10,8 @@ from skedge.core.ending import Ending, Selection, of_site
 from skedge.core.linkstate.boots import Returned, learnt, returned
 from skedge.core.linkstate.flooding import Flooder
 from skedge.core.linkstate.messages import Key, Kind
-from skedge.core.model import LinksRecord
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord
 from skedge.core.routing.overlay_addresses import SiteAddresses, site_addresses
 from skedge.daemon.ending.endings import Endings
 from skedge.daemon.state import State

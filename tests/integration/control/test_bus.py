@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from skedge.control.identity.identity import Identity, load
 from skedge.control.streams.bus import Bus, BusLink
 from skedge.core.linkstate.messages import Digest, Digests, Hello, Key, Kind, Message, Pull
-from skedge.core.model import LinkId, Version
+from skedge.core.model import LinkId
 from skedge.core.names import SOCKET_MARK
 from skedge.core.reasons import Reason
+from skedge.core.records import Version
 from tests.integration.control.netns import Pair, Place, wait
 from tests.unit.control.authority import Authority
 

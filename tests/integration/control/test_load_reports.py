@@ -13,9 +13,10 @@ import pytest
 from skedge.control.health.monitor import CheckedWorkload, HealthMonitor, HealthState
 from skedge.control.identity.identity import Identity, load
 from skedge.control.loads.exchange import LoadExchange, LoadPeer, encode
-from skedge.core.model import Health, Version, WorkloadId
+from skedge.core.model import Health, WorkloadId
 from skedge.core.names import SOCKET_MARK
 from skedge.core.reasons import Reason
+from skedge.core.records import Version
 from tests.integration.control.netns import Pair, Place, wait
 from tests.unit.control.authority import Authority
 

@@ -8,8 +8,9 @@ from typing import cast
 from skedge.config import from_dict
 from skedge.core.desired import compute
 from skedge.core.linkstate.own_records import endpoint_ports, links_record, services_record
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import SiteConfig
 from skedge.core.names import overlay_prefix6
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib
 from skedge.daemon.kernel.assembly import build_kernel
 from skedge.daemon.kernel.kernel import Kernel

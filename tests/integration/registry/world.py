@@ -10,7 +10,8 @@ from typing import Any
 
 from skedge.config import from_dict
 from skedge.core.desired.compute import Desired
-from skedge.core.model import Link, LinkId, NetworkMap, SiteConfig
+from skedge.core.model import Link, LinkId, SiteConfig
+from skedge.core.records import NetworkMap
 from tests.fakes.networks import CIDR, NETWORK, connector, desired_at, map_of, site_config
 
 HERE = "10.95.0.5"

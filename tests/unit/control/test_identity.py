@@ -17,8 +17,8 @@ from skedge.control.identity.identity import Identity, load
 from skedge.control.identity.trust import CLOCK_TOLERANCE_S, Trust
 from skedge.core.errors import ConfigError
 from skedge.core.linkstate.messages import Kind, SignedRecord, signed_bytes
-from skedge.core.model import Version
 from skedge.core.reasons import Reason
+from skedge.core.records import Version
 from tests.unit.control.authority import DAY, Authority, now
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from skedge.control.loads.exchange import DATAGRAM_MAX, decode, encode
 from skedge.control.loads.schedule import LoadBook, LoadSchedule
 from skedge.control.streams.frames import BadFrame
-from skedge.core.model import Version, WorkloadId
+from skedge.core.model import WorkloadId
 from skedge.core.reasons import Reason
+from skedge.core.records import Version
 
 W = WorkloadId("edge-b", "backend")
 V = WorkloadId("edge-c", "reports")

@@ -31,17 +31,9 @@ from skedge.core.linkstate.messages import (
     Records,
     SignedRecord,
 )
-from skedge.core.model import (
-    TERMS,
-    LinksRecord,
-    LinkState,
-    Protocol,
-    ServicesRecord,
-    Term,
-    Version,
-    WorkloadState,
-)
+from skedge.core.model import TERMS, Protocol, Term
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 
 names = st.text(string.ascii_letters + string.digits + "-._é", min_size=1, max_size=20)
 counters = st.integers(0, VERSION_MAX)

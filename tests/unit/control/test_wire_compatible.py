@@ -21,7 +21,8 @@ from skedge.core.linkstate.messages import (
     Records,
     SignedRecord,
 )
-from skedge.core.model import LinksRecord, LinkState, Protocol, ServicesRecord, Version, WorkloadState
+from skedge.core.model import Protocol
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 
 MESSAGES = {
     "hello": Hello("edge-a", "demo", "main", 1700000000, 1),

@@ -9,7 +9,7 @@ from skedge.control.streams.record_codec import BodyCodec
 from skedge.core.linkstate.boots import Boot, Returned, learnt, returned
 from skedge.core.linkstate.messages import Kind, SignedRecord
 from skedge.core.linkstate.record_checks import check_body
-from skedge.core.model import LinksRecord, Version
+from skedge.core.records import LinksRecord, Version
 from skedge.dataplane.host.boot import digest
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from skedge.core import names
 from skedge.core.desired import compute
 from skedge.core.desired.listener_addresses import REST
-from skedge.core.model import Link, LinkId, Listener, NetworkMap, Protocol, WorkloadId
+from skedge.core.model import Link, LinkId, Listener, Protocol, WorkloadId
 from skedge.core.objects import Endpoint, EndpointKey, KernelRoute, LinkDevice, ListenerKey, NextHop, ServiceKey, Target
 from skedge.core.placement.view import view
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import Skipped
 from skedge.core.transports import Transport

@@ -9,8 +9,9 @@ import pytest
 from skedge.core.drains import Drain, DrainKind, applied, drained, find, named, undrained, workloads
 from skedge.core.errors import ApiError
 from skedge.core.linkstate.own_records import links_record, services_record
-from skedge.core.model import COST_MAX, Connector, Link, LinkId, NetworkMap, SiteConfig, WorkloadId
+from skedge.core.model import COST_MAX, Connector, Link, LinkId, SiteConfig, WorkloadId
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing.rib import compute
 from skedge.core.routing.transit import transit
 from tests.fakes.networks import configs, map_of

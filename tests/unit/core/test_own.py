@@ -4,8 +4,9 @@ import pytest
 
 from skedge.core.errors import ConfigError
 from skedge.core.linkstate import own_records
-from skedge.core.model import COST_MAX, Health, HealthType, Lan, Link, LinkId, LinkState, Listener, Protocol, Share
+from skedge.core.model import COST_MAX, Health, HealthType, Lan, Link, LinkId, Listener, Protocol, Share
 from skedge.core.objects import Target
+from skedge.core.records import LinkState
 from tests.fakes.networks import connector, site_config
 
 

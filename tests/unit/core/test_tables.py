@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.model import NetworkMap, Protocol, ServicesRecord, WorkloadId, WorkloadState
+from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import Candidate, ServiceKey, ServiceTable, Target
 from skedge.core.placement.candidates import Offer, candidate, merge_candidates, offers, service_table
 from skedge.core.placement.view import View
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap, ServicesRecord, WorkloadState
 from skedge.core.routing import rib
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped
 from tests.fakes.networks import SERVICE, configs, map_of

@@ -24,10 +24,11 @@ from skedge.core.ending import Open, Selection
 from skedge.core.errors import DataplaneError
 from skedge.core.linkstate import own_records
 from skedge.core.linkstate.flooding import Flooder, Output
-from skedge.core.model import LinkId, LoadReport, Protocol, SiteConfig, Version, WorkloadId
+from skedge.core.model import LinkId, Protocol, SiteConfig, WorkloadId
 from skedge.core.objects import ServiceKey, ServiceTable, Target
 from skedge.core.observed import Counts, Flow, FlowState, FlowSums, Receipt
 from skedge.core.reasons import Reason
+from skedge.core.records import LoadReport, Version
 from skedge.core.routing.surroundings import Surroundings
 from skedge.daemon.controller import Controller
 from skedge.daemon.events import ControlEvents

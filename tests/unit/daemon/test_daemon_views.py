@@ -27,11 +27,9 @@ from skedge.core.model import (
     Lan,
     LinkId,
     Listener,
-    LoadReport,
     Policy,
     Protocol,
     Share,
-    Version,
     WorkloadId,
 )
 from skedge.core.objects import ListenerKey, ServiceKey, Target
@@ -40,6 +38,7 @@ from skedge.core.placement.explain import explain
 from skedge.core.placement.loads import Heard, oldest_age
 from skedge.core.placement.nat_ports import port_limit
 from skedge.core.reasons import Reason
+from skedge.core.records import LoadReport, Version
 from skedge.core.routing.surroundings import Surroundings
 from skedge.core.transports import Transport
 from skedge.daemon import link_status

@@ -7,8 +7,9 @@ from dataclasses import replace
 from skedge.core.linkstate.database import Limits
 from skedge.core.linkstate.flooding import Flooder, Output
 from skedge.core.linkstate.messages import AgedRecord, Hello, Kind, Message, Records, SignedRecord, signed_bytes
-from skedge.core.model import LinkId, LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 from tests.sim.doubles import FakeSigner, FakeVerifier, PlainCodec
 
 NETWORK = "test"

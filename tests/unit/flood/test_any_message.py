@@ -18,7 +18,8 @@ from skedge.core.linkstate.messages import (
     Records,
     SignedRecord,
 )
-from skedge.core.model import LinkId, Version
+from skedge.core.model import LinkId
+from skedge.core.records import Version
 from tests.unit.flood.rig import NETWORK, drain, flooder, links_body, services_body, signed
 
 names = st.sampled_from(["a", "b", "c", "z", "", "x/y", "\ud800", "a b", "n" * 300]) | st.text(max_size=5)

@@ -19,8 +19,8 @@ from skedge.core.linkstate.messages import (
     SignedRecord,
     short_hash,
 )
-from skedge.core.model import LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, ServicesRecord, Version, WorkloadState
 from tests.sim.doubles import FakeSigner, FakeVerifier
 from tests.unit.flood.rig import CODEC, NETWORK, links_body, services_body, signed
 

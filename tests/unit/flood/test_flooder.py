@@ -11,8 +11,9 @@ from skedge.core.linkstate.database import versions
 from skedge.core.linkstate.flooding import DIGESTS_S
 from skedge.core.linkstate.messages import PROTOCOL, Digests, Hello, Key, Kind, Pull, Records
 from skedge.core.linkstate.origination import JUMP_RATE, REFRESH_S
-from skedge.core.model import LinkId, ServicesRecord, WorkloadState
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import ServicesRecord, WorkloadState
 from tests.sim.doubles import FakeSigner, FakeVerifier
 from tests.unit.flood.rig import (
     CODEC,

@@ -8,11 +8,12 @@ import pytest
 
 from skedge.core.api.documents import ListenerRow, ListenerServiceRow
 from skedge.core.linkstate.own_records import endpoint_ports
-from skedge.core.model import Connector, EngineKind, LinkId, Listener, LoadReport, Policy, Protocol, Share, Version
+from skedge.core.model import Connector, EngineKind, LinkId, Listener, Policy, Protocol, Share
 from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey
 from skedge.core.observed import Counts
 from skedge.core.placement.explain import Facts, explain, find_service, known_services, listener_rows
 from skedge.core.placement.loads import Heard, oldest_age, reporters
+from skedge.core.records import LoadReport, Version
 from skedge.core.routing import rib
 from tests.fakes.networks import SERVICE as WEB
 from tests.fakes.networks import candidates_at, configs, connector, map_of

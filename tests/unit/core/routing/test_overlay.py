@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from skedge.core import names
 from skedge.core.desired.compute import compute
-from skedge.core.model import NetworkMap, SiteConfig
+from skedge.core.model import SiteConfig
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing.overlay_addresses import SiteAddresses, Skipped, nat_sources, plain_address, site_addresses
 from skedge.core.routing.rib import compute as compute_rib
 from tests.fakes.networks import configs, map_of

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skedge.core.desired.site_routes import first_links, prefix_routes
-from skedge.core.model import EngineKind, NetworkMap, SiteConfig
+from skedge.core.model import EngineKind, SiteConfig
 from skedge.core.objects import RouteUse
 from skedge.core.reasons import Reason
+from skedge.core.records import NetworkMap
 from skedge.core.routing.lan_prefixes import Prefixes, _Ranges, judge, parse_prefix
 from skedge.core.routing.overlay_addresses import Skipped
 from skedge.core.routing.rib import compute as compute_rib

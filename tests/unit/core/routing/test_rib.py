@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from skedge.core.model import LinkId, NetworkMap
+from skedge.core.model import LinkId
+from skedge.core.records import NetworkMap
 from skedge.core.routing import rib
 from tests.fakes.networks import configs, map_of
 

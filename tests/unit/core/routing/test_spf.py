@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.model import LinkId, LinksRecord, LinkState, NetworkMap
+from skedge.core.model import LinkId
 from skedge.core.reasons import Reason
+from skedge.core.records import LinksRecord, LinkState, NetworkMap
 from skedge.core.routing import spf
 from tests.fakes.networks import configs, map_of
 
