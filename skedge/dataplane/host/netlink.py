@@ -229,11 +229,14 @@ def per_device_forwarding6() -> bool:
 
 
 def set_sysctl6(device: str, name: str, value: int) -> None:
-    """Set an IPv6 per-device setting that netlink cannot (there is only /proc/sys), when it is not so already."""
+    """Set an IPv6 per-device setting that netlink cannot (there is only /proc/sys), when it is not so already.
+
+    Without a newline: Linux 6.1 answers for ``ignore_routes_with_linkdown`` that it took one byte, and refuses the rest.
+    """
     path = Path(f"{_CONF6}/{device}/{name}")
     try:
         if path.read_text(encoding="ascii").strip() != str(value):
-            path.write_text(f"{value}\n", encoding="ascii")
+            path.write_text(f"{value}", encoding="ascii")
     except OSError as error:
         raise DataplaneError(f"set {path} to {value}: {error.strerror}; is /proc/sys writable for skedge?") from error
 

@@ -25,13 +25,13 @@ CUT_S = 3.3  # sockets send again after 0.2, 0.6, 1.4, 3.0 and 6.2 s
 QUICK_S = 1.5
 IP_RECVERR, IPV6_RECVERR = 11, 25
 ECHO = f"""
-import socket, threading
+import os, socket, threading
 def echo(one):
     while data := one.recv(64):
         one.sendall(data)
 def serve(family, address):
     with socket.create_server((address, {PORT}), family=family) as server:
-        print("ready", flush=True)
+        os.write(1, b"ready\\n")
         while True:
             threading.Thread(target=echo, args=(server.accept()[0],), daemon=True).start()
 threading.Thread(target=serve, args=(socket.AF_INET6, "::"), daemon=True).start()

@@ -26,7 +26,7 @@ def run_endings(line: Line, tmp_path: Path, count: int) -> None:
     """Let clients at two sites make so many connections; nothing of them may stay."""
     sites = [line.sites[name] for name in "ab"]
     for site in line.sites.values():
-        site.inside("sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=1024 60999")
+        site.inside("sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1")  # more of them than there are ports a minute
     logs, running = [], []
     for number in range(AT_ONCE * len(sites)):
         logs.append(tmp_path / f"{number}.json")
@@ -39,7 +39,7 @@ def run_endings(line: Line, tmp_path: Path, count: int) -> None:
         until(lambda site=site: not any(site.opens().values()), CHECK_S, f"nothing open at {site.name}")
         until(lambda site=site: not any(site.others().values()), CHECK_S, f"no load of others at {site.name}")
         assert site.connections() == []
-        assert site.status().sync.count_drift == 0
+        assert site.document_of("show", "sync")["count_drift"] == 0
 
 
 def test_some_thousand_connections_of_every_ending_leave_nothing(line: Line, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ sys.exit(main())
 def test_both_halves_serve_with_what_they_have_and_agree_again(line: Line, clients: Clients) -> None:
     a, b, c = line.sites.values()
     others = Clients(b)
-    clients.open(20)
+    assert clients.open(20) == {"a": 15, "b": 5}
     try:
         line.cut("a", "b")
         line.cut("a", "c")
         until(lambda: a.reasons() == {"a": "none", "b": "unreachable", "c": "unreachable"}, 1, "A is alone")
         until(lambda: b.reasons() == {"a": "unreachable", "b": "none", "c": "none"}, 1, "B and C are left")
         assert clients.open(5) == {"a": 5}
+        until(b.at_rest, 3, "B's kernel has it")
         assert others.open(25) == {"b": 23, "c": 2}
         c.unserve()
         until(lambda: b.reasons()["c"] == "unhealthy", 3, "C's server is gone")
