@@ -231,7 +231,7 @@ def per_device_forwarding6() -> bool:
 def set_sysctl6(device: str, name: str, value: int) -> None:
     """Set an IPv6 per-device setting that netlink cannot (there is only /proc/sys), when it is not so already.
 
-    Without a newline: Linux 6.1 answers for ``ignore_routes_with_linkdown`` that it took one byte, and refuses the rest.
+    Without a newline: of ``ignore_routes_with_linkdown`` Linux 6.1 says that it took one byte, and refuses the rest.
     """
     path = Path(f"{_CONF6}/{device}/{name}")
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import time
 import struct
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
