@@ -18,6 +18,8 @@ OWN_MAP, OTHERS_MAP, HOST_MAP, SITES_MAP = "lan_prefixes_v1", "link_prefixes_v1"
 HERE, OWN, BOTH = 1, 2, 4
 KEY = struct.Struct("=I16s")
 VALUE = struct.Struct("=II")
+_LENGTH = 24  # from this bit of the flags on: the entry's own bits, as a look-up finds what is around it, too
+_FLAGS = (1 << _LENGTH) - 1
 _SITE = 16
 _MAPPED_BITS = 96
 
@@ -38,7 +40,8 @@ class PrefixTable:
     def _items(self) -> Mapping[str, tuple[int, int]]:
         with self._map() as fd:
             found = list(syscall.map_items(fd, KEY.size, VALUE.size))
-        return {_unpack(key): VALUE.unpack(value) for key, value in found}
+        values = ((_unpack(key), VALUE.unpack(value)) for key, value in found)
+        return {prefix: (flags & _FLAGS, paths) for prefix, (flags, paths) in values}
 
     def read(self) -> Mapping[str, int]:
         """Return all announced prefixes with their flags. Raises DataplaneError."""
@@ -63,8 +66,7 @@ class PrefixTable:
     def put_own(self, prefix: str) -> None:
         """Take addresses of this host in. Raises DataplaneError, also when there is no room."""
         with self._map() as fd:
-            raw = syscall.map_lookup(fd, _pack(prefix), VALUE.size)
-            before, paths = VALUE.unpack(raw) if raw else (OWN, 0)
+            before, paths = self._exactly(fd, prefix) or (OWN, 0)
             self._write(fd, prefix, before if before & OWN else before | OWN | BOTH, paths)
 
     def delete_own(self, prefix: str) -> None:
@@ -83,19 +85,28 @@ class PrefixTable:
     def put_paths(self, prefix: str, paths: int) -> None:
         """Tell by which links packets of an announced prefix may come; of one that is not there, nothing."""
         with self._map() as fd:
-            raw = syscall.map_lookup(fd, _pack(prefix), VALUE.size)
-            if raw and _announced(flags := VALUE.unpack(raw)[0]):
-                self._write(fd, prefix, flags, paths)
+            found = self._exactly(fd, prefix)
+            if found and _announced(found[0]):
+                self._write(fd, prefix, found[0], paths)
 
-    @staticmethod
-    def _of(fd: int, prefix: str) -> tuple[int, int]:
-        raw = syscall.map_lookup(fd, _pack(prefix), VALUE.size)
-        flags, paths = VALUE.unpack(raw) if raw else (0, 0)
-        return flags, paths
+    def _of(self, fd: int, prefix: str) -> tuple[int, int]:
+        return self._exactly(fd, prefix) or (0, 0)
+
+    def _exactly(self, fd: int, prefix: str) -> tuple[int, int] | None:
+        """Return flags and paths of this very prefix. A look-up alone answers with those of one around it as well."""
+        key = _pack(prefix)
+        raw = syscall.map_lookup(fd, key, VALUE.size)
+        if not raw:
+            return None
+        flags, paths = VALUE.unpack(raw)
+        if length := flags >> _LENGTH:
+            return (flags & _FLAGS, paths) if length == KEY.unpack(key)[0] else None
+        return self._items().get(_unpack(key))  # written by a version that did not note it
 
     @staticmethod
     def _write(fd: int, prefix: str, flags: int, paths: int) -> None:
-        syscall.map_update(fd, _pack(prefix), VALUE.pack(flags, paths))
+        key = _pack(prefix)
+        syscall.map_update(fd, key, VALUE.pack(flags | KEY.unpack(key)[0] << _LENGTH, paths))
 
     @staticmethod
     def _remove(fd: int, prefix: str) -> None:

@@ -147,6 +147,7 @@ def test_a_client_of_another_lan_is_translated(line: Line, machine: Machine, sta
     other = Machine(a, "other", "10.95.1")
     stack.callback(other.close)
     until(lambda: attached(other) and a.at_rest(), 5, "attached")
+    until(lambda: any(other.gateway in row.addresses for row in a.rows("listeners")), 5, "its address is a listener")
     lan = clients(stack, other, f"{other.gateway}:8080")
     lan.open(100)
     assert peers(b) == peers(c) == {nat_address_of(a)}
