@@ -66,7 +66,10 @@ def test_a_check_only_says_so(tmp_path: Path):
         (state("active", "enabled", AFTER, BEFORE), ["reload"]),
         (state("active", "enabled", BEFORE, BEFORE), ["restart"]),  # takes the configuration over, too
         (state("active", "disabled", AFTER, AFTER), ["enable"]),
-        (state("activating", "enabled", 0, 0), []),  # it is on its way, or systemd tries it again
+        (
+            state("activating", "enabled", 0, 0),
+            ["start"],
+        ),  # on its way, or tried again and again: that is waited for, and told
         (state("reloading", "enabled", BEFORE, BEFORE), []),
         (state("inactive", "disabled", 0, 0), ["start", "enable"]),  # the first deployment
         (state("failed", "enabled", BEFORE, BEFORE), ["start"]),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 # Times are in microseconds since 1970; StateChangeTimestamp is also that of a reload.
 PROPERTIES = ("ActiveState", "UnitFileState", "InactiveExitTimestamp", "StateChangeTimestamp")
-RUNNING = ("active", "activating", "reloading")
+RUNNING = ("active", "reloading")  # one that systemd starts again and again is activating; to start it is to hear why
 SAID = {
     "restart": "An earlier run was broken off before it restarted the controller",
     "reload": "An earlier run was broken off before the controller took its configuration over",
