@@ -85,7 +85,7 @@ class Controller:
         self._routing = Routing(state, flooder, self.control, memory)
         self.refusals = self._routing.refusals
         self.endings = Endings(kernel.enders)
-        self._returned = ReturnedSites(state, flooder, memory, self.endings)
+        self._returned = ReturnedSites(state, flooder, memory, self.endings, self.worker.settled)
         self._costs = MeasuredCosts()
         self._marks, self._wake = Marks(), Wake()
         self._say_rtt_at = now + RTT_SAY_S

@@ -21,7 +21,7 @@ UNSEEN = Bounds(failed=0, lost=0, stall=0.45, again=0.45, served=1.6)  # a SYN t
 OUTAGE_S = 5.0
 ANSWERED_AGAIN_S = 1.0  # after the path is back
 REPAIR_S = 2.0  # of what somebody else changed
-SEEN_DEAD = 40  # connects of the pool in a second, some of them to a site that has lost power, until that is known
+SEEN_DEAD = 20  # connects of the pool to a site that has lost power, until it is known
 SEEN_STOPPED = 8  # the same of a process that has ended
 
 

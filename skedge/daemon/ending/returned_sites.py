@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 from skedge.core.ending import Ending, Selection, of_site
 from skedge.core.linkstate.boots import Returned, learnt, returned
@@ -23,8 +23,12 @@ log = logging.getLogger("skedge.daemon")
 class ReturnedSites:
     """Follows the boots of the other sites; those of the life before are in its memory."""
 
-    def __init__(self, state: State, flooder: Flooder, memory: Memory, endings: Endings) -> None:
+    def __init__(
+        self, state: State, flooder: Flooder, memory: Memory, endings: Endings, settled: Callable[[], Awaitable[None]]
+    ) -> None:
+        """``settled`` waits until the kernel has what is wanted."""
         self._state, self._flooder, self._memory, self._endings = state, flooder, memory, endings
+        self._settled = settled
         self._known = dict(memory.last.boots)
 
     def look(self) -> Coroutine[object, object, None] | None:
@@ -38,7 +42,13 @@ class ReturnedSites:
         return self._follow(endings)
 
     async def _follow(self, endings: tuple[Ending, ...]) -> None:
-        """End first, remember then: a controller that dies in between ends them again in its next life."""
+        """End first, remember then: a controller that dies in between ends them again in its next life.
+
+        Clients connect anew at once, so before that the kernel is to know what the site says of its new life: until it
+        is in sync it wants no connection, and its workloads may not have started.
+        """
+        if endings:
+            await self._settled()
         await asyncio.gather(*(self._endings.end(one) for one in endings))
         self._memory.save_boots(self._known)
 

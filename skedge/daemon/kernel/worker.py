@@ -31,6 +31,7 @@ FULL_S = 60.0  # a full read-and-compare at least so often: state that can drift
 GLANCE_SHARE = 0.01
 GLANCE_S = 1.5  # a look at what the kernel does not announce; longer where it takes more than a hundredth of that
 ECHO_S = 0.05  # announcements that come so soon after a run are most likely of its own changes
+SETTLED_S = 2.0  # who waits for a run that does not end goes on
 SPACE_S = 0.2  # between two runs that announcements ask for
 
 
@@ -44,7 +45,8 @@ class Worker:
         self._leading = ThreadPoolExecutor(1, thread_name_prefix="routes")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._desired: tuple[SiteConfig, Desired, bool] | None = None
-        self._wanted, self._news = asyncio.Event(), asyncio.Event()
+        self._wanted, self._news, self._made = asyncio.Event(), asyncio.Event(), asyncio.Condition()
+        self._asked_for = self._made_so = 0  # how often something was wanted, and which of these the last run was for
         self._due = inf
         self._ended = -inf
         self.busy_since: float | None = None
@@ -53,9 +55,17 @@ class Worker:
     def want(self, config: SiteConfig, desired: Desired, *, allow_delete: bool) -> None:
         """Set what the kernel should hold from now on."""
         self._desired = (config, desired, allow_delete)
+        self._asked_for += 1
         self.kernel.want_routes(desired.routes)
         self._wanted.set()
         self._news.set()
+
+    async def settled(self) -> None:
+        """Wait until a run has ended that was for what is wanted now, or for something newer; or for a while."""
+        asked = self._asked_for
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_S), self._made:
+                await self._made.wait_for(lambda: self._made_so >= asked)
 
     def again(self) -> None:
         """Compare again with what was last wanted: the kernel announced a change.
@@ -129,7 +139,7 @@ class Worker:
 
     async def _apply(self, config: SiteConfig, desired: Desired, allow_delete: bool) -> Applied:
         self._wanted.clear()
-        self._due = inf
+        self._due, asked = inf, self._asked_for
         self.busy_since = started = time.monotonic()
         applied = await self.call(self.kernel.apply, config, desired, allow_delete=allow_delete)
         self.busy_since = None
@@ -139,6 +149,9 @@ class Worker:
         if applied.changed:
             log.info("op=reconcile changed=%d first=%r", len(applied.changed), applied.changed[0])
         self._on_applied(applied, time.monotonic() - started)
+        async with self._made:
+            self._made_so = asked
+            self._made.notify_all()
         return applied
 
     def _tell(self, failed: Mapping[str, str]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from skedge.core.ending import Ending, Ends, Open, Selection
-from skedge.core.objects import Target
+from skedge.core.objects import ServiceKey, ServiceTable, Target
 from skedge.core.reasons import Reason
 from skedge.daemon.ending.endings import Endings
 from tests.unit.control.authority import Authority
@@ -55,6 +56,32 @@ def test_what_was_not_heard_since_the_new_boot_is_ended(tmp_path: Path, authorit
             assert run.kernel.ender.ended == [(dead,)]
             assert run.at.endings.ended == {Reason.SITE_RESTARTED: 1}
             await run.until(lambda: saved(tmp_path) == {"b": "two"})
+
+    asyncio.run(main())
+
+
+def test_before_clients_connect_anew_the_kernel_knows_that_the_site_is_not_ready(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path, authority) as run:
+            neighbour = await boots(run, "one")
+            await run.until(lambda: run.candidates()["b/web"] is Reason.NONE)
+            services, found = run.kernel.drivers.services, []
+
+            def slowly(key: ServiceKey, value: ServiceTable, put: Callable[..., None] = services.put) -> None:
+                time.sleep(0.2)
+                put(key, value)
+
+            def find(_: Selection) -> Sequence[Open]:
+                found.append(run.candidates()["b/web"])
+                return ()
+
+            services.put, run.kernel.ender.find = slowly, find  # type: ignore[method-assign]
+            neighbour.boot = "two"
+            neighbour.say(healthy=False, boot_age_ms=5000)
+            await run.until(lambda: found)
+            assert found == [Reason.UNHEALTHY]
 
     asyncio.run(main())
 
