@@ -7,19 +7,16 @@ round. ``pool`` is served at both of those.
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.lab import traffic
 from tests.lab.lab import Lab
-from tests.lab.sh import LABS, REPO, LabError, run, show
+from tests.lab.play import play, write_hosts
+from tests.lab.sh import LabError, run
 
 ENTRY = "edge-a"
 PATH_COST = 20  # from the clients to web, by edge-b
@@ -62,18 +59,15 @@ def write_inventory(lab: Lab) -> Path:
     }
     listeners = [{"service": service, "port": port} for service, port in LISTENER_PORT.items()]
     directory = lab.directory / "chaos"
-    directory.mkdir(parents=True, exist_ok=True)
-    document = {"skedge_edge": {"hosts": hosts, "vars": {"skedge_listeners": listeners}}}
-    (directory / "hosts.yml").write_text(yaml.safe_dump(document))
+    write_hosts(directory, hosts, {"skedge_listeners": listeners})
     return directory
 
 
 def deploy(lab: Lab) -> None:
     """Deploy with the playbook. Raises LabError with its last lines."""
-    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(write_inventory(lab))]
-    argv += ["-i", str(lab.directory / "inventory"), str(REPO / "deploy.yml")]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
-    show(argv, LABS / lab.plan.lab / "deploy.log", env=environment)
+    done = play(lab, write_inventory(lab), "deploy.yml")
+    if done.returncode != 0:
+        raise LabError(f"the playbook failed (exit {done.returncode}):\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
 
 
 def start_servers(lab: Lab, host: str) -> None:

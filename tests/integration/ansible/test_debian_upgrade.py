@@ -11,22 +11,18 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.lab import lab as labs
 from tests.lab import traffic
 from tests.lab.image import copy_apt_sources
+from tests.lab.play import play, write_hosts
 
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
-ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 UPGRADED, OTHER = "edge-a", "edge-b"
 UPGRADE_S = 1200
 UPGRADE = """
@@ -55,13 +51,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[labs.Lab]:
         "skedge_listeners": [{"service": "web", "port": 8080}],
     }
     hosts = {UPGRADED: {"skedge_links": [{"to": OTHER, "transport": "vxlan", "cost": 1}]}, OTHER: {}}
-    (inventory / "hosts.yml").write_text(yaml.safe_dump({"skedge_edge": {"hosts": hosts, "vars": both}}))
+    write_hosts(inventory, hosts, both)
     try:
         pair.up()
         for host in (UPGRADED, OTHER):
             traffic.start_server(pair, host)
-        command = [BIN / "ansible-playbook", "-i", inventory, "-i", pair.directory / "inventory", "deploy.yml"]
-        done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+        done = play(pair, inventory, "deploy.yml")
         assert done.returncode == 0, done.stdout[-6000:]
         yield pair
     finally:

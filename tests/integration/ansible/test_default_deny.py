@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab import lab as labs
+from tests.lab.play import play
 
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
-ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 OPEN, INSIDE, WEB, NAMES, EXTRA = 7000, 7001, 9090, 9053, 9091
 LOAD_REPORTS = 7402
 AWAY = {4: "10.201.0.0/16", 6: "fd20:1::/48"}  # what edge-b announces, and a client there
@@ -113,8 +108,7 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
         ):  # fmt: skip
             lab.ssh("edge-a", SERVE.format(unit=unit, port=port, more=more))
         lab.lan("client").start(f"/opt/lab/server.py --name lan --port 80 {EVERYWHERE}", listens="sport = :80")
-        command = [str(BIN / "ansible-playbook"), "-i", str(inventory), "-i", str(lab.directory / "inventory")]
-        done = subprocess.run([*command, "deploy.yml"], cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+        done = play(lab, inventory, "deploy.yml")
         assert done.returncode == 0, done.stdout[-3000:]
         yield arm(lab)
     finally:

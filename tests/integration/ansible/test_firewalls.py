@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +18,7 @@ import pytest
 
 from tests.lab import lab as labs
 from tests.lab import traffic
-
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
-ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+from tests.lab.play import play
 
 pytestmark = [
     pytest.mark.long,
@@ -129,10 +125,7 @@ class Network:
     inventory: Path
 
     def deploy(self) -> subprocess.CompletedProcess[str]:
-        places = ["-i", str(self.inventory), "-i", str(self.lab.directory / "inventory")]
-        words = ["-e", "skedge_gate_timeout_s=60"]
-        command = [str(BIN / "ansible-playbook"), *places, "deploy.yml", *words]
-        return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+        return play(self.lab, self.inventory, "deploy.yml", "-e", "skedge_gate_timeout_s=60")
 
     def far(self) -> bool:
         """Tell whether edge-a's clients get through edge-b to edge-c's workload."""

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.lab import lab as labs
 from tests.lab import traffic
+from tests.lab.play import play, write_hosts
 
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
-ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 SETTLED_S = 30
 HAPROXY = """\
 defaults
@@ -88,11 +84,8 @@ class Network:
         links = [{"to": "edge-b", "transport": "vxlan", "cost": 10}]
         hosts = {"edge-a": {"skedge_links": links, "skedge_listeners": listeners}, "edge-b": {}}
         connectors = [{"service": "web", "host": "127.0.0.1", "port": 9090}]
-        group = {"skedge_edge": {"hosts": hosts, "vars": {"skedge_connectors": connectors}}}
-        (self.inventory / "hosts.yml").write_text(yaml.safe_dump(group))
-        places = ["-i", str(self.inventory), "-i", str(self.lab.directory / "inventory")]
-        command = [str(BIN / "ansible-playbook"), *places, "deploy.yml", *words]
-        return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+        write_hosts(self.inventory, hosts, {"skedge_connectors": connectors})
+        return play(self.lab, self.inventory, "deploy.yml", *words)
 
     @property
     def virtual(self) -> str:

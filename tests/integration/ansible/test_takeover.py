@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.lab import lab as labs
 from tests.lab import traffic
+from tests.lab.play import play, write_hosts
 
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
-ENV = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 RATE = 100
 STOP = "/run/lab-rate-stop"
 HAPROXY = """\
@@ -61,11 +57,8 @@ class Site:
         own = {"skedge_links": [{"to": "edge-b", "transport": "vxlan"}], "skedge_listeners": listeners}
         connectors = [{"service": "web", "host": "127.0.0.1", "port": 9090}]
         hosts = {"edge-a": own, "edge-b": {}}
-        group = {"skedge_edge": {"hosts": hosts, "vars": {"skedge_connectors": connectors}}}
-        (self.inventory / "hosts.yml").write_text(yaml.safe_dump(group))
-        places = ["-i", str(self.inventory), "-i", str(self.lab.directory / "inventory")]
-        command = [str(BIN / "ansible-playbook"), *places, playbook, *words]
-        return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+        write_hosts(self.inventory, hosts, {"skedge_connectors": connectors})
+        return play(self.lab, self.inventory, playbook, *words)
 
     def be(self, state: str) -> None:
         """Bring about what a test begins with: the port is skedge's (taken), or HAProxy's (beside: with skedge)."""
