@@ -11,7 +11,8 @@ import click
 from skedge.cli.client import ask
 from skedge.cli.options import Context, json_option, pass_context
 from skedge.cli.tables import as_json, rows_text
-from skedge.core.api.documents import DrainRow, Request, Rows
+from skedge.core.api.documents import Request, Rows
+from skedge.core.api.shown import DrainRow
 from skedge.core.errors import ApiError, ExitCode
 
 WHAT = ("site", "workload", "link")

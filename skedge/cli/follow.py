@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from skedge.core.api.documents import Answer, ConnectionRow, Request
+from skedge.core.api.documents import Answer, Request
 from skedge.core.api.new_placements import Following
+from skedge.core.api.shown import ConnectionRow
 
 ASK_S = 0.3
 

@@ -15,7 +15,7 @@ import msgspec
 from skedge.cli.main import ConfigCheck, cli
 from skedge.cli.options import EXIT_CODES
 from skedge.cli.purge import PurgeReport, Step
-from skedge.core.api import documents
+from skedge.core.api import documents, shown
 
 DOCUMENTS: list[tuple[str, type]] = [
     ("skedge status", documents.Status),
@@ -28,17 +28,17 @@ DOCUMENTS: list[tuple[str, type]] = [
 ]
 ROWS: list[type] = [
     documents.Problem,
-    documents.SiteRow,
-    documents.LinkRow,
-    documents.RouteRow,
-    documents.ServiceRow,
-    documents.CandidateRow,
-    documents.ListenerRow,
-    documents.ListenerServiceRow,
-    documents.ConnectionRow,
-    documents.FlowRow,
-    documents.DropRow,
-    documents.DrainRow,
+    shown.SiteRow,
+    shown.LinkRow,
+    shown.RouteRow,
+    shown.ServiceRow,
+    shown.CandidateRow,
+    shown.ListenerRow,
+    shown.ListenerServiceRow,
+    shown.ConnectionRow,
+    shown.FlowRow,
+    shown.DropRow,
+    shown.DrainRow,
     documents.PlanStep,
     Step,
 ]

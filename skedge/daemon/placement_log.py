@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Sequence
 
-from skedge.core.api.documents import ConnectionRow
 from skedge.core.api.new_placements import Following
+from skedge.core.api.shown import ConnectionRow
 from skedge.core.errors import SkedgeError
 from skedge.daemon.api import rows
 from skedge.daemon.api.filters import Filter

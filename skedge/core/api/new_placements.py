@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from skedge.core.api.documents import ConnectionRow
+from skedge.core.api.shown import ConnectionRow
 
 OVERLAP_S = 2.0  # a placement may be seen after one that was made later
 

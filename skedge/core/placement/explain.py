@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from skedge.core.api.documents import CandidateRow, Explain, ListenerRow, ListenerServiceRow
+from skedge.core.api.documents import Explain
+from skedge.core.api.shown import CandidateRow, ListenerRow, ListenerServiceRow
 from skedge.core.linkstate.own_records import NO_RESOLVED
 from skedge.core.model import ANY_ADDRESS, Listener, Protocol, SiteConfig, WorkloadId
 from skedge.core.names import address_port

@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import replace
 
 from skedge.control.peer import NOBODY, Peer
-from skedge.core.api.documents import Answer, Explain, LinkRow, PlanReport, Problem, Request, Rows, Status, Sync
+from skedge.core.api.documents import Answer, Explain, PlanReport, Problem, Request, Rows, Status, Sync
+from skedge.core.api.shown import LinkRow
 from skedge.core.errors import ApiError, DataplaneError, SkedgeError
 from skedge.core.placement.explain import explain, find_service
 from skedge.core.routing.alternates import Protection

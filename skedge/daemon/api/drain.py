@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from skedge.control.peer import Peer, refuse_unless_admin
-from skedge.core.api.documents import DrainRow, Request
+from skedge.core.api.documents import Request
+from skedge.core.api.shown import DrainRow
 from skedge.core.drains import Drain, DrainKind, Drains, drained, find, named, undrained, workloads
 from skedge.core.ending import Ending, Selection, of_workload
 from skedge.core.errors import ApiError, DataplaneError

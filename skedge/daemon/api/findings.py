@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from skedge.core.abilities import ABILITIES
-from skedge.core.api.documents import CERTIFICATE_WARN_DAYS, LinkRow
+from skedge.core.api.documents import CERTIFICATE_WARN_DAYS
+from skedge.core.api.shown import LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.desired.drift import RECENT_S
 from skedge.core.linkstate.own_records import led_on_to

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from skedge.core.api.documents import LinkRow
+from skedge.core.api.shown import LinkRow
 from skedge.core.reasons import Reason
 from skedge.core.transports import Transport
 

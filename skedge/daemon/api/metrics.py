@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from skedge.core.api.documents import LinkRow
+from skedge.core.api.shown import LinkRow
 from skedge.core.model import Metrics
 from skedge.core.observed import FlowKind
 from skedge.core.placement.nat_ports import port_limit

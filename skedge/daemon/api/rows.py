@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from skedge.core import names
-from skedge.core.api.documents import (
-    ConnectionRow,
-    DropRow,
-    FlowRow,
-    LinkRow,
-    ListenerRow,
-    RouteRow,
-    ServiceRow,
-    SiteRow,
-)
+from skedge.core.api.shown import ConnectionRow, DropRow, FlowRow, LinkRow, ListenerRow, RouteRow, ServiceRow, SiteRow
 from skedge.core.desired.compute import Desired, link_id
 from skedge.core.desired.render import describe
 from skedge.core.linkstate.database import Database

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from skedge.cli.client import ask
-from skedge.core.api.documents import Answer, CandidateRow, Explain, PlanReport, Request, Status
+from skedge.core.api.documents import Answer, Explain, PlanReport, Request, Status
+from skedge.core.api.shown import CandidateRow
 from skedge.core.errors import ApiError
 from skedge.loader.host_requirements import cgroup2_root
 from tests.kit.bytecode import cache

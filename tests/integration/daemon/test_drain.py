@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from skedge.core.api.documents import DrainRow
+from skedge.core.api.shown import DrainRow
 
 from .kit import Clients, Line, Site, run, until
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from skedge.cli.main import ConfigCheck
 from skedge.cli.purge import PurgeReport, Step
-from skedge.core.api.documents import (
+from skedge.core.api.documents import Explain, PlanReport, PlanStep, Problem, Rows, Status, Sync
+from skedge.core.api.shown import (
     CandidateRow,
     ConnectionRow,
     DrainRow,
     DropRow,
-    Explain,
     FlowRow,
     LinkRow,
     ListenerRow,
     ListenerServiceRow,
-    PlanReport,
-    PlanStep,
-    Problem,
     RouteRow,
-    Rows,
     ServiceRow,
     SiteRow,
-    Status,
-    Sync,
 )
 
 HERE = SiteRow(

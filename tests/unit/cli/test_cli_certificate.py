@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from answers import HERE
 
-from skedge.cli import tables
+from skedge.cli import columns
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ from skedge.cli import tables
     ],
 )
 def test_what_is_to_be_done_when_little_is_left(days: float | None, shown: str) -> None:
-    (cell,) = [column.cell for column in tables.SITE if column.head == "CERTIFICATE"]
+    (cell,) = [column.cell for column in columns.SITE if column.head == "CERTIFICATE"]
     assert cell(replace(HERE, certificate_days=days)) == shown

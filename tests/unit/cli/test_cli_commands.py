@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from answers import DOCUMENTS
-from conftest import FakeController
 
 from skedge.cli import main as cli_main
 from skedge.cli import purge
-from skedge.core.api.documents import VERSION, Answer, DrainRow, Explain, PlanReport, Request, Rows, Status, Sync
+from skedge.core.api.documents import VERSION, Answer, Explain, PlanReport, Request, Rows, Status, Sync
+from skedge.core.api.shown import DrainRow
+from tests.unit.cli.conftest import FakeController
 
 Result = tuple[int, str, str]
 FIELDS: dict[type, str] = {Status: "status", Rows: "rows", Sync: "sync", Explain: "explain", PlanReport: "plan"}

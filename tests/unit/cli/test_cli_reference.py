@@ -11,7 +11,7 @@ import pytest
 
 from skedge.cli import reference
 from skedge.cli.options import EXIT_CODES
-from skedge.core.api import documents
+from skedge.core.api import documents, shown
 from skedge.core.errors import ExitCode
 
 PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
@@ -30,6 +30,6 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_every_document_is_described() -> None:
     described = {kind for _, kind in reference.DOCUMENTS} | set(reference.ROWS)
-    known = {value for value in vars(documents).values() if dataclasses.is_dataclass(value)}
+    known = {value for value in (*vars(documents).values(), *vars(shown).values()) if dataclasses.is_dataclass(value)}
     assert known - {documents.Request, documents.Answer} <= described
     assert all(issubclass(kind, msgspec.Struct) or kind in known for kind in described)

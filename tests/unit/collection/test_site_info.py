@@ -16,7 +16,8 @@ import pytest
 from ansible_collections.skedge.edge.plugins.module_utils.api import ApiError, ask
 from ansible_collections.skedge.edge.plugins.modules import site_info
 
-from skedge.core.api.documents import Answer, LinkRow, Request, Rows, SiteRow, Status, Sync
+from skedge.core.api.documents import Answer, Request, Rows, Status, Sync
+from skedge.core.api.shown import LinkRow, SiteRow
 
 ROOT = Path(__file__).parents[3]
 SITES = (

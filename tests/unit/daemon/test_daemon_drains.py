@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from skedge.control.peer import NOBODY, Peer
-from skedge.core.api.documents import Answer, DrainRow, Request
+from skedge.core.api.documents import Answer, Request
+from skedge.core.api.shown import DrainRow
 from skedge.core.ending import Ending, Ends
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.observed import Counts

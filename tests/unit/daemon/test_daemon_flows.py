@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.api.documents import FlowRow, Request
+from skedge.core.api.documents import Request
+from skedge.core.api.shown import FlowRow
 from skedge.core.model import Protocol, WorkloadId
 from skedge.core.objects import ListenerKey, ServiceKey, Target
 from skedge.core.observed import Flow, FlowKind, FlowState

@@ -13,7 +13,7 @@ import pytest
 from skedge.control.health.monitor import HealthState
 from skedge.control.liveness.detector import LinkStats
 from skedge.core import names
-from skedge.core.api.documents import LinkRow
+from skedge.core.api.shown import LinkRow
 from skedge.core.desired.compute import Desired
 from skedge.core.drains import Drain, DrainKind
 from skedge.core.linkstate.database import Database

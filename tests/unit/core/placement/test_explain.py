@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from skedge.core.api.documents import ListenerRow, ListenerServiceRow
+from skedge.core.api.shown import ListenerRow, ListenerServiceRow
 from skedge.core.linkstate.own_records import endpoint_ports
 from skedge.core.model import Connector, EngineKind, LinkId, Listener, Policy, Protocol, Share
 from skedge.core.objects import ListenerKey, ListenerTarget, ServiceKey

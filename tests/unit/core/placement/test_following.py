@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from skedge.core.api.documents import ConnectionRow
 from skedge.core.api.new_placements import OVERLAP_S, Following
+from skedge.core.api.shown import ConnectionRow
 from skedge.daemon.placement_log import LINES_MAX, write
 
 
